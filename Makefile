@@ -1,0 +1,43 @@
+# Each target alone is enough on a fresh clone: it makes its own virtual environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= quickstart
+
+.PHONY: quickstart test lint parity clean
+.DEFAULT_GOAL := quickstart
+
+quickstart: $(VENV)/.base  ## images to FID on two cores, offline: writes $(OUT)/run/report.html
+	$(BIN)/flowtrain quickstart $(OUT)
+
+test: lint  ## format, lint, types, import contracts, then the tests
+	$(BIN)/python -m pytest tests --ignore=tests/parity
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+parity: $(VENV)/.parity  ## against PyTorch's own classes
+	$(BIN)/python -m pytest tests/parity
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flowtrain needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@ $(VENV)/.base
+
+$(VENV)/.parity: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[parity]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache build dist

@@ -1,0 +1,1 @@
+"""Latents to checkpoints in JAX: DiT, flow-matching objective, samplers, Grain loader."""

@@ -1,0 +1,58 @@
+"""The `flowtrain` command. Names every sub-command by import string, so `--help` imports nothing heavy."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from schemas.errors import UserError
+
+# name: (module, attribute, one line for --help)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "preprocess": ("pipelines.cli", "preprocess", "Encode images into a latent dataset."),
+    "train": ("flowtrain.train_cli", "train", "Train a flow-matching DiT on a latent dataset."),
+    "sample": ("evaluation.cli", "sample", "Draw samples: a PNG grid, an ADM .npz or a dataset."),
+    "eval": ("evaluation.cli", "eval_command", "Sample, decode, and measure distances to a reference."),
+    "stats": ("evaluation.cli", "stats", "Compute reference feature statistics of images."),
+    "report": ("evaluation.cli", "report", "Write one self-contained HTML page about a run."),
+    "quickstart": (
+        "flowtrain.quickstart",
+        "quickstart",
+        "Everything above, small and offline, on real digits.",
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is run, and turns a `UserError` into one line and status 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="flowtrain")
+def main() -> None:
+    """Flow-matching training on latents: encode images once, train a DiT, measure it."""
+
+
+if __name__ == "__main__":
+    main()

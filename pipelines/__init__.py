@@ -1,0 +1,1 @@
+"""Images to latents: Apache Beam pipelines, the VAE, and the reader and writer of latent datasets."""

@@ -1,0 +1,65 @@
+"""`run.json`: what a work directory was trained on and how, so that evaluation needs nothing but the directory."""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.config import Recipe
+from schemas.errors import UserError
+from schemas.files import write_atomic
+from schemas.manifest import Normalization, VaeInfo
+
+RUN_NAME = "run.json"
+METRICS_NAME = "metrics.jsonl"
+
+
+class DatasetRef(BaseModel):
+    """The dataset of a run; `digest` is `Manifest.digest()`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    digest: str
+    split: str
+    records: int
+    flips: bool
+    source: str
+    resolution: int
+
+
+class Run(BaseModel):
+    """A training run: its recipe and the facts of its dataset that the model depends on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    dataset: DatasetRef
+    latent_shape: tuple[int, int, int]  # (h, w, c) that the model sees
+    classes: tuple[str, ...]
+    normalization: Normalization
+    vae: VaeInfo | None  # None: pixel-space model
+    parameters: int
+    versions: dict[str, str]
+
+
+def write_run(workdir: Path, run: Run) -> None:
+    """Write `run.json` atomically."""
+    write_atomic(workdir / RUN_NAME, run.model_dump_json(indent=2) + "\n")
+
+
+def read_run(workdir: Path) -> Run:
+    """Read `run.json` of a work directory.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    path = workdir / RUN_NAME
+    if not path.is_file():
+        raise UserError(f"{workdir}: no {RUN_NAME}, so this is no training run; make one with `flowtrain train`")
+    try:
+        return Run.model_validate(json.loads(path.read_text()))
+    except (ValueError, ValidationError):
+        raise UserError(
+            f"{path}: damaged, or written by another version of flowtrain; train in a new directory"
+        ) from None

@@ -1,0 +1,38 @@
+"""Eight fake CPU devices, one compilation cache, strict promotion: set before anything imports JAX."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("FLOWTRAIN_TEST_CACHE", ROOT / ".cache" / "jax"))
+
+# In the environment, not in jax.config, so that the commands which tests start inherit them.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+_INHERITED_XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{_INHERITED_XLA_FLAGS} --xla_force_host_platform_device_count=8".strip()
+
+import jax  # noqa: E402  (after the environment)
+
+os.environ["XLA_FLAGS"] = _INHERITED_XLA_FLAGS  # read once by this process; child processes see one device
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure() -> None:
+    assert len(jax.devices()) == 8, "XLA_FLAGS came too late: something imported JAX before conftest"
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real sample images that are not part of the repository."""
+    path = Path(os.environ.get("FLOWTRAIN_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip("no sample images: set FLOWTRAIN_SHARED_DATA to a folder that holds them")
+    return path

@@ -19,7 +19,8 @@ os.environ["XLA_FLAGS"] = f"{_INHERITED_XLA_FLAGS} --xla_force_host_platform_dev
 
 import jax  # noqa: E402  (after the environment)
 
-os.environ["XLA_FLAGS"] = _INHERITED_XLA_FLAGS  # read once by this process; child processes see one device
+jax.devices()  # reads the flags
+os.environ["XLA_FLAGS"] = _INHERITED_XLA_FLAGS  # child processes see one device
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write `data` to `path` so that a reader sees the old file or the whole new one, also after a power cut."""
+    content = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

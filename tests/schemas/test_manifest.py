@@ -1,0 +1,74 @@
+import json
+
+import pytest
+
+from schemas.errors import UserError
+from schemas.manifest import SCHEMA_VERSION, Manifest, read_manifest, write_manifest
+
+CONTENT = {
+    "layout": "moments",
+    "split": "train",
+    "resolution": 32,
+    "crop": "adm",
+    "tensors": {name: {"shape": [8, 8, 2], "dtype": "float16"} for name in ("mean", "logvar")},
+    "classes": ["a", "b"],
+    "source": {"descriptor": "somewhere", "split": "train", "digest": "00"},
+    "vae": {"id": "v", "sha256": "11", "factor": 4, "latent_channels": 2, "scaling_factor": 0.5, "shift_factor": 0.25},
+    "counts": {"source": 5, "written": 3, "rejected": 1, "duplicate": 1},
+    "channels": {"mean": [1.0, 2.0], "std": [2.0, 4.0]},
+    "shards": [{"name": "s", "split": "train", "records": 3, "bytes": 9, "sha256": "22"}],
+    "seed": 0,
+    "command": "flowtrain preprocess",
+    "versions": {"flowtrain": "0"},
+}
+
+
+def test_write_and_read_are_inverse_and_canonical(tmp_path):
+    manifest = Manifest.model_validate(CONTENT)
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    assert (tmp_path / "manifest.json").read_text() == manifest.to_json()
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_digest_changes_with_any_shard():
+    manifest = Manifest.model_validate(CONTENT)
+    shards = [{**CONTENT["shards"][0], "sha256": "23"}]
+    assert manifest.digest() == Manifest.model_validate(CONTENT).digest()
+    assert manifest.digest() != Manifest.model_validate({**CONTENT, "shards": shards}).digest()
+
+
+def test_normalizations():
+    manifest = Manifest.model_validate(CONTENT)
+    assert manifest.model_normalization().offset == (0.25, 0.25)
+    assert manifest.model_normalization().scale == (0.5, 0.5)
+    assert manifest.channel_normalization().scale == (0.5, 0.25)
+    assert Manifest.model_validate({**CONTENT, "vae": None}).model_normalization().scale == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": SCHEMA_VERSION + 1}, "newer than"),
+        ({"schema_version": "x"}, "newer than"),
+        ({"counts": {"source": 5, "written": 3, "rejected": 1, "duplicate": 0}}, "do not add up"),
+        ({"layout": "pixels"}, "layout"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_bad_manifests_are_one_line(tmp_path, change, message):
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": 1, **CONTENT, **change}))
+    with pytest.raises(UserError, match=message) as error:
+        read_manifest(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_and_damaged(tmp_path):
+    with pytest.raises(UserError, match="no such dataset directory"):
+        read_manifest(tmp_path / "nothing")
+    with pytest.raises(UserError, match="not a finished dataset"):
+        read_manifest(tmp_path)
+    for text in ("{", "[]", "{}", "\xff"):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match="not a readable manifest"):
+            read_manifest(tmp_path)

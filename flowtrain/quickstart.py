@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+DIGITS = "embedded:digits"
 STEPS = "100,20,5,1"
 GUIDANCE = "1,4"
 
@@ -20,15 +21,18 @@ GUIDANCE = "1,4"
 def stages(out: Path, overrides: Sequence[str], num_samples: int) -> dict[str, list[str]]:
     """The commands of the quickstart, by stage: arguments of `flowtrain`, ready to be typed."""
     latents, run, reference = str(out / "latents"), str(out / "run"), str(out / "reference.npz")
-    digits = ["embedded:digits"]
     changes = [argument for override in overrides for argument in ("--set", override)]
+    samples = ["--num-samples", str(num_samples), "--protocol", "embedded"]
     return {
-        "preprocess": ["preprocess", *digits, latents]
-        + ["--split", "train", "--resolution", "32", "--vae", "embedded", "--shards", "4"],
+        "preprocess": [
+            "preprocess",
+            DIGITS,
+            latents,
+            *"--split train --resolution 32 --vae embedded --shards 4".split(),
+        ],
         "train": ["train", latents, "--workdir", run, "--recipe", "digits", *changes],
-        "stats": ["stats", *digits, reference, "--split", "train", "--resolution", "32", "--extractor", "embedded"],
-        "eval": ["eval", run, "--reference", reference, "--steps", STEPS, "--cfg", GUIDANCE]
-        + ["--num-samples", str(num_samples), "--protocol", "embedded"],
+        "stats": ["stats", DIGITS, reference, *"--split train --resolution 32 --extractor embedded".split()],
+        "eval": ["eval", run, "--reference", reference, "--steps", STEPS, "--cfg", GUIDANCE, *samples],
         "report": ["report", run],
     }
 

@@ -1,0 +1,87 @@
+"""The work directory of a run: who may write into it, and whether a repeated command means the same run."""
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import UserError
+from schemas.run import RUN_NAME, Run, read_run, write_run
+
+LOCK_NAME = ".lock"
+# What may change between the commands of one run without changing what it computes.
+FREE = ("train.log_every", "train.checkpoint_every", "train.keep", "sampler.")
+
+
+@contextmanager
+def claimed(workdir: Path, run: Run) -> Iterator[None]:
+    """Hold the work directory for this process while in the context; it is made, or checked, and `run.json` written.
+
+    Raises:
+        UserError: the directory is another run's, holds something else, or another process is training in it.
+    """
+    check(workdir, run)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / LOCK_NAME, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system, also on SIGKILL
+        except BlockingIOError:
+            raise UserError(f"{workdir}: another process is training here; wait for it or stop it") from None
+        check(workdir, run)
+        for left in workdir.glob(f".{RUN_NAME}.*.tmp"):
+            left.unlink()
+        write_run(workdir, run)
+        yield
+
+
+def check(workdir: Path, run: Run) -> None:
+    """Whether `run` may begin or go on in `workdir`. Writes nothing.
+
+    Raises:
+        UserError: it may not; the difference is named.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"{workdir}: is a file; give a directory for --workdir")
+    if not (workdir / RUN_NAME).exists():
+        strangers = [p.name for p in workdir.iterdir() if not _is_ours(p.name)] if workdir.is_dir() else []
+        if strangers:
+            raise UserError(
+                f"{workdir}: not empty ({sorted(strangers)[0]}) and no training run; give a new directory for --workdir"
+            )
+        return
+    before = read_run(workdir)
+    if before.dataset.digest != run.dataset.digest:
+        raise UserError(
+            f"{workdir}: was trained on another dataset ({_describe(before)}, now {_describe(run)}); "
+            "give a new directory for --workdir"
+        )
+    differences = _differences(before, run)
+    if differences:
+        raise UserError(
+            f"{workdir}: belongs to another recipe: {'; '.join(differences)}; "
+            "repeat the first command, or give a new directory for --workdir"
+        )
+
+
+def _is_ours(name: str) -> bool:
+    return name == LOCK_NAME or (name.startswith(f".{RUN_NAME}.") and name.endswith(".tmp"))
+
+
+def _describe(run: Run) -> str:
+    return f"{run.dataset.path}, {run.dataset.records} records, digest {run.dataset.digest[:8]}"
+
+
+def _differences(before: Run, now: Run) -> list[str]:
+    old, new = _flat(before.recipe.model_dump()), _flat(now.recipe.model_dump())
+    if now.recipe.optimizer.schedule == "constant" and new["train.steps"] > old["train.steps"]:
+        del old["train.steps"], new["train.steps"]  # a longer run is the same run, unless its schedule depends on it
+    return [
+        f"{name} was {old.get(name)} and is now {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and not name.startswith(FREE)
+    ]
+
+
+def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{table}.{key}": value for table, content in tables.items() for key, value in content.items()}

@@ -1,0 +1,118 @@
+"""`flowtrain preprocess`."""
+
+import json
+import time
+from typing import Any
+
+import click
+
+CROP_RULES = ("adm", "none")
+EPILOG = """\b
+Examples:
+  flowtrain preprocess embedded:digits digits --resolution 32 --vae embedded
+  flowtrain preprocess photos/ latents --resolution 256 --flips
+  flowtrain preprocess photos/ latents --resolution 256 -- --direct_running_mode=multi_processing --direct_num_workers=4
+
+The same command again goes on where the last one stopped."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source")
+@click.argument("out", type=click.Path(file_okay=True))
+@click.option("--split", default="train", show_default=True, help="Split of the source, and name of it in OUT.")
+@click.option("--resolution", type=click.IntRange(min=1), default=256, show_default=True, help="Side in pixels.")
+@click.option(
+    "--crop",
+    type=click.Choice(CROP_RULES),
+    default="adm",
+    show_default=True,
+    help="adm: resize the shorter side, cut out the centre. none: images must have the size.",
+)
+@click.option(
+    "--vae",
+    default="stabilityai/sd-vae-ft-mse",
+    show_default=True,
+    help="A directory in diffusers' format, a hub id, embedded, or none to store pixels.",
+)
+@click.option(
+    "--vae-dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Precision of the VAE's computation.",
+)
+@click.option("--flips", is_flag=True, help="Encode mirrored images too, as the split SPLIT_flip.")
+@click.option(
+    "--shards", type=click.IntRange(min=1), default=None, help="Number of shards.  [default: one per 1000 images]"
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images encoded at once.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order of the records.")
+@click.option(
+    "--max-bad-fraction",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Fail when more of the images cannot be used.",
+)
+@click.option(
+    "--min-psnr",
+    type=click.FloatRange(min=0),
+    default=18.0,
+    show_default=True,
+    help="Fail when the VAE reconstructs a sample of the images worse, in dB; 0 for no limit.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
+def preprocess(dry_run: bool, as_json: bool, beam_options: tuple[str, ...], **request: Any) -> None:
+    """Encode the images of SOURCE into a latent dataset at OUT.
+
+    SOURCE is a folder of images (its sub-folders are the classes) or embedded:digits. OUT can be opened by
+    `tfds.builder_from_directory(OUT)`. What follows -- goes to Beam.
+    """
+    from pipelines import plan as planning
+
+    if beam_options and not beam_options[0].startswith("-"):
+        raise click.UsageError(f"unexpected argument {beam_options[0]!r}; options of Beam are given after --")
+    started = time.monotonic()
+    plan = planning.make_plan(planning.Request(**request))
+    if dry_run:
+        _tell(planning.describe(plan), as_json)
+        return
+    done = plan.finished_manifest()
+    if done is None:
+        from pipelines.quiet import quiet_imports
+
+        with quiet_imports():
+            from pipelines.preprocess import preprocess as make
+
+        manifest = make(plan, beam_options)
+    else:
+        manifest = done
+    summary = {
+        "out": plan.directory.root,
+        "state": "written" if done is None else "was finished already",
+        "records": manifest.counts.written,
+        "rejected": manifest.counts.rejected,
+        "duplicates": manifest.counts.duplicate,
+        "classes": len(manifest.classes),
+        "splits": list(manifest.splits),
+        "shape": list(manifest.shape),
+        "shards": plan.settings.shards,
+        "bytes": sum(shard.bytes for shard in manifest.shards),
+        "psnr_db": None if manifest.reconstruction is None else round(manifest.reconstruction.psnr_db, 2),
+        "digest": manifest.digest(),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    _tell(summary, as_json)
+
+
+def _tell(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        if value is not None:
+            shown = " x ".join(map(str, value)) if name == "shape" else value
+            click.echo(f"{name.replace('_', ' '):<{width}}  {', '.join(shown) if isinstance(shown, list) else shown}")

@@ -1,0 +1,134 @@
+"""The last step: all shards there, thresholds kept, then the metadata files and, last of all, the manifest."""
+
+import json
+import math
+from collections.abc import Sequence
+
+from pipelines.dataset import finish_dataset
+from pipelines.results import ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
+from pipelines.settings import Settings
+from pipelines.storage import WORK, LocalDirectory
+from schemas.errors import UserError
+from schemas.manifest import REJECTS_NAME, Counts, Manifest
+
+RESULTS_NAME = "shards.jsonl"  # the done-markers of a finished dataset, in order
+_FAILURE = f"{WORK}/failure.txt"
+
+
+def finish(
+    directory: LocalDirectory,
+    settings: Settings,
+    max_bad_fraction: float,
+    min_psnr: float,
+    outcomes: Sequence[ShardResult | ShardFailure],
+) -> None:
+    """Write rejects, metadata and manifest, or leave word why not (`read_failure`).
+
+    A worker cannot raise an error that every runner would hand on as it is, so a failure travels by a file.
+    """
+    try:
+        results = _complete(settings, outcomes)
+        rejects = sorted((reject for result in results for reject in result.rejects), key=lambda r: r.key)
+        lines = "".join(reject.model_dump_json() + "\n" for reject in rejects)
+        directory.write(REJECTS_NAME, lines)
+        manifest = make_manifest(settings, results, max_bad_fraction, min_psnr)
+        check_quality(manifest, max_bad_fraction, min_psnr, rejects)
+        directory.write(RESULTS_NAME, "".join(result.model_dump_json() + "\n" for result in results))
+        finish_dataset(directory.local(), manifest)
+    except UserError as error:
+        directory.write(_FAILURE, str(error))
+
+
+def read_failure(directory: LocalDirectory) -> str | None:
+    """What `finish` could not do, if anything."""
+    return directory.read(_FAILURE).decode() if directory.exists(_FAILURE) else None
+
+
+def forget_failure(directory: LocalDirectory) -> None:
+    """Before a run."""
+    directory.remove(_FAILURE)
+
+
+def _complete(settings: Settings, outcomes: Sequence[ShardResult | ShardFailure]) -> list[ShardResult]:
+    failures = sorted(
+        (outcome for outcome in outcomes if isinstance(outcome, ShardFailure)), key=lambda failure: failure.shard
+    )
+    if failures:
+        also = f" (and {len(failures) - 1} more shards failed)" if len(failures) > 1 else ""
+        raise UserError(f"{failures[0].message}{also}")
+    results = sorted(
+        (outcome for outcome in outcomes if isinstance(outcome, ShardResult)), key=lambda result: result.shard
+    )
+    if [result.shard for result in results] != list(range(settings.shards)):
+        raise UserError(f"{len(results)} of {settings.shards} shards came back; repeat the command to make the rest")
+    for result in results:
+        start, stop = settings.shard_range(result.shard)
+        sizes = {file.records + len(result.rejects) for file in result.files}
+        if sizes != {stop - start}:
+            raise RuntimeError(f"shard {result.shard} accounts for {sizes} of {stop - start} items")
+    return results
+
+
+def make_manifest(
+    settings: Settings, results: Sequence[ShardResult], max_bad_fraction: float, min_psnr: float
+) -> Manifest:
+    """Merge the results of all shards.
+
+    Raises:
+        UserError: not one record was written.
+    """
+    written = sum(result.records for result in results)
+    rejected = sum(len(result.rejects) for result in results)
+    if not written:
+        raise UserError(f"all {rejected} images of {settings.source.descriptor} were rejected, see {REJECTS_NAME}")
+    return Manifest(
+        layout=settings.layout,
+        split=settings.source.split,
+        flips=settings.flips,
+        resolution=settings.resolution,
+        crop=settings.crop,
+        tensors=settings.tensors,
+        classes=settings.classes,
+        source=settings.source,
+        vae=settings.vae,
+        counts=Counts(
+            source=settings.records + settings.duplicates,
+            written=written,
+            rejected=rejected,
+            duplicate=settings.duplicates,
+        ),
+        channels=ChannelSums.merge([result.channels for result in results], settings.shape[2]).statistics(),
+        reconstruction=ErrorSums.merge([result.errors for result in results]).reconstruction(),
+        shards=tuple(result.files[position] for position in range(len(settings.splits)) for result in results),
+        seed=settings.seed,
+        command=settings.command(max_bad_fraction, min_psnr),
+        versions=settings.versions,
+    )
+
+
+def check_quality(manifest: Manifest, max_bad_fraction: float, min_psnr: float, rejects: Sequence[Reject] = ()) -> None:
+    """Hold a dataset against the thresholds of the command.
+
+    Raises:
+        UserError: too many bad images, or too poor a reconstruction.
+    """
+    counts, reconstruction = manifest.counts, manifest.reconstruction
+    fraction = counts.rejected / counts.source
+    if fraction > max_bad_fraction:
+        first = f" (first: {json.dumps(rejects[0].key)}: {rejects[0].reason})" if rejects else ""
+        raise UserError(
+            f"{counts.rejected} of {counts.source} images were rejected{first}, more than --max-bad-fraction "
+            f"{max_bad_fraction:g}; see {REJECTS_NAME}, then repeat with --max-bad-fraction {_ceil3(fraction)} "
+            "(finished shards are kept) or mend the images and preprocess into a new directory"
+        )
+    if reconstruction is not None and reconstruction.psnr_db < min_psnr:
+        raise UserError(
+            f"the VAE reconstructs {reconstruction.records} of the images with {reconstruction.psnr_db:.1f} dB, "
+            f"below --min-psnr {min_psnr:g}: it may be the wrong VAE or resolution for them; choose another, or repeat "
+            "with a lower --min-psnr"
+        )
+
+
+def _ceil3(fraction: float) -> float:
+    """Rounded up to three digits, so that repeating with it succeeds."""
+    return math.ceil(fraction * 1000) / 1000

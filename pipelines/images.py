@@ -1,0 +1,114 @@
+"""From the bytes of an image file to square uint8 RGB pixels, or to a reason why not.
+
+Decoding follows what a person sees: EXIF rotation is applied, 16-bit grey is scaled (not clipped), transparency is laid
+on white, of an animation the first frame counts. Damaged files are refused: half an image is not an image.
+"""
+
+import io
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+# PIL warns of a decompression bomb above this many pixels (a quarter GiB of RGB); here such an image is refused.
+MAX_PIXELS = 2**28 // 3
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
+
+_ADDRESS = re.compile(r"\s*<[^>]* at 0x[0-9a-fA-F]+>")
+
+
+class ImageError(Exception):
+    """An image that cannot be used. `reason` is one line without addresses; `exception` names what was raised."""
+
+    def __init__(self, reason: str, exception: str = "ImageError"):
+        super().__init__(reason)
+        self.reason = reason
+        self.exception = exception
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return type(self), (self.reason, self.exception)
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Decode a JPEG, PNG, WebP, BMP or GIF file: bytes -> (H, W, 3) uint8 RGB.
+
+    Raises:
+        ImageError: empty, of another format, damaged, truncated, or too large.
+    """
+    if not data:
+        raise ImageError("empty file")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{image.width}x{image.height} pixels are more than the {MAX_PIXELS} allowed")
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except (ImageError, MemoryError):
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"not a readable {', '.join(FORMATS)} image", type(error).__name__) from error
+    except Exception as error:  # PIL's plugins let through whatever their parsers stumble on
+        raise ImageError(f"damaged image: {_one_line(error)}", type(error).__name__) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; `convert` would clip it at 255
+        image = Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257.0).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _one_line(error: Exception) -> str:
+    # PIL puts object addresses into some texts, and the text is stored: it must be the same in every run.
+    return _ADDRESS.sub("", " ".join(str(error).split())) or "no further reason given"
+
+
+def adm_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The centre crop of ADM (Dhariwal & Nichol 2021), as DiT, SiT and EDM2 use it.
+
+    Halve with a box filter while the shorter side is at least twice `size`, resize bicubically until the shorter side
+    is `size`, cut out the centre.
+
+    Args:
+        image: (H, W, 3).
+        size: side of the result in pixels.
+
+    Returns:
+        (size, size, 3).
+
+    Raises:
+        ImageError: so elongated that resizing it would take more than `MAX_PIXELS`.
+    """
+    height, width = image.shape[:2]
+    picture = Image.fromarray(image)
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    target = round(picture.width * scale), round(picture.height * scale)
+    if math.prod(target) > MAX_PIXELS:
+        raise ImageError(f"{width}x{height} is too elongated to be resized to {size} pixels")
+    picture = picture.resize(target, Image.Resampling.BICUBIC)
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return np.asarray(picture)[top : top + size, left : left + size]
+
+
+def no_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The image as it is: (size, size, 3) in and out.
+
+    Raises:
+        ImageError: it has another size.
+    """
+    height, width = image.shape[:2]
+    if (height, width) != (size, size):
+        raise ImageError(f"{width}x{height} is not {size}x{size}, and the crop rule is none")
+    return image
+
+
+CROPS: dict[str, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = {"adm": adm_crop, "none": no_crop}

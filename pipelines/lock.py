@@ -1,0 +1,35 @@
+"""One command at a time in a directory. The kernel drops the lock when its holder dies, however it dies."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.storage import WORK, LocalDirectory
+from schemas.errors import UserError
+
+
+@contextmanager
+def exclusive(directory: LocalDirectory) -> Iterator[None]:
+    """Hold the lock of a dataset directory, which is made when needed.
+
+    Raises:
+        UserError: another command holds it.
+    """
+    path = directory.local(f"{WORK}/lock")
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another command is writing {directory.root}; wait for it, or choose another output directory"
+                ) from None
+            # Whoever held it may have finished and deleted the file between our open and our lock.
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                yield
+                return
+        finally:
+            os.close(handle)

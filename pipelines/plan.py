@@ -1,0 +1,178 @@
+"""From what was typed to what will be done: names resolved, inputs looked at, nothing written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.dataset import shards_whole
+from pipelines.finish import check_quality
+from pipelines.images import CROPS, ImageError
+from pipelines.index import Index, build_index
+from pipelines.settings import PIXELS, Settings, check_ownership, current_versions
+from pipelines.sources import Source, open_source
+from pipelines.storage import WORK, LocalDirectory, open_directory
+from schemas.errors import UserError
+from schemas.manifest import MANIFEST_NAME, Manifest, SourceInfo, VaeInfo, read_manifest
+
+SHARD_RECORDS = 1000  # in a shard, about, when --shards is left out
+MAX_SHARDS = 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `preprocess`. `shards` None leaves the number to us."""
+
+    source: str
+    out: str
+    split: str
+    resolution: int
+    crop: str
+    vae: str
+    vae_dtype: str
+    flips: bool
+    shards: int | None
+    batch_size: int
+    seed: int
+    max_bad_fraction: float
+    min_psnr: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that can be carried out."""
+
+    request: Request
+    directory: LocalDirectory
+    settings: Settings
+    index: Index
+
+    @property
+    def finished(self) -> bool:
+        """Whether the directory holds the finished dataset already."""
+        return self.directory.exists(MANIFEST_NAME)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the tensors of all records and splits; keys and framing come on top."""
+        one = sum(spec.nbytes for spec in self.settings.tensors.values())
+        return one * self.settings.records * len(self.settings.splits)
+
+    def finished_manifest(self) -> Manifest | None:
+        """The manifest, when the dataset is finished, its shards are whole and nothing is left to clear away.
+
+        Raises:
+            UserError: it is finished, but does not keep the thresholds of this request.
+        """
+        if not self.finished or self.directory.exists(WORK):
+            return None
+        manifest = read_manifest(self.directory.local())
+        if not shards_whole(self.directory.local(), manifest):
+            return None
+        check_quality(manifest, self.request.max_bad_fraction, self.request.min_psnr)
+        return manifest
+
+
+def make_plan(request: Request) -> Plan:
+    """Resolve a request and check all that can be checked before work begins. Writes nothing.
+
+    Raises:
+        UserError: anything wrong with the source, the VAE, the numbers or the output directory.
+    """
+    directory = open_directory(request.out)
+    source = open_source(request.source, request.split)
+    vae = describe_vae(request.vae)
+    if vae is not None and request.resolution % vae.factor:
+        lower = request.resolution // vae.factor * vae.factor
+        raise UserError(
+            f"--resolution {request.resolution} is not divisible by {vae.factor}, the factor of the VAE {request.vae}; "
+            f"take {f'{lower} or ' if lower else ''}{lower + vae.factor}"
+        )
+    index = build_index(source.index(), request.seed)
+    records = len(index.items)
+    shards = request.shards or min(max(1, round(records / SHARD_RECORDS)), MAX_SHARDS)
+    if shards > records:
+        raise UserError(f"--shards {shards} is more than the {records} images of {source.descriptor}; take fewer")
+    settings = Settings.model_validate(
+        {
+            "source": SourceInfo(descriptor=source.descriptor, split=request.split, digest=index.digest),
+            "records": records,
+            "duplicates": index.duplicates,
+            "classes": source.classes,
+            "resolution": request.resolution,
+            "crop": request.crop,
+            "vae": vae,
+            "vae_dtype": request.vae_dtype,
+            "flips": request.flips,
+            "shards": shards,
+            "batch_size": request.batch_size,
+            "seed": request.seed,
+            "versions": current_versions(),
+        }
+    )
+    check_ownership(directory, settings)
+    if not directory.exists():
+        _check_readable(source, index, settings)
+    return Plan(request, directory, settings, index)
+
+
+def describe_vae(name: str) -> VaeInfo | None:
+    """Resolve and digest a VAE without loading its weights into JAX; None for `none`.
+
+    Raises:
+        UserError: no such VAE, or not one that is supported.
+    """
+    if name == PIXELS:
+        return None
+    from pipelines.vae_weights import EMBEDDED, read_vae_config, resolve_vae, vae_digest, vae_revision
+
+    path = resolve_vae(name)
+    config = read_vae_config(path)
+    local = Path(name).expanduser()
+    return VaeInfo(
+        id=str(local.absolute()) if name != EMBEDDED and local.is_dir() else name,
+        revision=vae_revision(path),
+        sha256=vae_digest(path),
+        factor=config.factor,
+        latent_channels=config.latent_channels,
+        scaling_factor=config.scaling_factor,
+        shift_factor=config.shift_factor,
+    )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """The plan in figures, for people and for JSON. Writes nothing; with a VAE this imports JAX to count its work."""
+    settings = plan.settings
+    flops = None
+    if settings.vae is not None:
+        from pipelines.flops import encoder_flops
+
+        flops = encoder_flops(settings.vae.id, settings.resolution) * len(settings.splits)
+    return {
+        "source": settings.source.descriptor,
+        "out": plan.directory.root,
+        "state": "finished" if plan.finished else "begun" if plan.directory.exists() else "new",
+        "images": settings.records,
+        "duplicates": settings.duplicates,
+        "classes": len(settings.classes),
+        "splits": list(settings.splits),
+        "layout": settings.layout.value,
+        "shape": list(settings.shape),
+        "shards": settings.shards,
+        "bytes": plan.tensor_bytes,
+        "flops_per_image": flops,
+        "command": settings.command(plan.request.max_bad_fraction, plan.request.min_psnr),
+    }
+
+
+def _check_readable(source: Source, index: Index, settings: Settings) -> None:
+    """Before anything is written: at least one image of the source must be usable."""
+    reason = ""
+    for item in index.items:
+        try:
+            CROPS[settings.crop](source.read(item), settings.resolution)
+            return
+        except ImageError as error:
+            reason = reason or f"{item.key}: {error.reason}"
+        except OSError as error:
+            reason = reason or f"{item.key}: {error.strerror or error}"
+    raise UserError(f"{source.descriptor}: none of its {len(index.items)} images can be used (for one, {reason})")

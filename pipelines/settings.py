@@ -1,0 +1,170 @@
+"""Everything that decides the bytes of a dataset, in one frozen object that is written down before the first shard.
+
+A directory belongs to one `Settings`. Whoever comes back with others is told what differs, and nothing is touched.
+"""
+
+import json
+import shlex
+from importlib import metadata
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipelines.storage import WORK, LocalDirectory
+from schemas.errors import UserError
+from schemas.manifest import MANIFEST_NAME, SourceInfo, VaeInfo
+from schemas.record import Layout, TensorSpec, layout_tensors
+from schemas.tfds_metadata import shard_name
+
+SETTINGS_NAME = "settings.json"
+PIXELS = "none"  # --vae none: store the pixels themselves
+_PACKAGES = ("flowtrain", "apache-beam", "array-record", "flax", "jax", "jaxlib", "numpy", "pillow")
+
+
+class Settings(BaseModel):
+    """The settings of one dataset, resolved: defaults filled in, names made absolute, files digested."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: SourceInfo
+    records: int = Field(ge=1)  # distinct keys in the source, good or bad
+    duplicates: int = Field(ge=0)
+    classes: tuple[str, ...] = Field(min_length=1)
+    resolution: int = Field(ge=1)
+    crop: str
+    vae: VaeInfo | None
+    vae_dtype: Literal["float32", "bfloat16"]
+    flips: bool
+    shards: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    versions: dict[str, str]
+
+    @property
+    def layout(self) -> Layout:
+        """What a record holds."""
+        return Layout.IMAGE if self.vae is None else Layout.MOMENTS
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of a stored tensor."""
+        if self.vae is None:
+            return self.resolution, self.resolution, 3
+        side = self.resolution // self.vae.factor
+        return side, side, self.vae.latent_channels
+
+    @property
+    def tensors(self) -> dict[str, TensorSpec]:
+        """The tensors of a record."""
+        return layout_tensors(self.layout, self.shape)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Split names, the main one first; the second one holds the mirrored images."""
+        split = self.source.split
+        return (split, f"{split}_flip") if self.flips else (split,)
+
+    def shard_range(self, shard: int) -> tuple[int, int]:
+        """Rows of the index, start and stop, that make a shard."""
+        return shard * self.records // self.shards, (shard + 1) * self.records // self.shards
+
+    def shard_files(self, shard: int) -> tuple[str, ...]:
+        """File names of a shard, one a split."""
+        return tuple(shard_name(split, shard, self.shards) for split in self.splits)
+
+    def command(self, max_bad_fraction: float, min_psnr: float) -> str:
+        """The command that makes this dataset again, in full; it does not depend on where OUT is."""
+        options: dict[str, Any] = {
+            "split": self.source.split,
+            "resolution": self.resolution,
+            "crop": self.crop,
+            "vae": PIXELS if self.vae is None else self.vae.id,
+            "vae-dtype": self.vae_dtype,
+            "shards": self.shards,
+            "batch-size": self.batch_size,
+            "seed": self.seed,
+            "max-bad-fraction": f"{max_bad_fraction:g}",
+            "min-psnr": f"{min_psnr:g}",
+        }
+        words = ["flowtrain", "preprocess", self.source.descriptor, "OUT"]
+        words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        return shlex.join([*words, *(["--flips"] if self.flips else [])])
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of what takes part in making the bytes."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"  # flowtrain run from its source tree
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """`field: old -> new` for every field that differs, nested ones with dots, in the order of the fields."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def read_settings(directory: LocalDirectory) -> Settings | None:
+    """The settings a directory was begun with, or None where there are none.
+
+    Raises:
+        UserError: the file is damaged or of another release.
+    """
+    if not directory.exists(SETTINGS_NAME):
+        return None
+    try:
+        return Settings.model_validate(json.loads(directory.read(SETTINGS_NAME)))
+    except (ValueError, ValidationError):
+        raise UserError(
+            f"{directory.root}/{SETTINGS_NAME} is damaged or written by another release of flowtrain; "
+            "choose another output directory"
+        ) from None
+
+
+def check_ownership(directory: LocalDirectory, settings: Settings) -> None:
+    """Refuse a directory that belongs to something else. Reads only.
+
+    Raises:
+        UserError: other files, or a dataset with other settings; the first differences are named.
+    """
+    begun = read_settings(directory)
+    if begun is None:
+        foreign = [name for name in directory.names() if name != WORK and not name.startswith(".settings")]
+        if foreign:
+            raise UserError(
+                f"{directory.root} is not empty ({foreign[0]}) and was not begun by `flowtrain preprocess`; "
+                "choose another output directory"
+            )
+        return
+    finished = directory.exists(MANIFEST_NAME)
+    if finished:  # its bytes stand; who reads them need not have the versions that made them
+        settings = settings.model_copy(update={"versions": begun.versions})
+    changed = differences(begun, settings)
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        state = "a finished dataset" if finished else "a half-made dataset"
+        raise UserError(
+            f"{directory.root} holds {state} with other settings ({'; '.join(changed[:3])}{more}); "
+            "repeat its own command, or choose another output directory"
+        )
+
+
+def write_settings(directory: LocalDirectory, settings: Settings) -> None:
+    """Write the settings down; they are never changed afterwards."""
+    directory.write(SETTINGS_NAME, settings.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,113 @@
+"""Shard files: ArrayRecord with one record a group, written whole or not at all, byte for byte reproducible."""
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from schemas.errors import UserError
+from schemas.files import sha256_file
+
+OPTIONS = "group_size:1"  # random access to single records, which is how training reads
+_CHUNK = 256
+
+
+class ShardFile(NamedTuple):
+    """What was written: number of records, size of the file in bytes, hex SHA-256 of the file."""
+
+    records: int
+    bytes: int
+    sha256: str
+
+
+class ShardWriter:
+    """Writes serialized records to a local file. A context manager; `close` returns the facts of the file."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._records = 0
+        self._writer = ArrayRecordWriter(str(path), OPTIONS)
+
+    def write(self, serialized: bytes) -> None:
+        """Append one record."""
+        self._writer.write(serialized)
+        self._records += 1
+
+    def close(self) -> ShardFile:
+        """Finish the file and read its checksum back."""
+        self._writer.close()
+        return ShardFile(self._records, self._path.stat().st_size, sha256_file(self._path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer.is_open():
+            self._writer.close()
+
+
+def write_shard(path: Path, serialized: Iterable[bytes]) -> ShardFile:
+    """Write records to `path` through a temporary file beside it."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with ShardWriter(temporary) as writer:
+            for record in serialized:
+                writer.write(record)
+            written = writer.close()
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return written
+
+
+def read_shard(path: Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """The serialized records `start` to `stop` (exclusive, default the end) of a shard, in order.
+
+    Raises:
+        UserError: missing, truncated or damaged; the line names the shard and how to rebuild it.
+    """
+    with _open(path) as reader:
+        end = reader.num_records() if stop is None else min(stop, reader.num_records())
+        for begin in range(start, end, _CHUNK):
+            try:
+                chunk = reader.read(begin, min(begin + _CHUNK, end))
+            except Exception as error:  # pybind translates an absl status into whatever is nearest
+                raise _damaged(path) from error
+            if any(record is None for record in chunk):
+                raise _damaged(path)
+            yield from chunk
+
+
+def count_records(path: Path) -> int:
+    """Number of records of a shard. Raises `UserError` as `read_shard`."""
+    with _open(path) as reader:
+        return reader.num_records()
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[ArrayRecordReader]:
+    if not path.is_file():
+        raise UserError(f"{path}: the shard is missing; {_REBUILD}")
+    reader = ArrayRecordReader(str(path))
+    try:
+        if not reader.ok():  # such a reader would claim to hold 0 records
+            raise _damaged(path)
+        yield reader
+    finally:
+        reader.close()
+
+
+_REBUILD = "repeat the `flowtrain preprocess` command in manifest.json (OUT is this directory) to rebuild it"
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path}: the shard is truncated or damaged; {_REBUILD}")

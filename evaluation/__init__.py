@@ -1,1 +1,1 @@
-"""Checkpoints to numbers: generate, decode, features, statistics, report."""
+"""Checkpoints to numbers: generate samples, decode them, measure features, and tell the result with its protocol."""

@@ -1,0 +1,203 @@
+"""The words and numbers of a report: pairs of a name and a text, ready to be laid out."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evaluation.generate import CYCLIC
+from evaluation.results import Result
+from evaluation.tables import by_setting
+from schemas.manifest import Manifest
+from schemas.run import Run
+
+Card = list[tuple[str, str]]
+Metrics = Sequence[Mapping[str, float]]
+
+
+class Stage(NamedTuple):
+    """Seconds of a stage, its share of all of them, and what it did."""
+
+    name: str
+    seconds: float
+    share: float
+    detail: str
+
+
+def headline(run: Run, metrics: Metrics, best: Result | None) -> Card:
+    """The few numbers at the top."""
+    card: Card = []
+    if best is not None:
+        card.append((best.protocol.metric, f"{best.distance:.2f}"))
+        if best.accuracy is not None:
+            card.append(("classified as their class", f"{best.accuracy:.1%}"))
+    if metrics:
+        card.append(("training steps", f"{int(metrics[-1]['step']):,}"))
+    card.append(("parameters", _short(run.parameters)))
+    return card
+
+
+def summary(run: Run, best: Result | None) -> str:
+    """One sentence of what this is."""
+    h, w, c = run.latent_shape
+    space = "pixels" if run.vae is None else f"latents of the VAE {run.vae.id}"
+    classes = f"{len(run.classes)} classes" if len(run.classes) > 1 else "no classes"
+    text = (
+        f"A Diffusion Transformer trained by flow matching on {run.dataset.records:,} records of "
+        f"{run.dataset.source} ({run.dataset.split}, {classes}), as {h} x {w} x {c} {space}."
+    )
+    if best is None or best.sampling is None:
+        return text
+    guidance = "without guidance" if best.sampling.cfg == 1 else f"with guidance {best.sampling.cfg:g}"
+    return (
+        f"{text} Best of the settings measured: {best.sampling.steps} {best.sampling.sampler.title()} steps {guidance}."
+    )
+
+
+def training(metrics: Metrics) -> Card:
+    """How the training went."""
+    if not metrics:
+        return []
+    last = metrics[-1]
+    card = [("step", f"{int(last['step']):,}"), ("loss", f"{last['loss']:.4f}")]
+    rates = [line["images_per_s"] for line in metrics if "images_per_s" in line]
+    if rates:
+        card.append(("images/s", f"{sorted(rates)[len(rates) // 2]:,.0f} (median)"))
+    waits = [line["data_wait"] for line in metrics if "data_wait" in line]
+    if waits:
+        card.append(("waiting for data", f"{sum(waits) / len(waits):.1%} of the time"))
+    return card
+
+
+def times(run: Run, metrics: Metrics, series: Sequence[Result]) -> list[Stage]:
+    """Seconds of each stage, as metrics and results recorded them."""
+    batch, stages = run.recipe.train.batch_size, []
+    before, seconds = 0.0, 0.0
+    for line in metrics:
+        if line.get("images_per_s"):
+            seconds += (line["step"] - before) * batch / line["images_per_s"]
+        before = line["step"]
+    if seconds:
+        stages.append(("train", seconds, f"{int(before):,} steps of {batch} records, without compilation"))
+    for result in series:
+        sampling = result.sampling
+        if sampling is None or not result.seconds:
+            continue
+        guidance = "" if sampling.cfg == 1 else f", guidance {sampling.cfg:g}"
+        what = f"sample, {sampling.steps} step{'s' if sampling.steps > 1 else ''}{guidance}"
+        made = result.seconds["generate"]
+        detail = f"{sampling.num_samples:,} samples, {sampling.num_samples / max(made, 1e-3):,.0f} images/s"
+        stages.append((what, made, f"{detail}, {sampling.nfe} network evaluations each"))
+    measured = sum(result.seconds.get("measure", 0.0) for result in series)
+    if measured:
+        stages.append(("decode and measure", measured, f"{sum(result.n for result in series):,} images"))
+    total = sum(seconds for _, seconds, _ in stages) or 1.0
+    return [Stage(name, seconds, seconds / total, detail) for name, seconds, detail in stages]
+
+
+def recipe(run: Run) -> list[tuple[str, Card]]:
+    """The tables of the recipe; what was left out of it and has no value is not shown."""
+    tables = run.recipe.model_dump(mode="json")
+    return [
+        (name, [(key, _value(value)) for key, value in table.items() if value is not None])
+        for name, table in tables.items()
+    ]
+
+
+def dataset(run: Run, manifest: Manifest | None) -> Card:
+    """The dataset card; without the dataset itself, what the run remembers of it."""
+    ref = run.dataset
+    if manifest is None:
+        facts = {"source": ref.source, "split": ref.split, "records": f"{ref.records:,}", "digest": ref.digest[:16]}
+        return [*facts.items(), ("resolution", str(ref.resolution)), ("path", f"{ref.path} (not reachable now)")]
+    counts = manifest.counts
+    card: Card = [
+        ("source", f"{manifest.source.descriptor}, {manifest.source.split}"),
+        ("records", f"{counts.written:,} written, {counts.rejected:,} rejected, {counts.duplicate:,} duplicate"),
+        ("classes", _some(manifest.classes)),
+        ("resolution", f"{manifest.resolution} pixels, crop rule {manifest.crop}"),
+        ("tensors", ", ".join(f"{k} {v.dtype} {' x '.join(map(str, v.shape))}" for k, v in manifest.tensors.items())),
+        ("mirrored encodings", "yes" if manifest.flips else "no"),
+    ]
+    if manifest.vae is not None:
+        vae = manifest.vae
+        card.append(
+            ("VAE", f"{vae.id}, factor {vae.factor}, scaling {vae.scaling_factor:g}, weights {vae.sha256[:12]}")
+        )
+    if manifest.reconstruction is not None:
+        reconstruction = manifest.reconstruction
+        card.append(("reconstruction", f"{reconstruction.psnr_db:.1f} dB PSNR over {reconstruction.records} images"))
+    deviations = ", ".join(f"{std:.3f}" for std in manifest.channels.std)
+    size = sum(shard.bytes for shard in manifest.shards)
+    return [
+        *card,
+        ("channel deviations", deviations),
+        ("shards", f"{len(manifest.shards)}, {size / 1e6:.1f} MB"),
+        ("digest", manifest.digest()[:16]),
+    ]
+
+
+def protocol(result: Result) -> Card:
+    """How the numbers were made."""
+    sampling, rule, reference = result.sampling, result.protocol, result.reference
+    images = reference.images.get("images", reference.images)
+    source = images.get("descriptor", images.get("kind", "statistics"))
+    of = f"{reference.n:,} images of {source}" if reference.n else "given statistics"
+    card: Card = [
+        (
+            "distance",
+            f"{rule.metric}: Fréchet distance of Gaussians fitted to features; not an FID"
+            if rule.key == "fd"
+            else f"{rule.metric}: Fréchet distance of Gaussians fitted to features",
+        ),
+        ("extractor", f"{rule.extractor}, {rule.dim} features, weights {rule.extractor_digest[:12]}"),
+        ("resize", rule.resize),
+        ("pixels", rule.quantisation),
+        ("reference", f"{of}, digest {reference.digest[:12]}"),
+    ]
+    if sampling is None:
+        return card
+    channels = "all channels" if sampling.cfg_channels is None else f"the first {sampling.cfg_channels} channels"
+    labels = "each class in turn" if sampling.labels == CYCLIC else sampling.labels
+    return [
+        *card,
+        ("samples", f"{sampling.num_samples:,} a setting, seed {sampling.seed}, labels: {labels}"),
+        ("weights", f"{'moving average' if sampling.weights == 'ema' else 'raw'}, step {sampling.step:,}"),
+        ("guidance", f"v_uncond + w (v_cond - v_uncond) on {channels}"),
+        ("run digest", sampling.run[:16]),
+    ]
+
+
+def commands(workdir: Path, run: Run, manifest: Manifest | None, series: Sequence[Result]) -> list[str]:
+    """The commands that make this page; `recipe.toml` holds the recipe shown on it."""
+    data, name = shlex.quote(run.dataset.path), shlex.quote(str(workdir))
+    lines = [manifest.command.replace(" OUT", f" {data}")] if manifest else []
+    lines.append(f"flowtrain train {data} --workdir {name} --recipe recipe.toml")
+    if series:
+        steps, guidances, _ = by_setting(series)
+        rule, reference, sampling = series[-1].protocol, series[-1].reference.images, series[-1].sampling
+        assert sampling is not None
+        if reference.get("kind") == "source":
+            lines.append(
+                f"flowtrain stats {shlex.quote(reference['descriptor'])} reference.npz --split {reference['split']} "
+                f"--resolution {rule.resolution} --extractor {rule.extractor}"
+            )
+        pairs = f"--steps {','.join(map(str, steps))} --cfg {','.join(f'{cfg:g}' for cfg in guidances)}"
+        lines.append(
+            f"flowtrain eval {name} --reference reference.npz {pairs} --num-samples {sampling.num_samples} "
+            f"--protocol {rule.name}"
+        )
+    return [*lines, f"flowtrain report {name}"]
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

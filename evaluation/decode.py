@@ -1,0 +1,50 @@
+"""Latents to uint8 pixels: denormalise, decode in batches of one shape, quantise once."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation import models
+from schemas.manifest import Normalization, VaeInfo
+from schemas.pixels import to_uint8
+
+_PIXELS_A_BATCH = 2**20  # 16 images of 256 x 256; a batch of this size decodes in about 2 GB with the SD VAE
+_MOST_IMAGES = 256
+
+
+def decode_batch_size(resolution: int) -> int:
+    """Images decoded at once."""
+    return max(1, min(_MOST_IMAGES, _PIXELS_A_BATCH // resolution**2))
+
+
+def denormalise(latents: NDArray[np.floating], normalization: Normalization) -> NDArray[np.float32]:
+    """Model scale to raw: (n, h, w, c) z -> z / scale + offset, float32."""
+    scale = np.asarray(normalization.scale, np.float32)[None, None, None, :]
+    offset = np.asarray(normalization.offset, np.float32)[None, None, None, :]
+    return latents.astype(np.float32) / scale + offset
+
+
+def decode_raw(raw: NDArray[np.floating], vae: VaeInfo | None, resolution: int) -> NDArray[np.uint8]:
+    """Raw latents (n, h, w, c) -> uint8 images (n, H, W, 3).
+
+    The decoder's output is in [-1, 1] already and goes to `to_uint8` as it is: scaled once more it would reach the
+    extractor in [-3, 1]. With `vae` None the raw tensors are pixels in [-1, 1].
+    """
+    if vae is None:
+        return to_uint8(raw)
+    import jax.numpy as jnp
+
+    model, size = models.vae(vae), decode_batch_size(resolution)
+    images = np.empty((len(raw), resolution, resolution, 3), np.uint8)
+    for start in range(0, len(raw), size):
+        part = raw[start : start + size].astype(np.float32)
+        padding = [(0, size - len(part)), (0, 0), (0, 0), (0, 0)]
+        decoded = np.asarray(model.decode(jnp.asarray(np.pad(part, padding))))
+        images[start : start + len(part)] = to_uint8(decoded[: len(part)])
+    return images
+
+
+def decode_samples(
+    latents: NDArray[np.floating], normalization: Normalization, vae: VaeInfo | None, resolution: int
+) -> NDArray[np.uint8]:
+    """Latents in the model's scale -> uint8 images (n, H, W, 3)."""
+    return decode_raw(denormalise(latents, normalization), vae, resolution)

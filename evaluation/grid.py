@@ -1,0 +1,49 @@
+"""Many small images as one picture."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+GAP = 2
+PAPER = 255
+
+
+def tile(rows: Sequence[NDArray[np.uint8]], gap: int = GAP) -> NDArray[np.uint8]:
+    """Lay out rows of images, each (n_i, H, W, 3) uint8, on white: (rows * (H + gap) - gap, ..., 3).
+
+    Raises:
+        ValueError: no images, or images of several sizes.
+    """
+    sizes = {row.shape[1:3] for row in rows if len(row)}
+    if len(sizes) != 1:
+        raise ValueError(f"a grid needs images of one size, got {sorted(sizes)}")
+    height, width = sizes.pop()
+    columns = max(len(row) for row in rows)
+    shape = len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3
+    canvas = np.full(shape, PAPER, np.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            top, left = i * (height + gap), j * (width + gap)
+            canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def by_class(images: NDArray[np.uint8], labels: NDArray[np.integer], columns: int) -> list[NDArray[np.uint8]]:
+    """One row a class that occurs, in order of the labels, with its first `columns` images."""
+    return [images[labels == label][:columns] for label in np.unique(labels)]
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """Encode (H, W, 3) uint8 as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def write_png(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
+    """Write a grid; the format is PNG."""
+    path.write_bytes(png(tile(rows)))

@@ -1,0 +1,229 @@
+"""Where images come from: a latent dataset, a source of image files, or an ADM batch. All give uint8 pixels in order.
+
+An `ImageSet` is a small picklable value; workers open what it names, once a process.
+"""
+
+import functools
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.decode import decode_raw, decode_samples
+from schemas.errors import UserError
+from schemas.record import Layout, Record
+
+if TYPE_CHECKING:
+    from pipelines.dataset import LatentDataset
+    from pipelines.sources import Item, Source
+
+_UNNAMED = "all"
+
+
+class Batch(NamedTuple):
+    """uint8 images (n, H, W, 3), int64 labels (n,), and how many more could not be read."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    rejected: int = 0
+
+
+class ImageSet(Protocol):
+    """`size` images of `resolution` pixels a side; labels index `classes`."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def resolution(self) -> int: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies the images, for JSON; nothing that depends on where they lie."""
+        ...
+
+    def read(self, start: int, stop: int) -> Batch:
+        """The images [start, stop), decoded."""
+        ...
+
+
+@dataclass(frozen=True)
+class DatasetImages:
+    """The first `size` records of a split of a dataset, decoded: posterior means, samples, or stored pixels."""
+
+    directory: str
+    split: str
+    size: int
+    resolution: int
+    classes: tuple[str, ...]
+    digest: str
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "dataset", "split": self.split, "digest": self.digest, "num": self.size}
+
+    def read(self, start: int, stop: int) -> Batch:
+        dataset = _dataset(self.directory)
+        if dataset.manifest.digest() != self.digest:
+            raise UserError(f"{self.directory}: the dataset changed while it was read; repeat the command")
+        records = list(dataset.records(self.split, start, stop))
+        return Batch(decode_records(dataset, records), np.array([record.label for record in records], np.int64))
+
+
+def dataset_images(directory: Path, split: str | None = None, num: int | None = None) -> DatasetImages:
+    """Describe the images of a dataset.
+
+    Raises:
+        UserError: no finished dataset, no such split, fewer than `num` records.
+    """
+    manifest = _dataset(str(directory)).manifest
+    split = split or manifest.split
+    if split not in manifest.splits:
+        raise UserError(f"{directory}: no split {split!r}; it has {' and '.join(manifest.splits)}")
+    records = sum(shard.records for shard in manifest.split_shards(split))
+    return DatasetImages(
+        directory=str(directory),
+        split=split,
+        size=_at_most(records, num, str(directory)),
+        resolution=manifest.resolution,
+        classes=manifest.classes,
+        digest=manifest.digest(),
+    )
+
+
+def decode_records(dataset: "LatentDataset", records: list[Record]) -> NDArray[np.uint8]:
+    """Pixels (n, H, W, 3) of records of any layout."""
+    manifest = dataset.manifest
+
+    def stack(name: str) -> NDArray[Any]:
+        return np.stack([record.tensors[name] for record in records])
+
+    if not records:
+        return np.zeros((0, manifest.resolution, manifest.resolution, 3), np.uint8)
+    if manifest.layout is Layout.IMAGE:
+        return stack("image")
+    if manifest.layout is Layout.MOMENTS:
+        return decode_raw(stack("mean"), manifest.vae, manifest.resolution)
+    return decode_samples(stack("latent"), manifest.model_normalization(), manifest.vae, manifest.resolution)
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """The first `size` items of a source, cropped as `preprocess` does."""
+
+    descriptor: str
+    split: str
+    size: int
+    resolution: int
+    crop: str
+    classes: tuple[str, ...]
+    digest: str
+
+    def facts(self) -> dict[str, Any]:
+        source = {"descriptor": self.descriptor, "split": self.split, "digest": self.digest}
+        return {"kind": "source", **source, "num": self.size, "crop": self.crop}
+
+    def read(self, start: int, stop: int) -> Batch:
+        source, items = _source(self.descriptor, self.split)
+        images, labels = [], []
+        for item in items[start:stop]:
+            pixels = read_item(source, item, self.crop, self.resolution)
+            if pixels is not None:
+                images.append(pixels)
+                labels.append(item.label)
+        empty = np.zeros((0, self.resolution, self.resolution, 3), np.uint8)
+        pixels = np.stack(images) if images else empty
+        return Batch(pixels, np.array(labels, np.int64), rejected=stop - start - len(labels))
+
+
+def source_images(descriptor: str, split: str, resolution: int, crop: str, num: int | None = None) -> SourceImages:
+    """Describe the images of a source.
+
+    Raises:
+        UserError: no such source, nothing in it, fewer than `num` items.
+    """
+    from pipelines.index import build_index
+
+    source, items = _source(descriptor, split)
+    return SourceImages(
+        descriptor=source.descriptor,
+        split=split,
+        size=_at_most(len(items), num, descriptor),
+        resolution=resolution,
+        crop=crop,
+        classes=source.classes,
+        digest=build_index(items, seed=0).digest,
+    )
+
+
+def read_item(source: "Source", item: "Item", crop: str, resolution: int) -> NDArray[np.uint8] | None:
+    """One image (resolution, resolution, 3), or None when it cannot be used."""
+    from pipelines.images import CROPS, ImageError
+
+    try:
+        return CROPS[crop](source.read(item), resolution)
+    except ImageError:
+        return None
+
+
+@dataclass(frozen=True)
+class BatchImages:
+    """An .npz of samples in ADM's layout: `arr_0` uint8 (n, H, W, 3)."""
+
+    path: str
+    size: int
+    resolution: int
+    digest: str
+    classes: tuple[str, ...] = (_UNNAMED,)
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": "batch", "digest": self.digest, "num": self.size}
+
+    def read(self, start: int, stop: int) -> Batch:
+        return Batch(_batch(self.path)[start:stop], np.zeros(stop - start, np.int64))
+
+
+def batch_images(path: Path, num: int | None = None) -> BatchImages:
+    """Describe an ADM batch.
+
+    Raises:
+        UserError: not a readable .npz, or `arr_0` is not uint8 (n, H, H, 3).
+    """
+    images = _batch(str(path))
+    digest = hashlib.sha256(images.tobytes()).hexdigest()
+    return BatchImages(str(path), _at_most(len(images), num, str(path)), images.shape[1], digest)
+
+
+@functools.lru_cache(maxsize=4)
+def _batch(path: str) -> NDArray[np.uint8]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images = file["arr_0"]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        raise UserError(f"{path}: not a readable .npz with arr_0, the layout of ADM's sample batches") from None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
+        raise UserError(f"{path}: arr_0 is {images.dtype}{images.shape}; samples must be uint8 (n, H, H, 3)")
+    return images
+
+
+def _dataset(directory: str) -> "LatentDataset":
+    from pipelines.dataset import LatentDataset
+
+    return LatentDataset(Path(directory))
+
+
+@functools.lru_cache(maxsize=4)
+def _source(descriptor: str, split: str) -> tuple["Source", list["Item"]]:
+    from pipelines.sources import open_source
+
+    source = open_source(descriptor, split)
+    return source, source.index()
+
+
+def _at_most(available: int, num: int | None, where: str) -> int:
+    if num is not None and num > available:
+        raise UserError(f"{where}: holds {available} images, not {num}; lower --num")
+    return available if num is None else num

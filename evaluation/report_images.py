@@ -1,0 +1,129 @@
+"""The pictures of a report: sample grids at every setting, and real images beside their reconstructions."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.generate import Setting
+from evaluation.grid import by_class, png, tile
+from evaluation.imagesets import decode_records, read_item
+from evaluation.results import Result
+from pipelines.dataset import LatentDataset
+from schemas.errors import UserError
+from schemas.manifest import Manifest
+from schemas.run import Run
+
+MOST_CLASSES = 20  # of a grid; a page with a thousand rows shows nothing
+COLUMNS = 10
+PAIRS = 12
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file as a data URI, its size in its own pixels, and what it shows."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Real images and their reconstructions; `note` says what is missing when `real` is None."""
+
+    real: Picture | None
+    reconstructed: Picture
+    note: str
+
+
+def data_uri(data: bytes, mime: str) -> str:
+    """A file inside a page."""
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def picture(rows: Sequence[NDArray[np.uint8]], alt: str) -> Picture:
+    """A grid of images as one PNG."""
+    canvas = tile(rows)
+    return Picture(data_uri(png(canvas), "image/png"), canvas.shape[1], canvas.shape[0], alt)
+
+
+def class_rows(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], columns: int
+) -> list[tuple[str, Picture]]:
+    """(class name, strip of its first `columns` images) for the first classes."""
+    rows = []
+    for label in np.unique(labels)[:MOST_CLASSES]:
+        strip = images[labels == label][:columns]
+        rows.append((classes[label], picture([strip], f"{len(strip)} samples of class {classes[label]}")))
+    return rows
+
+
+def block(images: NDArray[np.uint8], labels: NDArray[np.int64], columns: int, alt: str) -> Picture:
+    """A grid with one row a class, without names."""
+    return picture(by_class(images, labels, columns)[:MOST_CLASSES], alt)
+
+
+def stored_samples(workdir: Path, result: Result, num: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The first samples of a result's sample set, decoded: images (n, H, W, 3) and classes (n,).
+
+    Raises:
+        UserError: the sample set is gone or broken.
+    """
+    from evaluation.evaluate import SAMPLES_DIR
+    from evaluation.generate import setting_name
+
+    assert result.sampling is not None
+    dataset = LatentDataset(workdir / SAMPLES_DIR / setting_name(result.sampling))
+    records = list(dataset.records(stop=min(num, len(dataset))))
+    return decode_records(dataset, records), np.array([record.label for record in records], np.int64)
+
+
+def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Samples drawn now with the recipe's sampler, for a run that was never evaluated.
+
+    Raises:
+        UserError: no checkpoint.
+    """
+    from evaluation.sample_command import images_and_labels
+    from flowtrain.checkpoint import load_for_sampling
+
+    sampler, classes = run.recipe.sampler, len(run.classes)
+    setting = Setting(min(classes, MOST_CLASSES) * COLUMNS, sampler.steps, sampler.cfg, sampler.cfg_channels)
+    return images_and_labels(load_for_sampling(workdir), setting, 64, lambda count: None)
+
+
+def reconstructions(dataset: LatentDataset) -> Pairs:
+    """One record of each of the first classes, as the source has it and as the VAE gives it back."""
+    manifest = dataset.manifest
+    chosen: dict[int, int] = {}
+    records = []
+    for record in dataset.records(stop=min(len(dataset), 50 * PAIRS)):
+        taken = chosen.get(record.label, 0)
+        if taken < -(-PAIRS // len(manifest.classes)) and len(records) < PAIRS:
+            chosen[record.label] = taken + 1
+            records.append(record)
+    records.sort(key=lambda record: record.label)
+    decoded = picture([decode_records(dataset, records)], "the same images after encoding and decoding")
+    originals = _originals(manifest, [record.key for record in records])
+    if originals is None:
+        return Pairs(None, decoded, f"The source {manifest.source.descriptor} is not reachable from here.")
+    return Pairs(picture([originals], "images of the source"), decoded, "")
+
+
+def _originals(manifest: Manifest, keys: Sequence[str]) -> NDArray[np.uint8] | None:
+    """The cropped source images of some keys, or None when the source or one of them cannot be had."""
+    from pipelines.sources import open_source
+
+    try:
+        source = open_source(manifest.source.descriptor, manifest.source.split)
+        items = {item.key: item for item in source.index()}
+        found = [read_item(source, items[key], manifest.crop, manifest.resolution) for key in keys]
+    except (UserError, OSError, KeyError):
+        return None
+    images = [image for image in found if image is not None]
+    return np.stack(images) if len(images) == len(keys) else None

@@ -1,0 +1,136 @@
+"""`results.jsonl`: one line a measured number, with everything that it depends on. Never computed twice."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from evaluation.protocols import EvaluationProtocol
+from schemas.errors import UserError
+from schemas.files import write_atomic
+from schemas.statistics import FeatureStatistics
+
+RESULTS_NAME = "results.jsonl"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampling(_Frozen):
+    """What a set of generated samples depends on, independent of where the run lies.
+
+    `run` is the digest of the run (recipe, dataset, classes); `nfe` counts network evaluations a sample, those of
+    the unconditional half of guidance included; `labels` is "cyclic" (i modulo classes) or one class's name.
+    """
+
+    run: str
+    step: int
+    weights: Literal["ema", "params"]
+    sampler: str
+    steps: int
+    nfe: int
+    cfg: float
+    cfg_channels: int | None
+    labels: str
+    seed: int
+    num_samples: int
+
+
+class Reference(_Frozen):
+    """The statistics compared with; `digest` is that of mu and sigma."""
+
+    digest: str
+    n: int | None
+    images: dict[str, Any]
+
+
+class Result(_Frozen):
+    """One distance. `sampling` is None where images were only compared; then `images` says which."""
+
+    distance: float
+    accuracy: float | None
+    n: int
+    sampling: Sampling | None
+    images: dict[str, Any]
+    protocol: EvaluationProtocol
+    reference: Reference
+    seconds: dict[str, float]
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Equal for two results that must be equal numbers."""
+        subject = self.sampling or json.dumps(self.images, sort_keys=True)
+        return subject, self.protocol, self.reference.digest
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat, the distance under `fid` or `fd`, the sampling facts beside it."""
+        return {
+            self.protocol.key: self.distance,
+            "accuracy": self.accuracy,
+            "n": self.n,
+            **(self.sampling.model_dump() if self.sampling else {}),
+            "protocol": self.protocol.model_dump(),
+            "reference": self.reference.model_dump(),
+            "images": self.images,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Result":
+        """Inverse of `to_json`. Raises `ValueError` (pydantic's is one) or `KeyError`."""
+        protocol = EvaluationProtocol.model_validate(content["protocol"])
+        sampling = {name: content[name] for name in Sampling.model_fields if name in content}
+        return cls(
+            distance=content[protocol.key],
+            accuracy=content["accuracy"],
+            n=content["n"],
+            sampling=Sampling.model_validate(sampling) if sampling else None,
+            images=content["images"],
+            protocol=protocol,
+            reference=Reference.model_validate(content["reference"]),
+            seconds=content["seconds"],
+        )
+
+
+def reference_of(statistics: FeatureStatistics) -> Reference:
+    """The identity of reference statistics."""
+    digest = hashlib.sha256(statistics.mu.tobytes() + statistics.sigma.tobytes()).hexdigest()
+    images = dict(statistics.protocol.get("images", {}))
+    return Reference(digest=digest, n=statistics.moments.n if statistics.moments else None, images=images)
+
+
+def read_results(workdir: Path) -> list[Result]:
+    """Every result of a work directory, oldest first; a last line cut by a kill is left out.
+
+    Raises:
+        UserError: a line that is no result.
+    """
+    path = workdir / RESULTS_NAME
+    if not path.is_file():
+        return []
+    results = []
+    for number, line in enumerate(path.read_text().splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            results.append(Result.from_json(json.loads(line)))
+        except (ValueError, KeyError, TypeError, ValidationError):
+            raise UserError(
+                f"{path}: line {number} is no result of this release; move the file away and repeat `flowtrain eval`"
+            ) from None
+    return results
+
+
+def append_result(workdir: Path, result: Result) -> None:
+    """Add one line; the file is replaced whole, so a kill leaves the old or the new one."""
+    lines = [json.dumps(each.to_json(), allow_nan=False) for each in (*read_results(workdir), result)]
+    write_atomic(workdir / RESULTS_NAME, "".join(f"{line}\n" for line in lines))
+
+
+def find_result(results: Sequence[Result], identity: tuple[object, ...]) -> Result | None:
+    """The newest result of an identity, if it was measured before."""
+    return next((result for result in reversed(results) if result.identity == identity), None)

@@ -1,0 +1,117 @@
+"""`flowtrain sample`: one setting, to a picture, a batch or a dataset; the ending of OUT says which."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.decode import decode_samples
+from evaluation.generate import SHARD_SIZE, Setting, draw, generate
+from evaluation.grid import by_class, write_png
+from evaluation.progress import Bar, MakeBar
+from schemas.errors import UserError
+from schemas.record import Layout, layout_tensors
+from schemas.run import Run
+
+if TYPE_CHECKING:
+    from flowtrain.checkpoint import TrainedModel
+
+COLUMNS = 10  # of a grid of one class
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `sample` was asked for. `step` None is the newest checkpoint."""
+
+    workdir: Path
+    out: Path
+    setting: Setting
+    step: int | None
+    weights: Literal["ema", "params"]
+    batch_size: int
+
+
+def draw_to(request: Request, bar: MakeBar) -> None:
+    """Draw the samples and write them.
+
+    Raises:
+        UserError: no checkpoint, or OUT cannot be written.
+    """
+    from flowtrain.checkpoint import load_for_sampling
+
+    writer = WRITERS.get(request.out.suffix.lower(), _write_dataset)
+    if writer is not _write_dataset:
+        _check_file(request.out)
+    trained = load_for_sampling(request.workdir, step=request.step, weights=request.weights)
+    with contextlib.closing(bar(total=request.setting.num, desc="sample", unit="sample")) as progress:
+        writer(trained, request, progress)
+
+
+def images_and_labels(
+    trained: "TrainedModel", setting: Setting, batch_size: int, progress: Callable[[int], object]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Decoded samples (n, H, W, 3) uint8 and their classes (n,)."""
+    run = trained.run
+
+    def batches() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
+        for labels, latents in draw(trained, setting, 0, setting.num, batch_size):
+            # Through float16 as in a dataset, so that every way of writing samples gives the same pixels.
+            stored = latents.astype(np.float16)
+            yield decode_samples(stored, run.normalization, run.vae, run.dataset.resolution), labels
+            progress(len(labels))
+
+    images, labels = zip(*batches(), strict=True)
+    return np.concatenate(images), np.concatenate(labels).astype(np.int64)
+
+
+def _write_png(trained: "TrainedModel", request: Request, progress: Bar) -> None:
+    images, labels = images_and_labels(trained, request.setting, request.batch_size, progress.update)
+    if request.setting.label is None:
+        rows = by_class(images, labels, columns=len(images))
+    else:
+        rows = [images[start : start + COLUMNS] for start in range(0, len(images), COLUMNS)]
+    write_png(request.out, rows)
+
+
+def _write_npz(trained: "TrainedModel", request: Request, progress: Bar) -> None:
+    images, labels = images_and_labels(trained, request.setting, request.batch_size, progress.update)
+    temporary = request.out.with_name(f".{request.out.name}.tmp")
+    with open(temporary, "wb") as file:
+        np.savez(file, images, labels)
+    temporary.replace(request.out)
+
+
+def _write_dataset(trained: "TrainedModel", request: Request, progress: Bar) -> None:
+    generate(trained, request.setting, request.out, batch_size=request.batch_size, progress=progress.update)
+
+
+WRITERS: dict[str, Callable[["TrainedModel", Request, Bar], None]] = {".png": _write_png, ".npz": _write_npz}
+
+
+def _check_file(out: Path) -> None:
+    if out.is_dir():
+        raise UserError(f"{out}: is a directory; give a file name, or one without ending for a dataset")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out}: no directory {out.parent}; make it first")
+
+
+def plan(request: Request, run: Run) -> dict[str, Any]:
+    """What would be done, for --dry-run."""
+    setting = request.setting
+    kind = {".png": "a grid of images", ".npz": "a batch in ADM's layout"}.get(request.out.suffix.lower(), "a dataset")
+    nbytes = sum(spec.nbytes for spec in layout_tensors(Layout.LATENT, run.latent_shape).values())
+    facts: dict[str, Any] = {
+        "run": f"{request.workdir} ({run.parameters:,} parameters)",
+        "checkpoint": f"{'newest' if request.step is None else request.step}, {request.weights} weights",
+        "samples": setting.num,
+        "sampler": f"{setting.solver}, {setting.steps} steps, guidance {setting.cfg:g}, seed {setting.seed}",
+        "network evaluations": f"{setting.nfe} a sample, {setting.nfe * setting.num:,} in all",
+        "out": f"{request.out} ({kind})",
+    }
+    if kind == "a dataset":
+        facts["shards"] = f"{-(-setting.num // SHARD_SIZE)}, about {setting.num * nbytes / 1e6:.1f} MB"
+    return facts

@@ -1,0 +1,81 @@
+"""The Fréchet distance against scipy's matrix square root and closed forms."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from evaluation.metrics import factor, frechet_distance, statistics_distance
+from schemas.statistics import FeatureStatistics, Moments
+
+
+def _gaussian(rng: np.random.Generator, dim: int, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    mixing = rng.normal(size=(dim, rank))
+    return rng.normal(size=dim), mixing @ mixing.T / rank
+
+
+def test_equals_scipy_sqrtm_on_full_rank() -> None:
+    rng = np.random.default_rng(0)
+    for dim in (1, 5, 64):
+        (mu1, sigma1), (mu2, sigma2) = _gaussian(rng, dim, 2 * dim), _gaussian(rng, dim, 2 * dim)
+        root = np.real(scipy.linalg.sqrtm(sigma1 @ sigma2))
+        expected = np.sum((mu1 - mu2) ** 2) + np.trace(sigma1 + sigma2 - 2 * root)
+        assert frechet_distance(mu1, sigma1, mu2, sigma2) == pytest.approx(expected, rel=1e-8)
+
+
+def test_equals_the_closed_form_of_commuting_covariances() -> None:
+    rng = np.random.default_rng(1)
+    basis = np.linalg.qr(rng.normal(size=(32, 32)))[0]
+    one, two = rng.uniform(0, 9, size=(2, 32))
+    mu1, mu2 = rng.normal(size=(2, 32))
+    expected = np.sum((mu1 - mu2) ** 2) + np.sum((np.sqrt(one) - np.sqrt(two)) ** 2)
+    sigma1, sigma2 = (basis * one) @ basis.T, (basis * two) @ basis.T
+    assert frechet_distance(mu1, sigma1, mu2, sigma2) == pytest.approx(expected, rel=1e-10)
+
+
+def test_is_exact_for_rank_deficient_covariances() -> None:
+    # Rank 3 and rank 2 in 40 dimensions, in one basis, so that the closed form holds.
+    basis = np.linalg.qr(np.random.default_rng(2).normal(size=(40, 40)))[0]
+    one, two = np.zeros(40), np.zeros(40)
+    one[:3], two[1:3] = (4.0, 9.0, 1.0), (1.0, 16.0)
+    zero = np.zeros(40)
+    distance = frechet_distance(zero, (basis * one) @ basis.T, zero, (basis * two) @ basis.T)
+    assert distance == pytest.approx((2 - 0) ** 2 + (3 - 1) ** 2 + (1 - 4) ** 2, abs=1e-6)
+
+
+def test_rank_deficient_distance_needs_no_square_root_of_noise() -> None:
+    # Lines spanned by u and v: the trace of the square root is |uᵀ v|, by hand.
+    u, v = np.random.default_rng(3).normal(size=(2, 50))
+    zero = np.zeros(50)
+    expected = u @ u + v @ v - 2 * abs(u @ v)
+    assert frechet_distance(zero, np.outer(u, u), zero, np.outer(v, v)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_is_symmetric_and_zero_only_at_equality() -> None:
+    rng = np.random.default_rng(4)
+    (mu1, sigma1), (mu2, sigma2) = _gaussian(rng, 16, 8), _gaussian(rng, 16, 40)
+    forth, back = frechet_distance(mu1, sigma1, mu2, sigma2), frechet_distance(mu2, sigma2, mu1, sigma1)
+    assert forth == pytest.approx(back, rel=1e-12)
+    assert forth > 1
+    for scale in (1e-8, 1.0, 1e8):
+        same = frechet_distance(mu1, scale * sigma1, mu1, scale * sigma1)
+        assert 0.0 <= same < 1e-11 * scale
+
+
+def test_factor_reproduces_its_covariance_and_refuses_others() -> None:
+    _, sigma = _gaussian(np.random.default_rng(5), 20, 7)
+    root = factor(sigma)
+    np.testing.assert_allclose(root @ root.T, sigma, atol=1e-12)
+    with pytest.raises(ValueError, match="not a covariance"):
+        factor(np.diag([1.0, -0.5]))
+    with pytest.raises(ValueError, match="dimensions differ"):
+        frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+
+
+def test_moments_merged_in_any_grouping_give_the_distance_of_the_features() -> None:
+    rng = np.random.default_rng(6)
+    one, two = rng.normal(size=(300, 12)) * 3 + 40, rng.normal(size=(200, 12))
+    parts = [Moments.of(part) for part in np.array_split(one, 7)]
+    merged = FeatureStatistics.from_moments(sum(parts[1:], parts[0]), {})
+    other = FeatureStatistics.from_moments(Moments.of(two), {})
+    expected = frechet_distance(one.mean(0), np.cov(one, rowvar=False), two.mean(0), np.cov(two, rowvar=False))
+    assert statistics_distance(merged, other) == pytest.approx(expected, rel=1e-9)

@@ -30,7 +30,7 @@ def _options(**changes: Any) -> ocp.CheckpointManagerOptions:
 
 
 class Checkpoints:
-    """The checkpoints of a work directory, open for writing. Use it as a context; leaving it waits for pending saves."""
+    """The checkpoints of a work directory, open for writing. A context: leaving it waits for pending saves."""
 
     def __init__(self, workdir: Path, *, keep: int):
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every phase of every save otherwise

@@ -8,7 +8,7 @@ else. Reading by batch instead of by record is what makes Grain fast here: per-r
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, SupportsIndex, cast
 
 import grain
 import numpy as np
@@ -42,6 +42,14 @@ def batch_records(seed: int, batch: int, batch_size: int, records: int) -> tuple
     return epoch, index
 
 
+class _RandomAccess(Protocol):
+    """What is used of `grain.sources.ArrayRecordDataSource`, whose stubs do not say it."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, record_key: SupportsIndex, /) -> bytes: ...
+    def __getitems__(self, record_keys: Sequence[SupportsIndex], /) -> Sequence[bytes]: ...
+
+
 class LatentReader:
     """Random access to the records of a finished dataset on a local disk.
 
@@ -69,7 +77,7 @@ class LatentReader:
         except Exception as error:  # array_record raises bare exceptions on damaged bytes
             raise UserError(self._name_damage(index, mirrored, error)) from error
 
-    def _open(self, split: str) -> grain.sources.ArrayRecordDataSource:
+    def _open(self, split: str) -> _RandomAccess:
         paths = []
         for shard in self.manifest.split_shards(split):
             path = self.directory / shard.name
@@ -87,7 +95,7 @@ class LatentReader:
                 paths.append(str(path))
         if not paths:
             raise UserError(f"{self.directory}: split {split!r} holds no records; {_REBUILD}")
-        return grain.sources.ArrayRecordDataSource(paths)
+        return cast(_RandomAccess, grain.sources.ArrayRecordDataSource(paths))
 
     def _name_damage(self, index: Sequence[int] | NDArray[np.integer], mirrored: bool, error: Exception) -> str:
         split = self.manifest.splits[int(mirrored)]

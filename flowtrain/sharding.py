@@ -1,6 +1,7 @@
 """Where arrays live: one mesh axis, `data`; batches are cut along it and parameters are replicated."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,9 +10,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from schemas.errors import UserError
 
 DATA_AXIS = "data"
+Devices = Sequence[Any]  # of jax.Device, which type checkers do not take for a type
 
 
-def data_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def data_mesh(batch_size: int, devices: Devices | None = None) -> Mesh:
     """A mesh over all local devices, or over those given.
 
     Raises:

@@ -7,7 +7,7 @@ bits as one that was not, on the same kind and number of devices.
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from flowtrain.metrics import MetricsWriter, Progress
 from flowtrain.model import Network, count_parameters, forward_macs, make_network
 from flowtrain.objective import draw, flow_loss
 from flowtrain.optim import make_optimizer, make_schedule
-from flowtrain.sharding import batch_sharding, data_mesh, replicated
+from flowtrain.sharding import Devices, batch_sharding, data_mesh, replicated
 from flowtrain.state import TrainState
 from flowtrain.workdir import claimed
 from schemas.config import Recipe
@@ -175,7 +175,7 @@ def train(
     workdir: Path,
     *,
     should_stop: Callable[[], bool] = lambda: False,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Devices | None = None,
 ) -> Outcome:
     """Train in `workdir`, from its newest checkpoint if there is one, to the recipe's last step.
 

@@ -1,7 +1,13 @@
 """`flowtrain preprocess`."""
 
 import json
+import os
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
@@ -81,12 +87,13 @@ def preprocess(dry_run: bool, as_json: bool, beam_options: tuple[str, ...], **re
         return
     done = plan.finished_manifest()
     if done is None:
-        from pipelines.quiet import quiet_imports
+        from pipelines.quiet import quiet_log
 
-        with quiet_imports():
+        with quiet_log():
             from pipelines.preprocess import preprocess as make
 
-        manifest = make(plan, beam_options)
+        with _interrupt_ends_the_process():
+            manifest = make(plan, beam_options)
     else:
         manifest = done
     summary = {
@@ -105,6 +112,24 @@ def preprocess(dry_run: bool, as_json: bool, beam_options: tuple[str, ...], **re
         "seconds": round(time.monotonic() - started, 1),
     }
     _tell(summary, as_json)
+
+
+@contextmanager
+def _interrupt_ends_the_process() -> Iterator[None]:
+    """Ctrl-C stops at once and says how to go on: every moment is safe to stop at, and Beam would only log traces."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"\nInterrupted; repeat the command to go on.\n")
+        os._exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _tell(facts: dict[str, Any], as_json: bool) -> None:

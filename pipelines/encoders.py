@@ -1,5 +1,6 @@
 """What turns a batch of pixels into the tensors of a record: a VAE, or nothing at all."""
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -50,12 +51,14 @@ class VaeEncoder:
                 f"the VAE {name} on this worker has the digest {self._vae.digest[:12]}, not {digest[:12]}; "
                 "give all workers the same weights"
             )
+        self._compiling = threading.Lock()  # threads of one process must not compile the same program side by side
 
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
         """See `Encoder`. JAX computes in the background until the result is asked for."""
         import jax.numpy as jnp
 
-        mean, logvar = self._vae.encode(jnp.asarray(from_uint8(pixels)))
+        with self._compiling:
+            mean, logvar = self._vae.encode(jnp.asarray(from_uint8(pixels)))
 
         def finish() -> Tensors:
             with np.errstate(over="ignore"):
@@ -70,7 +73,9 @@ class VaeEncoder:
         """See `Encoder`; decodes the means."""
         import jax.numpy as jnp
 
-        decoded = np.asarray(self._vae.decode(jnp.asarray(tensors["mean"], jnp.float32)))
+        with self._compiling:
+            images = self._vae.decode(jnp.asarray(tensors["mean"], jnp.float32))
+        decoded = np.asarray(images)
         if np.isnan(decoded).any():
             raise UserError(f"the VAE {self._vae.name} decodes to NaN; give another one, or --vae-dtype float32")
         return to_uint8(decoded)

@@ -6,7 +6,7 @@ depend neither on the runner, nor on the number of workers, nor on how often the
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -20,7 +20,7 @@ from pipelines.lock import exclusive
 from pipelines.plan import Plan
 from pipelines.progress import ProgressBar
 from pipelines.results import ShardFailure, ShardResult, write_marker
-from pipelines.runner import run_pipeline
+from pipelines.runner import parse_options, run_pipeline
 from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, differences, read_settings, write_settings
 from pipelines.storage import WORK, LocalDirectory
 from pipelines.work import Slice, make_shard
@@ -109,6 +109,7 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
             poor, a shard could not be made. Finished shards stay, and the same command goes on from them.
     """
     directory, settings, request = plan.directory, plan.settings, plan.request
+    parse_options(beam_args)  # before anything is written
     with exclusive(directory):
         check_ownership(directory, settings)  # again: another command may have come first
         directory.sweep()
@@ -122,7 +123,7 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
         ranges = [settings.shard_range(shard) for shard in range(settings.shards)]
         config = Config(directory, settings, make_slices(plan), request.max_bad_fraction, request.min_psnr)
         with ProgressBar(directory, [stop - start for start, stop in ranges], progress):
-            _run(functools.partial(define_pipeline, config=config), beam_args)
+            run_pipeline(functools.partial(define_pipeline, config=config), beam_args)
         failure = read_failure(directory)
         if failure is not None:
             raise UserError(failure)
@@ -136,15 +137,6 @@ def make_slices(plan: Plan) -> tuple[Slice, ...]:
     bounds = [plan.settings.shard_range(shard)[0] for shard in range(plan.settings.shards)]
     offsets = plan.index.offsets([*bounds, plan.settings.records])
     return tuple(Slice(shard, start, stop - start) for shard, (start, stop) in enumerate(itertools.pairwise(offsets)))
-
-
-def _run(define: Callable[[beam.Pipeline], None], beam_args: Sequence[str]) -> None:
-    try:
-        run_pipeline(define, beam_args)
-    except RuntimeError as error:
-        if "Channel closed prematurely" in str(error):
-            raise UserError("a worker process died (out of memory?); repeat the command to go on") from error
-        raise
 
 
 def _reopen(directory: LocalDirectory, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Importing Beam in a command: its import logs that no Google API client is there, which a local run does not miss."""
+"""Beam talks in the log where a command has nothing to say: of a Google client that a local run does not miss."""
 
 import logging
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_imports() -> Iterator[None]:
-    """Silences the log up to warnings for the imports in its body."""
+def quiet_log() -> Iterator[None]:
+    """Silences the log up to warnings; for the first import of Beam, and for reading its options."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

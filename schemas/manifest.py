@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from schemas.errors import UserError
 from schemas.files import write_atomic
-from schemas.record import Layout, TensorSpec
+from schemas.layout import Layout, TensorSpec
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"

@@ -7,51 +7,18 @@ itself is not imported.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from tensorflow_datasets.proto import tf_example_pb2
+
+from schemas.layout import KEY, LABEL, Layout, TensorSpec, layout_tensors
+
+__all__ = ["KEY", "LABEL", "Layout", "Record", "TensorSpec", "decode_record", "encode_record", "layout_tensors"]
 
 # Generated code: the class exists only at run time.
 _Example: Any = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]
-
-KEY = "key"
-LABEL = "label"
-
-
-class Layout(StrEnum):
-    """Which tensors a dataset holds."""
-
-    MOMENTS = "moments"  # mean, logvar: raw posterior moments of a VAE
-    LATENT = "latent"  # latent: generated samples, in the model's own scale
-    IMAGE = "image"  # image: uint8 pixels
-
-
-class TensorSpec(BaseModel):
-    """Shape and dtype of one stored tensor."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one tensor."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
-
-
-def layout_tensors(layout: Layout, shape: tuple[int, int, int]) -> dict[str, TensorSpec]:
-    """The tensors of a layout, for `shape` = (height, width, channels) of the stored array."""
-    names = {
-        Layout.MOMENTS: (("mean", "float16"), ("logvar", "float16")),
-        Layout.LATENT: (("latent", "float16"),),
-        Layout.IMAGE: (("image", "uint8"),),
-    }[layout]
-    return {name: TensorSpec(shape=shape, dtype=dtype) for name, dtype in names}
 
 
 @dataclass(frozen=True)

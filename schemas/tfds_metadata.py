@@ -7,7 +7,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from schemas.record import KEY, LABEL, TensorSpec
+from schemas.layout import KEY, LABEL, TensorSpec
 
 _FEATURES = "tensorflow_datasets.core.features"
 DATASET_NAME = "latents"

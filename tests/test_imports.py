@@ -1,0 +1,67 @@
+"""What may be imported where, beyond the contracts of import-linter: the weight of `--help`, and bare GPU machines."""
+
+import subprocess
+import sys
+
+import pytest
+
+from flowtrain.cli import COMMANDS
+
+HEAVY = {"jax", "flax", "optax", "orbax", "grain", "apache_beam", "tensorflow_datasets", "PIL", "matplotlib", "torch"}
+# What a machine that only computes has, besides the standard library.
+COMPUTE = ["jax", "jaxlib", "flax", "optax", "numpy"]
+COMPUTE_MODULES = [
+    "flowtrain.counter",
+    "flowtrain.latents",
+    "flowtrain.model",
+    "flowtrain.objective",
+    "flowtrain.path",
+    "pipelines.vae",
+    "evaluation.extractors.embedded",
+]
+
+BARE = """
+import importlib, importlib.abc, sys
+import {allowed}
+absent = {absent!r}
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"{{name}} is not on a bare machine")
+sys.meta_path.insert(0, Absent())
+for name in absent:
+    for loaded in [m for m in sys.modules if m == name or m.startswith(name + ".")]:
+        del sys.modules[loaded]
+importlib.import_module({module!r})
+"""
+ABSENT = ["apache_beam", "array_record", "grain", "orbax", "pydantic", "PIL", "safetensors", "tensorflow_datasets"]
+ABSENT += ["diffusers", "torch", "click", "matplotlib", "tqdm", "jinja2", "mlxtend", "tensorboardX"]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_naming_every_command_imports_nothing_heavy():
+    modules = sorted({module for module, _, _ in COMMANDS.values()})
+    result = python(
+        f"import sys, importlib\nfor name in {modules}: importlib.import_module(name)\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    assert result.returncode == 0, result.stderr
+    assert not HEAVY & set(result.stdout.split())
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_every_help_is_there_with_an_example(command):
+    result = subprocess.run(
+        [sys.executable, "-m", "flowtrain.cli", *command, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "Usage:" in result.stdout
+    assert not command or "Example" in result.stdout
+
+
+@pytest.mark.parametrize("module", COMPUTE_MODULES)
+def test_imports_on_a_machine_with_nothing_but_jax_flax_optax_and_numpy(module):
+    result = python(BARE.format(allowed=", ".join(COMPUTE), absent=ABSENT, module=module))
+    assert result.returncode == 0, result.stderr[-1500:]

@@ -70,15 +70,9 @@ class VaeConfig:
         """
         kind = values.get("_class_name", "AutoencoderKL")
         if kind != "AutoencoderKL":
-            raise UserError(
-                f"the VAE's config.json is of a {kind}; only diffusers' AutoencoderKL is supported"
-            )
+            raise UserError(f"the VAE's config.json is of a {kind}; only diffusers' AutoencoderKL is supported")
         _check_block_types(values)
-        known = {
-            key: values[key]
-            for key in cls.__dataclass_fields__
-            if values.get(key) is not None
-        }
+        known = {key: values[key] for key in cls.__dataclass_fields__ if values.get(key) is not None}
         if "block_out_channels" in known:
             known["block_out_channels"] = tuple(known["block_out_channels"])
         config = cls(**known)
@@ -103,16 +97,12 @@ def _check_block_types(values: Mapping[str, Any]) -> None:
         ("down_block_types", DOWN_BLOCK),
         ("up_block_types", UP_BLOCK),
     ):
-        types = values.get(key) or [supported]
+        types = values.get(key) or [supported] * blocks
         unknown = sorted(set(types) - {supported})
         if unknown:
-            raise UserError(
-                f"the VAE's config.json has {key} {', '.join(unknown)}; only {supported} is supported"
-            )
+            raise UserError(f"the VAE's config.json has {key} {', '.join(unknown)}; only {supported} is supported")
         if len(types) != blocks:
-            raise UserError(
-                f"the VAE's config.json has {len(types)} {key} for {blocks} block_out_channels"
-            )
+            raise UserError(f"the VAE's config.json has {len(types)} {key} for {blocks} block_out_channels")
 
 
 def _check_sizes(config: VaeConfig) -> None:
@@ -130,15 +120,9 @@ def _check_sizes(config: VaeConfig) -> None:
     for key in positive:
         value = getattr(config, key)
         if not isinstance(value, int) or value < 1:
-            raise UserError(
-                f"the VAE's config.json has {key} {value!r}; it must be a whole number above 0"
-            )
+            raise UserError(f"the VAE's config.json has {key} {value!r}; it must be a whole number above 0")
     for channels in config.block_out_channels:
-        if (
-            not isinstance(channels, int)
-            or channels < 1
-            or channels % config.norm_num_groups
-        ):
+        if not isinstance(channels, int) or channels < 1 or channels % config.norm_num_groups:
             raise UserError(
                 f"the VAE's config.json has block_out_channels {list(config.block_out_channels)}; each must be a "
                 f"multiple of norm_num_groups {config.norm_num_groups}"
@@ -157,15 +141,9 @@ class _Build:
     @property
     def precision(self) -> jax.lax.Precision:
         # Float32 means float32 also on GPU and TPU, where the default would round the operands to fewer bits.
-        return (
-            jax.lax.Precision.HIGHEST
-            if self.dtype == jnp.float32
-            else jax.lax.Precision.DEFAULT
-        )
+        return jax.lax.Precision.HIGHEST if self.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
 
-    def conv(
-        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1
-    ) -> nnx.Conv:
+    def conv(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nnx.Conv:
         """A convolution that pads by half its kernel; one with a stride pads nothing, its caller does."""
         edge = 0 if stride > 1 else kernel // 2
         return nnx.Conv(
@@ -180,9 +158,7 @@ class _Build:
         )
 
     def linear(self, inputs: int, outputs: int) -> nnx.Linear:
-        return nnx.Linear(
-            inputs, outputs, dtype=self.dtype, precision=self.precision, rngs=self.rngs
-        )
+        return nnx.Linear(inputs, outputs, dtype=self.dtype, precision=self.precision, rngs=self.rngs)
 
     def norm(self, channels: int) -> "GroupNorm":
         return GroupNorm(channels, self.groups)
@@ -223,9 +199,7 @@ class ResnetBlock(nnx.Module):
         self.conv1 = build.conv(inputs, outputs)
         self.norm2 = build.norm(outputs)
         self.conv2 = build.conv(outputs, outputs)
-        self.conv_shortcut = (
-            build.conv(inputs, outputs, kernel=1) if inputs != outputs else None
-        )
+        self.conv_shortcut = build.conv(inputs, outputs, kernel=1) if inputs != outputs else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.conv1(self.activation(self.norm1(x)))
@@ -251,9 +225,7 @@ class Attention(nnx.Module):
         einsum = partial(jnp.einsum, precision=self.precision)
         scores = einsum("nqc,nkc->nqk", query, key, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores * c**-0.5, axis=-1).astype(value.dtype)
-        return x + self.to_out[0](einsum("nqk,nkc->nqc", weights, value)).reshape(
-            n, h, w, c
-        )
+        return x + self.to_out[0](einsum("nqk,nkc->nqc", weights, value)).reshape(n, h, w, c)
 
 
 class Downsample(nnx.Module):
@@ -282,9 +254,7 @@ class MidBlock(nnx.Module):
     """Two residual blocks at the lowest resolution, with attention between them unless the config drops it."""
 
     def __init__(self, channels: int, attention: bool, build: _Build):
-        self.resnets = nnx.List(
-            [ResnetBlock(channels, channels, build) for _ in range(2)]
-        )
+        self.resnets = nnx.List([ResnetBlock(channels, channels, build) for _ in range(2)])
         self.attentions = nnx.List([Attention(channels, build)] if attention else [])
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -297,9 +267,7 @@ class MidBlock(nnx.Module):
 class DownBlock(nnx.Module):
     """`layers` residual blocks, then half the resolution unless it is the last block."""
 
-    def __init__(
-        self, inputs: int, outputs: int, layers: int, last: bool, build: _Build
-    ):
+    def __init__(self, inputs: int, outputs: int, layers: int, last: bool, build: _Build):
         widths = [inputs] + [outputs] * layers
         self.resnets = nnx.List([ResnetBlock(a, b, build) for a, b in pairwise(widths)])
         self.downsamplers = nnx.List([] if last else [Downsample(outputs, build)])
@@ -313,9 +281,7 @@ class DownBlock(nnx.Module):
 class UpBlock(nnx.Module):
     """`layers` residual blocks, then double the resolution unless it is the last block."""
 
-    def __init__(
-        self, inputs: int, outputs: int, layers: int, last: bool, build: _Build
-    ):
+    def __init__(self, inputs: int, outputs: int, layers: int, last: bool, build: _Build):
         widths = [inputs] + [outputs] * layers
         self.resnets = nnx.List([ResnetBlock(a, b, build) for a, b in pairwise(widths)])
         self.upsamplers = nnx.List([] if last else [Upsample(outputs, build)])
@@ -361,9 +327,7 @@ class Decoder(nnx.Module):
         self.mid_block = MidBlock(widths[0], config.mid_block_add_attention, build)
         self.up_blocks = nnx.List(
             [
-                UpBlock(
-                    a, b, config.layers_per_block + 1, index == len(pairs) - 1, build
-                )
+                UpBlock(a, b, config.layers_per_block + 1, index == len(pairs) - 1, build)
                 for index, (a, b) in enumerate(pairs)
             ]
         )
@@ -388,20 +352,12 @@ class AutoencoderKL(nnx.Module):
 
     def __init__(self, config: VaeConfig, *, dtype: str = "float32", rngs: nnx.Rngs):
         self.dtype = jnp.dtype(dtype)
-        build = _Build(
-            rngs, self.dtype, config.norm_num_groups, ACTIVATIONS[config.act_fn]
-        )
+        build = _Build(rngs, self.dtype, config.norm_num_groups, ACTIVATIONS[config.act_fn])
         latent = config.latent_channels
         self.encoder = Encoder(config, build)
         self.decoder = Decoder(config, build)
-        self.quant_conv = (
-            build.conv(2 * latent, 2 * latent, kernel=1)
-            if config.use_quant_conv
-            else None
-        )
-        self.post_quant_conv = (
-            build.conv(latent, latent, kernel=1) if config.use_post_quant_conv else None
-        )
+        self.quant_conv = build.conv(2 * latent, 2 * latent, kernel=1) if config.use_quant_conv else None
+        self.post_quant_conv = build.conv(latent, latent, kernel=1) if config.use_post_quant_conv else None
 
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Posterior moments of images.

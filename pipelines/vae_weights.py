@@ -3,7 +3,7 @@
 A VAE is a directory with `config.json` and one safetensors file. Tensors go by diffusers' (PyTorch's) names and shapes;
 `pipelines.vae` names its attributes alike, so the mapping is a renaming of the last part of a path and a transposition.
 
-The functions that need JAX import it when called, so that a plan (`--dry-run`) can name, describe and digest a VAE without.
+The functions that need JAX import it when called, so that a VAE can be found and digested without.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ def _abstract(config: VaeConfig, dtype: str) -> tuple[nnx.GraphDef, nnx.State]:
 
     from pipelines.vae import AutoencoderKL
 
-    return nnx.split(
-        nnx.eval_shape(lambda: AutoencoderKL(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    )
+    return nnx.split(nnx.eval_shape(lambda: AutoencoderKL(config, dtype=dtype, rngs=nnx.Rngs(0))))
 
 
 @cache
@@ -98,13 +96,9 @@ def resolve_vae(name: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise UserError(
-            f"the VAE {name} is a file; give the directory that holds {CONFIG_FILE} and the safetensors"
-        )
+        raise UserError(f"the VAE {name} is a file; give the directory that holds {CONFIG_FILE} and the safetensors")
     if not _HUB_ID.fullmatch(name) or name.startswith(("./", "../", "~")):
-        raise UserError(
-            f"no such VAE directory: {name} (give a directory, a hub id like org/name, or {EMBEDDED!r})"
-        )
+        raise UserError(f"no such VAE directory: {name} (give a directory, a hub id like org/name, or {EMBEDDED!r})")
     return _from_hub(name)
 
 
@@ -117,9 +111,7 @@ def _from_hub(name: str) -> Path:
         ) from None
     try:
         # The weights only, in the one format that can be read without running code from the file.
-        return Path(
-            snapshot_download(name, allow_patterns=[CONFIG_FILE, "*.safetensors"])
-        )
+        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, "*.safetensors"]))
     except Exception as error:  # the hub's client raises its own, httpx's, requests' and OS errors alike
         reason = (str(error).strip().splitlines() or [""])[0].strip()
         raise UserError(
@@ -146,12 +138,8 @@ def read_vae_config(path: Path) -> VaeConfig:
     file = path / CONFIG_FILE
     if not file.is_file():
         if (path / "vae" / CONFIG_FILE).is_file():
-            raise UserError(
-                f"{path} holds a whole pipeline; give its VAE: {path / 'vae'}"
-            )
-        raise UserError(
-            f"no {CONFIG_FILE} in the VAE directory {path}; it must be in diffusers' format"
-        )
+            raise UserError(f"{path} holds a whole pipeline; give its VAE: {path / 'vae'}")
+        raise UserError(f"no {CONFIG_FILE} in the VAE directory {path}; it must be in diffusers' format")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -175,14 +163,8 @@ def weights_file(path: Path) -> Path:
         return found[0]
     if found:
         names = ", ".join(file.name for file in found)
-        raise UserError(
-            f"{path} has several weight files ({names}) and no {WEIGHTS_FILE}; keep the one to use"
-        )
-    pickled = sorted(
-        file.name
-        for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth")
-        for file in path.glob(pattern)
-    )
+        raise UserError(f"{path} has several weight files ({names}) and no {WEIGHTS_FILE}; keep the one to use")
+    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.ckpt", "*.pth") for file in path.glob(pattern))
     if pickled:
         raise UserError(
             f"{path} has only pickled weights ({pickled[0]}), which can run code when read; "
@@ -209,9 +191,7 @@ def load_vae(name: str, dtype: str = "float32") -> Vae:
         UserError: the VAE cannot be had, or tensors are missing, left over, or of other shapes.
     """
     if dtype not in DTYPES:
-        raise UserError(
-            f"unknown compute type {dtype!r} for the VAE; it can be {' or '.join(DTYPES)}"
-        )
+        raise UserError(f"unknown compute type {dtype!r} for the VAE; it can be {' or '.join(DTYPES)}")
     path = resolve_vae(name)
     config = read_vae_config(path)
     file = weights_file(path)
@@ -228,9 +208,7 @@ def save_vae(model: AutoencoderKL, config: VaeConfig, directory: Path) -> None:
 
     _, state = nnx.split(model, nnx.Param)
     tensors = {
-        tensor_name(path): np.ascontiguousarray(
-            to_torch_layout(np.asarray(value, np.float32))
-        )
+        tensor_name(path): np.ascontiguousarray(to_torch_layout(np.asarray(value, np.float32)))
         if path[-1] == "kernel"
         else np.asarray(value, np.float32)
         for path, value in _flatten(nnx.to_pure_dict(state)).items()
@@ -261,10 +239,7 @@ def _read_tensors(file: Path) -> dict[str, np.ndarray]:
     from safetensors.flax import load_file  # safetensors.numpy does not know bfloat16
 
     try:
-        return {
-            name: np.asarray(value).astype(np.float32)
-            for name, value in load_file(file).items()
-        }
+        return {name: np.asarray(value).astype(np.float32) for name, value in load_file(file).items()}
     except (SafetensorError, OSError) as error:
         raise UserError(f"cannot read {file}: {error}; fetch it again") from error
 
@@ -287,50 +262,31 @@ def _fill(state: nnx.State, tensors: Mapping[str, np.ndarray], file: Path) -> nn
     import jax.numpy as jnp
     from flax import nnx
 
-    wanted = {
-        tensor_name(path): (path, leaf)
-        for path, leaf in _flatten(nnx.to_pure_dict(state)).items()
-    }
+    wanted = {tensor_name(path): (path, leaf) for path, leaf in _flatten(nnx.to_pure_dict(state)).items()}
     missing, unused = (
         sorted(wanted.keys() - tensors.keys()),
         sorted(tensors.keys() - wanted.keys()),
     )
     if missing:
-        raise UserError(
-            f"{file} lacks {len(missing)} tensors that its {CONFIG_FILE} asks for, first {missing[0]}"
-        )
+        raise UserError(f"{file} lacks {len(missing)} tensors that its {CONFIG_FILE} asks for, first {missing[0]}")
     if unused:
-        raise UserError(
-            f"{file} has {len(unused)} tensors that its {CONFIG_FILE} has no place for, first {unused[0]}"
-        )
+        raise UserError(f"{file} has {len(unused)} tensors that its {CONFIG_FILE} has no place for, first {unused[0]}")
     filled: dict[tuple[str | int, ...], jax.Array] = {}
     for name, (path, leaf) in wanted.items():
         tensor = tensors[name]
         value = from_torch_layout(tensor) if path[-1] == "kernel" else tensor
         if value.shape != leaf.shape:
-            wished = (
-                to_torch_layout(np.empty(leaf.shape)).shape
-                if path[-1] == "kernel"
-                else leaf.shape
-            )
-            raise UserError(
-                f"{file} has {name} of shape {tensor.shape}; its {CONFIG_FILE} asks for {wished}"
-            )
+            wished = to_torch_layout(np.empty(leaf.shape)).shape if path[-1] == "kernel" else leaf.shape
+            raise UserError(f"{file} has {name} of shape {tensor.shape}; its {CONFIG_FILE} asks for {wished}")
         filled[path] = jnp.asarray(value)
     nnx.replace_by_pure_dict(state, _unflatten(filled))
     return state
 
 
-def _flatten(
-    tree: Mapping[Any, Any], prefix: tuple[str | int, ...] = ()
-) -> dict[tuple[str | int, ...], Any]:
+def _flatten(tree: Mapping[Any, Any], prefix: tuple[str | int, ...] = ()) -> dict[tuple[str | int, ...], Any]:
     flat: dict[tuple[str | int, ...], Any] = {}
     for key, value in tree.items():
-        flat |= (
-            _flatten(value, (*prefix, key))
-            if isinstance(value, Mapping)
-            else {(*prefix, key): value}
-        )
+        flat |= _flatten(value, (*prefix, key)) if isinstance(value, Mapping) else {(*prefix, key): value}
     return flat
 
 

@@ -1,0 +1,1 @@
+"""Comparisons with the PyTorch originals, run live where those are installed (`pip install flowtrain[parity]`)."""

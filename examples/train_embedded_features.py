@@ -139,7 +139,8 @@ Accuracy in percent; the largest of all {classes} logits has to be right.
 On {data}.
 
 {steps:,} steps of {batch} images, equally many of each set, AdamW, peak rate {rate}, label smoothing {smoothing},
-averaged weights (decay {decay}), seed {seed}, images turned, scaled and moved a little; {cpu:.0f} CPU seconds ({wall:.0f} s).
+averaged weights (decay {decay}), seed {seed}, images turned, scaled and moved a little; {cpu:.0f} CPU seconds
+({wall:.0f} s).
 
     {command}
 

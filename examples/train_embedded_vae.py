@@ -197,8 +197,8 @@ posterior's own.
 On {data}.
 
 {steps:,} steps of {batch} images, equally many of each set, Adam, peak rate {rate}, KL weight {kl}, averaged weights
-(decay {decay}), seed {seed}; {cpu:.0f} CPU seconds ({wall:.0f} s). Digits are moved by up to {shift} pixels, other images
-mirrored half the time.
+(decay {decay}), seed {seed}; {cpu:.0f} CPU seconds ({wall:.0f} s). Digits are moved by up to {shift} pixels,
+other images mirrored half the time.
 
     {command}
 

@@ -1,6 +1,7 @@
 """The commands `sample`, `eval`, `stats` and `report`. Heavy imports wait until a command runs."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -128,6 +129,7 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
                 crop=options["crop"],
                 beam_args=beam_args,
                 notify=_warn,
+                make_bar=_bar,
             )
         ]
     if results:
@@ -193,7 +195,7 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
     _prepare()
     protocol = measure.protocol_of(recipe, images.resolution)
     measure.warn_of_rank(images.size, protocol.dim, "images", _warn)
-    statistics = measure.measure_images(images, protocol, out, beam_args)
+    statistics = measure.measure_images(images, protocol, out, beam_args, _bar)
     facts = measure.summary(statistics, out)
     click.echo(measure.describe(facts))
     if as_json:
@@ -271,7 +273,8 @@ def _prepare() -> None:
 def _bar(**arguments: Any) -> Any:
     from tqdm import tqdm
 
-    return tqdm(**arguments, dynamic_ncols=True, smoothing=0.1)  # on stderr
+    pause = 0.2 if sys.stderr.isatty() else 20.0  # a log file needs no bar that moves
+    return tqdm(**arguments, dynamic_ncols=True, mininterval=pause, maxinterval=max(pause, 10.0))  # on stderr
 
 
 def _warn(message: str) -> None:

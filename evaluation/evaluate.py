@@ -65,7 +65,8 @@ def evaluate(request: Request, notify: Notify, bar: MakeBar) -> list[Result]:
     workdir = request.workdir
     run = read_run(workdir)
     protocol = protocol_of(request.recipe, run.dataset.resolution)
-    reference, where = load_reference(request.reference, request.recipe, workdir / EVAL_DIR, request.beam_args)
+    cache = workdir / EVAL_DIR
+    reference, where = load_reference(request.reference, request.recipe, cache, request.beam_args, bar)
     described = check_reference(protocol, reference, where, notify)
     warn_of_rank(min(setting.num for setting in request.settings), protocol.dim, "samples", notify)
     trained = load_for_sampling(workdir, step=request.step, weights=request.weights)
@@ -75,7 +76,7 @@ def evaluate(request: Request, notify: Notify, bar: MakeBar) -> list[Result]:
             identity = (sampling_facts(trained, setting), protocol, described.digest)
             result = find_result(known, identity)
             if result is None:
-                progress.set_description(f"{setting.steps} steps, cfg {setting.cfg:g}")
+                progress.set_description(f"{setting.steps} steps, cfg {setting.cfg:g}", refresh=False)
                 result = _measure_setting(request, trained, setting, protocol, reference, progress.update)
                 append_result(workdir, result)
             else:

@@ -3,6 +3,8 @@
 Sample i depends on (seed, i) alone, so a shard can be made on its own, in any order, again after a kill.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -131,33 +133,42 @@ def generate(
     Raises:
         UserError: the directory holds something else.
     """
-    sampling = sampling_facts(trained, setting)
-    _claim(directory, sampling, shard_size)
-    if (directory / MANIFEST_NAME).is_file():
-        from pipelines.dataset import LatentDataset
+    with _claimed(directory, sampling_facts(trained, setting), shard_size):
+        if (directory / MANIFEST_NAME).is_file():
+            from pipelines.dataset import LatentDataset
 
-        progress(setting.num)
-        return LatentDataset(directory).manifest
-    count = -(-setting.num // shard_size)
-    shards = []
-    for number in range(count):
-        start, stop = number * shard_size, min((number + 1) * shard_size, setting.num)
-        path = directory / shard_name(SPLIT, number, count)
-        if _is_whole(path, stop - start):
-            progress(stop - start)
-        else:
-            _write_shard(trained, setting, path, (start, stop), batch_size, progress)
-        size, digest = path.stat().st_size, sha256_file(path)
-        shards.append(ShardInfo(name=path.name, split=SPLIT, records=stop - start, bytes=size, sha256=digest))
-    return _finish(trained, setting, directory, tuple(shards))
+            progress(setting.num)
+            return LatentDataset(directory).manifest
+        count = -(-setting.num // shard_size)
+        shards = []
+        for number in range(count):
+            start, stop = number * shard_size, min((number + 1) * shard_size, setting.num)
+            path = directory / shard_name(SPLIT, number, count)
+            if _is_whole(path, stop - start):
+                progress(stop - start)
+            else:
+                _write_shard(trained, setting, path, (start, stop), batch_size, progress)
+            size, digest = path.stat().st_size, sha256_file(path)
+            shards.append(ShardInfo(name=path.name, split=SPLIT, records=stop - start, bytes=size, sha256=digest))
+        return _finish(trained, setting, directory, tuple(shards))
 
 
-def _claim(directory: Path, sampling: Sampling, shard_size: int) -> None:
-    """Make the directory this setting's, or refuse one that is another's."""
+@contextlib.contextmanager
+def _claimed(directory: Path, sampling: Sampling, shard_size: int) -> Iterator[None]:
+    """Make the directory this setting's, and this process's while the context lasts.
+
+    Raises:
+        UserError: it holds something else, or another process is writing to it.
+    """
     plan = {**sampling.model_dump(), "shard_size": shard_size}
     path = directory / PLAN_NAME
-    if path.is_file():
-        found = json.loads(path.read_text())
+    if not path.is_file():
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise UserError(f"{directory}: exists and holds something other than samples; give another directory")
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(plan, indent=2) + "\n")
+    with open(path) as file:
+        found = json.load(file)
         differing = [name for name in plan if found.get(name) != plan[name]]
         if differing:
             name = differing[0]
@@ -165,11 +176,13 @@ def _claim(directory: Path, sampling: Sampling, shard_size: int) -> None:
                 f"{directory}: holds samples made with {name} {found.get(name)}, not {plan[name]}; "
                 "give another directory, or delete this one"
             )
-        return
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory}: exists and holds something other than samples; give another directory")
-    directory.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(plan, indent=2) + "\n")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it, however the process ends
+        except BlockingIOError:
+            raise UserError(f"{directory}: another process is writing samples here; wait for it") from None
+        for left in directory.glob(".*.tmp"):  # half-written files of a killed process
+            left.unlink()
+        yield
 
 
 def _is_whole(path: Path, records: int) -> bool:

@@ -11,8 +11,10 @@ import numpy as np
 from evaluation import models
 from evaluation.imagesets import ImageSet, batch_images, dataset_images, source_images
 from evaluation.metrics import statistics_distance
+from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe, check_comparable, read_protocol
 from evaluation.results import Reference, Result, Sampling, reference_of
+from pipelines.quiet import quiet_log
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME
 from schemas.run import RUN_NAME
@@ -27,7 +29,11 @@ def protocol_of(recipe: Recipe, resolution: int) -> EvaluationProtocol:
 
 
 def measure_images(
-    images: ImageSet, protocol: EvaluationProtocol, out: Path, beam_args: Sequence[str] = ()
+    images: ImageSet,
+    protocol: EvaluationProtocol,
+    out: Path,
+    beam_args: Sequence[str] = (),
+    make_bar: MakeBar | None = None,
 ) -> FeatureStatistics:
     """Statistics of `images`, written to `out`; read back when they are there already.
 
@@ -38,10 +44,17 @@ def measure_images(
         found = read_statistics(out)
         if read_protocol(found.protocol) == protocol and _facts(found).items() >= images.facts().items():
             return found
-    from evaluation import pipeline
+    with quiet_log():
+        from evaluation import pipeline
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    return pipeline.run(pipeline.Config(images=images, protocol=protocol, out=str(out.absolute())), beam_args)
+    config = pipeline.Config(images=images, protocol=protocol, out=str(out.absolute()))
+    bar = make_bar(total=images.size, desc="measure", unit="image") if make_bar else None
+    try:
+        return pipeline.run(config, beam_args, bar)
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _facts(statistics: FeatureStatistics) -> dict[str, Any]:
@@ -49,7 +62,7 @@ def _facts(statistics: FeatureStatistics) -> dict[str, Any]:
 
 
 def load_reference(
-    path: Path, recipe: Recipe, cache: Path, beam_args: Sequence[str] = ()
+    path: Path, recipe: Recipe, cache: Path, beam_args: Sequence[str] = (), make_bar: MakeBar | None = None
 ) -> tuple[FeatureStatistics, Path]:
     """Reference statistics from an .npz, or measured from a dataset and kept under `cache`.
 
@@ -62,7 +75,7 @@ def load_reference(
         raise UserError(f"{path}: no such reference; make one with `flowtrain stats SOURCE {path}`")
     images = dataset_images(path)
     out = cache / f"reference-{images.digest[:12]}-{recipe.name}.npz"
-    return measure_images(images, protocol_of(recipe, images.resolution), out, beam_args), path
+    return measure_images(images, protocol_of(recipe, images.resolution), out, beam_args, make_bar), path
 
 
 def compare(
@@ -125,6 +138,7 @@ def compare_only(
     crop: str,
     beam_args: Sequence[str],
     notify: Notify,
+    make_bar: MakeBar,
 ) -> Result:
     """Compare finished images (statistics, an ADM batch, a dataset or a folder) with a reference; nothing is kept.
 
@@ -133,7 +147,7 @@ def compare_only(
     """
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch)
-        reference, where = load_reference(reference_path, recipe, cache, beam_args)
+        reference, where = load_reference(reference_path, recipe, cache, beam_args, make_bar)
         theirs = read_protocol(reference.protocol)
         if subject.is_file() and _is_statistics(subject):
             statistics = read_statistics(subject)
@@ -144,7 +158,7 @@ def compare_only(
             images = _image_set(subject, num, resolution or (theirs.resolution if theirs else None), crop)
             protocol = protocol_of(recipe, images.resolution)
             check_comparable(protocol, reference.dim, theirs, str(where))  # before the work, not after it
-            statistics = measure_images(images, protocol, cache / "subject.npz", beam_args)
+            statistics = measure_images(images, protocol, cache / "subject.npz", beam_args, make_bar)
     check_reference(protocol, reference, where, notify)
     if statistics.moments:
         warn_of_rank(statistics.moments.n, protocol.dim, "images", notify)

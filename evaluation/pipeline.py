@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from evaluation import models
 from evaluation.imagesets import ImageSet
+from evaluation.progress import Bar, tick, watched
 from evaluation.protocols import EvaluationProtocol
-from pipelines.runner import run_pipeline  # first: it silences a warning of Beam's import
+from pipelines.runner import run_pipeline
 from schemas.errors import UserError
 from schemas.statistics import FeatureStatistics, Moments, read_statistics, write_statistics
 
@@ -83,6 +84,7 @@ def _measure(part: Range, config: Config) -> Sums:
             features, logits = extractor(batch.images)
             moments += Moments.of(features)
             correct += _correct(logits, names, np.array(config.images.classes)[batch.labels])
+        tick(progress_folder(config), part.index, moments.n + rejected)
     return Sums(part.index, moments, correct, rejected)
 
 
@@ -129,6 +131,11 @@ def finish(sums: Sequence[Sums], config: Config) -> str:
     return config.out
 
 
+def progress_folder(config: Config) -> str:
+    """Where ranges say how far they are, while somebody watches."""
+    return f"{config.out}.progress"
+
+
 def failure_path(config: Config) -> Path:
     """Where a run says what the user can mend."""
     return Path(f"{config.out}.failure")
@@ -158,14 +165,15 @@ def define_pipeline(root: beam.Pipeline, config: Config) -> None:
     )
 
 
-def run(config: Config, beam_args: Sequence[str] = ()) -> FeatureStatistics:
-    """Run the pipeline and read what it wrote.
+def run(config: Config, beam_args: Sequence[str] = (), bar: Bar | None = None) -> FeatureStatistics:
+    """Run the pipeline and read what it wrote; `bar` is moved by images.
 
     Raises:
         UserError: an image set that cannot be read, or fewer than two readable images.
     """
     failure_path(config).unlink(missing_ok=True)
-    run_pipeline(functools.partial(define_pipeline, config=config), beam_args)
+    with watched(progress_folder(config), bar):
+        run_pipeline(functools.partial(define_pipeline, config=config), beam_args)
     if failure_path(config).is_file():
         message = failure_path(config).read_text()
         failure_path(config).unlink()

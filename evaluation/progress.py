@@ -1,13 +1,20 @@
-"""Progress bars as a caller hands them in: `tqdm.tqdm` fits, and so does nothing at all."""
+"""Progress bars as a caller hands them in (`tqdm.tqdm` fits), and a way for workers to move one: small files."""
 
+import contextlib
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
+
+_INTERVAL = 0.3  # seconds
 
 
 class Bar(Protocol):
     """The part of a tqdm bar that is used."""
 
     def update(self, n: int, /) -> object: ...
-    def set_description(self, desc: str, /) -> object: ...
+    def set_description(self, desc: str, /, refresh: bool = True) -> object: ...
     def close(self) -> object: ...
 
 
@@ -17,16 +24,36 @@ class MakeBar(Protocol):
     def __call__(self, *, total: int, desc: str, unit: str) -> Bar: ...
 
 
-class NoBar:
-    """A bar nobody sees."""
+def tick(folder: str, worker: int, done: int) -> None:
+    """From a worker: `done` units by now. Without effect where nobody watches `folder`."""
+    with contextlib.suppress(OSError):
+        Path(folder, str(worker)).write_text(str(done))
 
-    def __init__(self, *, total: int, desc: str, unit: str):
-        del total, desc, unit
 
-    def update(self, n: int, /) -> None:
-        del n
+@contextlib.contextmanager
+def watched(folder: str, bar: Bar | None) -> Iterator[None]:
+    """Move `bar` by what workers `tick` into `folder` while the context lasts."""
+    if bar is None:
+        yield
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    over = threading.Event()
+    thread = threading.Thread(target=_watch, args=(Path(folder), bar, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        shutil.rmtree(folder, ignore_errors=True)
 
-    def set_description(self, desc: str, /) -> None:
-        del desc
 
-    def close(self) -> None: ...
+def _watch(folder: Path, bar: Bar, over: threading.Event) -> None:
+    shown = 0
+    last = False
+    while not last:
+        last = over.wait(_INTERVAL)
+        texts = [path.read_text() for path in folder.iterdir()]
+        done = sum(int(text) for text in texts if text)  # empty: being written at this moment
+        bar.update(max(done - shown, 0))
+        shown = max(done, shown)

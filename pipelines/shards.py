@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -103,7 +103,8 @@ def _open(path: Path) -> Iterator[ArrayRecordReader]:
             raise _damaged(path)
         yield reader
     finally:
-        reader.close()
+        with suppress(Exception):  # closing a damaged file raises too, and would hide the line about it
+            reader.close()
 
 
 _REBUILD = "repeat the `flowtrain preprocess` command in manifest.json (OUT is this directory) to rebuild it"

@@ -1,0 +1,54 @@
+"""Fixtures of the evaluation tests: one tiny world a session, and the tiny protocol in the tables."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from evaluation import extractors, protocols
+from evaluation.models import _extractor
+from flowtrain.checkpoint import TrainedModel, load_for_sampling
+from schemas.manifest import Manifest, VaeInfo
+from schemas.run import Run
+from tests.evaluation import tiny
+
+
+@dataclass(frozen=True)
+class World:
+    """What `tiny` made, to be read only."""
+
+    vae: VaeInfo
+    dataset: Path
+    manifest: Manifest
+    workdir: Path
+    run: Run
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    root = tmp_path_factory.mktemp("world")
+    vae = tiny.make_vae(root / "vae")
+    manifest = tiny.make_dataset(root / "latents", vae)
+    run = tiny.make_run(root / "run", root / "latents", manifest)
+    return World(vae, root / "latents", manifest, root / "run", run)
+
+
+@pytest.fixture(scope="session")
+def trained(world: World) -> TrainedModel:
+    return load_for_sampling(world.workdir)
+
+
+@pytest.fixture
+def workdir(world: World, tmp_path: Path) -> Path:
+    """A copy of the run that a test may write into."""
+    return Path(shutil.copytree(world.workdir, tmp_path / "run"))
+
+
+@pytest.fixture
+def tiny_protocol(monkeypatch: pytest.MonkeyPatch) -> protocols.Recipe:
+    """Adds the protocol `tiny` to the tables."""
+    monkeypatch.setitem(extractors.EXTRACTORS, "tiny", tiny.TinyExtractor)  # type: ignore[arg-type]
+    monkeypatch.setitem(protocols.PROTOCOLS, "tiny", tiny.RECIPE)  # type: ignore[arg-type]
+    _extractor.cache_clear()
+    return tiny.RECIPE

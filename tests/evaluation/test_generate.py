@@ -1,0 +1,176 @@
+"""Sample sets: the same bytes after any kill, for any batch, anywhere; never mixed up."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.generate import (
+    PLAN_NAME,
+    Setting,
+    draw,
+    equivalent_command,
+    generate,
+    run_digest,
+    sampling_facts,
+    setting_name,
+)
+from flowtrain.checkpoint import TrainedModel, load_for_sampling
+from pipelines.dataset import LatentDataset
+from schemas.errors import UserError
+from schemas.manifest import MANIFEST_NAME
+from schemas.run import read_run, write_run
+from tests.evaluation.conftest import World
+from tests.evaluation.tiny import CLASSES
+
+SETTING = Setting(num=20, steps=3, cfg=2.0, seed=5)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trained: TrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("samples") / "whole"
+    generate(trained, SETTING, out, batch_size=8, shard_size=8)
+    return out
+
+
+def test_a_sample_set_is_a_dataset_with_its_facts(trained: TrainedModel, undisturbed: Path) -> None:
+    dataset = LatentDataset(undisturbed)
+    records = list(dataset.records())
+    assert [record.label for record in records] == [i % len(CLASSES) for i in range(20)]
+    assert records[19].key == "00000019"
+    drawn = np.concatenate([latents for _, latents in draw(trained, SETTING, 0, 20, 8)])
+    stored = np.stack([record.tensors["latent"] for record in records])
+    np.testing.assert_array_equal(stored, drawn.astype(np.float16))
+    manifest = dataset.manifest
+    np.testing.assert_allclose(manifest.channels.mean, stored.astype(np.float64).mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(manifest.channels.std, stored.astype(np.float64).std(axis=(0, 1, 2)))
+    assert manifest.normalization == trained.run.normalization
+    assert manifest.sampling == sampling_facts(trained, SETTING).model_dump()
+    assert manifest.sampling is not None
+    assert manifest.sampling["nfe"] == 6
+
+
+def test_sample_i_depends_on_the_seed_and_i_alone(trained: TrainedModel) -> None:
+    def latents(setting: Setting, start: int, stop: int, batch: int) -> np.ndarray:
+        return np.concatenate([part for _, part in draw(trained, setting, start, stop, batch)])
+
+    whole = latents(SETTING, 0, 20, 8)
+    np.testing.assert_allclose(latents(SETTING, 11, 14, 3), whole[11:14], atol=1e-5)
+    other = latents(Setting(num=20, steps=3, cfg=2.0, seed=6), 0, 8, 8)
+    assert np.abs(other - whole[:8]).max(axis=(1, 2, 3)).min() > 0.1
+    assert np.abs(whole[0] - whole[3]).max() > 0.1, "same class, other noise"
+
+
+def test_missing_pieces_are_made_again_byte_for_byte(trained: TrainedModel, undisturbed: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(undisturbed, tmp_path / "again"))
+    shards = sorted(out.glob("*.array_record*"))
+    assert len(shards) == 3
+    (out / MANIFEST_NAME).unlink()
+    shards[1].unlink()
+    shards[2].write_bytes(shards[2].read_bytes()[:100])
+    kept = shards[0].stat().st_mtime_ns
+    seen: list[int] = []
+    generate(trained, SETTING, out, batch_size=8, shard_size=8, progress=seen.append)
+    assert contents(out) == contents(undisturbed)
+    assert shards[0].stat().st_mtime_ns == kept
+    assert sum(seen) == 20
+
+
+@pytest.mark.parametrize("after", ["shard", "batch"])
+def test_kill_and_repeat(world: World, undisturbed: Path, tmp_path: Path, after: str) -> None:
+    out = tmp_path / "killed"
+    # A pause after each batch, so that the kill falls between two of them or between two shards.
+    script = f"""
+import time
+from pathlib import Path
+from evaluation.generate import Setting, generate
+from flowtrain.checkpoint import load_for_sampling
+trained = load_for_sampling(Path({str(world.workdir)!r}))
+def pause(count):
+    print(count, flush=True)
+    time.sleep(0.5)
+generate(trained, Setting(num=20, steps=3, cfg=2.0, seed=5), Path({str(out)!r}),
+         batch_size=8, shard_size=8, progress=pause)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=dict(os.environ))
+    assert process.stdout is not None
+    process.stdout.readline()  # the first batch, whose shard is not closed yet
+    if after == "shard":
+        deadline = time.monotonic() + 60
+        while not list(out.glob("latents*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not (out / MANIFEST_NAME).exists()
+    assert len(list(out.glob("latents*"))) == (1 if after == "shard" else 0)
+    generate(load_for_sampling(world.workdir), SETTING, out, batch_size=8, shard_size=8)
+    assert contents(out) == contents(undisturbed)
+
+
+def test_the_bytes_do_not_depend_on_where_the_run_lies(workdir: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run = read_run(workdir)
+    moved = run.model_copy(update={"dataset": run.dataset.model_copy(update={"path": "/elsewhere"})})
+    write_run(workdir, moved)
+    generate(load_for_sampling(workdir), SETTING, tmp_path / "moved", batch_size=8, shard_size=8)
+    assert contents(tmp_path / "moved") == contents(undisturbed)
+
+
+def test_a_directory_belongs_to_one_setting(trained: TrainedModel, undisturbed: Path, tmp_path: Path) -> None:
+    before = contents(undisturbed)
+    other = Setting(num=20, steps=4, cfg=2.0, seed=5)
+    with pytest.raises(UserError, match="made with steps 3, not 4"):
+        generate(trained, other, undisturbed, batch_size=8, shard_size=8)
+    assert contents(undisturbed) == before
+    with (undisturbed / PLAN_NAME).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process"):
+            generate(trained, SETTING, undisturbed, batch_size=8, shard_size=8)
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="other than samples"):
+        generate(trained, SETTING, tmp_path)
+    assert contents(tmp_path) == {"thesis.txt": b"precious"}
+
+
+def test_names_and_commands_tell_settings_apart(trained: TrainedModel) -> None:
+    base = Setting(num=5, steps=2, cfg=1.0)
+    assert base.nfe == 2
+    settings = [
+        base,
+        Setting(num=6, steps=2, cfg=1.0),
+        Setting(num=5, steps=3, cfg=1.0),
+        Setting(num=5, steps=2, cfg=1.5),
+        Setting(num=5, steps=2, cfg=1.0, cfg_channels=3),
+        Setting(num=5, steps=2, cfg=1.0, label=1),
+        Setting(num=5, steps=2, cfg=1.0, seed=1),
+    ]
+    facts = [sampling_facts(trained, setting) for setting in settings]
+    assert len({setting_name(fact) for fact in facts}) == len(settings)
+    assert len({equivalent_command(fact) for fact in facts}) == len(settings)
+    assert equivalent_command(facts[5]).endswith("--class one")
+
+
+def test_the_run_digest_ignores_bookkeeping_only(world: World) -> None:
+    run = world.run
+
+    def changed(table: str, **values: object) -> str:
+        part = getattr(run.recipe, table).model_copy(update=values)
+        return run_digest(run.model_copy(update={"recipe": run.recipe.model_copy(update={table: part})}))
+
+    assert changed("train", log_every=7, steps=99) == run_digest(run)
+    assert changed("sampler", steps=7) == run_digest(run)
+    assert changed("train", seed=1) != run_digest(run)
+    assert changed("model", depth=3) != run_digest(run)
+    assert json.dumps(run_digest(run))

@@ -1,0 +1,112 @@
+"""The Beam pipeline equals a direct computation, whatever the order of its bundles, and says what went wrong."""
+
+import itertools
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+
+from evaluation import pipeline
+from evaluation.imagesets import dataset_images
+from evaluation.pipeline import Config, InOrder, Range, Sums, cut, define_pipeline, finish, measure
+from evaluation.protocols import EvaluationProtocol, Recipe
+from schemas.errors import UserError
+from schemas.statistics import Moments
+from tests.evaluation import tiny
+from tests.evaluation.conftest import World
+
+
+@pytest.fixture
+def config(world: World, tiny_protocol: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setattr(pipeline, "FOLD", 4)
+    monkeypatch.setattr(pipeline.cut, "__defaults__", (4, 2))  # ranges of a few images
+    protocol = EvaluationProtocol.resolve(tiny_protocol, tiny.TinyExtractor(), tiny.SIDE)
+    return Config(dataset_images(world.dataset), protocol, str(tmp_path / "out.npz"))
+
+
+def test_equals_direct_computation(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def noted(part: Range, config: Config) -> Sums:
+        (tmp_path / f"range{part.index}").write_text(f"{part.start} {part.stop}")  # the function travels as a copy
+        return measure(part, config)
+
+    monkeypatch.setattr(pipeline, "measure", noted)
+    statistics = pipeline.run(config)
+    spans = [path.read_text() for path in sorted(tmp_path.glob("range*"))]
+    assert spans == ["0 7", "7 15", "15 22", "22 30"], "the work was cut"
+    batch = config.images.read(0, config.images.size)
+    extractor = tiny.TinyExtractor()
+    features, logits = extractor(batch.images)
+    np.testing.assert_allclose(statistics.mu, features.astype(np.float64).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(statistics.sigma, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-9)
+    named = [extractor.class_names[i] for i in logits.argmax(axis=1)]
+    correct = sum(name == tiny.CLASSES[label] for name, label in zip(named, batch.labels, strict=True))
+    images = statistics.protocol["images"]
+    assert images == {**config.images.facts(), "n": 30, "rejected": 0, "correct": correct}
+    assert statistics.moments is not None
+    assert statistics.moments.n == 30
+
+
+def test_the_same_images_always_give_the_same_bytes(config: Config) -> None:
+    first = pipeline.run(config)
+    kept = Path(config.out).read_bytes()
+    parts = [measure(part, config) for part in cut(config.images.size)]
+    combine = InOrder()
+    one = combine.add_input(combine.add_input(combine.create_accumulator(), parts[3]), parts[0])
+    two = combine.add_input(combine.add_input(combine.create_accumulator(), parts[2]), parts[1])
+    finish(combine.extract_output(combine.merge_accumulators([two, one])), config)
+    assert Path(config.out).read_bytes() == kept
+    assert first.dim == 5
+
+
+@pytest.mark.parametrize(("size", "count"), [(2, 1), (511, 1), (512, 2), (4000, 15), (50_000, 16), (10**7, 16)])
+def test_ranges_cover_every_image_once(size: int, count: int) -> None:
+    ranges = cut(size, most=16, fewest=256)
+    assert len(ranges) == count
+    assert ranges[0].start == 0
+    assert ranges[-1].stop == size
+    assert all(left.stop == right.start for left, right in itertools.pairwise(ranges))
+    assert [part.index for part in ranges] == list(range(count))
+
+
+def test_a_lost_range_is_noticed(config: Config) -> None:
+    zero = Moments.zero(5)
+    with pytest.raises(RuntimeError, match="ranges"):
+        finish([Sums(0, zero, 0, 0)], config)
+    short = [Sums(part.index, zero, 0, 0) for part in cut(30)]
+    with pytest.raises(RuntimeError, match="0 features and 0 rejects of 30"):
+        finish(short, config)
+    assert not Path(config.out).exists()
+
+
+def test_a_broken_shard_is_told_in_one_line(world: World, config: Config, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    manifest = tiny.make_dataset(broken, world.vae)
+    images = dataset_images(broken)
+    shard = broken / manifest.shards[1].name
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(UserError, match=r"latents-train\.array_record-00001"):
+        pipeline.run(Config(images, config.protocol, config.out))
+    assert not Path(config.out).exists()
+    assert not pipeline.failure_path(config).exists()
+
+
+def test_the_graph_is_linear(config: Config) -> None:
+    root = beam.Pipeline()
+    define_pipeline(root, config)
+    # Graphs that branch are silently wrong on some runners: each value is used once.
+    producers = {output for node in _leaves(root) for output in node.outputs.values()}
+    consumed = [value for node in _leaves(root) for value in node.inputs]
+    assert len(producers) > 4
+    assert len(consumed) == len(set(consumed))
+
+
+def _leaves(root: beam.Pipeline) -> list[beam.pipeline.AppliedPTransform]:
+    found: list[beam.pipeline.AppliedPTransform] = []
+
+    class Visitor(beam.pipeline.PipelineVisitor):
+        def visit_transform(self, transform_node: beam.pipeline.AppliedPTransform) -> None:
+            found.append(transform_node)
+
+    root.visit(Visitor())
+    return found

@@ -1,0 +1,107 @@
+"""Results: the line holds everything, a torn line costs only itself, equal settings are found."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.protocols import EvaluationProtocol
+from evaluation.results import (
+    RESULTS_NAME,
+    Reference,
+    Result,
+    Sampling,
+    append_result,
+    find_result,
+    read_results,
+    reference_of,
+)
+from schemas.errors import UserError
+from schemas.statistics import FeatureStatistics, Moments
+from tests.evaluation.tiny import RECIPE, TinyExtractor
+
+PROTOCOL = EvaluationProtocol.resolve(RECIPE, TinyExtractor(), 8)
+
+
+def result(steps: int = 20, cfg: float = 1.0, distance: float = 1.5, accuracy: float | None = 0.5) -> Result:
+    sampling = Sampling(
+        run="r" * 64,
+        step=3,
+        weights="ema",
+        sampler="euler",
+        steps=steps,
+        nfe=steps * (1 if cfg == 1 else 2),
+        cfg=cfg,
+        cfg_channels=None,
+        labels="cyclic",
+        seed=0,
+        num_samples=10,
+    )
+    reference = Reference(digest="d" * 64, n=100, images={"kind": "source", "descriptor": "embedded:digits"})
+    return Result(
+        distance=distance,
+        accuracy=accuracy,
+        n=10,
+        sampling=sampling,
+        images={"kind": "dataset"},
+        protocol=PROTOCOL,
+        reference=reference,
+        seconds={"generate": 2.0, "measure": 1.0},
+    )
+
+
+def test_a_line_is_flat_and_comes_back_equal(tmp_path: Path) -> None:
+    first = result()
+    append_result(tmp_path, first)
+    append_result(tmp_path, result(steps=5, accuracy=None))
+    assert read_results(tmp_path) == [first, result(steps=5, accuracy=None)]
+    line = json.loads((tmp_path / RESULTS_NAME).read_text().splitlines()[0])
+    assert (line["fd"], line["steps"], line["cfg"], line["accuracy"]) == (1.5, 20, 1.0, 0.5)
+    assert "fid" not in line, "only Inception gives an FID"
+    assert line["protocol"]["extractor_digest"] == TinyExtractor().digest
+    assert line["reference"]["digest"] == "d" * 64
+
+
+def test_an_inception_protocol_says_fid() -> None:
+    inception = PROTOCOL.model_copy(update={"key": "fid", "metric": "FID"})
+    content = result().model_copy(update={"protocol": inception}).to_json()
+    assert content["fid"] == 1.5
+    assert "fd" not in content
+    assert Result.from_json(content).distance == 1.5
+
+
+def test_a_torn_last_line_is_dropped_and_overwritten(tmp_path: Path) -> None:
+    append_result(tmp_path, result())
+    path = tmp_path / RESULTS_NAME
+    path.write_text(path.read_text() + '{"fd": 3.1, "accur')
+    assert read_results(tmp_path) == [result()]
+    append_result(tmp_path, result(steps=1))
+    assert read_results(tmp_path) == [result(), result(steps=1)]
+
+
+def test_damage_elsewhere_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / RESULTS_NAME).write_text('{"fid": 3}\n')
+    with pytest.raises(UserError, match="line 1 is no result"):
+        read_results(tmp_path)
+
+
+def test_identity_is_setting_protocol_and_reference() -> None:
+    known = [result(), result(steps=5)]
+    assert find_result(known, result(distance=9.0, accuracy=0.1).identity) == known[0]
+    assert find_result(known, result(cfg=4.0).identity) is None
+    other = result().model_copy(update={"reference": Reference(digest="e" * 64, n=100, images={})})
+    assert find_result(known, other.identity) is None
+    stronger = PROTOCOL.model_copy(update={"extractor_digest": "1" * 64})
+    assert find_result(known, result().model_copy(update={"protocol": stronger}).identity) is None
+
+
+def test_the_reference_digest_is_of_the_numbers() -> None:
+    features = np.random.default_rng(0).normal(size=(20, 3))
+    one = FeatureStatistics.from_moments(Moments.of(features), {"images": {"kind": "source"}})
+    other_file = FeatureStatistics(one.mu.copy(), one.sigma.copy(), None, {})
+    assert reference_of(one).digest == reference_of(other_file).digest
+    assert reference_of(one).n == 20
+    assert reference_of(other_file).n is None
+    moved = FeatureStatistics(one.mu + 1e-9, one.sigma, None, {})
+    assert reference_of(moved).digest != reference_of(one).digest

@@ -1,0 +1,137 @@
+"""The smallest real things that evaluation works on: a VAE, a run with a checkpoint, a dataset, an extractor."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from evaluation.protocols import Recipe
+from flowtrain.checkpoint import Checkpoints
+from flowtrain.model import count_parameters, make_network
+from flowtrain.state import TrainState
+from pipelines.dataset import finish_dataset
+from pipelines.shards import write_shard
+from pipelines.vae import AutoencoderKL, VaeConfig
+from pipelines.vae_weights import load_vae, save_vae
+from schemas.config import make_recipe
+from schemas.manifest import ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo, VaeInfo
+from schemas.record import Layout, encode_record, layout_tensors
+from schemas.run import DatasetRef, Run, write_run
+from schemas.tfds_metadata import shard_name
+
+SIDE, LATENT = 8, 4  # pixels of an image, cells of a latent
+CLASSES = ("zero", "one", "two")
+STEP = 3
+RECIPE = Recipe(name="tiny", extractor="tiny", metric="FD(tiny)", key="fd", resize="none")
+
+
+@dataclass(frozen=True)
+class TinyExtractor:
+    """Five fixed projections of the mean colours of the four quarters. No weights to ship, nothing to compile."""
+
+    name: str = "tiny"
+    dim: int = 5
+    digest: str = "0" * 64
+    class_names: tuple[str, ...] = (*CLASSES, "other")
+
+    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        assert images.dtype == np.uint8, "an extractor sees pixels, never floats"
+        n, side = len(images), images.shape[1] // 2
+        pooled = images.reshape(n, 2, side, 2, side, 3).mean(axis=(2, 4)).reshape(n, 12) / 255
+        weights = np.random.default_rng(0).normal(size=(12, self.dim + 4))
+        both = (pooled @ weights).astype(np.float32)
+        return both[:, : self.dim], both[:, self.dim :]
+
+
+def random_like(abstract: Any, scale: float) -> Any:
+    """A tree of normal arrays; drawn by NumPy, since initialising a network compiles for half a minute."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), abstract)
+
+
+def make_vae(directory: Path) -> VaeInfo:
+    """A random VAE of factor 2 with 4 latent channels."""
+    config = VaeConfig(block_out_channels=(8, 8), norm_num_groups=4, scaling_factor=0.5, shift_factor=0.1)
+    graph, state = nnx.split(nnx.eval_shape(lambda: AutoencoderKL(config, rngs=nnx.Rngs(0))))
+    nnx.replace_by_pure_dict(state, random_like(nnx.to_pure_dict(state), 0.3))
+    save_vae(nnx.merge(graph, state), config, directory)
+    loaded = load_vae(str(directory))
+    return VaeInfo(
+        id=str(directory),
+        sha256=loaded.digest,
+        factor=2,
+        latent_channels=4,
+        scaling_factor=config.scaling_factor,
+        shift_factor=config.shift_factor,
+    )
+
+
+def make_dataset(directory: Path, vae: VaeInfo, records: int = 30, shards: int = 3, source: str = "none") -> Manifest:
+    """A dataset of random moments, labels in turn."""
+    directory.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    specs = layout_tensors(Layout.MOMENTS, (LATENT, LATENT, 4))
+    infos = []
+    for number in range(shards):
+        rows = range(number * records // shards, (number + 1) * records // shards)
+        tensors = {
+            i: {name: rng.normal(size=spec.shape).astype(np.float16) for name, spec in specs.items()} for i in rows
+        }
+        encoded = [encode_record(f"{i:03d}.png", i % len(CLASSES), tensors[i], specs) for i in rows]
+        name = shard_name("train", number, shards)
+        infos.append(ShardInfo(name=name, split="train", **write_shard(directory / name, encoded)._asdict()))
+    manifest = Manifest(
+        layout=Layout.MOMENTS,
+        split="train",
+        resolution=SIDE,
+        crop="adm",
+        tensors=specs,
+        classes=CLASSES,
+        source=SourceInfo(descriptor=source, split="train", digest="1" * 64),
+        vae=vae,
+        counts=Counts(source=records, written=records, rejected=0, duplicate=0),
+        channels=ChannelStatistics(mean=(0.0,) * 4, std=(1.0,) * 4),
+        shards=tuple(infos),
+        seed=0,
+        command="flowtrain preprocess none OUT",
+        versions={},
+    )
+    finish_dataset(directory, manifest)
+    return manifest
+
+
+def make_run(workdir: Path, dataset: Path, manifest: Manifest) -> Run:
+    """A work directory with one checkpoint of random weights, which move samples as trained ones would."""
+    recipe = make_recipe({"model": {"size": "debug"}, "train": {"steps": STEP, "batch_size": 4}})
+    shape = manifest.shape
+    network = make_network(recipe.model, shape, len(CLASSES))
+    params = random_like(network.abstract, 0.2)
+    ref = DatasetRef(
+        path=str(dataset),
+        digest=manifest.digest(),
+        split="train",
+        records=manifest.counts.written,
+        flips=False,
+        source=manifest.source.descriptor,
+        resolution=manifest.resolution,
+    )
+    run = Run(
+        recipe=recipe,
+        dataset=ref,
+        latent_shape=shape,
+        classes=CLASSES,
+        normalization=manifest.model_normalization(),
+        vae=manifest.vae,
+        parameters=count_parameters(params),
+        versions={"jax": jax.__version__},
+    )
+    workdir.mkdir(parents=True)
+    write_run(workdir, run)
+    with Checkpoints(workdir, keep=1) as checkpoints:
+        checkpoints.save(STEP, TrainState(jnp.int32(STEP), params, params, params), {}, {})
+    return run

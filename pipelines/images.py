@@ -52,7 +52,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"not a readable {', '.join(FORMATS)} image", type(error).__name__) from error
     except Exception as error:  # PIL's plugins let through whatever their parsers stumble on
-        raise ImageError(f"damaged image: {_one_line(error)}", type(error).__name__) from error
+        raise ImageError(f"cannot be decoded: {_one_line(error)}", type(error).__name__) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

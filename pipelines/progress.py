@@ -61,11 +61,15 @@ class ProgressBar:
             self._thread.join()
 
     def _watch(self) -> None:
-        initial = self._count()
-        with tqdm(total=sum(self._sizes), initial=initial, unit="img", desc="preprocess", file=sys.stderr) as bar:
-            while not self._stop.wait(_INTERVAL):
-                bar.update(self._count() - bar.n)
-            bar.update(self._count() - bar.n)
+        begin = self._count()
+        with tqdm(total=sum(self._sizes), initial=begin, unit="img", desc="compile", file=sys.stderr) as bar:
+            last = False
+            while not last:
+                last = self._stop.wait(_INTERVAL)
+                count = self._count()
+                if count > begin:
+                    bar.set_description("encode", refresh=False)
+                bar.update(count - bar.n)
 
     def _count(self) -> int:
         """Items of the shards that are done, and what the tickers of the others say."""

@@ -1,0 +1,38 @@
+"""A tiny VAE and a small folder of images, made once a session."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from pipelines.vae import AutoencoderKL, VaeConfig
+from pipelines.vae_weights import save_vae
+
+IMAGES = 60
+CLASSES = ("ant", "bee", "cat")
+SUFFIXES = ("png", "jpg", "webp", "bmp", "gif", "JPEG")
+
+
+@pytest.fixture(scope="session")
+def tiny_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained VAE of factor 2 with 4 latent channels."""
+    config = VaeConfig(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4)
+    directory = tmp_path_factory.mktemp("vae") / "tiny"
+    save_vae(AutoencoderKL(config, rngs=nnx.Rngs(1)), config, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 coloured images of several formats and sizes in three class folders."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(IMAGES):
+        coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+        picture = coarse.resize((20 + number % 7, 18 + number % 5), Image.Resampling.BICUBIC)
+        path = folder / CLASSES[number % 3] / f"{number:03d}.{SUFFIXES[number % 6]}"
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path)
+    return folder

@@ -1,0 +1,203 @@
+"""What a person meets: mistakes told in one line, plans, JSON, and nothing written where nothing should be."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import CROP_RULES
+from pipelines.images import CROPS
+from schemas.manifest import MANIFEST_NAME
+from tests.pipelines.conftest import IMAGES
+from tests.pipelines.running import contents, run
+
+SMALL = ("--resolution", 16, "--shards", 3, "--batch-size", 8)
+
+
+def refused(*arguments: object) -> str:
+    """Run a command that must fail as a user's mistake; returns its one line."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def test_missing_folder(tmp_path: Path, out: Path) -> None:
+    assert "no such folder" in refused(tmp_path / "nowhere", out, "--vae", "none")
+    assert not out.exists()
+
+
+def test_empty_folder(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert "no image file in it" in refused(tmp_path / "in", out, "--vae", "none")
+    assert not out.exists()
+
+
+def test_folder_without_a_readable_image(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jpg").write_text("text")
+    (tmp_path / "in/b.jpg").touch()
+    assert "none of its 2 images can be used" in refused(tmp_path / "in", out, "--vae", "none")
+    assert not out.exists()
+
+
+def test_unknown_source_names_the_known(out: Path) -> None:
+    assert "known are a folder of images and embedded:NAME" in refused("zip:a.zip", out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("break_it", ["missing", "no config", "no weights", "other class", "truncated weights"])
+def test_wrong_vae_directory(photos: Path, tiny_vae: Path, tmp_path: Path, out: Path, break_it: str) -> None:
+    vae = tmp_path / "vae"
+    if break_it != "missing":
+        shutil.copytree(tiny_vae, vae)
+    match break_it:
+        case "no config":
+            (vae / "config.json").unlink()
+        case "no weights":
+            next(vae.glob("*.safetensors")).unlink()
+        case "other class":
+            (vae / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+        case "truncated weights":
+            weights = next(vae.glob("*.safetensors"))
+            weights.write_bytes(weights.read_bytes()[:1000])
+    line = refused(photos, out, *SMALL, "--vae", vae)
+    assert str(vae) in line or "config.json" in line
+    if break_it != "truncated weights":
+        assert not out.exists()
+    else:
+        assert not (out / MANIFEST_NAME).exists()
+
+
+def test_resolution_that_the_vae_cannot_divide(photos: Path, tiny_vae: Path, out: Path) -> None:
+    line = refused(photos, out, "--vae", tiny_vae, "--resolution", 17)
+    assert "--resolution 17 is not divisible by 2" in line
+    assert "take 16 or 18" in line
+    assert not out.exists()
+
+
+def test_more_shards_than_images(photos: Path, out: Path) -> None:
+    assert "--shards 61 is more than the 60 images" in refused(photos, out, "--vae", "none", "--shards", 61)
+    assert not out.exists()
+
+
+def test_directory_of_something_else(photos: Path, out: Path) -> None:
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    assert "thesis.tex" in refused(photos, out, *SMALL, "--vae", "none")
+    assert contents(out) == {"thesis.tex": b"years of work"}
+
+
+def test_out_is_a_file(photos: Path, out: Path) -> None:
+    out.write_text("x")
+    assert "is a file" in refused(photos, out, *SMALL, "--vae", "none")
+    assert out.read_text() == "x"
+
+
+def test_output_to_another_file_system(photos: Path) -> None:
+    assert "local directories only" in refused(photos, "gs://bucket/out", *SMALL, "--vae", "none")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (("--seed", 1), "seed: 0 -> 1"),
+        (("--crop", "none"), "crop: adm -> none"),
+        (("--flips",), "flips: False -> True"),
+        (("--split", "test"), "source.split: train -> test"),
+        (("--batch-size", 4), "batch_size: 8 -> 4"),
+        (("--shards", 4), "shards: 3 -> 4"),
+    ],
+)
+def test_directory_of_another_configuration(
+    photos: Path, out: Path, change: tuple[object, ...], difference: str, finished: bool
+) -> None:
+    assert run(photos, out, *SMALL, "--vae", "none").exit_code == 0
+    if not finished:
+        (out / MANIFEST_NAME).unlink()
+    before = contents(out)
+    line = refused(photos, out, *SMALL, "--vae", "none", *change)
+    assert difference in line
+    assert ("finished" if finished else "half-made") in line
+    assert contents(out) == before
+
+
+def test_changed_source_is_another_configuration(photos: Path, tmp_path: Path, out: Path) -> None:
+    shutil.copytree(photos, tmp_path / "in")
+    assert run(tmp_path / "in", out, *SMALL, "--vae", "none").exit_code == 0
+    shutil.copy(tmp_path / "in/ant/000.png", tmp_path / "in/bee/000.png")
+    line = refused(tmp_path / "in", out, *SMALL, "--vae", "none")
+    assert "source.digest: " in line
+    assert f"records: {IMAGES} -> {IMAGES + 1}" in line
+
+
+def test_manifest_of_a_future_version(photos: Path, out: Path) -> None:
+    assert run(photos, out, *SMALL, "--vae", "none").exit_code == 0
+    path = out / MANIFEST_NAME
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    before = contents(out)
+    assert "schema version 99 is newer" in refused(photos, out, *SMALL, "--vae", "none")
+    assert contents(out) == before
+
+
+def test_too_many_bad_images_then_a_larger_limit(photos: Path, tmp_path: Path, out: Path) -> None:
+    shutil.copytree(photos, tmp_path / "in")
+    for number in range(4):
+        (tmp_path / f"in/ant/bad{number}.jpg").write_text("text")
+    line = refused(tmp_path / "in", out, *SMALL, "--vae", "none")
+    assert "4 of 64 images were rejected" in line
+    assert "repeat with --max-bad-fraction 0.063" in line
+    assert len((out / "rejects.jsonl").read_text().splitlines()) == 4
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.array_record*")}
+    assert len(kept) == 3
+    assert run(tmp_path / "in", out, *SMALL, "--vae", "none", "--max-bad-fraction", 0.063).exit_code == 0
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.array_record*")} == kept
+    assert "--max-bad-fraction" in refused(tmp_path / "in", out, *SMALL, "--vae", "none")  # still too many
+
+
+def test_poor_reconstruction(photos: Path, tiny_vae: Path, out: Path) -> None:
+    line = refused(photos, out, *SMALL, "--vae", tiny_vae)
+    assert "below --min-psnr 18" in line
+    assert not (out / MANIFEST_NAME).exists()
+    assert run(photos, out, *SMALL, "--vae", tiny_vae, "--min-psnr", 0).exit_code == 0
+
+
+@pytest.mark.parametrize("option", ["--foo=bar", "--direct_num_workers=x", "--runner=Nobody"])
+def test_unknown_beam_options(photos: Path, out: Path, option: str) -> None:
+    assert "Beam" in refused(photos, out, *SMALL, "--vae", "none", "--", option)
+    assert not out.exists()
+
+
+def test_json_result(photos: Path, out: Path) -> None:
+    for state in ("written", "was finished already"):
+        result = run(photos, out, *SMALL, "--vae", "none", "--json")
+        assert result.exit_code == 0
+        facts = json.loads(result.stdout)
+        assert facts["state"] == state
+        assert (facts["records"], facts["rejected"], facts["shape"]) == (IMAGES, 0, [16, 16, 3])
+
+
+def test_dry_run_writes_nothing(photos: Path, tiny_vae: Path, out: Path) -> None:
+    result = run(photos, out, *SMALL, "--vae", tiny_vae, "--flips", "--dry-run", "--json")
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert (facts["images"], facts["classes"], facts["shards"], facts["state"]) == (IMAGES, 3, 3, "new")
+    assert facts["bytes"] == IMAGES * 2 * 2 * 8 * 8 * 4 * 2  # splits, moments, latent, bytes of a float16
+    assert facts["flops_per_image"] > 1e6
+    assert not out.exists()
+    text = run(photos, out, *SMALL, "--vae", tiny_vae, "--dry-run").stdout
+    assert "flops per image" in text
+    assert not out.exists()
+
+
+def test_crop_rules_of_the_command_are_those_of_the_code() -> None:
+    assert set(CROP_RULES) == CROPS.keys()

@@ -54,7 +54,8 @@ def _complete(settings: Settings, outcomes: Sequence[ShardResult | ShardFailure]
         (outcome for outcome in outcomes if isinstance(outcome, ShardFailure)), key=lambda failure: failure.shard
     )
     if failures:
-        also = f" (and {len(failures) - 1} more shards failed)" if len(failures) > 1 else ""
+        others = len(failures) - 1
+        also = f" (and {others} more {'shard' if others == 1 else 'shards'} failed)" if others else ""
         raise UserError(f"{failures[0].message}{also}")
     results = sorted(
         (outcome for outcome in outcomes if isinstance(outcome, ShardResult)), key=lambda result: result.shard

@@ -1,0 +1,41 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.lock import exclusive
+from pipelines.storage import WORK, LocalDirectory
+from schemas.errors import UserError
+
+HOLD = """
+import sys
+from pipelines.lock import exclusive
+from pipelines.storage import LocalDirectory
+with exclusive(LocalDirectory(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_at_a_time_and_free_again_when_the_holder_is_killed(tmp_path: Path) -> None:
+    directory = LocalDirectory(str(tmp_path))
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another command is writing"), exclusive(directory):
+            pass
+        holder.kill()
+    with exclusive(directory):
+        pass
+
+
+def test_holder_may_delete_the_lock(tmp_path: Path) -> None:
+    directory = LocalDirectory(str(tmp_path / "new"))
+    with exclusive(directory):
+        directory.remove(WORK)
+    with exclusive(directory):
+        assert directory.exists(f"{WORK}/lock")
+        with pytest.raises(UserError), exclusive(directory):
+            pass

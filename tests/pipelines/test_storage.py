@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines.storage import STAGING, WORK, LocalDirectory, open_directory
+from schemas.errors import UserError
+from schemas.files import sha256_file
+
+
+def test_files_come_and_go(tmp_path: Path) -> None:
+    directory = LocalDirectory(str(tmp_path / "new"))
+    assert not directory.exists()
+    assert directory.names() == []
+    directory.write("a/b.txt", "0123456789")
+    assert directory.read("a/b.txt") == b"0123456789"
+    assert directory.read("a/b.txt", 3, 4) == b"3456"
+    assert directory.names("a") == ["b.txt"]
+    directory.remove("a")
+    directory.remove("a")
+    assert directory.names() == []
+
+
+def test_staged_file_appears_when_published(tmp_path: Path) -> None:
+    directory = LocalDirectory(str(tmp_path))
+    one, other = directory.stage("shard"), directory.stage("shard")
+    assert one != other
+    one.write_bytes(b"content")
+    assert not directory.exists("shard")
+    directory.publish(one, "shard")
+    assert directory.read("shard") == b"content"
+    assert directory.names(STAGING) == []
+
+
+def test_matches_wants_size_and_checksum(tmp_path: Path) -> None:
+    directory = LocalDirectory(str(tmp_path))
+    (tmp_path / "a").write_bytes(b"abc")
+    digest = sha256_file(tmp_path / "a")
+    assert directory.matches("a", 3, digest)
+    assert not directory.matches("a", 4, digest)
+    assert not directory.matches("a", 3, "0" * 64)
+    assert not directory.matches("b", 3, digest)
+
+
+def test_sweep_takes_half_written_files_only(tmp_path: Path) -> None:
+    directory = LocalDirectory(str(tmp_path))
+    directory.write("keep", "x")
+    directory.write(f"{WORK}/keep", "x")
+    for name in (".manifest.json.7.tmp", f"{WORK}/.index.jsonl.7.tmp"):
+        (tmp_path / name).write_text("half")
+    directory.stage("shard").write_text("half")
+    directory.sweep()
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [".work/keep", "keep"]
+
+
+def test_other_file_systems_and_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="local directories only, not to s3://"):
+        open_directory("s3://bucket/data")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        open_directory(str(tmp_path / "file"))
+    monkeypatch.chdir(tmp_path)
+    assert open_directory("a/b").root == str(tmp_path / "a/b")

@@ -175,7 +175,7 @@ def card(out: Path, config: FeatureConfig, **measured: Any) -> str:
 @click.option("--images", type=click.Path(path_type=Path, exists=True), help="Folder or tar of class folders.")
 @click.option("--title", default="images", help="Name of --images in the card.")
 @click.option("--note", default="", help="What --images is and its licence, for the card.")
-@click.option("--steps", default=5000)
+@click.option("--steps", default=4000)
 @click.option("--batch-size", default=64)
 @click.option("--learning-rate", default=3e-3)
 @click.option("--seed", default=0)

@@ -248,7 +248,7 @@ def write_card(
 @click.option("--note", default="", help="What --images is and its licence, for the card.")
 @click.option("--channels", default="8,24,64", help="Width of each block, three for factor 4.")
 @click.option("--groups", default=8, help="Groups of the normalisation.")
-@click.option("--steps", default=12000)
+@click.option("--steps", default=5000)
 @click.option("--batch-size", default=16)
 @click.option("--learning-rate", default=1.5e-3)
 @click.option("--kl-weight", default=1e-3)

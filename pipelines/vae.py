@@ -32,6 +32,16 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+# What JSON may hold where a default is of the type on the left.
+_JSON_TYPES: dict[type, tuple[type, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (int, float),
+    str: (str,),
+    tuple: (list, tuple),
+}
+
+
 @dataclass(frozen=True)
 class VaeConfig:
     """The part of a diffusers AutoencoderKL `config.json` that decides what the network computes.
@@ -71,11 +81,14 @@ class VaeConfig:
         kind = values.get("_class_name", "AutoencoderKL")
         if kind != "AutoencoderKL":
             raise UserError(f"the VAE's config.json is of a {kind}; only diffusers' AutoencoderKL is supported")
-        _check_block_types(values)
         known = {key: values[key] for key in cls.__dataclass_fields__ if values.get(key) is not None}
+        for key, value in known.items():
+            if not isinstance(value, _JSON_TYPES[type(getattr(cls, key))]):
+                raise UserError(f"the VAE's config.json has {key} {value!r}, which is of the wrong type")
         if "block_out_channels" in known:
             known["block_out_channels"] = tuple(known["block_out_channels"])
         config = cls(**known)
+        _check_block_types(values, len(config.block_out_channels))
         _check_sizes(config)
         return config
 
@@ -91,8 +104,7 @@ class VaeConfig:
         }
 
 
-def _check_block_types(values: Mapping[str, Any]) -> None:
-    blocks = len(values.get("block_out_channels") or VaeConfig.block_out_channels)
+def _check_block_types(values: Mapping[str, Any], blocks: int) -> None:
     for key, supported in (
         ("down_block_types", DOWN_BLOCK),
         ("up_block_types", UP_BLOCK),
@@ -119,8 +131,8 @@ def _check_sizes(config: VaeConfig) -> None:
     )
     for key in positive:
         value = getattr(config, key)
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"the VAE's config.json has {key} {value!r}; it must be a whole number above 0")
+        if value < 1:
+            raise UserError(f"the VAE's config.json has {key} {value!r}; it must be above 0")
     for channels in config.block_out_channels:
         if not isinstance(channels, int) or channels < 1 or channels % config.norm_num_groups:
             raise UserError(

@@ -86,9 +86,7 @@ class LatentReader:
             if path.stat().st_size != shard.bytes:
                 size = path.stat().st_size
                 raise UserError(f"{path}: shard has {size} bytes, not {shard.bytes}: truncated? {_REBUILD}")
-            reader = ArrayRecordReader(str(path))
-            count = reader.num_records() if reader.ok() else 0  # it does not raise on a damaged file
-            reader.close()
+            count = _count_records(path)
             if count != shard.records:
                 raise UserError(f"{path}: shard holds {count} readable records, not {shard.records}; {_REBUILD}")
             if count:
@@ -107,6 +105,17 @@ class LatentReader:
                 shard = self.manifest.split_shards(split)[int(np.searchsorted(ends, i, side="right"))]
                 return f"{self.directory / shard.name}: record {i} of split {split!r} is damaged; {_REBUILD}"
         return f"{self.directory}: cannot read split {split!r}: {error}; {_REBUILD}"
+
+
+def _count_records(path: Path) -> int:
+    """Records that array_record can see; 0 for a damaged file, of which it tells only on closing."""
+    reader = ArrayRecordReader(str(path))
+    try:
+        count = reader.num_records() if reader.ok() else 0
+        reader.close()
+    except RuntimeError:
+        return 0
+    return count
 
 
 _REBUILD = "delete it and repeat the `flowtrain preprocess` command that made the dataset"

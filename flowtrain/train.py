@@ -146,8 +146,8 @@ def make_train_step(plan: Plan) -> TrainStep:
         ema = update_ema(state.ema, params, recipe.train.ema_decay)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.global_norm(gradient),
-            "param_norm": optax.global_norm(params),
+            "grad_norm": _global_norm(gradient),
+            "param_norm": _global_norm(params),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
         }
         return TrainState(state.step + 1, params, ema, opt), metrics
@@ -160,6 +160,10 @@ def init_state(plan: Plan, key: jax.Array) -> TrainState:
     params = plan.network.init(jax.random.fold_in(key, Purpose.INIT))
     optimizer = make_optimizer(plan.recipe.optimizer, plan.recipe.train.steps)
     return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+
+
+def _global_norm(tree: Any) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""The optimizer against Adam written out, and the schedule at its corners."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flowtrain.optim import make_optimizer, make_schedule
+from schemas.config import OptimizerConfig
+
+
+def _run(config: OptimizerConfig, gradients: np.ndarray, start: float = 1.0) -> float:
+    optimizer = make_optimizer(config, len(gradients))
+    params = {"a": jnp.array([start])}
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update({"a": jnp.array([gradient])}, state, params)
+        params = {"a": params["a"] + updates["a"]}
+    return float(params["a"][0])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_with_decoupled_decay_equals_the_algorithm(decay: float):
+    config = OptimizerConfig(learning_rate=0.01, beta1=0.8, beta2=0.9, weight_decay=decay)
+    gradients = np.random.default_rng(0).standard_normal(20)
+    x, m, v = 1.0, 0.0, 0.0
+    for k, gradient in enumerate(gradients, start=1):
+        m, v = 0.8 * m + 0.2 * gradient, 0.9 * v + 0.1 * gradient**2
+        step = (m / (1 - 0.8**k)) / (math.sqrt(v / (1 - 0.9**k)) + 1e-8)
+        x -= 0.01 * (step + decay * x)
+    assert _run(config, gradients) == pytest.approx(x, rel=1e-5)
+
+
+def test_clipping_bounds_the_gradient_that_adam_sees():
+    optimizer = make_optimizer(OptimizerConfig(clip_norm=1.0, beta1=0.5), 1)
+    params = {"a": jnp.zeros(2)}
+    _, state = optimizer.update({"a": jnp.array([30.0, 40.0])}, optimizer.init(params), params)
+    moment = next(part.mu for part in _flat(state) if hasattr(part, "mu"))
+    np.testing.assert_allclose(moment["a"], [0.3, 0.4], rtol=1e-6)
+
+
+def _flat(state: Any) -> list[Any]:
+    return [leaf for part in state for leaf in (_flat(part) if type(part) is tuple else [part])]
+
+
+def test_warmup_then_cosine():
+    schedule = make_schedule(OptimizerConfig(learning_rate=0.1, warmup_steps=10, schedule="cosine"), steps=110)
+    values = [float(schedule(step)) for step in range(111)]
+    assert values[0] == pytest.approx(0.01)
+    assert values[9] == pytest.approx(0.1)
+    assert values[60] == pytest.approx(0.05, rel=1e-3)
+    assert values[110] == pytest.approx(0.0, abs=1e-8)
+    assert max(values) == pytest.approx(0.1)
+
+
+def test_constant_without_warmup_is_constant_from_the_first_step():
+    schedule = make_schedule(OptimizerConfig(learning_rate=0.1), steps=10)
+    assert [float(schedule(step)) for step in (0, 5, 10**6)] == pytest.approx([0.1] * 3)

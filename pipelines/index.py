@@ -7,12 +7,18 @@ and not a random generator, so that the order follows from the seed on any versi
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from operator import attrgetter
 
 from pipelines.sources import Item
 from pipelines.storage import WORK, LocalDirectory
 
 INDEX_NAME = f"{WORK}/index.jsonl"
+
+
+_FIELDS = attrgetter("key", "label", "size", "location")
 
 
 @dataclass(frozen=True)
@@ -23,21 +29,23 @@ class Index:
     duplicates: int
     digest: str
 
+    @cached_property
+    def _lines(self) -> list[bytes]:
+        return [_line(item) for item in self.items]
+
     def encode(self) -> bytes:
-        """JSON lines, one an item."""
-        return b"".join(_line(item) for item in self.items)
+        """JSON lines, one an item: [key, label, size, location]."""
+        return b"".join(self._lines)
 
     def offsets(self, bounds: Sequence[int]) -> list[int]:
         """Byte offsets in `encode()` of the rows in `bounds`, so that a worker reads its slice only."""
-        starts = [0]
-        for item in self.items:
-            starts.append(starts[-1] + len(_line(item)))
+        starts = [0, *accumulate(map(len, self._lines))]
         return [starts[row] for row in bounds]
 
 
 def build_index(items: Iterable[Item], seed: int) -> Index:
     """Sort, drop duplicate keys (the first by key, label, size and location stays), permute by `seed`."""
-    listed = sorted(items)
+    listed = sorted(items, key=_FIELDS)
     digest = hashlib.sha256()
     for item in listed:
         digest.update(json.dumps([item.key, item.label, item.size]).encode() + b"\n")
@@ -49,7 +57,7 @@ def build_index(items: Iterable[Item], seed: int) -> Index:
 def read_index(directory: LocalDirectory, start: int, length: int) -> list[Item]:
     """The items of a byte range of the index file."""
     lines = directory.read(INDEX_NAME, start, length).splitlines()
-    return [Item(**json.loads(line)) for line in lines]
+    return [Item(*json.loads(line)) for line in lines]
 
 
 def _rank(seed: int, key: str) -> bytes:
@@ -58,4 +66,4 @@ def _rank(seed: int, key: str) -> bytes:
 
 def _line(item: Item) -> bytes:
     # ASCII escapes keep the undecodable bytes of a file name, which Python holds as lone surrogates.
-    return json.dumps(asdict(item), ensure_ascii=True).encode() + b"\n"
+    return json.dumps(_FIELDS(item), ensure_ascii=True).encode() + b"\n"

@@ -4,9 +4,18 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pipelines.storage import WORK, LocalDirectory
 from schemas.errors import UserError
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"cannot write {path.parent} ({error.strerror}); choose another output directory") from error
 
 
 @contextmanager
@@ -14,12 +23,11 @@ def exclusive(directory: LocalDirectory) -> Iterator[None]:
     """Hold the lock of a dataset directory, which is made when needed.
 
     Raises:
-        UserError: another command holds it.
+        UserError: another command holds it, or nothing can be written there.
     """
     path = directory.local(f"{WORK}/lock")
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = _open(path)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,7 +8,7 @@ from pipelines.dataset import shards_whole
 from pipelines.finish import check_quality
 from pipelines.images import CROPS, ImageError
 from pipelines.index import Index, build_index
-from pipelines.settings import PIXELS, Settings, check_ownership, current_versions
+from pipelines.settings import PIXELS, SETTINGS_NAME, Settings, check_ownership, current_versions
 from pipelines.sources import Source, open_source
 from pipelines.storage import WORK, LocalDirectory, open_directory
 from schemas.errors import UserError
@@ -110,7 +110,7 @@ def make_plan(request: Request) -> Plan:
         }
     )
     check_ownership(directory, settings)
-    if not directory.exists():
+    if not directory.exists(SETTINGS_NAME):
         _check_readable(source, index, settings)
     return Plan(request, directory, settings, index)
 
@@ -123,10 +123,24 @@ def describe_vae(name: str) -> VaeInfo | None:
     """
     if name == PIXELS:
         return None
-    from pipelines.vae_weights import EMBEDDED, read_vae_config, resolve_vae, vae_digest, vae_revision
+    from safetensors import SafetensorError, safe_open
+
+    from pipelines.vae_weights import (
+        EMBEDDED,
+        read_vae_config,
+        resolve_vae,
+        vae_digest,
+        vae_revision,
+        weights_file,
+    )
 
     path = resolve_vae(name)
     config = read_vae_config(path)
+    try:
+        with safe_open(weights_file(path), framework="numpy"):
+            pass  # the header is whole and fits the length of the file
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{weights_file(path)}: not a readable safetensors file ({error}); fetch it again") from error
     local = Path(name).expanduser()
     return VaeInfo(
         id=str(local.absolute()) if name != EMBEDDED and local.is_dir() else name,
@@ -150,7 +164,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     return {
         "source": settings.source.descriptor,
         "out": plan.directory.root,
-        "state": "finished" if plan.finished else "begun" if plan.directory.exists() else "new",
+        "state": "finished" if plan.finished else "begun" if plan.directory.exists(SETTINGS_NAME) else "new",
         "images": settings.records,
         "duplicates": settings.duplicates,
         "classes": len(settings.classes),

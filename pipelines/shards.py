@@ -26,7 +26,11 @@ class ShardFile(NamedTuple):
 
 
 class ShardWriter:
-    """Writes serialized records to a local file. A context manager; `close` returns the facts of the file."""
+    """Writes serialized records to a local file. A context manager; `close` returns the facts of the file.
+
+    Raises:
+        OSError: the file cannot be written, for example because the disk is full.
+    """
 
     def __init__(self, path: Path):
         self._path = path
@@ -35,12 +39,14 @@ class ShardWriter:
 
     def write(self, serialized: bytes) -> None:
         """Append one record."""
-        self._writer.write(serialized)
+        with _as_os_error():
+            self._writer.write(serialized)
         self._records += 1
 
     def close(self) -> ShardFile:
         """Finish the file and read its checksum back."""
-        self._writer.close()
+        with _as_os_error():
+            self._writer.close()
         return ShardFile(self._records, self._path.stat().st_size, sha256_file(self._path))
 
     def __enter__(self) -> Self:
@@ -50,7 +56,16 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer.is_open():
-            self._writer.close()
+            with suppress(RuntimeError):  # on the way out of another error, which says more
+                self._writer.close()
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what pybind makes of the library's status
+        raise OSError(str(error).partition(";")[0]) from error
 
 
 def write_shard(path: Path, serialized: Iterable[bytes]) -> ShardFile:

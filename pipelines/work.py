@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from pipelines.results import (
     write_marker,
 )
 from pipelines.settings import Settings
-from pipelines.shards import ShardWriter
+from pipelines.shards import ShardFile, ShardWriter
 from pipelines.sources import Item, Source, open_source
 from pipelines.storage import LocalDirectory
 from schemas.errors import UserError
@@ -78,7 +79,7 @@ def make_shard(
         load: gives the encoder; called only when there is something to encode.
 
     Returns:
-        The result, or the failure when the user can mend what went wrong (unreadable storage, wrong weights).
+        The result, or the failure when the user can mend what went wrong (unreadable or full storage, wrong weights).
     """
     done = read_marker(directory, piece.shard)
     if done is not None:
@@ -87,25 +88,25 @@ def make_shard(
         return _make(directory, settings, piece, load())
     except UserError as error:
         return ShardFailure(shard=piece.shard, message=str(error))
+    except OSError as error:
+        return ShardFailure(
+            shard=piece.shard,
+            message=f"cannot write {directory.root} ({error.strerror or error}); make room and repeat the command",
+        )
 
 
 def _make(directory: LocalDirectory, settings: Settings, piece: Slice, encoder: Encoder) -> ShardResult:
-    source = open_source(settings.source.descriptor, settings.source.split)
     items = read_index(directory, piece.offset, piece.length)
     names = settings.shard_files(piece.shard)
     staged = [directory.stage(name) for name in names]
     tally = _Tally(reconstruction_quota(piece.shard, settings.shards))
-    ticker = Ticker(directory, piece.shard)
-    with ExitStack() as stack:
-        writers = [stack.enter_context(ShardWriter(path)) for path in staged]
-        pool = stack.enter_context(ThreadPoolExecutor(min(MAX_DECODERS, os.cpu_count() or 1)))
-        batches = _batches(_decoded(source, items, settings, pool, tally), settings)
-        for batch, views in _encoded(batches, encoder, settings.flips):
-            _write_batch(settings, encoder, batch, views, writers, tally)
-            ticker.add(len(batch.items))
-        written = [writer.close() for writer in writers]
-    for path, name in zip(staged, names, strict=True):
-        directory.publish(path, name)
+    try:
+        written = _write(settings, encoder, items, staged, tally, Ticker(directory, piece.shard))
+        for path, name in zip(staged, names, strict=True):
+            directory.publish(path, name)
+    finally:
+        for path in staged:
+            path.unlink(missing_ok=True)
     result = ShardResult(
         shard=piece.shard,
         items=len(items),
@@ -119,6 +120,26 @@ def _make(directory: LocalDirectory, settings: Settings, piece: Slice, encoder: 
     )
     write_marker(directory, result)
     return result
+
+
+def _write(
+    settings: Settings,
+    encoder: Encoder,
+    items: Sequence[Item],
+    staged: Sequence[Path],
+    tally: _Tally,
+    ticker: Ticker,
+) -> list[ShardFile]:
+    """Encode the items into the staged files, one a split."""
+    source = open_source(settings.source.descriptor, settings.source.split)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(ShardWriter(path)) for path in staged]
+        pool = stack.enter_context(ThreadPoolExecutor(min(MAX_DECODERS, os.cpu_count() or 1)))
+        batches = _batches(_decoded(source, items, settings, pool, tally), settings)
+        for batch, views in _encoded(batches, encoder, settings.flips):
+            _write_batch(settings, encoder, batch, views, writers, tally)
+            ticker.add(len(batch.items))
+        return [writer.close() for writer in writers]
 
 
 def reconstruction_quota(shard: int, shards: int) -> int:

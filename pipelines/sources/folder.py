@@ -53,7 +53,10 @@ class FolderSource(Source):
         return self._listing
 
     def _walk(self) -> tuple[tuple[str, ...], list[Item]]:
-        found = sorted(_image_files(self.descriptor))
+        try:
+            found = sorted(_image_files(self.descriptor))
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be listed ({error.strerror})") from error
         if not found:
             raise UserError(
                 f"{self.descriptor}: no image file in it; looked for {', '.join(sorted(SUFFIXES))} at any depth"

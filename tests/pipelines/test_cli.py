@@ -71,10 +71,7 @@ def test_wrong_vae_directory(photos: Path, tiny_vae: Path, tmp_path: Path, out: 
             weights.write_bytes(weights.read_bytes()[:1000])
     line = refused(photos, out, *SMALL, "--vae", vae)
     assert str(vae) in line or "config.json" in line
-    if break_it != "truncated weights":
-        assert not out.exists()
-    else:
-        assert not (out / MANIFEST_NAME).exists()
+    assert not out.exists()
 
 
 def test_resolution_that_the_vae_cannot_divide(photos: Path, tiny_vae: Path, out: Path) -> None:
@@ -166,7 +163,7 @@ def test_too_many_bad_images_then_a_larger_limit(photos: Path, tmp_path: Path, o
 
 def test_poor_reconstruction(photos: Path, tiny_vae: Path, out: Path) -> None:
     line = refused(photos, out, *SMALL, "--vae", tiny_vae)
-    assert "below --min-psnr 18" in line
+    assert "below --min-psnr 15" in line
     assert not (out / MANIFEST_NAME).exists()
     assert run(photos, out, *SMALL, "--vae", tiny_vae, "--min-psnr", 0).exit_code == 0
 

@@ -1,5 +1,6 @@
 """The pipeline against a direct computation of the same thing, and what it leaves behind."""
 
+import functools
 import json
 import math
 import uuid
@@ -14,10 +15,11 @@ from apache_beam.testing.util import assert_that
 from PIL import Image
 
 from pipelines.dataset import LatentDataset
+from pipelines.index import INDEX_NAME
 from pipelines.plan import Plan
 from pipelines.preprocess import Config, define_pipeline, make_slices, preprocess
 from pipelines.results import marker_name
-from pipelines.runner import parse_options
+from pipelines.runner import parse_options, run_pipeline
 from pipelines.settings import write_settings
 from pipelines.sources import open_source
 from pipelines.vae_weights import load_vae
@@ -194,6 +196,17 @@ def test_neighbours_in_a_batch_do_not_show_in_a_record(made: tuple[Plan, Manifes
     alone[:3] = images[:3]
     for ours, theirs in zip(vae.encode(images), vae.encode(alone), strict=True):
         np.testing.assert_array_equal(np.asarray(ours)[:3], np.asarray(theirs)[:3])
+
+
+def test_beam_counts_what_was_done(photos: Path, tmp_path: Path) -> None:
+    task = plan(photos, tmp_path / "out")
+    write_settings(task.directory, task.settings)
+    task.directory.write(INDEX_NAME, task.index.encode())
+    config = Config(task.directory, task.settings, make_slices(task), 0.01, 0.0)
+    result = run_pipeline(functools.partial(define_pipeline, config=config))
+    counters = {entry.key.metric.name: entry.committed for entry in result.metrics().query()["counters"]}
+    sizes = sum(shard.bytes for shard in LatentDataset(tmp_path / "out").manifest.shards)
+    assert counters == {"read": IMAGES, "decoded": IMAGES, "encoded": IMAGES, "rejected": 0, "bytes": sizes}
 
 
 def test_graph_is_linear(photos: Path, tmp_path: Path) -> None:

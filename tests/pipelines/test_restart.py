@@ -1,8 +1,10 @@
 """Killed with SIGKILL at moments of chance, repeated: the same bytes as a run that nobody disturbed."""
 
 import random
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -44,6 +46,19 @@ def test_killed_runs_give_the_bytes_of_an_undisturbed_one(photos: Path, tiny_vae
     text = process.communicate(timeout=240)
     assert process.returncode == 0, text
     assert contents(out) == contents(undisturbed)
+
+
+def test_full_disk_is_one_line_and_the_run_goes_on_later(photos: Path, tmp_path: Path) -> None:
+    arguments = [photos, tmp_path / "out", "--resolution", 16, "--shards", 2, "--vae", "none"]
+    command = shlex.join([sys.executable, "-m", "flowtrain.cli", "preprocess", *map(str, arguments)])
+    limited = subprocess.run(  # a file may have 100 KiB; a shard wants 128
+        ["bash", "-c", f"ulimit -f 100 && exec {command}"], capture_output=True, text=True, timeout=240
+    )
+    assert limited.returncode == 2, limited.stderr
+    (line,) = limited.stderr.splitlines()
+    assert "cannot write" in line
+    assert "repeat the command" in line
+    assert run(*arguments).exit_code == 0
 
 
 def test_second_command_at_once_is_refused_and_an_interrupt_is_one_line(

@@ -152,6 +152,7 @@ def _reopen(directory: LocalDirectory, settings: Settings) -> None:
             f"{directory.root} has damaged shards, but was made with other versions ({'; '.join(changed)}); "
             "install those, or preprocess into a new directory"
         )
-    for line in directory.read(RESULTS_NAME).splitlines():
-        write_marker(directory, ShardResult.model_validate_json(line))
+    if directory.exists(RESULTS_NAME):
+        for line in directory.read(RESULTS_NAME).splitlines():
+            write_marker(directory, ShardResult.model_validate_json(line))
     directory.remove(MANIFEST_NAME)

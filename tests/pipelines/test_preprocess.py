@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import shutil
 import uuid
 from pathlib import Path
 
@@ -225,7 +226,8 @@ def test_finished_dataset_is_left_alone(made: tuple[Plan, Manifest], photos: Pat
     assert contents(made[0].directory.local()) == before
 
 
-def test_truncated_and_missing_shards_are_rebuilt(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("markers", [True, False])
+def test_truncated_and_missing_shards_are_rebuilt(photos: Path, tmp_path: Path, markers: bool) -> None:
     out = tmp_path / "out"
     manifest = preprocess(plan(photos, out), progress=False)
     before = contents(out)
@@ -233,13 +235,34 @@ def test_truncated_and_missing_shards_are_rebuilt(photos: Path, tmp_path: Path) 
     untouched = (out / manifest.shards[0].name).stat().st_mtime_ns
     first.write_bytes(first.read_bytes()[:1000])
     second.unlink()
+    if not markers:
+        (out / "shards.jsonl").unlink()
     with pytest.raises(UserError, match=r"00001-of-00004: the shard has 1000 bytes.*rebuild it with"):
         LatentDataset(out)
     again = plan(photos, out)
     assert again.finished_manifest() is None
     assert preprocess(again, progress=False) == manifest
     assert contents(out) == before
-    assert (out / manifest.shards[0].name).stat().st_mtime_ns == untouched
+    assert ((out / manifest.shards[0].name).stat().st_mtime_ns == untouched) == markers
+
+
+def test_dataset_is_unfinished_while_it_is_rebuilt(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "in")
+    out = tmp_path / "out"
+    manifest = preprocess(plan(tmp_path / "in", out), progress=False)
+    before = contents(out)
+    (out / manifest.shards[0].name).unlink()
+    again = plan(tmp_path / "in", out)
+    victim = tmp_path / "in" / again.index.items[0].key
+    kept = victim.read_bytes()
+    victim.unlink()
+    with pytest.raises(UserError, match="cannot read"):
+        preprocess(again, progress=False)
+    with pytest.raises(UserError, match="not a finished dataset"):
+        LatentDataset(out)
+    victim.write_bytes(kept)
+    preprocess(plan(tmp_path / "in", out), progress=False)
+    assert contents(out) == before
 
 
 def test_only_what_is_missing_is_made_again(photos: Path, tmp_path: Path) -> None:

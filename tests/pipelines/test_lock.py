@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import lock
 from pipelines.lock import exclusive
 from pipelines.storage import WORK, LocalDirectory
 from schemas.errors import UserError
@@ -29,6 +30,26 @@ def test_one_at_a_time_and_free_again_when_the_holder_is_killed(tmp_path: Path) 
         holder.kill()
     with exclusive(directory):
         pass
+
+
+def test_file_deleted_between_opening_and_locking_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder before us finishes at the worst moment: we then hold a file that nobody else can see."""
+    path = tmp_path / WORK / "lock"
+    real_open = lock._open
+    opened = []
+
+    def open_then_lose(where: Path) -> int:
+        handle = real_open(where)
+        if not opened:
+            path.unlink()
+        opened.append(handle)
+        return handle
+
+    monkeypatch.setattr(lock, "_open", open_then_lose)
+    with exclusive(LocalDirectory(str(tmp_path))):
+        assert len(opened) == 2
+        with pytest.raises(UserError), exclusive(LocalDirectory(str(tmp_path))):
+            pass
 
 
 def test_holder_may_delete_the_lock(tmp_path: Path) -> None:

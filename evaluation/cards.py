@@ -7,12 +7,20 @@ from typing import Any, NamedTuple
 
 from evaluation.generate import CYCLIC
 from evaluation.results import Result
-from evaluation.tables import by_setting
+from evaluation.tables import by_setting, figure, setting_text
 from schemas.manifest import Manifest
 from schemas.run import Run
 
 Card = list[tuple[str, str]]
 Metrics = Sequence[Mapping[str, float]]
+
+
+class Headline(NamedTuple):
+    """A number, what it is, and for which setting."""
+
+    value: str
+    label: str
+    detail: str
 
 
 class Stage(NamedTuple):
@@ -24,33 +32,40 @@ class Stage(NamedTuple):
     detail: str
 
 
-def headline(run: Run, metrics: Metrics, best: Result | None) -> Card:
-    """The few numbers at the top."""
-    card: Card = []
-    if best is not None:
-        card.append((best.protocol.metric, f"{best.distance:.2f}"))
-        if best.accuracy is not None:
-            card.append(("classified as their class", f"{best.accuracy:.1%}"))
+def headline(run: Run, metrics: Metrics, series: Sequence[Result]) -> list[Headline]:
+    """The few numbers at the top: the best of the settings, and the size of the run."""
+    card: list[Headline] = []
+    if series:
+        best = min(series, key=lambda result: result.distance)
+        card.append(Headline(figure(best.distance), f"{best.protocol.metric}, lower is better", _setting(best)))
+        top = most_accurate(series)
+        if top is not None and top.accuracy is not None:
+            card.append(Headline(f"{top.accuracy:.1%}", "of samples classified as their class", _setting(top)))
     if metrics:
-        card.append(("training steps", f"{int(metrics[-1]['step']):,}"))
-    card.append(("parameters", _short(run.parameters)))
-    return card
+        batch = run.recipe.train.batch_size
+        card.append(Headline(f"{int(metrics[-1]['step']):,}", "training steps", f"batches of {batch}"))
+    model = run.recipe.model
+    return [*card, Headline(_short(run.parameters), "parameters", f"depth {model.depth}, width {model.width}")]
 
 
-def summary(run: Run, best: Result | None) -> str:
+def most_accurate(series: Sequence[Result]) -> Result | None:
+    """The setting whose samples are most often classified as their class; of equals the nearest to the reference."""
+    scored = [result for result in series if result.accuracy is not None]
+    return max(scored, key=lambda result: (result.accuracy or 0.0, -result.distance), default=None)
+
+
+def _setting(result: Result) -> str:
+    return setting_text(result.sampling) if result.sampling else ""
+
+
+def summary(run: Run) -> str:
     """One sentence of what this is."""
     h, w, c = run.latent_shape
     space = "pixels" if run.vae is None else f"latents of the VAE {run.vae.id}"
     classes = f"{len(run.classes)} classes" if len(run.classes) > 1 else "no classes"
-    text = (
+    return (
         f"A Diffusion Transformer trained by flow matching on {run.dataset.records:,} records of "
         f"{run.dataset.source} ({run.dataset.split}, {classes}), as {h} x {w} x {c} {space}."
-    )
-    if best is None or best.sampling is None:
-        return text
-    guidance = "without guidance" if best.sampling.cfg == 1 else f"with guidance {best.sampling.cfg:g}"
-    return (
-        f"{text} Best of the settings measured: {best.sampling.steps} {best.sampling.sampler.title()} steps {guidance}."
     )
 
 
@@ -83,8 +98,7 @@ def times(run: Run, metrics: Metrics, series: Sequence[Result]) -> list[Stage]:
         sampling = result.sampling
         if sampling is None or not result.seconds:
             continue
-        guidance = "" if sampling.cfg == 1 else f", guidance {sampling.cfg:g}"
-        what = f"sample, {sampling.steps} step{'s' if sampling.steps > 1 else ''}{guidance}"
+        what = f"sample, {setting_text(sampling)}"
         made = result.seconds["generate"]
         detail = f"{sampling.num_samples:,} samples, {sampling.num_samples / max(made, 1e-3):,.0f} images/s"
         stages.append((what, made, f"{detail}, {sampling.nfe} network evaluations each"))

@@ -68,7 +68,9 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
     OUT ending in .png is a grid, one row a class; in .npz, a batch in ADM's layout (arr_0 images, arr_1 labels);
     anything else is a directory for a dataset of latents, which a killed command goes on with when repeated.
 
-    Example: flowtrain sample runs/digits grid.png --steps 20 --cfg 4
+    \b
+    Example:
+      flowtrain sample runs/digits grid.png --steps 20 --cfg 4
     """
     from evaluation import sample_command
 
@@ -97,7 +99,7 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
 @click.option("--crop", type=click.Choice(["adm", "none"]), default="adm", show_default=True, help="For a folder.")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object a result.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.argument("beam_args", nargs=-1, type=click.UNPROCESSED)
+@click.argument("beam_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
 def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[str, ...], **options: Any) -> None:
     """Measure the distance of samples of WORKDIR to a reference, for every pair of --steps and --cfg.
 
@@ -105,7 +107,9 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
     WORKDIR/results.jsonl and never computed twice. WORKDIR may also be statistics (.npz), an ADM batch (.npz), a
     dataset or a folder of images, which are then only compared. Beam options go after --.
 
-    Example: flowtrain eval runs/digits --reference digits.npz --steps 100,20,5,1 --cfg 1,4
+    \b
+    Example:
+      flowtrain eval runs/digits --reference digits.npz --steps 100,20,5,1 --cfg 1,4
     """
     from evaluation import measure
     from evaluation.protocols import find_protocol
@@ -115,6 +119,7 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
     if measure.is_run(workdir):
         results = _eval_run(workdir, recipe, dry_run, beam_args, options)
     elif dry_run:
+        measure.check_exists(options["reference"])
         _echo_plan({"compare": str(workdir), "with": str(options["reference"]), "protocol": recipe.name})
         return
     else:
@@ -174,14 +179,16 @@ def _eval_run(
 @click.option("--num", type=click.IntRange(min=2), help="Only the first images.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.argument("beam_args", nargs=-1, type=click.UNPROCESSED)
+@click.argument("beam_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
 def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple[str, ...], **options: Any) -> None:
     """Measure the feature statistics of SOURCE into OUT (.npz), for `eval --reference`.
 
     SOURCE is a folder of images, embedded:NAME, or a dataset (latents are decoded first). OUT holds mu and sigma
     under the names that other evaluators read, and the sums they come from. Beam options go after --.
 
-    Example: flowtrain stats embedded:digits digits.npz --split train --resolution 32
+    \b
+    Example:
+      flowtrain stats embedded:digits digits.npz --split train --resolution 32
     """
     from evaluation import measure
     from evaluation.protocols import find_protocol
@@ -209,7 +216,9 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
 def report(workdir: Path, out: Path | None, dry_run: bool) -> None:
     """Write one self-contained HTML page about the run in WORKDIR: curves, samples, distances, recipe, data.
 
-    Example: flowtrain report runs/digits --out digits.html
+    \b
+    Example:
+      flowtrain report runs/digits --out digits.html
     """
     from evaluation import report as report_module
 

@@ -12,6 +12,7 @@ from evaluation.generate import BATCH_SIZE, Setting, generate, sampling_facts, s
 from evaluation.imagesets import dataset_images
 from evaluation.measure import (
     Notify,
+    check_exists,
     check_reference,
     compare,
     load_reference,
@@ -25,7 +26,7 @@ from evaluation.protocols import EvaluationProtocol, Recipe
 from evaluation.results import Result, append_result, find_result, read_results
 from evaluation.tables import markdown_table
 from schemas.files import write_atomic
-from schemas.run import Run, read_run
+from schemas.run import Run
 from schemas.statistics import FeatureStatistics
 
 if TYPE_CHECKING:
@@ -62,14 +63,13 @@ def evaluate(request: Request, notify: Notify, bar: MakeBar) -> list[Result]:
     """
     from flowtrain.checkpoint import load_for_sampling
 
-    workdir = request.workdir
-    run = read_run(workdir)
-    protocol = protocol_of(request.recipe, run.dataset.resolution)
-    cache = workdir / EVAL_DIR
+    workdir, cache = request.workdir, request.workdir / EVAL_DIR
+    check_exists(request.reference)
+    trained = load_for_sampling(workdir, step=request.step, weights=request.weights)
+    protocol = protocol_of(request.recipe, trained.run.dataset.resolution)
     reference, where = load_reference(request.reference, request.recipe, cache, request.beam_args, bar)
     described = check_reference(protocol, reference, where, notify)
     warn_of_rank(min(setting.num for setting in request.settings), protocol.dim, "samples", notify)
-    trained = load_for_sampling(workdir, step=request.step, weights=request.weights)
     known, results = read_results(workdir), []
     with contextlib.closing(bar(total=sum(s.num for s in request.settings), desc="eval", unit="sample")) as progress:
         for setting in request.settings:
@@ -120,7 +120,8 @@ def write_outputs(workdir: Path, results: Sequence[Result]) -> None:
 
 
 def plan(request: Request, run: Run) -> dict[str, Any]:
-    """What would be done, for --dry-run."""
+    """What would be done, for --dry-run. Raises `UserError` when there is no such reference."""
+    check_exists(request.reference)
     settings = request.settings
     evaluations = sum(setting.nfe * setting.num for setting in settings)
     steps = ", ".join(str(count) for count in dict.fromkeys(setting.steps for setting in settings))

@@ -61,6 +61,12 @@ def _facts(statistics: FeatureStatistics) -> dict[str, Any]:
     return dict(statistics.protocol.get("images", {}))
 
 
+def check_exists(reference: Path) -> None:
+    """Before any work. Raises `UserError` when nothing is there."""
+    if not reference.exists():
+        raise UserError(f"{reference}: no such reference; make one with `flowtrain stats SOURCE {reference}`")
+
+
 def load_reference(
     path: Path, recipe: Recipe, cache: Path, beam_args: Sequence[str] = (), make_bar: MakeBar | None = None
 ) -> tuple[FeatureStatistics, Path]:
@@ -69,10 +75,9 @@ def load_reference(
     Raises:
         UserError: nothing there, or not what it says.
     """
+    check_exists(path)
     if path.is_file():
         return read_statistics(path), path
-    if not path.exists():
-        raise UserError(f"{path}: no such reference; make one with `flowtrain stats SOURCE {path}`")
     images = dataset_images(path)
     out = cache / f"reference-{images.digest[:12]}-{recipe.name}.npz"
     return measure_images(images, protocol_of(recipe, images.resolution), out, beam_args, make_bar), path
@@ -168,13 +173,18 @@ def compare_only(
 def _image_set(path: Path, num: int | None, resolution: int | None, crop: str) -> ImageSet:
     if path.is_file():
         return batch_images(path, num)
-    if (path / MANIFEST_NAME).is_file():
+    if _is_dataset(path):
         return dataset_images(path, None, num)
     if not path.exists():
         raise UserError(f"{path}: nothing there; give a work directory, statistics, a dataset or a folder of images")
     if resolution is None:
         raise UserError(f"{path}: a folder of images needs --resolution, as the reference does not say its own")
     return source_images(str(path), "all", resolution, crop, num)
+
+
+def _is_dataset(path: Path) -> bool:
+    """Whether a directory is a dataset, perhaps an unfinished one, which reading it will tell."""
+    return (path / MANIFEST_NAME).is_file() or any(path.glob("*.array_record*"))
 
 
 def _is_statistics(path: Path) -> bool:
@@ -200,7 +210,7 @@ def named_images(source: str, split: str | None, resolution: int | None, crop: s
     path = Path(source)
     if path.is_file():
         return batch_images(path, num)
-    if (path / MANIFEST_NAME).is_file() or any(path.glob("*.array_record*")):
+    if _is_dataset(path):
         images = dataset_images(path, split, num)
         if resolution not in (None, images.resolution):
             raise UserError(

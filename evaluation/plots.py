@@ -100,12 +100,18 @@ def _lines(axes: "Axes", results: Sequence[Result], value: Callable[[Result], fl
     axes.legend(loc="best")
 
 
+def _narrow(axes: "Axes", axis: str) -> bool:
+    """Whether an axis spans less than a factor of 30, where 1, 2, 5 would be too few marks."""
+    low, high = axes.get_ylim() if axis == "y" else axes.get_xlim()
+    return high < 30 * low
+
+
 def _plain_ticks(axes: "Axes", axis: str) -> None:
     """1, 2, 5, 10, ... in plain figures instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     target = axes.yaxis if axis == "y" else axes.xaxis
-    target.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    target.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if _narrow(axes, axis) else (1, 2, 5)))
     target.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     target.set_minor_formatter(NullFormatter())
 

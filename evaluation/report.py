@@ -13,7 +13,6 @@ from evaluation.evaluate import EVAL_DIR
 from evaluation.plots import NARROW, Paint, accuracy_plot, distance_plot, draw, loss_plot
 from evaluation.report_images import (
     COLUMNS,
-    MOST_CLASSES,
     Picture,
     block,
     class_rows,
@@ -23,7 +22,7 @@ from evaluation.report_images import (
     stored_samples,
 )
 from evaluation.results import Result, read_results
-from evaluation.tables import by_setting, describe, rows, same_series
+from evaluation.tables import by_setting, describe, figure, rows, same_series, setting_text
 from pipelines.dataset import LatentDataset
 from schemas.errors import UserError
 from schemas.files import write_atomic
@@ -47,7 +46,7 @@ class Block:
     """A grid at one number of steps."""
 
     title: str
-    detail: str
+    details: list[str]
     picture: Picture
 
 
@@ -83,7 +82,8 @@ def collect(workdir: Path, notify: Callable[[str], object]) -> dict[str, Any]:
     """All that the template shows."""
     run, metrics, results = read_run(workdir), read_metrics(workdir), read_results(workdir)
     series = same_series(results, results[-1]) if results else []
-    best = min(series, key=lambda result: result.distance) if series else None
+    nearest = min(series, key=lambda result: result.distance) if series else None
+    shown = cards.most_accurate(series) or nearest
     dataset = _or_none(lambda: LatentDataset(Path(run.dataset.path)), notify)
     if dataset is not None and dataset.manifest.digest() != run.dataset.digest:
         notify(f"{run.dataset.path}: not the dataset that the run was trained on any more; left out of the report")
@@ -91,11 +91,11 @@ def collect(workdir: Path, notify: Callable[[str], object]) -> dict[str, Any]:
     manifest = dataset.manifest if dataset else None
     return {
         "title": f"{run.dataset.source}, {run.dataset.resolution} pixels",
-        "headline": cards.headline(run, metrics, best),
-        "summary": cards.summary(run, best),
-        "samples": _or_none(lambda: _samples(workdir, run, best), notify),
-        "best": best,
-        "steps": _or_none(lambda: _step_blocks(workdir, series), notify) or [],
+        "headline": cards.headline(run, metrics, series),
+        "summary": cards.summary(run),
+        "samples": _or_none(lambda: _samples(workdir, run, shown), notify),
+        "shown": _about_samples(run, shown),
+        "steps": _or_none(lambda: _step_blocks(workdir, run, series), notify) or [],
         "distance": _distance(series),
         "loss": _plot(loss_plot(metrics), "Training loss against step.") if len(metrics) > 1 else None,
         "training": cards.training(metrics),
@@ -132,13 +132,22 @@ def _or_none(make: Callable[[], Any], notify: Callable[[str], object]) -> Any:
         return None
 
 
-def _samples(workdir: Path, run: Run, best: Result | None) -> list[tuple[str, Picture]]:
+def _about_samples(run: Run, shown: Result | None) -> str:
+    sampler = run.recipe.sampler
+    if shown is None or shown.sampling is None:
+        return f"{sampler.steps} steps, guidance {sampler.cfg:g}, as the recipe says"
+    if shown.accuracy is None:
+        return f"{setting_text(shown.sampling)}, the setting with the smallest distance"
+    return f"{setting_text(shown.sampling)}, the setting most often classified as its class"
+
+
+def _samples(workdir: Path, run: Run, shown: Result | None) -> list[tuple[str, Picture]]:
     num = COLUMNS * len(run.classes)
-    images, labels = stored_samples(workdir, best, num) if best else fresh_samples(workdir, run)
+    images, labels = stored_samples(workdir, shown, num) if shown else fresh_samples(workdir, run)
     return class_rows(images, labels, run.classes, COLUMNS)
 
 
-def _step_blocks(workdir: Path, series: Sequence[Result]) -> list[tuple[str, list[Block]]]:
+def _step_blocks(workdir: Path, run: Run, series: Sequence[Result]) -> list[tuple[str, list[Block]]]:
     """For each guidance weight, a grid at every number of steps; sample i starts from the same noise in all."""
     steps, guidances, cells = by_setting(series)
     figures = []
@@ -146,14 +155,13 @@ def _step_blocks(workdir: Path, series: Sequence[Result]) -> list[tuple[str, lis
         blocks = []
         for result in (cells[count, cfg] for count in steps if (count, cfg) in cells):
             assert result.sampling is not None
-            classes = min(MOST_CLASSES, len(read_run(workdir).classes))
-            images, labels = stored_samples(workdir, result, BLOCK_COLUMNS * classes)
+            images, labels = stored_samples(workdir, result, BLOCK_COLUMNS * len(run.classes))
             title = f"{result.sampling.steps} step{'s' if result.sampling.steps > 1 else ''}"
-            scored = "" if result.accuracy is None else f", {result.accuracy:.0%} right class"
-            detail = f"{result.protocol.metric} {result.distance:.1f}{scored}"
-            blocks.append(
-                Block(title, detail, block(images, labels, BLOCK_COLUMNS, f"Samples of {title}, one row a class"))
-            )
+            details = [f"{result.protocol.metric} {figure(result.distance)}"]
+            if result.accuracy is not None:
+                details.append(f"{result.accuracy:.1%} right class")
+            grid = block(images, labels, BLOCK_COLUMNS, f"Samples of {title}, one row a class")
+            blocks.append(Block(title, details, grid))
         figures.append(("Without guidance" if cfg == 1 else f"Guidance {cfg:g}", blocks))
     return figures
 

@@ -19,7 +19,7 @@ from schemas.run import Run
 
 MOST_CLASSES = 20  # of a grid; a page with a thousand rows shows nothing
 COLUMNS = 10
-PAIRS = 12
+PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def reconstructions(dataset: LatentDataset) -> Pairs:
     records = []
     for record in dataset.records(stop=min(len(dataset), 50 * PAIRS)):
         taken = chosen.get(record.label, 0)
-        if taken < -(-PAIRS // len(manifest.classes)) and len(records) < PAIRS:
+        if taken < max(1, PAIRS // len(manifest.classes)) and len(records) < PAIRS:
             chosen[record.label] = taken + 1
             records.append(record)
     records.sort(key=lambda record: record.label)

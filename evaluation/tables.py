@@ -37,6 +37,17 @@ def same_series(results: Sequence[Result], like: Result) -> list[Result]:
     return [r for r in results if r.sampling is not None and series(r) == series(like)]
 
 
+def figure(distance: float) -> str:
+    """Two decimals, as papers print them; three below 1."""
+    return f"{distance:.2f}" if distance >= 1 else f"{distance:.3f}"
+
+
+def setting_text(sampling: Sampling) -> str:
+    """Steps and guidance in words."""
+    steps = f"{sampling.steps} step{'s' if sampling.steps > 1 else ''}"
+    return f"{steps}, no guidance" if sampling.cfg == 1 else f"{steps}, guidance {sampling.cfg:g}"
+
+
 def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and cells as text; `-` where a pair was not measured."""
     steps, guidances, cells = by_setting(results)
@@ -50,7 +61,7 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         row = [str(count)]
         for cfg in guidances:
             result = cells.get((count, cfg))
-            row.append(f"{result.distance:.2f}" if result else "-")
+            row.append(figure(result.distance) if result else "-")
             if scored:
                 row.append(f"{result.accuracy:.1%}" if result and result.accuracy is not None else "-")
         body.append(row)

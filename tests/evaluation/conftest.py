@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from evaluation import extractors, protocols
-from evaluation.models import _extractor
 from flowtrain.checkpoint import TrainedModel, load_for_sampling
 from schemas.manifest import Manifest, VaeInfo
 from schemas.run import Run
@@ -45,10 +44,13 @@ def workdir(world: World, tmp_path: Path) -> Path:
     return Path(shutil.copytree(world.workdir, tmp_path / "run"))
 
 
+def add_tiny_protocol(patch: pytest.MonkeyPatch) -> None:
+    """Put the protocol `tiny` in the tables."""
+    patch.setitem(extractors.EXTRACTORS, "tiny", tiny.TinyExtractor)  # type: ignore[arg-type]
+    patch.setitem(protocols.PROTOCOLS, "tiny", tiny.RECIPE)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def tiny_protocol(monkeypatch: pytest.MonkeyPatch) -> protocols.Recipe:
-    """Adds the protocol `tiny` to the tables."""
-    monkeypatch.setitem(extractors.EXTRACTORS, "tiny", tiny.TinyExtractor)  # type: ignore[arg-type]
-    monkeypatch.setitem(protocols.PROTOCOLS, "tiny", tiny.RECIPE)  # type: ignore[arg-type]
-    _extractor.cache_clear()
+    add_tiny_protocol(monkeypatch)
     return tiny.RECIPE

@@ -21,6 +21,7 @@ from schemas.errors import UserError
 from schemas.statistics import FeatureStatistics, Moments
 from tests.evaluation.tiny import RECIPE, TinyExtractor
 
+SOURCE = {"kind": "source", "descriptor": "embedded:digits", "split": "train"}
 PROTOCOL = EvaluationProtocol.resolve(RECIPE, TinyExtractor(), 8)
 
 
@@ -38,7 +39,7 @@ def result(steps: int = 20, cfg: float = 1.0, distance: float = 1.5, accuracy: f
         seed=0,
         num_samples=10,
     )
-    reference = Reference(digest="d" * 64, n=100, images={"kind": "source", "descriptor": "embedded:digits"})
+    reference = Reference(digest="d" * 64, n=100, images=SOURCE)
     return Result(
         distance=distance,
         accuracy=accuracy,

@@ -1,6 +1,6 @@
 """Tables: a row a step count, two columns a guidance weight, nothing mixed in."""
 
-from evaluation.tables import by_setting, describe, markdown_table, same_series, text_table
+from evaluation.tables import by_setting, describe, figure, markdown_table, same_series, setting_text, text_table
 from tests.evaluation.test_results import result
 
 RESULTS = [result(20, 1, 3.25), result(5, 1, 9.5), result(20, 4, 12.125, 0.987), result(5, 1, 9.75)]
@@ -41,3 +41,11 @@ def test_a_series_shares_everything_but_steps_and_guidance() -> None:
     assert same_series([*RESULTS, later], later) == [later]
     steps, guidances, _ = by_setting(RESULTS)
     assert (steps, guidances) == ([20, 5], [1.0, 4.0])
+
+
+def test_small_distances_keep_their_digits() -> None:
+    assert [figure(value) for value in (0.0421, 1.0, 12.345)] == ["0.042", "1.00", "12.35"]
+    sampling = RESULTS[2].sampling
+    assert sampling is not None
+    assert setting_text(sampling) == "20 steps, guidance 4"
+    assert setting_text(sampling.model_copy(update={"steps": 1, "cfg": 1.0})) == "1 step, no guidance"

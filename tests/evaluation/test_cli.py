@@ -1,0 +1,282 @@
+"""The commands from end to end on a tiny run, and what they say to a user's mistake."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from evaluation.results import read_results
+from flowtrain.cli import main
+from pipelines.dataset import LatentDataset
+from schemas.manifest import MANIFEST_NAME
+from schemas.run import RUN_NAME
+from schemas.statistics import FeatureStatistics, read_statistics, write_statistics
+from tests.evaluation import tiny
+from tests.evaluation.conftest import World
+
+pytestmark = pytest.mark.usefixtures("tiny_protocol")
+
+
+def call(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def succeed(*arguments: object) -> Result:
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def fail(*arguments: object) -> str:
+    """Exit status 2, nothing on stdout, one line on stderr, which is returned."""
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1
+    return errors[0]
+
+
+@pytest.fixture
+def reference(world: World, tmp_path: Path) -> Path:
+    out = tmp_path / "reference.npz"
+    succeed("stats", world.dataset, out, "--extractor", "tiny")
+    return out
+
+
+# stats
+
+
+def test_stats_of_a_dataset_a_folder_and_a_batch_agree(world: World, reference: Path, tmp_path: Path) -> None:
+    from evaluation.imagesets import dataset_images
+
+    batch = dataset_images(world.dataset).read(0, 30)
+    for i, (image, label) in enumerate(zip(batch.images, batch.labels, strict=True)):
+        folder = tmp_path / "folder" / tiny.CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i:02d}.png")
+    np.savez(tmp_path / "batch.npz", batch.images)
+    folder, side = tmp_path / "folder", tiny.SIDE
+    succeed("stats", folder, tmp_path / "folder.npz", "--extractor", "tiny", "--resolution", side, "--crop", "none")
+    shown = succeed("stats", tmp_path / "batch.npz", tmp_path / "b.npz", "--extractor", "tiny", "--json").stdout
+    expected = read_statistics(reference)
+    for path in (tmp_path / "folder.npz", tmp_path / "b.npz"):
+        np.testing.assert_allclose(read_statistics(path).mu, expected.mu, rtol=1e-9)
+        np.testing.assert_allclose(read_statistics(path).sigma, expected.sigma, rtol=1e-7)
+    of_folder, of_dataset = read_statistics(tmp_path / "folder.npz").protocol["images"], expected.protocol["images"]
+    assert of_folder["correct"] == of_dataset["correct"]
+    assert json.loads(shown.splitlines()[-1])["images"]["correct"] is None, "a batch has no labels"
+    assert "against 30 images: 0.0000" in succeed("eval", folder, "--reference", reference, "--protocol", "tiny").stdout
+
+
+def test_stats_counts_unreadable_images(tmp_path: Path) -> None:
+    for i in range(4):
+        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "4.png").write_bytes(b"no picture")
+    shown = succeed("stats", tmp_path, tmp_path / "o.npz", "--extractor", "tiny", "--resolution", 8, "--json")
+    facts = json.loads(shown.stdout.splitlines()[-1])["images"]
+    assert (facts["n"], facts["rejected"], facts["num"]) == (4, 1, 5)
+    assert "4 images of 8 pixels, 1 unreadable" in shown.stdout
+    assert "rank" in shown.stderr
+
+
+# sample
+
+
+def test_sample_writes_a_grid_a_batch_and_a_dataset_of_the_same_samples(world: World, tmp_path: Path) -> None:
+    options = ["--num", 12, "--steps", 2, "--cfg", 2, "--batch-size", 8, "--seed", 4]
+    for name in ("grid.png", "batch.npz", "set"):
+        succeed("sample", world.workdir, tmp_path / name, *options)
+    with np.load(tmp_path / "batch.npz") as batch:
+        images, labels = batch["arr_0"], batch["arr_1"]
+    assert images.dtype == np.uint8
+    assert images.shape == (12, 8, 8, 3)
+    assert labels.tolist() == [0, 1, 2] * 4
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (3 * 10 - 2, 4 * 10 - 2, 3)
+    np.testing.assert_array_equal(grid[10:18, 10:18], images[4])  # second of class one
+    assert len(LatentDataset(tmp_path / "set")) == 12
+    succeed("stats", tmp_path / "set", tmp_path / "set.npz", "--extractor", "tiny")
+    succeed("stats", tmp_path / "batch.npz", tmp_path / "b.npz", "--extractor", "tiny")
+    np.testing.assert_allclose(read_statistics(tmp_path / "set.npz").mu, read_statistics(tmp_path / "b.npz").mu)
+
+
+def test_sample_draws_one_class_by_name_or_number(world: World, tmp_path: Path) -> None:
+    options = ["--steps", 1, "--cfg", 1, "--num", 3]
+    succeed("sample", world.workdir, tmp_path / "a.npz", "--class", "two", *options)
+    succeed("sample", world.workdir, tmp_path / "b.npz", "--class", "2", *options)
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        assert a["arr_1"].tolist() == [2, 2, 2]
+        np.testing.assert_array_equal(a["arr_0"], b["arr_0"])
+    assert "did you mean 'two'?" in fail("sample", world.workdir, tmp_path / "c.png", "--class", "tow")
+
+
+# eval
+
+
+def test_eval_writes_results_once_and_reads_them_back(workdir: Path, reference: Path) -> None:
+    options = ["--reference", reference, "--steps", "3,1", "--cfg", "1,2", "--num-samples", 20, "--protocol", "tiny"]
+    shown = succeed("eval", workdir, *options, "--json")
+    lines = [json.loads(line) for line in shown.stdout.splitlines() if line.startswith("{")]
+    assert [(line["steps"], line["cfg"], line["nfe"]) for line in lines] == [(3, 1, 3), (1, 1, 1), (3, 2, 6), (1, 2, 2)]
+    assert all(line["fd"] > 0 and 0 <= line["accuracy"] <= 1 and line["n"] == 20 for line in lines)
+    assert len({line["fd"] for line in lines}) == 4
+    header = next(line for line in shown.stdout.splitlines() if line.startswith("steps"))
+    assert header.split("  ")[1:] == ["FD(tiny), cfg 1", "accuracy, cfg 1", "FD(tiny), cfg 2", "accuracy, cfg 2"]
+    outputs = ("table.md", "results.json", "distance.svg", "distance.png", "accuracy.svg", "accuracy.png")
+    assert all((workdir / "eval" / name).stat().st_size > 100 for name in outputs)
+    written = (workdir / "results.jsonl").read_bytes()
+    shutil.rmtree(workdir / "samples")
+    again = succeed("eval", workdir, *options, "--json")
+    assert [json.loads(line) for line in again.stdout.splitlines() if line.startswith("{")] == lines
+    assert (workdir / "results.jsonl").read_bytes() == written
+    assert not (workdir / "samples").exists(), "nothing was drawn again"
+
+
+def test_eval_goes_on_where_it_was_killed(workdir: Path, reference: Path) -> None:
+    options = ["--reference", reference, "--cfg", "2", "--num-samples", 20, "--protocol", "tiny"]
+    succeed("eval", workdir, *options, "--steps", "3")
+    (sample_set,) = (workdir / "samples").iterdir()
+    shard = next(sample_set.glob("*.array_record*"))
+    first, stamp = read_results(workdir), shard.stat().st_mtime_ns
+    (workdir / "results.jsonl").unlink()  # as if killed before the result was written
+    succeed("eval", workdir, *options, "--steps", "3")
+    assert read_results(workdir)[0].distance == first[0].distance
+    assert shard.stat().st_mtime_ns == stamp
+    (workdir / "results.jsonl").unlink()
+    shutil.rmtree(workdir / "eval")
+    (sample_set / MANIFEST_NAME).unlink()  # as if killed while sampling
+    shard.unlink()
+    succeed("eval", workdir, *options, "--steps", "3")
+    assert read_results(workdir)[0].distance == first[0].distance
+
+
+def test_a_dataset_serves_as_reference(workdir: Path, world: World, reference: Path) -> None:
+    options = ["--steps", "1", "--cfg", "1", "--num-samples", 10, "--protocol", "tiny"]
+    succeed("eval", workdir, "--reference", world.dataset, *options)
+    assert list((workdir / "eval").glob("reference-*-tiny.npz"))
+    succeed("eval", workdir, "--reference", reference, *options)
+    (only,) = read_results(workdir)  # the same statistics, so the same setting: not measured twice
+    assert only.reference.n == 30
+
+
+def test_finished_images_are_only_compared(world: World, reference: Path, tmp_path: Path) -> None:
+    for subject in (reference, world.dataset):
+        shown = succeed("eval", subject, "--reference", reference, "--protocol", "tiny", "--json").stdout
+        line = json.loads(shown.splitlines()[-1])
+        assert line["fd"] == pytest.approx(0, abs=1e-9)
+        assert "steps" not in line
+    succeed("sample", world.workdir, tmp_path / "batch.npz", "--num", 9, "--steps", 1, "--cfg", 1)
+    shown = succeed("eval", tmp_path / "batch.npz", "--reference", reference, "--protocol", "tiny", "--json").stdout
+    assert json.loads(shown.splitlines()[-1])["fd"] > 0.001
+
+
+def test_too_few_samples_are_warned_of_with_numbers(workdir: Path, reference: Path) -> None:
+    options = ["--steps", "1", "--cfg", "1", "--num-samples", 4, "--protocol", "tiny"]
+    shown = succeed("eval", workdir, "--reference", reference, *options)
+    assert "Warning: 4 samples give a covariance of rank 3 in 5 dimensions" in shown.stderr
+
+
+# dry runs
+
+
+def test_dry_runs_write_nothing(workdir: Path, reference: Path, tmp_path: Path) -> None:
+    before = sorted(path for path in tmp_path.rglob("*"))
+    plan = succeed("eval", workdir, "--reference", reference, "--steps", "9,1", "--cfg", "1,4", "--dry-run").stdout
+    assert "30,000" in plan, "evaluations of the network: (9 + 1) * (1 + 2) * 1000"
+    assert "20 a sample" in succeed("sample", workdir, tmp_path / "x", "--steps", 10, "--cfg", 4, "--dry-run").stdout
+    assert "4000" in succeed("stats", "embedded:digits", tmp_path / "x.npz", "--resolution", 32, "--dry-run").stdout
+    succeed("report", workdir, "--dry-run")
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+# bad input
+
+
+def test_mistakes_about_the_run(workdir: Path, reference: Path, tmp_path: Path) -> None:
+    tiny_eval = ["--reference", reference, "--protocol", "tiny"]
+    assert "nothing there" in fail("eval", tmp_path / "nowhere", *tiny_eval)
+    assert f"no {RUN_NAME}" in fail("sample", tmp_path, tmp_path / "x.png")
+    assert "no checkpoint of step 7; there are 3" in fail("sample", workdir, tmp_path / "x.png", "--step", 7)
+    assert "the model has 4 channels" in fail("eval", workdir, *tiny_eval, "--cfg-channels", 5)
+    assert "no directory" in fail("sample", workdir, tmp_path / "no" / "x.png")
+    shutil.rmtree(workdir / "checkpoints")
+    assert "no checkpoint" in fail("eval", workdir, *tiny_eval)
+    assert "no checkpoint" in fail("sample", workdir, tmp_path / "x.png")
+    assert not (workdir / "samples").exists()
+
+
+def test_mistakes_about_the_protocol(workdir: Path, reference: Path) -> None:
+    assert "did you mean 'embedded'?" in fail("eval", workdir, "--reference", reference, "--protocol", "embeded")
+    assert "known are" in fail("stats", workdir, "x.npz", "--extractor", "zzz")
+
+
+def test_mistakes_about_the_reference(workdir: Path, world: World, reference: Path, tmp_path: Path) -> None:
+    def told(path: Path) -> str:
+        return fail("eval", workdir, "--reference", path, "--protocol", "tiny")
+
+    assert "no such reference; make one" in told(tmp_path / "missing.npz")
+    assert "no manifest.json" in told(tmp_path)
+    good = read_statistics(reference)
+
+    def changed(**changes: object) -> Path:
+        path = tmp_path / "changed.npz"
+        write_statistics(path, FeatureStatistics(good.mu, good.sigma, good.moments, {**good.protocol, **changes}))
+        return path
+
+    assert "measured with extractor other, the samples with tiny" in told(changed(extractor="other"))
+    assert "measured with extractor_digest 111111111111..." in told(changed(extractor_digest="1" * 64))
+    assert "measured with resolution 64, the samples with 8" in told(changed(resolution=64))
+    foreign = tmp_path / "foreign.npz"
+    np.savez(foreign, mu=np.zeros(7), sigma=np.eye(7))
+    assert "features of dimension 7, but tiny gives 5" in told(foreign)
+    np.savez(foreign, mu=np.zeros(5), sigma=np.eye(4))
+    assert "do not belong together" in told(foreign)
+    np.savez(foreign, data=np.zeros(5))
+    assert "not the mu and sigma" in told(foreign)
+    np.savez(foreign, mu=np.array([{}], dtype=object), sigma=np.eye(5))
+    assert "not a readable .npz of plain arrays" in told(foreign)
+    foreign.write_bytes(b"PK\x03\x04 not a zip")
+    assert "not a readable .npz" in told(foreign)
+    assert not (workdir / "samples").exists(), "told before any work"
+
+
+def test_a_reference_without_its_extractor_is_warned_of(workdir: Path, reference: Path, tmp_path: Path) -> None:
+    good = read_statistics(reference)
+    np.savez(tmp_path / "foreign.npz", mu=good.mu, sigma=good.sigma)
+    options = ["--steps", "1", "--cfg", "1", "--num-samples", 10, "--protocol", "tiny"]
+    shown = succeed("eval", workdir, "--reference", tmp_path / "foreign.npz", *options)
+    assert "does not say with which extractor" in shown.stderr
+
+
+def test_mistakes_about_images(world: World, reference: Path, tmp_path: Path) -> None:
+    dataset = Path(shutil.copytree(world.dataset, tmp_path / "latents"))
+    out = tmp_path / "x.npz"
+    assert "holds 30 images, not 31" in fail("stats", dataset, out, "--num", 31, "--extractor", "tiny")
+    assert "no split 'test'" in fail("stats", dataset, out, "--split", "test", "--extractor", "tiny")
+    assert "a dataset of 8 pixels, not 16" in fail("stats", dataset, out, "--resolution", 16, "--extractor", "tiny")
+    shard = dataset / world.manifest.shards[0].name
+    shard.write_bytes(shard.read_bytes()[:-10])
+    assert shard.name in fail("stats", dataset, out, "--extractor", "tiny")
+    (dataset / MANIFEST_NAME).unlink()
+    assert "no manifest.json" in fail("stats", dataset, out, "--extractor", "tiny")
+    assert "no manifest.json" in fail("eval", dataset, "--reference", reference, "--protocol", "tiny")
+    assert "--resolution" in fail("stats", "embedded:digits", out, "--extractor", "tiny")
+    assert "no such folder" in fail("stats", tmp_path / "nowhere", out, "--resolution", 8, "--extractor", "tiny")
+    np.savez(tmp_path / "floats.npz", np.zeros((3, 8, 8, 3)))
+    assert "samples must be uint8" in fail("stats", tmp_path / "floats.npz", out, "--extractor", "tiny")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("option", [("--steps", "10,x"), ("--steps", "0"), ("--cfg", "-1"), ("--cfg", "nan")])
+def test_lists_of_numbers_are_checked(workdir: Path, reference: Path, option: tuple[str, str]) -> None:
+    result = call("eval", workdir, "--reference", reference, *option)
+    assert result.exit_code == 2
+    assert option[0] in result.stderr

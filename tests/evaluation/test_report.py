@@ -1,0 +1,147 @@
+"""The page: whole in one file, right numbers, and still a page when parts are missing."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from evaluation import cards
+from evaluation.report import collect, read_metrics, render, write_report
+from flowtrain.cli import main
+from schemas.errors import UserError
+from schemas.run import METRICS_NAME
+from tests.evaluation.conftest import World, add_tiny_protocol
+from tests.evaluation.test_results import result
+
+METRICS = [{"step": step, "loss": 1 / step, "images_per_s": 100.0, "data_wait": 0.1} for step in (5, 10, 15)]
+
+
+class Page(HTMLParser):
+    """Checks nesting and collects what a browser would load."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
+        if tag not in ("meta", "img", "source", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def evaluated_once(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = Path(shutil.copytree(world.workdir, tmp_path_factory.mktemp("evaluated") / "run"))
+    lines = [json.dumps(line) for line in METRICS]
+    (workdir / METRICS_NAME).write_text("\n".join([*lines, '{"step": 20, "lo']))
+    options = ["--steps", "2,1", "--cfg", "1,2", "--num-samples", "9", "--protocol", "tiny"]
+    with pytest.MonkeyPatch.context() as patch:
+        add_tiny_protocol(patch)
+        done = CliRunner().invoke(main, ["eval", str(workdir), "--reference", str(world.dataset), *options])
+    assert done.exit_code == 0, done.output
+    return workdir
+
+
+@pytest.fixture
+def evaluated(evaluated_once: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(evaluated_once, tmp_path / "run"))
+
+
+def test_the_page_needs_nothing_beside_it(evaluated: Path, tmp_path: Path) -> None:
+    warnings: list[str] = []
+    out = tmp_path / "page.html"
+    write_report(evaluated, out, warnings.append)
+    text = out.read_text()
+    page = Page(text)
+    assert page.open == []
+    assert page.loads
+    assert all(load.startswith("data:image/") for load in page.loads)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert "url(" not in text
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
+    assert headings == [
+        "Samples",
+        "Fewer steps",
+        "Distance against steps and guidance",
+        "Training",
+        "Real and reconstructed",
+        "Where the time went",
+        "Recipe",
+        "Dataset",
+        "Commands",
+    ]
+    assert "FD(tiny)" in text
+    assert "not reachable from here" in text, "the source of the tiny dataset is nowhere"
+    assert warnings == []
+    # 3 classes in the samples, 2 guidance weights at 2 numbers of steps, one strip of reconstructions.
+    assert page.tags.count("img") == 3 + 4 + 1 + 3
+
+
+def test_a_run_that_was_never_evaluated_still_has_a_page(workdir: Path) -> None:
+    content = collect(workdir, lambda message: pytest.fail(message))
+    assert [name for name, _ in content["samples"]] == ["zero", "one", "two"], "drawn for the page"
+    text = render(content)
+    assert "flowtrain train" in text
+    assert "FD(" not in text
+
+
+def test_missing_parts_are_left_out_and_told(evaluated: Path) -> None:
+    shutil.rmtree(evaluated / "samples")
+    warnings: list[str] = []
+    content = collect(evaluated, warnings.append)
+    assert content["samples"] is None
+    assert content["steps"] == []
+    assert any("left out of the report" in warning for warning in warnings)
+    assert "Distance against steps" in render(content)
+
+
+def test_names_from_outside_are_escaped(evaluated: Path) -> None:
+    content = collect(evaluated, lambda message: None) | {"title": "<script>alert(1)</script>"}
+    assert "<script>" not in render(content)
+
+
+def test_a_metrics_line_being_written_is_left_out(evaluated: Path) -> None:
+    assert read_metrics(evaluated) == METRICS
+
+
+def test_the_page_is_told_where_it_can_go(evaluated: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no directory"):
+        write_report(evaluated, tmp_path / "no" / "page.html", lambda message: None)
+
+
+def test_cards_tell_the_best_settings(world: World) -> None:
+    series = [result(20, 1, 2.0, 0.5), result(20, 4, 3.0, 0.9), result(1, 4, 1.5, 0.1)]
+    headline = {one.label: (one.value, one.detail) for one in cards.headline(world.run, METRICS, series)}
+    assert headline["FD(tiny), lower is better"] == ("1.50", "1 step, guidance 4")
+    assert headline["of samples classified as their class"] == ("90.0%", "20 steps, guidance 4")
+    assert headline["training steps"] == ("15", "batches of 4")
+    assert cards.most_accurate([result(accuracy=None)]) is None
+
+
+def test_times_add_up(world: World) -> None:
+    stages = cards.times(world.run, METRICS, [result(20, 4), result(1, 1)])
+    names = ["train", "sample, 20 steps, guidance 4", "sample, 1 step, no guidance", "decode and measure"]
+    assert [stage.name for stage in stages] == names
+    assert stages[0].seconds == pytest.approx(15 * 4 / 100)
+    assert stages[-1].seconds == pytest.approx(2.0)
+    assert sum(stage.share for stage in stages) == pytest.approx(1)
+
+
+def test_commands_can_be_typed(world: World, tmp_path: Path) -> None:
+    lines = cards.commands(tmp_path / "my run", world.run, world.manifest, [result(20, 1), result(5, 4)])
+    assert lines[0] == f"flowtrain preprocess none {world.dataset}"
+    assert lines[2] == "flowtrain stats embedded:digits reference.npz --split train --resolution 8 --extractor tiny"
+    assert "--steps 20,5 --cfg 1,4 --num-samples 10 --protocol tiny" in lines[3]
+    assert lines[-1].endswith("'" + str(tmp_path / "my run") + "'")

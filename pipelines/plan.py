@@ -1,5 +1,6 @@
 """From what was typed to what will be done: names resolved, inputs looked at, nothing written."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def make_plan(request: Request) -> Plan:
     Raises:
         UserError: anything wrong with the source, the VAE, the numbers or the output directory.
     """
+    if not re.fullmatch(r"[A-Za-z0-9_]+", request.split):
+        raise UserError(f"--split {request.split!r}: letters, digits and underscores only; it is part of file names")
     directory = open_directory(request.out)
     source = open_source(request.source, request.split)
     vae = describe_vae(request.vae)

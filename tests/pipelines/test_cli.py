@@ -81,6 +81,12 @@ def test_resolution_that_the_vae_cannot_divide(photos: Path, tiny_vae: Path, out
     assert not out.exists()
 
 
+@pytest.mark.parametrize("split", ["", "a/b", "a-b", "../x", "train[:10]"])
+def test_split_that_is_no_name(photos: Path, out: Path, split: str) -> None:
+    assert "letters, digits and underscores only" in refused(photos, out, "--vae", "none", "--split", split)
+    assert not out.exists()
+
+
 def test_more_shards_than_images(photos: Path, out: Path) -> None:
     assert "--shards 61 is more than the 60 images" in refused(photos, out, "--vae", "none", "--shards", 61)
     assert not out.exists()

@@ -97,8 +97,14 @@ def setting_name(sampling: Sampling) -> str:
 
 def draw(
     trained: "TrainedModel", setting: Setting, start: int, stop: int, batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-    """Samples [start, stop) in batches: labels (n,), latents (n, h, w, c) in the model's scale."""
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float16]]]:
+    """Samples [start, stop) in batches: labels (n,), latents (n, h, w, c) float16 in the model's scale.
+
+    float16 is what a dataset of samples stores; rounding here makes every way of writing samples give the same pixels.
+
+    Raises:
+        UserError: the model gives numbers that are not finite.
+    """
     from flowtrain.sampler import sample
 
     for begin in range(start, stop, batch_size):
@@ -114,7 +120,14 @@ def draw(
             cfg_channels=setting.cfg_channels,
             batch_size=batch_size,
         )
-        yield labels, np.asarray(latents, np.float32)
+        with np.errstate(over="ignore"):  # told below
+            stored = latents.astype(np.float16)
+        if not np.isfinite(stored).all():
+            raise UserError(
+                f"the weights of step {trained.step} give samples that are not finite (guidance {setting.cfg:g}, "
+                f"{setting.steps} steps); lower --cfg, or take an earlier checkpoint with --step"
+            )
+        yield labels, stored
 
 
 def generate(
@@ -210,7 +223,7 @@ def _write_shard(
     def records() -> Iterator[bytes]:
         index = span[0]
         for labels, latents in draw(trained, setting, *span, batch_size):
-            for label, latent in zip(labels.tolist(), latents.astype(np.float16), strict=True):
+            for label, latent in zip(labels.tolist(), latents, strict=True):
                 yield encode_record(f"{index:08d}", label, {"latent": latent}, specs)
                 index += 1
             progress(len(labels))

@@ -160,13 +160,19 @@ def source_images(descriptor: str, split: str, resolution: int, crop: str, num: 
 
 
 def read_item(source: "Source", item: "Item", crop: str, resolution: int) -> NDArray[np.uint8] | None:
-    """One image (resolution, resolution, 3), or None when it cannot be used."""
+    """One image (resolution, resolution, 3), or None when it cannot be used.
+
+    Raises:
+        UserError: its bytes cannot be had, which says nothing about the image.
+    """
     from pipelines.images import CROPS, ImageError
 
     try:
         return CROPS[crop](source.read(item), resolution)
     except ImageError:
         return None
+    except OSError as error:
+        raise UserError(f"cannot read {item.key} of {source.descriptor} ({error.strerror or error})") from error
 
 
 @dataclass(frozen=True)

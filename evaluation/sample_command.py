@@ -59,9 +59,7 @@ def images_and_labels(
 
     def batches() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
         for labels, latents in draw(trained, setting, 0, setting.num, batch_size):
-            # Through float16 as in a dataset, so that every way of writing samples gives the same pixels.
-            stored = latents.astype(np.float16)
-            yield decode_samples(stored, run.normalization, run.vae, run.dataset.resolution), labels
+            yield decode_samples(latents, run.normalization, run.vae, run.dataset.resolution), labels
             progress(len(labels))
 
     images, labels = zip(*batches(), strict=True)

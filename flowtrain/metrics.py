@@ -105,12 +105,13 @@ class Progress:
         self._count += 1
         for name in self._sums:
             self._sums[name] += values[name]
-        self._bar.update(1)
         if self._since is None:
             self._since, self._waited = time.perf_counter(), 0.0
+            self._bar.unpause()  # else the bar's time left believes in compiling at every step
             self._bar.set_description("train", refresh=False)
         else:
             self._timed += 1
+        self._bar.update(1)
         if step % self._log_every == 0 or step == self._bar.total:
             self._report(step, values)
 

@@ -41,6 +41,7 @@ def test_equals_direct_computation(config: Config, monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(statistics.sigma, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-9)
     named = [extractor.class_names[i] for i in logits.argmax(axis=1)]
     correct = sum(name == tiny.CLASSES[label] for name, label in zip(named, batch.labels, strict=True))
+    assert 0 < correct < 30
     images = statistics.protocol["images"]
     assert images == {**config.images.facts(), "n": 30, "rejected": 0, "correct": correct}
     assert statistics.moments is not None

@@ -44,8 +44,9 @@ class TinyExtractor:
         n, side = len(images), images.shape[1] // 2
         pooled = images.reshape(n, 2, side, 2, side, 3).mean(axis=(2, 4)).reshape(n, 12) / 255
         weights = np.random.default_rng(0).normal(size=(12, self.dim + 4))
-        both = (pooled @ weights).astype(np.float32)
-        return both[:, : self.dim], both[:, self.dim :]
+        features = pooled @ weights[:, : self.dim]
+        logits = np.sin(99 * (pooled @ weights[:, self.dim :]))  # no class wins every time
+        return features.astype(np.float32), logits.astype(np.float32)
 
 
 def random_like(abstract: Any, scale: float) -> Any:

@@ -82,7 +82,6 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
     if dry_run:
         _echo_plan(sample_command.plan(request, run))
         return
-    _prepare()
     sample_command.draw_to(request, _bar)
     click.echo(f"{setting.num} samples in {out}")
 
@@ -123,7 +122,6 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
         _echo_plan({"compare": str(workdir), "with": str(options["reference"]), "protocol": recipe.name})
         return
     else:
-        _prepare()
         results = [
             measure.compare_only(
                 workdir,
@@ -165,7 +163,6 @@ def _eval_run(
     if dry_run:
         _echo_plan(evaluate.plan(request, run))
         return []
-    _prepare()
     return evaluate.evaluate(request, _warn, _bar)
 
 
@@ -199,7 +196,6 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
         facts = {"images": images.size, "resolution": images.resolution, **images.facts()}
         _echo_plan({**facts, "protocol": recipe.name, "out": str(out)})
         return
-    _prepare()
     protocol = measure.protocol_of(recipe, images.resolution)
     measure.warn_of_rank(images.size, protocol.dim, "images", _warn)
     statistics = measure.measure_images(images, protocol, out, beam_args, _bar)
@@ -227,7 +223,6 @@ def report(workdir: Path, out: Path | None, dry_run: bool) -> None:
     if dry_run:
         _echo_plan(report_module.plan(workdir, out))
         return
-    _prepare()
     report_module.write_report(workdir, out, _warn)
     click.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
 
@@ -270,13 +265,6 @@ def _label(name: str | None, classes: tuple[str, ...]) -> int | None:
 
     known = dict.fromkeys(classes[:20])
     raise UserError(f"--class {name}: no such class{nearest(name, known)}")
-
-
-def _prepare() -> None:
-    """Before any JAX work of a command."""
-    from flowtrain.compilation import enable_compilation_cache
-
-    enable_compilation_cache()
 
 
 def _bar(**arguments: Any) -> Any:

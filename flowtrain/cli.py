@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from flowtrain.compilation import use_compilation_cache
 from schemas.errors import UserError
 
 # name: (module, attribute, one line for --help)
@@ -41,6 +42,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
+        use_compilation_cache()
         try:
             return super().invoke(ctx)
         except UserError as error:

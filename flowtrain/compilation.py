@@ -1,19 +1,15 @@
-"""JAX's persistent compilation cache, so that a step function is compiled once for a machine, not once a command."""
+"""JAX's persistent compilation cache, so that a function is compiled once for a machine, not once a command."""
 
 import os
 from pathlib import Path
 
 
-def enable_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache directory. What `JAX_COMPILATION_CACHE_DIR` says goes first.
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache directory; what the environment says already goes first.
 
-    Call it in a command before anything is compiled. An entry is keyed by the program, the flags and the versions,
-    so a stale one is never used.
+    Through the environment and not `jax.config`, so that it imports nothing and worker processes inherit it. Call it
+    before JAX is imported. An entry is keyed by the program, the flags and the versions: a stale one is never used.
     """
-    import jax
-
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "flowtrain" / "jax"))
-    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(base) / "flowtrain" / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

@@ -33,11 +33,9 @@ def train(data: Path, workdir: Path, recipe: str, overrides: tuple[str, ...], dr
     resolved = load_recipe(find_recipe(recipe), overrides)
 
     from flowtrain import workdir as work
-    from flowtrain.compilation import enable_compilation_cache
     from flowtrain.train import make_plan
     from flowtrain.train import train as run_training
 
-    enable_compilation_cache()
     plan = make_plan(data, resolved)
     if dry_run:
         work.check(workdir, plan.run)

@@ -1,20 +1,26 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import jax
-import pytest
-
-from flowtrain.compilation import enable_compilation_cache
+from flowtrain.compilation import use_compilation_cache
 
 
-def test_the_environment_goes_before_the_user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    before = jax.config.jax_compilation_cache_dir
-    try:
-        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "theirs"))
-        enable_compilation_cache()
-        assert jax.config.jax_compilation_cache_dir == before
-        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        enable_compilation_cache()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "flowtrain" / "jax")
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+def test_the_environment_goes_before_the_user_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "theirs")
+    use_compilation_cache()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "theirs"
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    use_compilation_cache()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "flowtrain" / "jax")
+
+
+def test_every_command_compiles_into_it(tmp_path: Path):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "flowtrain.cli", "preprocess", "embedded:digits", str(tmp_path / "out")]
+    command += ["--split", "test", "--resolution", "32", "--vae", "embedded", "--batch-size", "8", "--min-psnr", "99"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "below --min-psnr" in result.stderr
+    assert list((tmp_path / "flowtrain" / "jax").iterdir())

@@ -1,10 +1,14 @@
 """The optimizer of a recipe, in optax."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import optax
 
-from schemas.config import OptimizerConfig
+if TYPE_CHECKING:
+    from schemas.config import OptimizerConfig
 
 SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "constant": lambda peak, steps: optax.constant_schedule(peak),

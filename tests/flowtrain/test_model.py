@@ -1,6 +1,8 @@
 """The DiT against the paper's table, an independent NumPy forward pass, and its own initial state."""
 
 import math
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -140,6 +142,24 @@ def test_positions_are_distinct_and_bounded():
     assert positions.shape == (24, 32)
     assert np.abs(positions).max() <= 1
     assert len(np.unique(positions.round(4), axis=0)) == 24
+
+
+def test_the_network_and_its_loss_need_only_jax_flax_optax_and_numpy():
+    """They must run on a bare accelerator machine."""
+    program = """
+import sys
+blocked = "pydantic grain orbax array_record tensorflow_datasets click tqdm tensorboardX schemas"
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked.split():
+            raise ImportError(name)
+sys.meta_path.insert(0, Block())
+from types import SimpleNamespace
+from flowtrain import counter, ema, latents, model, objective, optim, path, state
+config = SimpleNamespace(depth=1, width=8, heads=2, patch=2, mlp_ratio=4.0, dtype="bfloat16", time_scale=1000.0)
+assert model.count_parameters(model.make_network(config, (4, 4, 4), 10).abstract) > 0
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_latent_that_patches_cannot_tile_is_refused():

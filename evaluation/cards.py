@@ -101,7 +101,9 @@ def times(run: Run, metrics: Metrics, series: Sequence[Result]) -> list[Stage]:
         what = f"sample, {setting_text(sampling)}"
         made = result.seconds["generate"]
         detail = f"{sampling.num_samples:,} samples, {sampling.num_samples / max(made, 1e-3):,.0f} images/s"
-        stages.append((what, made, f"{detail}, {sampling.nfe} network evaluations each"))
+        stages.append(
+            (what, made, f"{detail}, {sampling.nfe} network evaluation{'s' if sampling.nfe > 1 else ''} each")
+        )
     measured = sum(result.seconds.get("measure", 0.0) for result in series)
     if measured:
         stages.append(("decode and measure", measured, f"{sum(result.n for result in series):,} images"))

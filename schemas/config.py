@@ -92,7 +92,7 @@ class TrainConfig(_Table):
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)  # JAX keys are made of 32 bits
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
     normalization: Literal["vae", "channel"] = "vae"
     flip: bool = True  # choose between a record and its mirror image, when the dataset has mirrored encodings
@@ -140,10 +140,15 @@ def make_recipe(content: Mapping[str, Any], overrides: Sequence[str] = (), *, wh
     tables: dict[str, Any] = {
         name: dict(table) if isinstance(table, Mapping) else table for name, table in content.items()
     }
-    for override in overrides:
-        table, key, value = _parse_override(override)
+    parsed = [_parse_override(override) for override in overrides]
+    typed = {key for table, key, _ in parsed if table == "model"}
+    for table, key, value in parsed:
         if not isinstance(tables.setdefault(table, {}), dict):
             raise UserError(f"{where}: [{table}] must be a table")
+        if (table, key) == ("model", "size"):  # what the file spells out of another size must not survive it
+            for field in DiTSize._fields:
+                if field not in typed:
+                    tables[table].pop(field, None)
         tables[table][key] = value
     _check_names(tables, where)
     try:

@@ -4,6 +4,7 @@
 samples, and its `mu` and `sigma` keys are those that pytorch-fid and the ADM evaluator read.
 """
 
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import UserError
+from schemas.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,9 @@ def write_statistics(path: Path, statistics: FeatureStatistics) -> None:
     if statistics.moments is not None:
         moments = statistics.moments
         arrays |= {"n": np.int64(moments.n), "total": moments.total, "outer": moments.outer}
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    temporary.replace(path)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_atomic(path, content.getvalue())
 
 
 def read_statistics(path: Path) -> FeatureStatistics:
@@ -118,10 +119,24 @@ def read_statistics(path: Path) -> FeatureStatistics:
         raise UserError(f"{path}: not a readable .npz of plain arrays; give statistics with mu and sigma") from None
     if not {"mu", "sigma"} <= arrays.keys():
         raise UserError(f"{path}: holds {sorted(arrays)}, not the mu and sigma of feature statistics")
+    try:
+        return _from_arrays(arrays)
+    except (ValueError, TypeError, KeyError) as error:  # of numpy and of json
+        raise UserError(f"{path}: not feature statistics: {' '.join(str(error).split())}") from None
+
+
+def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> FeatureStatistics:
     mu, sigma = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
     if mu.ndim != 1 or sigma.shape != (mu.shape[0], mu.shape[0]):
-        raise UserError(f"{path}: mu {mu.shape} and sigma {sigma.shape} do not belong together")
+        raise ValueError(f"mu {mu.shape} and sigma {sigma.shape} do not belong together")
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError("mu or sigma holds NaN or infinity")
+    scale = float(np.abs(sigma).max(initial=0.0))
+    if np.abs(sigma - sigma.T).max(initial=0.0) > 1e-6 * scale or (np.diag(sigma) < -1e-6 * scale).any():
+        raise ValueError("sigma is no covariance: not symmetric, or negative on its diagonal")
     protocol = json.loads(str(arrays["protocol"])) if "protocol" in arrays else {}
+    if not isinstance(protocol, dict):
+        raise ValueError("protocol is not a JSON object")
     moments = None
     if {"n", "total", "outer"} <= arrays.keys():
         moments = Moments(int(arrays["n"]), arrays["total"], arrays["outer"])

@@ -13,6 +13,15 @@ def test_a_size_fills_in_only_what_was_not_typed():
     assert (model.depth, model.width) == (3, SIZES["B"].width)
 
 
+def test_a_typed_size_wins_over_what_the_recipe_spells_out():
+    spelled = {**BASE, "model": {"depth": 12, "width": 768, "heads": 16, "patch": 4}}
+    model = make_recipe(spelled, ["model.size=XL"]).model
+    assert (model.depth, model.width, model.heads, model.patch) == (*SIZES["XL"], 4)
+    for overrides in (["model.size=XL", "model.depth=2"], ["model.depth=2", "model.size=XL"]):
+        model = make_recipe(spelled, overrides).model
+        assert (model.depth, model.width) == (2, SIZES["XL"].width)
+
+
 def test_overrides_win_over_the_recipe_and_keep_their_type():
     recipe = make_recipe(BASE, ["train.steps=20", "optimizer.learning_rate=3e-4", "objective.time=uniform"])
     assert (recipe.train.steps, recipe.optimizer.learning_rate, recipe.objective.time) == (20, 3e-4, "uniform")
@@ -32,6 +41,7 @@ def test_json_round_trip():
         (BASE, ["steps=1"], "write table.key=value"),
         (BASE, ["train.steps"], "write table.key=value"),
         (BASE, ["train.steps=0"], "train.steps: Input should be greater"),
+        (BASE, ["train.seed=4294967296"], "train.seed: Input should be less"),  # the key of 2**32 would be that of 0
         (BASE, ["model.heads=7"], "not divisible by heads"),
         ({"model": {"size": "Q"}, "train": BASE["train"]}, [], "model.size"),
         ({"model": 3, "train": BASE["train"]}, [], "must be a table"),

@@ -50,12 +50,19 @@ def test_files_that_are_not_what_they_say(tmp_path):
     np.savez(pickled, mu=np.array([{}], dtype=object), sigma=np.eye(1))
     np.savez(other, arr_0=np.zeros(3))
     np.savez(ragged, mu=np.zeros(3), sigma=np.eye(4))
+    nan, skew, list_ = (tmp_path / f"{name}.npz" for name in ("nan", "skew", "list"))
+    np.savez(nan, mu=np.array([np.nan]), sigma=np.eye(1))
+    np.savez(skew, mu=np.zeros(2), sigma=np.array([[1.0, 0.5], [0.1, 1.0]]))
+    np.savez(list_, mu=np.zeros(1), sigma=np.eye(1), protocol=np.array("[1]"))
     for path, message in [
         (tmp_path / "none.npz", "not a readable"),
         (text, "not a readable"),
         (pickled, "not a readable"),
         (other, "not the mu and sigma"),
         (ragged, "do not belong together"),
+        (nan, "NaN"),
+        (skew, "no covariance"),
+        (list_, "not a JSON object"),
     ]:
         with pytest.raises(UserError, match=message):
             read_statistics(path)

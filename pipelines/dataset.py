@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.shards import read_shard
+from pipelines.shards import REBUILD, read_shard
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.manifest import Manifest, ShardInfo, read_manifest, write_manifest
@@ -52,7 +52,7 @@ class LatentDataset:
             try:
                 yield decode_record(serialized, self.manifest.tensors)
             except ValueError as error:
-                raise UserError(f"{path}: a record does not fit the manifest ({error}); preprocess anew") from error
+                raise UserError(f"{path}: a record does not fit the manifest ({error}); {REBUILD}") from error
 
 
 def check_shards(directory: Path, manifest: Manifest) -> None:
@@ -66,7 +66,7 @@ def check_shards(directory: Path, manifest: Manifest) -> None:
         size = path.stat().st_size if path.is_file() else None
         if size != shard.bytes:
             what = "is missing" if size is None else f"has {size} bytes instead of {shard.bytes}"
-            raise UserError(f"{path}: the shard {what}; rebuild it with `{manifest.command}`, OUT being {directory}")
+            raise UserError(f"{path}: the shard {what}; {REBUILD}")
 
 
 def shards_whole(directory: Path, manifest: Manifest) -> bool:

@@ -14,6 +14,8 @@ from schemas.errors import UserError
 from schemas.files import sha256_file
 
 OPTIONS = "group_size:1"  # random access to single records, which is how training reads
+# A shard of the right size is taken for whole when the command is repeated, so a damaged one has to go first.
+REBUILD = "delete it and repeat the command in manifest.json (OUT is the directory of both)"
 _CHUNK = 256
 
 
@@ -111,7 +113,7 @@ def count_records(path: Path) -> int:
 @contextmanager
 def _open(path: Path) -> Iterator[ArrayRecordReader]:
     if not path.is_file():
-        raise UserError(f"{path}: the shard is missing; {_REBUILD}")
+        raise UserError(f"{path}: the shard is missing; {REBUILD}")
     reader = ArrayRecordReader(str(path))
     try:
         if not reader.ok():  # such a reader would claim to hold 0 records
@@ -122,8 +124,5 @@ def _open(path: Path) -> Iterator[ArrayRecordReader]:
             reader.close()
 
 
-_REBUILD = "repeat the `flowtrain preprocess` command in manifest.json (OUT is this directory) to rebuild it"
-
-
 def _damaged(path: Path) -> UserError:
-    return UserError(f"{path}: the shard is truncated or damaged; {_REBUILD}")
+    return UserError(f"{path}: the shard is truncated or damaged; {REBUILD}")

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import shlex
 import shutil
 import uuid
 from pathlib import Path
@@ -29,7 +30,7 @@ from schemas.manifest import Manifest
 from schemas.pixels import from_uint8, to_uint8
 from schemas.record import Layout
 from tests.pipelines.conftest import CLASSES, IMAGES
-from tests.pipelines.running import contents, plan
+from tests.pipelines.running import contents, plan, run
 
 
 @pytest.fixture(scope="module")
@@ -237,13 +238,33 @@ def test_truncated_and_missing_shards_are_rebuilt(photos: Path, tmp_path: Path, 
     second.unlink()
     if not markers:
         (out / "shards.jsonl").unlink()
-    with pytest.raises(UserError, match=r"00001-of-00004: the shard has 1000 bytes.*rebuild it with"):
+    with pytest.raises(UserError, match=r"00001-of-00004: the shard has 1000 bytes.*delete it and repeat"):
         LatentDataset(out)
     again = plan(photos, out)
     assert again.finished_manifest() is None
     assert preprocess(again, progress=False) == manifest
     assert contents(out) == before
     assert ((out / manifest.shards[0].name).stat().st_mtime_ns == untouched) == markers
+
+
+def test_damaged_shard_is_rebuilt_as_its_line_says(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = preprocess(plan(photos, out), progress=False)
+    before = contents(out)
+    times = {shard.name: (out / shard.name).stat().st_mtime_ns for shard in manifest.shards}
+    victim = out / manifest.shards[1].name
+    damaged = bytearray(victim.read_bytes())
+    damaged[3000] ^= 1
+    victim.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"00001-of-00004: .*; delete it and repeat the command in manifest.json"):
+        list(LatentDataset(out).records())
+    assert plan(photos, out).finished_manifest() == manifest  # sizes are all that a repeated command looks at
+    victim.unlink()
+    words = shlex.split(manifest.command)[2:]
+    assert run(*(out if word == "OUT" else word for word in words)).exit_code == 0
+    assert contents(out) == before
+    rebuilt = [name for name, time in times.items() if (out / name).stat().st_mtime_ns != time]
+    assert rebuilt == [victim.name]
 
 
 def test_dataset_is_unfinished_while_it_is_rebuilt(photos: Path, tmp_path: Path) -> None:

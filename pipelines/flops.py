@@ -1,10 +1,13 @@
 """The work of a VAE, counted by XLA on the untransformed program: nothing is compiled, no weights are read."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from pipelines.vae_weights import read_vae_config, resolve_vae
 
 
-def encoder_flops(vae: str, resolution: int) -> int:
-    """Floating-point operations (a multiply-add is two) to encode one square RGB image.
+def encoder_flops(vae: str, resolution: int) -> int | None:
+    """Floating-point operations (a multiply-add is two) to encode one square RGB image; None where XLA does not count.
 
     Raises:
         UserError: no such VAE.
@@ -19,6 +22,11 @@ def encoder_flops(vae: str, resolution: int) -> int:
     graphdef, state = nnx.split(nnx.eval_shape(lambda: AutoencoderKL(config, rngs=nnx.Rngs(0))))
     image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
     lowered = jax.jit(lambda state, x: nnx.merge(graphdef, state).encode(x)).lower(state, image)
-    analysis = lowered.cost_analysis()
-    assert isinstance(analysis, dict)
-    return int(analysis["flops"])
+    return _flops(lowered.cost_analysis())
+
+
+def _flops(analysis: Any) -> int | None:
+    """The figure in what JAX hands on from the backend: a dictionary, or one for each computation, or nothing."""
+    parts = analysis if isinstance(analysis, Sequence) else [analysis or {}]
+    counted = [part["flops"] for part in parts if "flops" in part]
+    return int(sum(counted)) if counted else None

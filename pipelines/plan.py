@@ -163,7 +163,8 @@ def describe(plan: Plan) -> dict[str, Any]:
     if settings.vae is not None:
         from pipelines.flops import encoder_flops
 
-        flops = encoder_flops(settings.vae.id, settings.resolution) * len(settings.splits)
+        one = encoder_flops(settings.vae.id, settings.resolution)
+        flops = None if one is None else one * len(settings.splits)
     return {
         "source": settings.source.descriptor,
         "out": plan.directory.root,

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.flops import encoder_flops
+from pipelines.flops import _flops, encoder_flops
 
 
 def test_flops_of_the_tiny_vae_are_those_of_its_convolutions(tiny_vae: Path) -> None:
@@ -19,4 +19,15 @@ def test_flops_of_the_tiny_vae_are_those_of_its_convolutions(tiny_vae: Path) -> 
 
 
 def test_flops_grow_with_the_pixels(tiny_vae: Path) -> None:
-    assert encoder_flops(str(tiny_vae), 32) > 4 * encoder_flops(str(tiny_vae), 16)
+    small, large = (encoder_flops(str(tiny_vae), side) for side in (16, 32))
+    assert small is not None
+    assert large is not None
+    assert large > 4 * small
+
+
+@pytest.mark.parametrize(
+    ("analysis", "flops"),
+    [(None, None), ({}, None), ([], None), ({"flops": 3.0}, 3), ([{"flops": 3.0}], 3), ([{"flops": 1.0}, {}], 1)],
+)
+def test_backends_that_count_otherwise_or_not_at_all(analysis: object, flops: int | None) -> None:
+    assert _flops(analysis) == flops

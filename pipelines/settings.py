@@ -5,7 +5,6 @@ A directory belongs to one `Settings`. Whoever comes back with others is told wh
 
 import json
 import shlex
-from importlib import metadata
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,6 +14,7 @@ from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, SourceInfo, VaeInfo
 from schemas.record import Layout, TensorSpec, layout_tensors
 from schemas.tfds_metadata import shard_name
+from schemas.versions import installed_version
 
 SETTINGS_NAME = "settings.json"
 PIXELS = "none"  # --vae none: store the pixels themselves
@@ -93,14 +93,7 @@ class Settings(BaseModel):
 
 def current_versions() -> dict[str, str]:
     """Versions of what takes part in making the bytes."""
-    return {name: _version(name) for name in _PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"  # flowtrain run from its source tree
+    return {name: installed_version(name) for name in _PACKAGES}
 
 
 def differences(old: Settings, new: Settings) -> list[str]:

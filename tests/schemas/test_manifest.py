@@ -3,7 +3,7 @@ import json
 import pytest
 
 from schemas.errors import UserError
-from schemas.manifest import SCHEMA_VERSION, Manifest, read_manifest, write_manifest
+from schemas.manifest import SCHEMA_VERSION, Manifest, Normalization, read_manifest, write_manifest
 
 CONTENT = {
     "layout": "moments",
@@ -72,3 +72,14 @@ def test_missing_and_damaged(tmp_path):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(UserError, match="not a readable manifest"):
             read_manifest(tmp_path)
+
+
+def test_one_normalization_after_another():
+    first = Normalization(offset=(1.0, -2.0), scale=(2.0, 0.5))
+    second = Normalization(offset=(3.0, 1.0), scale=(4.0, 8.0))
+    both = first.then(second)
+    raw = (5.0, 7.0)
+    once = [(x - o) * k for x, o, k in zip(raw, first.offset, first.scale, strict=True)]
+    twice = [(x - o) * k for x, o, k in zip(once, second.offset, second.scale, strict=True)]
+    assert [(x - o) * k for x, o, k in zip(raw, both.offset, both.scale, strict=True)] == pytest.approx(twice)
+    assert first.then(Normalization.identity(2)) == first

@@ -86,14 +86,14 @@ def preprocess(dry_run: bool, as_json: bool, beam_options: tuple[str, ...], **re
         _tell(planning.describe(plan), as_json)
         return
     done = plan.finished_manifest()
-    if done is None:
+    if done is None or plan.cluttered:
         from pipelines.quiet import quiet_log
 
         with quiet_log():
             from pipelines.preprocess import preprocess as make
 
         with _interrupt_ends_the_process():
-            manifest = make(plan, beam_options)
+            manifest = make(plan, beam_options)  # or only clear away what a killed run left
     else:
         manifest = done
     summary = {

@@ -31,7 +31,7 @@ def finish(
         rejects = sorted((reject for result in results for reject in result.rejects), key=lambda r: r.key)
         lines = "".join(reject.model_dump_json() + "\n" for reject in rejects)
         directory.write(REJECTS_NAME, lines)
-        manifest = make_manifest(settings, results, max_bad_fraction, min_psnr)
+        manifest = make_manifest(settings, results)
         check_quality(manifest, max_bad_fraction, min_psnr, rejects)
         directory.write(RESULTS_NAME, "".join(result.model_dump_json() + "\n" for result in results))
         finish_dataset(directory.local(), manifest)
@@ -70,9 +70,7 @@ def _complete(settings: Settings, outcomes: Sequence[ShardResult | ShardFailure]
     return results
 
 
-def make_manifest(
-    settings: Settings, results: Sequence[ShardResult], max_bad_fraction: float, min_psnr: float
-) -> Manifest:
+def make_manifest(settings: Settings, results: Sequence[ShardResult]) -> Manifest:
     """Merge the results of all shards.
 
     Raises:
@@ -102,7 +100,7 @@ def make_manifest(
         reconstruction=ErrorSums.merge([result.errors for result in results]).reconstruction(),
         shards=tuple(result.files[position] for position in range(len(settings.splits)) for result in results),
         seed=settings.seed,
-        command=settings.command(max_bad_fraction, min_psnr),
+        command=settings.command(),
         versions=settings.versions,
     )
 

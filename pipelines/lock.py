@@ -3,19 +3,31 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipelines.storage import WORK, LocalDirectory
 from schemas.errors import UserError
 
+_ATTEMPTS = 10
+
 
 def _open(path: Path) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(_ATTEMPTS):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # a holder that finished has just cleared the directory away
+                return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(f"cannot write {path.parent} ({error.strerror}); choose another output directory") from error
+
+
+def _lies_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -36,7 +48,7 @@ def exclusive(directory: LocalDirectory) -> Iterator[None]:
                     f"another command is writing {directory.root}; wait for it, or choose another output directory"
                 ) from None
             # Whoever held it may have finished and deleted the file between our open and our lock.
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            if _lies_at(handle, path):
                 yield
                 return
         finally:

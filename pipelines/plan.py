@@ -11,7 +11,7 @@ from pipelines.images import CROPS, ImageError
 from pipelines.index import Index, build_index
 from pipelines.settings import PIXELS, SETTINGS_NAME, Settings, check_ownership, current_versions
 from pipelines.sources import Source, open_source
-from pipelines.storage import WORK, LocalDirectory, open_directory
+from pipelines.storage import GONE, WORK, LocalDirectory, open_directory
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, Manifest, SourceInfo, VaeInfo, read_manifest
 
@@ -59,18 +59,21 @@ class Plan:
         return one * self.settings.records * len(self.settings.splits)
 
     def finished_manifest(self) -> Manifest | None:
-        """The manifest, when the dataset is finished, its shards are whole and nothing is left to clear away.
+        """The manifest, when the dataset is finished and its shards are whole.
 
         Raises:
             UserError: it is finished, but does not keep the thresholds of this request.
         """
-        if not self.finished or self.directory.exists(WORK):
+        if not self.finished:
             return None
         manifest = read_manifest(self.directory.local())
-        if not shards_whole(self.directory.local(), manifest):
-            return None
         check_quality(manifest, self.request.max_bad_fraction, self.request.min_psnr)
-        return manifest
+        return manifest if shards_whole(self.directory.local(), manifest) else None
+
+    @property
+    def cluttered(self) -> bool:
+        """Whether a run that was killed has left something to clear away."""
+        return any(name == WORK or name.startswith(GONE) for name in self.directory.names())
 
 
 def make_plan(request: Request) -> Plan:
@@ -178,7 +181,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "shards": settings.shards,
         "bytes": plan.tensor_bytes,
         "flops_per_image": flops,
-        "command": settings.command(plan.request.max_bad_fraction, plan.request.min_psnr),
+        "command": settings.command(),
     }
 
 

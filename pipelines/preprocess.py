@@ -22,7 +22,7 @@ from pipelines.progress import ProgressBar
 from pipelines.results import ShardFailure, ShardResult, write_marker
 from pipelines.runner import parse_options, run_pipeline
 from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, differences, read_settings, write_settings
-from pipelines.storage import WORK, LocalDirectory
+from pipelines.storage import LocalDirectory
 from pipelines.work import Slice, make_shard
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -113,6 +113,10 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
     with exclusive(directory):
         check_ownership(directory, settings)  # again: another command may have come first
         directory.sweep()
+        done = plan.finished_manifest()
+        if done is not None:  # the run that wrote the manifest was killed, or was faster than we
+            directory.clear_work()
+            return done
         if plan.finished:
             _reopen(directory, settings)
         if not directory.exists(SETTINGS_NAME):
@@ -128,7 +132,7 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
         if failure is not None:
             raise UserError(failure)
         manifest = read_manifest(directory.local())
-        directory.remove(WORK)
+        directory.clear_work()
     return manifest
 
 

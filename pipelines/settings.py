@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines.storage import WORK, LocalDirectory
+from pipelines.storage import GONE, WORK, LocalDirectory
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, SourceInfo, VaeInfo
 from schemas.record import Layout, TensorSpec, layout_tensors
@@ -72,8 +72,11 @@ class Settings(BaseModel):
         """File names of a shard, one a split."""
         return tuple(shard_name(split, shard, self.shards) for split in self.splits)
 
-    def command(self, max_bad_fraction: float, min_psnr: float) -> str:
-        """The command that makes this dataset again, in full; it does not depend on where OUT is."""
+    def command(self) -> str:
+        """The command that makes this dataset again, in full; it does not depend on where OUT is.
+
+        The thresholds are not in it: they decide whether there is a dataset, not one byte of it.
+        """
         options: dict[str, Any] = {
             "split": self.source.split,
             "resolution": self.resolution,
@@ -83,8 +86,6 @@ class Settings(BaseModel):
             "shards": self.shards,
             "batch-size": self.batch_size,
             "seed": self.seed,
-            "max-bad-fraction": f"{max_bad_fraction:g}",
-            "min-psnr": f"{min_psnr:g}",
         }
         words = ["flowtrain", "preprocess", self.source.descriptor, "OUT"]
         words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -138,7 +139,7 @@ def check_ownership(directory: LocalDirectory, settings: Settings) -> None:
     """
     begun = read_settings(directory)
     if begun is None:
-        foreign = [name for name in directory.names() if name != WORK and not name.startswith(".settings")]
+        foreign = [name for name in directory.names() if name != WORK and not name.startswith((GONE, ".settings"))]
         if foreign:
             raise UserError(
                 f"{directory.root} is not empty ({foreign[0]}) and was not begun by `flowtrain preprocess`; "

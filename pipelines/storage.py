@@ -15,6 +15,7 @@ from schemas.files import sha256_file, write_atomic
 
 WORK = ".work"  # what only a run in progress needs; gone once the manifest stands
 STAGING = f"{WORK}/staging"
+GONE = f"{WORK}.gone."  # what WORK is called while it is deleted
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,20 @@ class LocalDirectory:
         else:
             path.unlink(missing_ok=True)
 
+    def clear_work(self) -> None:
+        """Delete `WORK` with the lock in it. Only for the holder of the lock, as the last thing.
+
+        It goes by another name first: another command may come at any time, and make `WORK` anew for its own lock.
+        """
+        gone = self.local(f"{GONE}{uuid.uuid4().hex}")
+        self.local(WORK).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)  # what stays is swept by the next command
+
     def sweep(self) -> None:
-        """Delete what a killed run left half-written. Only for the holder of the lock."""
+        """Delete what a killed run left half-written or half-deleted. Only for the holder of the lock."""
         self.remove(STAGING)
+        for path in self.local().glob(f"{GONE}*"):
+            shutil.rmtree(path, ignore_errors=True)
         for directory in (self.local(), self.local(WORK)):
             for path in directory.glob(".*.tmp"):
                 path.unlink(missing_ok=True)

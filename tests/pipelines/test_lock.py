@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,10 +53,26 @@ def test_file_deleted_between_opening_and_locking_is_no_lock(tmp_path: Path, mon
             pass
 
 
+def test_directory_cleared_away_before_the_lock_is_opened_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open, lost = os.open, []
+
+    def lose_then_open(path: Path, *arguments: int) -> int:
+        if not lost:
+            lost.append(path)
+            path.parent.rmdir()
+        return real_open(path, *arguments)
+
+    monkeypatch.setattr(os, "open", lose_then_open)
+    with exclusive(LocalDirectory(str(tmp_path))):
+        assert lost[0].exists()
+
+
 def test_holder_may_delete_the_lock(tmp_path: Path) -> None:
     directory = LocalDirectory(str(tmp_path / "new"))
     with exclusive(directory):
-        directory.remove(WORK)
+        directory.clear_work()
     with exclusive(directory):
         assert directory.exists(f"{WORK}/lock")
         with pytest.raises(UserError), exclusive(directory):

@@ -135,7 +135,7 @@ def test_directory_is_clean_and_names_its_command(made: tuple[Plan, Manifest], p
     )
     assert manifest.command == (
         f"flowtrain preprocess {photos} OUT --split train --resolution 16 --crop adm --vae {tiny_vae} "
-        "--vae-dtype float32 --shards 4 --batch-size 8 --seed 0 --max-bad-fraction 0.01 --min-psnr 0 --flips"
+        "--vae-dtype float32 --shards 4 --batch-size 8 --seed 0 --flips"
     )
     assert not any(str(task.directory.root) in text for text in (manifest.to_json(), manifest.command))
 
@@ -318,10 +318,42 @@ def test_manifest_with_work_left_over_is_cleared_away(photos: Path, tmp_path: Pa
     before = contents(out)
     (out / ".work").mkdir()
     (out / ".work" / "lock").touch()
-    again = plan(photos, out)
-    assert again.finished_manifest() is None
-    preprocess(again, progress=False)
+    preprocess(plan(photos, out), progress=False)
     assert contents(out) == before
+    assert not plan(photos, out).cluttered
+
+
+@pytest.mark.parametrize("left", [".work/lock", ".work/done/00000.json", ".work.gone.1/index.jsonl"])
+def test_kill_after_the_manifest_leaves_a_dataset_for_any_versions_and_thresholds(
+    photos: Path, tmp_path: Path, left: str
+) -> None:
+    out = preprocess_into(photos, tmp_path / "out")
+    settings = json.loads((out / "settings.json").read_text())
+    settings["versions"]["jax"] = "0.0.1"
+    (out / "settings.json").write_text(json.dumps(settings))
+    before = contents(out)
+    (out / left).parent.mkdir(parents=True)
+    (out / left).write_text("{}")
+    arguments = (photos, out, "--resolution", 16, "--vae", "none", "--shards", 4, "--batch-size", 8, "--json")
+    result = run(*arguments, "--max-bad-fraction", 0)
+    assert (result.exit_code, json.loads(result.stdout)["state"]) == (0, "was finished already")
+    assert contents(out) == before
+    assert not list(out.glob(".work*"))
+
+
+def test_stricter_thresholds_leave_a_dataset_with_a_missing_shard_as_it_is(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "in")
+    (tmp_path / "in/ant/bad.png").write_text("no image")
+    out = tmp_path / "out"
+    manifest = preprocess(plan(tmp_path / "in", out, max_bad_fraction=0.1), progress=False)
+    whole = contents(out)
+    (out / manifest.shards[0].name).unlink()
+    before = contents(out)
+    with pytest.raises(UserError, match=r"1 of 61 images were rejected.*repeat with --max-bad-fraction 0\.017"):
+        preprocess(plan(tmp_path / "in", out), progress=False)
+    assert {name: data for name, data in contents(out).items() if name != ".work/lock"} == before
+    preprocess(plan(tmp_path / "in", out, max_bad_fraction=0.017), progress=False)
+    assert contents(out) == whole  # the manifest too: thresholds are not in it
 
 
 def test_bad_images_are_rejected_and_counted(photos: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
-from pipelines.storage import STAGING, WORK, LocalDirectory, open_directory
+from pipelines.storage import GONE, STAGING, WORK, LocalDirectory, open_directory
 from schemas.errors import UserError
 from schemas.files import sha256_file
 
@@ -48,8 +49,29 @@ def test_sweep_takes_half_written_files_only(tmp_path: Path) -> None:
     for name in (".manifest.json.7.tmp", f"{WORK}/.index.jsonl.7.tmp"):
         (tmp_path / name).write_text("half")
     directory.stage("shard").write_text("half")
+    (tmp_path / f"{GONE}1/done").mkdir(parents=True)
     directory.sweep()
+    assert not directory.exists(f"{GONE}1")
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [".work/keep", "keep"]
+
+
+def test_work_is_cleared_away_while_another_command_makes_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one comes at the worst moment: its lock is there before the first of our files is deleted."""
+    directory = LocalDirectory(str(tmp_path))
+    directory.write(f"{WORK}/done/00000.json", "{}")
+    directory.write(f"{WORK}/lock", "")
+    real_rmtree = shutil.rmtree
+
+    def rmtree(path: Path, **options: bool) -> None:
+        directory.write(f"{WORK}/lock", "theirs")
+        real_rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    directory.clear_work()
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [WORK, f"{WORK}/lock"]
+    assert directory.read(f"{WORK}/lock") == b"theirs"
 
 
 def test_other_file_systems_and_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

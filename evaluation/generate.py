@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from evaluation.results import Sampling
 from schemas.errors import UserError
 from schemas.files import sha256_file, write_atomic
-from schemas.manifest import MANIFEST_NAME, ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo
+from schemas.manifest import MANIFEST_NAME, ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo, read_manifest
 from schemas.record import Layout, encode_record, layout_tensors
 from schemas.run import Run
 from schemas.tfds_metadata import shard_name
@@ -141,17 +141,17 @@ def generate(
 ) -> Manifest:
     """Write the samples of a setting as a latent dataset; shards that are there already are kept.
 
-    Killed at any moment and repeated, it gives the same bytes. `progress` is called with numbers of samples done.
+    Killed at any moment and repeated, it gives the same bytes; so it does where shards went missing or were cut.
+    `progress` is called with numbers of samples done.
 
     Raises:
         UserError: the directory holds something else.
     """
     with _claimed(directory, sampling_facts(trained, setting), shard_size):
-        if (directory / MANIFEST_NAME).is_file():
-            from pipelines.dataset import LatentDataset
-
+        found = _finished(directory)
+        if found is not None:
             progress(setting.num)
-            return LatentDataset(directory).manifest
+            return found
         count = -(-setting.num // shard_size)
         shards = []
         for number in range(count):
@@ -196,6 +196,23 @@ def _claimed(directory: Path, sampling: Sampling, shard_size: int) -> Iterator[N
         for left in directory.glob(".*.tmp"):  # half-written files of a killed process
             left.unlink()
         yield
+
+
+def _finished(directory: Path) -> Manifest | None:
+    """The manifest, if every shard it names is there; else it goes, with the shards it disagrees with."""
+    from pipelines.dataset import shards_whole
+
+    if not (directory / MANIFEST_NAME).is_file():
+        return None
+    manifest = read_manifest(directory)
+    if shards_whole(directory, manifest):
+        return manifest
+    (directory / MANIFEST_NAME).unlink()
+    for shard in manifest.shards:
+        path = directory / shard.name
+        if path.is_file() and path.stat().st_size != shard.bytes:
+            path.unlink()
+    return None
 
 
 def _is_whole(path: Path, records: int) -> bool:

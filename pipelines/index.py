@@ -23,11 +23,16 @@ _FIELDS = attrgetter("key", "label", "size", "location")
 
 @dataclass(frozen=True)
 class Index:
-    """The items of a dataset in their final order, what was left out, and the digest of all that was listed."""
+    """The items of a dataset in their final order, what was left out, and the digests of all that was listed.
+
+    `digest` is of keys, labels and sizes and the same wherever the source lies; `times` is of the times of change, which tell
+    an image that was replaced by another one of the same size.
+    """
 
     items: tuple[Item, ...]
     duplicates: int
     digest: str
+    times: str
 
     @cached_property
     def _lines(self) -> list[bytes]:
@@ -49,13 +54,14 @@ def build_index(items: Iterable[Item], seed: int) -> Index:
     digest = hashlib.sha256()
     for item in listed:
         digest.update(json.dumps([item.key, item.label, item.size]).encode() + b"\n")
+    times = hashlib.sha256("\n".join(str(item.modified) for item in listed).encode())
     unique = {item.key: item for item in reversed(listed)}
     order = sorted(unique.values(), key=lambda item: _rank(seed, item.key))
-    return Index(tuple(order), len(listed) - len(unique), digest.hexdigest())
+    return Index(tuple(order), len(listed) - len(unique), digest.hexdigest(), times.hexdigest())
 
 
 def read_index(directory: LocalDirectory, start: int, length: int) -> list[Item]:
-    """The items of a byte range of the index file."""
+    """The items of a byte range of the index file, without their times."""
     lines = directory.read(INDEX_NAME, start, length).splitlines()
     return [Item(*json.loads(line)) for line in lines]
 

@@ -101,6 +101,7 @@ def make_plan(request: Request) -> Plan:
     settings = Settings.model_validate(
         {
             "source": SourceInfo(descriptor=source.descriptor, split=request.split, digest=index.digest),
+            "source_times": index.times,
             "records": records,
             "duplicates": index.duplicates,
             "classes": source.classes,

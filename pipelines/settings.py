@@ -27,6 +27,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: SourceInfo
+    source_times: str  # `Index.times`: guards against mixed images, and is no part of what the dataset is
     records: int = Field(ge=1)  # distinct keys in the source, good or bad
     duplicates: int = Field(ge=0)
     classes: tuple[str, ...] = Field(min_length=1)
@@ -135,7 +136,8 @@ def check_ownership(directory: LocalDirectory, settings: Settings) -> None:
     """Refuse a directory that belongs to something else. Reads only.
 
     Raises:
-        UserError: other files, or a dataset with other settings; the first differences are named.
+        UserError: other files, or a dataset with other settings or of images that have changed; the first differences
+            are named.
     """
     begun = read_settings(directory)
     if begun is None:
@@ -150,6 +152,11 @@ def check_ownership(directory: LocalDirectory, settings: Settings) -> None:
     if finished:  # its bytes stand; who reads them need not have the versions that made them
         settings = settings.model_copy(update={"versions": begun.versions})
     changed = differences(begun, settings)
+    if [name.partition(":")[0] for name in changed] == ["source_times"]:
+        raise UserError(
+            f"images of {settings.source.descriptor} have changed since {directory.root} was begun: names and sizes are "
+            "the same, the modification times are not; restore them, or choose another output directory"
+        )
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         state = "a finished dataset" if finished else "a half-made dataset"

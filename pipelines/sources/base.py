@@ -12,13 +12,15 @@ class Item:
     """One image of a source.
 
     `key` identifies it for good (its path within the source) and is valid UTF-8; `label` indexes the source's classes;
-    `size` is in bytes; `location` tells the source itself where the bytes are.
+    `size` is in bytes; `location` tells the source itself where the bytes are; `modified` is when they last changed, in
+    nanoseconds since 1970, or 0 in a source that never changes.
     """
 
     key: str
     label: int
     size: int
     location: str
+    modified: int = 0
 
 
 class Source(ABC):

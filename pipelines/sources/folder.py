@@ -61,7 +61,7 @@ class FolderSource(Source):
             raise UserError(
                 f"{self.descriptor}: no image file in it; looked for {', '.join(sorted(SUFFIXES))} at any depth"
             )
-        tops = [location.split(os.sep, 1)[0] if os.sep in location else None for location, _ in found]
+        tops = [location.split(os.sep, 1)[0] if os.sep in location else None for location, *_ in found]
         folders = sorted({_readable(top) for top in tops if top is not None})
         if folders and None in tops:
             loose = found[tops.index(None)][0]
@@ -77,14 +77,18 @@ class FolderSource(Source):
                 label=0 if top is None else labels[_readable(top)],
                 size=size,
                 location=location,
+                modified=modified,
             )
-            for (location, size), top in zip(found, tops, strict=True)
+            for (location, size, modified), top in zip(found, tops, strict=True)
         ]
         return classes, items
 
 
-def _image_files(root: str) -> Iterator[tuple[str, int]]:
-    """(path relative to `root`, bytes) of every image file; symbolic links are followed, but never in a circle."""
+def _image_files(root: str) -> Iterator[tuple[str, int, int]]:
+    """(path relative to `root`, bytes, time of change) of every image file.
+
+    Symbolic links are followed, but never in a circle.
+    """
     pending = [(Path(root), frozenset[tuple[int, int]]())]
     while pending:
         folder, above = pending.pop()
@@ -98,7 +102,8 @@ def _image_files(root: str) -> Iterator[tuple[str, int]]:
             if entry.is_dir():
                 pending.append((Path(entry.path), above | {identity}))
             elif Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
-                yield os.path.relpath(entry.path, root), entry.stat().st_size
+                found = entry.stat()
+                yield os.path.relpath(entry.path, root), found.st_size, found.st_mtime_ns
 
 
 def _readable(name: str) -> str:

@@ -1,6 +1,7 @@
 """What a person meets: mistakes told in one line, plans, JSON, and nothing written where nothing should be."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -141,6 +142,38 @@ def test_changed_source_is_another_configuration(photos: Path, tmp_path: Path, o
     line = refused(tmp_path / "in", out, *SMALL, "--vae", "none")
     assert "source.digest: " in line
     assert f"records: {IMAGES} -> {IMAGES + 1}" in line
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_image_replaced_by_one_of_the_same_size_is_noticed(
+    photos: Path, tmp_path: Path, out: Path, finished: bool
+) -> None:
+    shutil.copytree(photos, tmp_path / "in")
+    assert run(tmp_path / "in", out, *SMALL, "--vae", "none").exit_code == 0
+    if not finished:
+        (out / MANIFEST_NAME).unlink()
+    before = contents(out)
+    victim = tmp_path / "in/ant/003.bmp"
+    kept, time = victim.read_bytes(), victim.stat()
+    victim.write_bytes(kept[:-50] + bytes(50))
+    assert "the modification times are not" in refused(tmp_path / "in", out, *SMALL, "--vae", "none")
+    assert contents(out) == before
+    victim.write_bytes(kept)
+    os.utime(victim, ns=(time.st_atime_ns, time.st_mtime_ns))
+    assert run(tmp_path / "in", out, *SMALL, "--vae", "none").exit_code == 0
+
+
+def test_manifest_does_not_depend_on_when_the_images_were_copied(photos: Path, tmp_path: Path) -> None:
+    """The digest of a dataset is that of the same command on another machine."""
+    manifests = []
+    for time in (1, 2):
+        shutil.rmtree(tmp_path / "in", ignore_errors=True)
+        shutil.copytree(photos, tmp_path / "in")
+        for path in (tmp_path / "in").rglob("*.*"):
+            os.utime(path, (time, time))
+        assert run(tmp_path / "in", tmp_path / str(time), *SMALL, "--vae", "none").exit_code == 0
+        manifests.append((tmp_path / str(time) / MANIFEST_NAME).read_bytes())
+    assert manifests[0] == manifests[1]
 
 
 def test_manifest_of_a_future_version(photos: Path, out: Path) -> None:

@@ -41,6 +41,12 @@ def test_digest_sees_keys_labels_and_sizes() -> None:
     assert len(digests) == 4
 
 
+def test_times_are_a_digest_of_their_own() -> None:
+    indexes = [build_index([Item("a", 0, 1, "", time), Item("b", 0, 1, "", 7)], 0) for time in (0, 1)]
+    assert indexes[0].digest == indexes[1].digest
+    assert indexes[0].times != indexes[1].times
+
+
 def test_a_worker_reads_its_slice_only(tmp_path: Path) -> None:
     directory = LocalDirectory(str(tmp_path))
     index = build_index(items(50), 0)

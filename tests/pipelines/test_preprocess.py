@@ -275,13 +275,12 @@ def test_dataset_is_unfinished_while_it_is_rebuilt(photos: Path, tmp_path: Path)
     (out / manifest.shards[0].name).unlink()
     again = plan(tmp_path / "in", out)
     victim = tmp_path / "in" / again.index.items[0].key
-    kept = victim.read_bytes()
-    victim.unlink()
+    victim.rename(tmp_path / "aside")
     with pytest.raises(UserError, match="cannot read"):
         preprocess(again, progress=False)
     with pytest.raises(UserError, match="not a finished dataset"):
         LatentDataset(out)
-    victim.write_bytes(kept)
+    (tmp_path / "aside").rename(victim)
     preprocess(plan(tmp_path / "in", out), progress=False)
     assert contents(out) == before
 
@@ -387,11 +386,10 @@ def test_source_that_fails_to_be_read_is_no_bad_image(photos: Path, tmp_path: Pa
         (folder / "all" / f"{number}{path.suffix}").write_bytes(path.read_bytes())
     task = plan(folder, tmp_path / "out")
     victim = task.index.items[7]
-    kept = (folder / victim.key).read_bytes()
-    (folder / victim.key).unlink()
+    (folder / victim.key).rename(tmp_path / "aside")
     with pytest.raises(UserError, match=f"cannot read {victim.key} of .*No such file.*repeat the command"):
         preprocess(task, progress=False)
     done = sorted(path.name for path in (tmp_path / "out/.work/done").iterdir())
     assert len(done) == 3  # the other shards are done and stay
-    (folder / victim.key).write_bytes(kept)
+    (tmp_path / "aside").rename(folder / victim.key)
     assert preprocess(plan(folder, tmp_path / "out"), progress=False).counts.written == 20

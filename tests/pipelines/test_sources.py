@@ -27,6 +27,7 @@ def test_sub_folders_are_classes_sorted_by_name(tmp_path: Path) -> None:
         ("zebra/1.PNG", 1),
     ]
     assert all(item.size == (tmp_path / item.key).stat().st_size for item in source.index())
+    assert all(item.modified == (tmp_path / item.key).stat().st_mtime_ns for item in source.index())
     assert source.read(source.index()[0]).shape == (4, 4, 3)
 
 

@@ -181,7 +181,8 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
     """Measure the feature statistics of SOURCE into OUT (.npz), for `eval --reference`.
 
     SOURCE is a folder of images, embedded:NAME, or a dataset (latents are decoded first). OUT holds mu and sigma
-    under the names that other evaluators read, and the sums they come from. Beam options go after --.
+    under the names that other evaluators read, and the sums they come from; statistics that are there are measured
+    again and replaced. Beam options go after --.
 
     \b
     Example:
@@ -191,6 +192,7 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
     from evaluation.protocols import find_protocol
 
     recipe = find_protocol(options["protocol"])
+    measure.check_out(out)
     images = measure.named_images(source, options["split"], options["resolution"], options["crop"], options["num"])
     if dry_run:
         facts = {"images": images.size, "resolution": images.resolution, **images.facts()}

@@ -15,8 +15,8 @@ from evaluation.measure import (
     check_exists,
     check_reference,
     compare,
+    kept_statistics,
     load_reference,
-    measure_images,
     protocol_of,
     warn_of_rank,
 )
@@ -101,7 +101,7 @@ def _measure_setting(
     generate(trained, setting, directory, batch_size=request.batch_size, progress=progress)
     generated = time.monotonic()
     out = request.workdir / EVAL_DIR / "statistics" / f"{name}-{protocol.name}.npz"
-    statistics = measure_images(dataset_images(directory), protocol, out, request.beam_args)
+    statistics = kept_statistics(dataset_images(directory), protocol, out, request.beam_args)
     seconds = {"generate": round(generated - begin, 3), "measure": round(time.monotonic() - generated, 3)}
     return compare(statistics, reference, protocol, sampling, seconds)
 

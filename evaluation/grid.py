@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from schemas.files import write_atomic
+
 GAP = 2
 PAPER = 255
 
@@ -45,5 +47,5 @@ def png(picture: NDArray[np.uint8]) -> bytes:
 
 
 def write_png(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
-    """Write a grid; the format is PNG."""
-    path.write_bytes(png(tile(rows)))
+    """Write a grid whole or not at all; the format is PNG."""
+    write_atomic(path, png(tile(rows)))

@@ -206,9 +206,9 @@ def batch_images(path: Path, num: int | None = None) -> BatchImages:
 @functools.lru_cache(maxsize=4)
 def _batch(path: str) -> NDArray[np.uint8]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             images = file["arr_0"]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
         raise UserError(f"{path}: not a readable .npz with arr_0, the layout of ADM's sample batches") from None
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
         raise UserError(f"{path}: arr_0 is {images.dtype}{images.shape}; samples must be uint8 (n, H, H, 3)")

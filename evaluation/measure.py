@@ -1,5 +1,6 @@
 """Statistics of images and their comparison: what `stats` and `eval` share."""
 
+import contextlib
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -35,15 +36,11 @@ def measure_images(
     beam_args: Sequence[str] = (),
     make_bar: MakeBar | None = None,
 ) -> FeatureStatistics:
-    """Statistics of `images`, written to `out`; read back when they are there already.
+    """Statistics of `images`, measured and written to `out`, in the place of what is there.
 
     Raises:
         UserError: an image set that changed or has fewer than two readable images; a broken shard.
     """
-    if out.is_file():
-        found = read_statistics(out)
-        if read_protocol(found.protocol) == protocol and _facts(found).items() >= images.facts().items():
-            return found
     with quiet_log():
         from evaluation import pipeline
 
@@ -55,6 +52,45 @@ def measure_images(
     finally:
         if bar is not None:
             bar.close()
+
+
+def kept_statistics(
+    images: ImageSet,
+    protocol: EvaluationProtocol,
+    out: Path,
+    beam_args: Sequence[str] = (),
+    make_bar: MakeBar | None = None,
+) -> FeatureStatistics:
+    """As `measure_images`, but read back from `out` when the same was measured before; for files of our own only.
+
+    Raises:
+        UserError: as `measure_images`.
+    """
+    with contextlib.suppress(UserError):  # missing or damaged: measured again
+        found = read_statistics(out)
+        if read_protocol(found.protocol) == protocol and _facts(found).items() >= images.facts().items():
+            return found
+    return measure_images(images, protocol, out, beam_args, make_bar)
+
+
+def check_out(out: Path) -> None:
+    """Before any work: only statistics, whole or damaged, may be replaced by statistics.
+
+    Raises:
+        UserError: something else lies at `out`.
+    """
+    if out.is_dir() or (out.is_file() and not _is_replaceable(out)):
+        raise UserError(f"{out}: is there and is not feature statistics; give another name, or delete it")
+
+
+def _is_replaceable(path: Path) -> bool:
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {"mu", "sigma"} <= set(file.files)
+    except zipfile.BadZipFile:  # it begins as an .npz does
+        return True
+    except (ValueError, EOFError, TypeError):  # the last for a lone array
+        return path.stat().st_size == 0
 
 
 def _facts(statistics: FeatureStatistics) -> dict[str, Any]:
@@ -80,7 +116,7 @@ def load_reference(
         return read_statistics(path), path
     images = dataset_images(path)
     out = cache / f"reference-{images.digest[:12]}-{recipe.name}.npz"
-    return measure_images(images, protocol_of(recipe, images.resolution), out, beam_args, make_bar), path
+    return kept_statistics(images, protocol_of(recipe, images.resolution), out, beam_args, make_bar), path
 
 
 def compare(
@@ -190,7 +226,7 @@ def _is_dataset(path: Path) -> bool:
 def _is_statistics(path: Path) -> bool:
     """Whether a file is to be read as statistics rather than as a batch of images."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return "arr_0" not in file.files or "mu" in file.files
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return True  # read_statistics says what is wrong with it

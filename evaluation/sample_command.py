@@ -1,6 +1,7 @@
 """`flowtrain sample`: one setting, to a picture, a batch or a dataset; the ending of OUT says which."""
 
 import contextlib
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from evaluation.generate import SHARD_SIZE, Setting, draw, generate
 from evaluation.grid import by_class, write_png
 from evaluation.progress import Bar, MakeBar
 from schemas.errors import UserError
+from schemas.files import write_atomic
 from schemas.record import Layout, layout_tensors
 from schemas.run import Run
 
@@ -77,10 +79,9 @@ def _write_png(trained: "TrainedModel", request: Request, progress: Bar) -> None
 
 def _write_npz(trained: "TrainedModel", request: Request, progress: Bar) -> None:
     images, labels = images_and_labels(trained, request.setting, request.batch_size, progress.update)
-    temporary = request.out.with_name(f".{request.out.name}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, images, labels)
-    temporary.replace(request.out)
+    content = io.BytesIO()
+    np.savez(content, images, labels)
+    write_atomic(request.out, content.getvalue())
 
 
 def _write_dataset(trained: "TrainedModel", request: Request, progress: Bar) -> None:

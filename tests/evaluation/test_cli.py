@@ -87,6 +87,40 @@ def test_stats_counts_unreadable_images(tmp_path: Path) -> None:
     assert "rank" in shown.stderr
 
 
+def test_stats_always_measures_and_replaces_only_statistics(world: World, reference: Path, tmp_path: Path) -> None:
+    def again(*options: object) -> bytes:
+        succeed("stats", world.dataset, reference, "--extractor", "tiny", *options)
+        return reference.read_bytes()
+
+    good, stamp = reference.read_bytes(), reference.stat().st_mtime_ns
+    assert again() == good
+    assert reference.stat().st_mtime_ns != stamp, "measured again: an image may have changed under its name"
+    reference.write_bytes(good[: len(good) // 2])
+    assert again() == good
+    assert again("--num", 20) != good
+    np.savez(tmp_path / "batch.npz", np.zeros((3, 8, 8, 3), np.uint8))
+    with open(tmp_path / "array.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    (tmp_path / "thesis.txt").write_text("precious")
+    for name in ("batch.npz", "array.npz", "thesis.txt", "."):
+        assert "is not feature statistics" in fail("stats", world.dataset, tmp_path / name, "--extractor", "tiny")
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["grid.png", "batch.npz"])
+def test_a_sample_file_is_written_whole_or_not_at_all(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / name).write_bytes(b"before")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises((OSError, AssertionError)):
+        succeed("sample", world.workdir, tmp_path / name, "--num", 3, "--steps", 1, "--cfg", 1)
+    assert (tmp_path / name).read_bytes() == b"before"
+
+
 # sample
 
 
@@ -150,6 +184,13 @@ def test_eval_goes_on_where_it_was_killed(workdir: Path, reference: Path) -> Non
     succeed("eval", workdir, *options, "--steps", "3")
     assert read_results(workdir)[0].distance == first[0].distance
     assert shard.stat().st_mtime_ns == stamp
+    (cached,) = (workdir / "eval" / "statistics").iterdir()
+    whole = cached.read_bytes()
+    (workdir / "results.jsonl").unlink()
+    cached.write_bytes(whole[:100])  # as a disk may leave it
+    succeed("eval", workdir, *options, "--steps", "3")
+    assert cached.read_bytes() == whole
+    assert read_results(workdir)[0].distance == first[0].distance
     (workdir / "results.jsonl").unlink()
     shutil.rmtree(workdir / "eval")
     (sample_set / MANIFEST_NAME).unlink()  # as if killed while sampling

@@ -78,9 +78,11 @@ def test_batches_are_checked(tmp_path: Path) -> None:
     np.savez(tmp_path / "long.npz", pixels[:, :4])
     np.savez(tmp_path / "named.npz", images=pixels)
     np.savez(tmp_path / "object.npz", np.array([{}], dtype=object))
+    with open(tmp_path / "lone.npz", "wb") as file:
+        np.save(file, pixels)
     for name in ("flat", "long"):
         with pytest.raises(UserError, match="samples must be uint8"):
             batch_images(tmp_path / f"{name}.npz")
-    for name in ("named", "object"):
+    for name in ("named", "object", "lone"):
         with pytest.raises(UserError, match=r"not a readable \.npz with arr_0"):
             batch_images(tmp_path / f"{name}.npz")

@@ -1,5 +1,6 @@
 """`results.jsonl`: one line a measured number, with everything that it depends on. Never computed twice."""
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from schemas.files import write_atomic
 from schemas.statistics import FeatureStatistics
 
 RESULTS_NAME = "results.jsonl"
+LOCK_NAME = "results.lock"
 
 
 class _Frozen(BaseModel):
@@ -126,9 +128,14 @@ def read_results(workdir: Path) -> list[Result]:
 
 
 def append_result(workdir: Path, result: Result) -> None:
-    """Add one line; the file is replaced whole, so a kill leaves the old or the new one."""
-    lines = [json.dumps(each.to_json(), allow_nan=False) for each in (*read_results(workdir), result)]
-    write_atomic(workdir / RESULTS_NAME, "".join(f"{line}\n" for line in lines))
+    """Add one line; the file is replaced whole, so a kill leaves the old or the new one.
+
+    Several commands may append to one work directory: each reads what the others wrote while it holds the lock.
+    """
+    with open(workdir / LOCK_NAME, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it, however the process ends
+        lines = [json.dumps(each.to_json(), allow_nan=False) for each in (*read_results(workdir), result)]
+        write_atomic(workdir / RESULTS_NAME, "".join(f"{line}\n" for line in lines))
 
 
 def find_result(results: Sequence[Result], identity: tuple[object, ...]) -> Result | None:

@@ -1,6 +1,7 @@
 """Results: the line holds everything, a torn line costs only itself, equal settings are found."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,13 @@ def test_a_line_is_flat_and_comes_back_equal(tmp_path: Path) -> None:
     assert "fid" not in line, "only Inception gives an FID"
     assert line["protocol"]["extractor_digest"] == TinyExtractor().digest
     assert line["reference"]["digest"] == "d" * 64
+
+
+def test_two_writers_lose_no_line_of_each_other(tmp_path: Path) -> None:
+    # Threads stand for commands: the lock is of the open file, so it keeps them apart just as well.
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda steps: append_result(tmp_path, result(steps=steps)), range(1, 41)))
+    assert sorted(each.sampling.steps for each in read_results(tmp_path) if each.sampling) == list(range(1, 41))
 
 
 def test_an_inception_protocol_says_fid() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evaluation.generate import CYCLIC
+from evaluation.imagesets import DECODED
 from evaluation.results import Result
 from evaluation.tables import by_setting, figure, setting_text
 from schemas.manifest import Manifest
@@ -159,6 +160,8 @@ def protocol(result: Result) -> Card:
     images = reference.images.get("images", reference.images)
     source = images.get("descriptor", images.get("kind", "statistics"))
     of = f"{reference.n:,} images of {source}" if reference.n else "given statistics"
+    if source == DECODED:
+        of += " (hides the VAE's own error)"
     card: Card = [
         (
             "distance",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _POSITIVE = click.IntRange(min=1)
+_SEED = click.IntRange(min=0, max=2**32 - 1)  # JAX keys are made of 32 bits
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -45,7 +46,7 @@ def _sampling_options(command: _F) -> _F:
         click.option("--batch-size", type=_POSITIVE, default=250, show_default=True, help="Samples at once."),
         click.option("--weights", type=weights, default="ema", show_default=True, help="Averaged or raw weights."),
         click.option("--step", type=click.IntRange(min=0), help="Checkpoint step.  [default: newest]"),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option("--seed", type=_SEED, default=0, show_default=True),
         click.option("--class", "class_name", metavar="NAME", help="Only this class.  [default: all in turn]"),
         click.option("--cfg-channels", type=_POSITIVE, help="Guide only the first channels.  [default: recipe]"),
         click.option("--solver", type=click.Choice(["euler"]), default="euler", show_default=True),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipelines.dataset import LatentDataset
     from pipelines.sources import Item, Source
 
+DECODED = "decoded latents"  # as a reference they hide what the VAE does to images
 _UNNAMED = "all"
 
 
@@ -61,9 +62,11 @@ class DatasetImages:
     resolution: int
     classes: tuple[str, ...]
     digest: str
+    decoded: bool
 
     def facts(self) -> dict[str, Any]:
-        return {"kind": "dataset", "split": self.split, "digest": self.digest, "num": self.size}
+        kind = DECODED if self.decoded else "dataset"
+        return {"kind": kind, "split": self.split, "digest": self.digest, "num": self.size}
 
     def read(self, start: int, stop: int) -> Batch:
         dataset = _dataset(self.directory)
@@ -91,6 +94,7 @@ def dataset_images(directory: Path, split: str | None = None, num: int | None = 
         resolution=manifest.resolution,
         classes=manifest.classes,
         digest=manifest.digest(),
+        decoded=manifest.layout is not Layout.IMAGE and manifest.vae is not None,
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from evaluation import models
-from evaluation.imagesets import ImageSet, batch_images, dataset_images, source_images
-from evaluation.metrics import statistics_distance
+from evaluation.imagesets import DECODED, ImageSet, batch_images, dataset_images, source_images
+from evaluation.metrics import factor, statistics_distance
 from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe, check_comparable, read_protocol
 from evaluation.results import Reference, Result, Sampling, reference_of
@@ -97,6 +97,20 @@ def _facts(statistics: FeatureStatistics) -> dict[str, Any]:
     return dict(statistics.protocol.get("images", {}))
 
 
+def read_gaussian(path: Path) -> FeatureStatistics:
+    """Statistics of a file that a distance can be computed from, which is known before any sample is drawn.
+
+    Raises:
+        UserError: as `read_statistics`, or sigma is no covariance.
+    """
+    statistics = read_statistics(path)
+    try:
+        factor(statistics.sigma)
+    except ValueError as error:
+        raise UserError(f"{path}: sigma is {error}; make the statistics again") from None
+    return statistics
+
+
 def check_exists(reference: Path) -> None:
     """Before any work. Raises `UserError` when nothing is there."""
     if not reference.exists():
@@ -113,7 +127,7 @@ def load_reference(
     """
     check_exists(path)
     if path.is_file():
-        return read_statistics(path), path
+        return read_gaussian(path), path
     images = dataset_images(path)
     out = cache / f"reference-{images.digest[:12]}-{recipe.name}.npz"
     return kept_statistics(images, protocol_of(recipe, images.resolution), out, beam_args, make_bar), path
@@ -145,7 +159,7 @@ def compare(
 def check_reference(
     protocol: EvaluationProtocol, reference: FeatureStatistics, where: Path, notify: Notify
 ) -> Reference:
-    """Refuse a reference of another protocol; warn of one that does not say its own, or is too small.
+    """Refuse a reference of another protocol; warn of one that does not say its own, is decoded, or is too small.
 
     Raises:
         UserError: as `check_comparable`.
@@ -155,6 +169,11 @@ def check_reference(
     if theirs is None:
         notify(f"{where}: does not say with which extractor it was made; taken for {protocol.extractor}")
     described = reference_of(reference)
+    if described.images.get("kind") == DECODED:
+        notify(
+            f"{where}: decoded latents, a reference that hides the VAE's own error; "
+            "use `flowtrain stats` on the images themselves"
+        )
     if described.n is not None:
         warn_of_rank(described.n, protocol.dim, "reference images", notify)
     return described
@@ -191,7 +210,7 @@ def compare_only(
         reference, where = load_reference(reference_path, recipe, cache, beam_args, make_bar)
         theirs = read_protocol(reference.protocol)
         if subject.is_file() and _is_statistics(subject):
-            statistics = read_statistics(subject)
+            statistics = read_gaussian(subject)
             mine = read_protocol(statistics.protocol)
             protocol = mine or theirs or protocol_of(recipe, resolution or 1)
             check_comparable(protocol, statistics.dim, mine, str(subject))

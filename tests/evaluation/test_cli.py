@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from evaluation import cards
+from evaluation.imagesets import dataset_images
 from evaluation.results import read_results
 from flowtrain.cli import main
 from pipelines.dataset import LatentDataset
-from schemas.manifest import MANIFEST_NAME
+from schemas.manifest import MANIFEST_NAME, write_manifest
 from schemas.run import RUN_NAME
 from schemas.statistics import FeatureStatistics, read_statistics, write_statistics
 from tests.evaluation import tiny
@@ -55,8 +57,6 @@ def reference(world: World, tmp_path: Path) -> Path:
 
 
 def test_stats_of_a_dataset_a_folder_and_a_batch_agree(world: World, reference: Path, tmp_path: Path) -> None:
-    from evaluation.imagesets import dataset_images
-
     batch = dataset_images(world.dataset).read(0, 30)
     for i, (image, label) in enumerate(zip(batch.images, batch.labels, strict=True)):
         folder = tmp_path / "folder" / tiny.CLASSES[label]
@@ -152,6 +152,12 @@ def test_sample_draws_one_class_by_name_or_number(world: World, tmp_path: Path) 
     assert "did you mean 'two'?" in fail("sample", world.workdir, tmp_path / "c.png", "--class", "tow")
 
 
+def test_seeds_that_give_the_samples_of_others_are_refused(workdir: Path, reference: Path, tmp_path: Path) -> None:
+    for arguments in (["sample", workdir, tmp_path / "x"], ["eval", workdir, "--reference", reference]):
+        assert "0<=x<=4294967295" in call(*arguments, "--seed", 2**32, "--dry-run").stderr
+        assert call(*arguments, "--seed", 2**32 - 1, "--dry-run").exit_code == 0
+
+
 # eval
 
 
@@ -201,11 +207,16 @@ def test_eval_goes_on_where_it_was_killed(workdir: Path, reference: Path) -> Non
 
 def test_a_dataset_serves_as_reference(workdir: Path, world: World, reference: Path) -> None:
     options = ["--steps", "1", "--cfg", "1", "--num-samples", 10, "--protocol", "tiny"]
-    succeed("eval", workdir, "--reference", world.dataset, *options)
+    warned = succeed("eval", workdir, "--reference", world.dataset, *options).stderr
+    assert "decoded latents, a reference that hides the VAE's own error; use `flowtrain stats`" in warned
     assert list((workdir / "eval").glob("reference-*-tiny.npz"))
     succeed("eval", workdir, "--reference", reference, *options)
     (only,) = read_results(workdir)  # the same statistics, so the same setting: not measured twice
     assert only.reference.n == 30
+    assert "hides the VAE's own error" in dict(cards.protocol(only))["reference"]
+    raw = Path(shutil.copytree(world.dataset, reference.parent / "raw"))  # no VAE: the numbers are pixels
+    write_manifest(raw, world.manifest.model_copy(update={"vae": None}))
+    assert not dataset_images(raw).decoded
 
 
 def test_finished_images_are_only_compared(world: World, reference: Path, tmp_path: Path) -> None:
@@ -286,6 +297,9 @@ def test_mistakes_about_the_reference(workdir: Path, world: World, reference: Pa
     assert "not a readable .npz of plain arrays" in told(foreign)
     foreign.write_bytes(b"PK\x03\x04 not a zip")
     assert "not a readable .npz" in told(foreign)
+    np.savez(foreign, mu=np.zeros(5), sigma=np.eye(5) + 2 - 2 * np.eye(5))  # symmetric, 1 on its diagonal
+    assert "sigma is not a covariance: eigenvalue -1" in told(foreign)
+    assert "sigma is not a covariance" in fail("eval", foreign, "--reference", reference, "--protocol", "tiny")
     assert not (workdir / "samples").exists(), "told before any work"
 
 

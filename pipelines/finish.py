@@ -3,13 +3,14 @@
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pipelines.dataset import finish_dataset
 from pipelines.results import ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
 from pipelines.settings import Settings
-from pipelines.storage import WORK, LocalDirectory
+from pipelines.storage import WORK, LocalDirectory, cannot_write
 from schemas.errors import UserError
-from schemas.manifest import REJECTS_NAME, Counts, Manifest
+from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, Counts, Manifest
 
 RESULTS_NAME = "shards.jsonl"  # the done-markers of a finished dataset, in order
 _FAILURE = f"{WORK}/failure.txt"
@@ -35,13 +36,22 @@ def finish(
         check_quality(manifest, max_bad_fraction, min_psnr, rejects)
         directory.write(RESULTS_NAME, "".join(result.model_dump_json() + "\n" for result in results))
         finish_dataset(directory.local(), manifest)
+        return
     except UserError as error:
-        directory.write(_FAILURE, str(error))
+        failure = str(error)
+    except OSError as error:
+        failure = cannot_write(directory, error)
+    with suppress(OSError):  # where nothing can be written, that there is no manifest says enough
+        directory.write(_FAILURE, failure)
 
 
 def read_failure(directory: LocalDirectory) -> str | None:
-    """What `finish` could not do, if anything."""
-    return directory.read(_FAILURE).decode() if directory.exists(_FAILURE) else None
+    """Why there is no manifest after `finish`; None when there is one."""
+    if directory.exists(_FAILURE):
+        return directory.read(_FAILURE).decode()
+    if directory.exists(MANIFEST_NAME):
+        return None
+    return f"cannot finish {directory.root}, nor write down why (is the disk full?); make room and repeat the command"
 
 
 def forget_failure(directory: LocalDirectory) -> None:

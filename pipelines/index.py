@@ -25,8 +25,8 @@ _FIELDS = attrgetter("key", "label", "size", "location")
 class Index:
     """The items of a dataset in their final order, what was left out, and the digests of all that was listed.
 
-    `digest` is of keys, labels and sizes and the same wherever the source lies; `times` is of the times of change, which tell
-    an image that was replaced by another one of the same size.
+    `digest` is of keys, labels and sizes and the same wherever the source lies; `times` is of the times of change, by
+    which to tell an image that was replaced by another one of the same size.
     """
 
     items: tuple[Item, ...]

@@ -22,7 +22,7 @@ from pipelines.progress import ProgressBar
 from pipelines.results import ShardFailure, ShardResult, write_marker
 from pipelines.runner import parse_options, run_pipeline
 from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, differences, read_settings, write_settings
-from pipelines.storage import LocalDirectory
+from pipelines.storage import LocalDirectory, cannot_write
 from pipelines.work import Slice, make_shard
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -117,13 +117,10 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
         if done is not None:  # the run that wrote the manifest was killed, or was faster than we
             directory.clear_work()
             return done
-        if plan.finished:
-            _reopen(directory, settings)
-        if not directory.exists(SETTINGS_NAME):
-            write_settings(directory, settings)
-        if not directory.exists(INDEX_NAME):
-            directory.write(INDEX_NAME, plan.index.encode())
-        forget_failure(directory)
+        try:
+            _prepare(plan)
+        except OSError as error:
+            raise UserError(cannot_write(directory, error)) from error
         ranges = [settings.shard_range(shard) for shard in range(settings.shards)]
         config = Config(directory, settings, make_slices(plan), request.max_bad_fraction, request.min_psnr)
         with ProgressBar(directory, [stop - start for start, stop in ranges], progress):
@@ -134,6 +131,18 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
         manifest = read_manifest(directory.local())
         directory.clear_work()
     return manifest
+
+
+def _prepare(plan: Plan) -> None:
+    """Bring the directory to the state in which shards can be made: half-made, with settings and index."""
+    directory = plan.directory
+    if plan.finished:
+        _reopen(directory, plan.settings)
+    if not directory.exists(SETTINGS_NAME):
+        write_settings(directory, plan.settings)
+    if not directory.exists(INDEX_NAME):
+        directory.write(INDEX_NAME, plan.index.encode())
+    forget_failure(directory)
 
 
 def make_slices(plan: Plan) -> tuple[Slice, ...]:

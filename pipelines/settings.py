@@ -154,8 +154,8 @@ def check_ownership(directory: LocalDirectory, settings: Settings) -> None:
     changed = differences(begun, settings)
     if [name.partition(":")[0] for name in changed] == ["source_times"]:
         raise UserError(
-            f"images of {settings.source.descriptor} have changed since {directory.root} was begun: names and sizes are "
-            "the same, the modification times are not; restore them, or choose another output directory"
+            f"images of {settings.source.descriptor} have changed since {directory.root} was begun: names and sizes "
+            "are the same, the modification times are not; restore them, or choose another output directory"
         )
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

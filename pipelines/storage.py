@@ -93,6 +93,11 @@ class LocalDirectory:
                 path.unlink(missing_ok=True)
 
 
+def cannot_write(directory: LocalDirectory, error: OSError) -> str:
+    """The line that says so, for any file of a dataset."""
+    return f"cannot write {directory.root} ({error.strerror or error}); make room and repeat the command"
+
+
 def open_directory(where: str) -> LocalDirectory:
     """The dataset root a person named.
 

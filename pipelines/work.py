@@ -28,7 +28,7 @@ from pipelines.results import (
 from pipelines.settings import Settings
 from pipelines.shards import ShardFile, ShardWriter
 from pipelines.sources import Item, Source, open_source
-from pipelines.storage import LocalDirectory
+from pipelines.storage import LocalDirectory, cannot_write
 from schemas.errors import UserError
 from schemas.manifest import ShardInfo
 from schemas.record import encode_record
@@ -89,10 +89,7 @@ def make_shard(
     except UserError as error:
         return ShardFailure(shard=piece.shard, message=str(error))
     except OSError as error:
-        return ShardFailure(
-            shard=piece.shard,
-            message=f"cannot write {directory.root} ({error.strerror or error}); make room and repeat the command",
-        )
+        return ShardFailure(shard=piece.shard, message=cannot_write(directory, error))
 
 
 def _make(directory: LocalDirectory, settings: Settings, piece: Slice, encoder: Encoder) -> ShardResult:

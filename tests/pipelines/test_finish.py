@@ -5,6 +5,7 @@ import pytest
 from pipelines.finish import finish, forget_failure, read_failure
 from pipelines.plan import Plan
 from pipelines.results import ChannelSums, ErrorSums, ShardFailure, ShardResult
+from pipelines.storage import WORK
 from schemas.manifest import MANIFEST_NAME, ShardInfo, read_manifest
 from tests.pipelines.running import plan
 
@@ -42,7 +43,22 @@ def test_lost_or_doubled_shards_are_noticed(task: Plan, shards: tuple[int, ...])
     assert "of 3 shards came back" in (read_failure(task.directory) or "")
     assert not task.directory.exists(MANIFEST_NAME)
     forget_failure(task.directory)
-    assert read_failure(task.directory) is None
+    assert "cannot finish" in (read_failure(task.directory) or "")
+
+
+@pytest.mark.parametrize("name", ["rejects.jsonl", "shards.jsonl", "features.json", MANIFEST_NAME])
+def test_file_that_cannot_be_written_is_told(task: Plan, name: str) -> None:
+    task.directory.local(name).mkdir(parents=True)
+    finish(task.directory, task.settings, 0.0, 0.0, [result(task, shard) for shard in range(3)])
+    assert "(Is a directory); make room and repeat the command" in (read_failure(task.directory) or "")
+
+
+def test_full_disk_leaves_no_word_and_is_told_all_the_same(task: Plan) -> None:
+    task.directory.local().mkdir(parents=True)
+    task.directory.local(WORK).touch()  # nothing can be written below it
+    task.directory.local("rejects.jsonl").mkdir()
+    finish(task.directory, task.settings, 0.0, 0.0, [result(task, shard) for shard in range(3)])
+    assert "make room and repeat the command" in (read_failure(task.directory) or "")
 
 
 def test_lost_records_are_our_fault(task: Plan) -> None:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from schemas.manifest import MANIFEST_NAME
 from tests.pipelines.running import contents, run, start
 
@@ -48,16 +50,22 @@ def test_killed_runs_give_the_bytes_of_an_undisturbed_one(photos: Path, tiny_vae
     assert contents(out) == contents(undisturbed)
 
 
-def test_full_disk_is_one_line_and_the_run_goes_on_later(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(  # a file may have so many KiB: no settings, no index (4 KiB), no shard (64)
+    ("limit", "left"), [(0, []), (2, ["settings.json"]), (50, [".work/index.jsonl", "settings.json"])]
+)
+def test_full_disk_is_one_line_and_the_run_goes_on_later(
+    photos: Path, tmp_path: Path, limit: int, left: list[str]
+) -> None:
     arguments = [photos, tmp_path / "out", "--resolution", 16, "--shards", 2, "--vae", "none"]
     command = shlex.join([sys.executable, "-m", "flowtrain.cli", "preprocess", *map(str, arguments)])
-    limited = subprocess.run(  # a file may have 100 KiB; a shard wants 128
-        ["bash", "-c", f"ulimit -f 100 && exec {command}"], capture_output=True, text=True, timeout=240
+    limited = subprocess.run(
+        ["bash", "-c", f"ulimit -f {limit} && exec {command}"], capture_output=True, text=True, timeout=240
     )
     assert limited.returncode == 2, limited.stderr
     (line,) = limited.stderr.splitlines()
     assert "cannot write" in line
     assert "repeat the command" in line
+    assert sorted(name for name in contents(tmp_path / "out") if "json" in name and "tmp" not in name) == left
     assert run(*arguments).exit_code == 0
 
 

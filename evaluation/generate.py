@@ -1,12 +1,12 @@
 """Samples of a trained model: in memory, or as a latent dataset written shard by shard.
 
-Sample i depends on (seed, i) alone, so a shard can be made on its own, in any order, again after a kill.
+Sample i depends on (seed, i) alone, so a shard can be made on its own, in any order, again after a kill. To the bit
+that holds for one batch size and one kind of device; others round differently.
 """
 
 import contextlib
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from schemas.manifest import MANIFEST_NAME, ChannelStatistics, Counts, Manifest,
 from schemas.record import Layout, encode_record, layout_tensors
 from schemas.run import Run
 from schemas.tfds_metadata import shard_name
+from schemas.versions import installed_version
 
 if TYPE_CHECKING:
     from flowtrain.checkpoint import TrainedModel
@@ -130,6 +131,11 @@ def draw(
         yield labels, stored
 
 
+def fitting_batch_size(batch_size: int, num: int, shard_size: int = SHARD_SIZE) -> int:
+    """At most a shard's records, and all that are asked for: more would be computed and thrown away."""
+    return min(batch_size, shard_size, num)
+
+
 def generate(
     trained: "TrainedModel",
     setting: Setting,
@@ -147,7 +153,9 @@ def generate(
     Raises:
         UserError: the directory holds something else.
     """
-    with _claimed(directory, sampling_facts(trained, setting), shard_size):
+    batch_size = fitting_batch_size(batch_size, setting.num, shard_size)
+    plan = {**sampling_facts(trained, setting).model_dump(), "shard_size": shard_size, "batch_size": batch_size}
+    with _claimed(directory, plan):
         found = _finished(directory)
         if found is not None:
             progress(setting.num)
@@ -167,13 +175,12 @@ def generate(
 
 
 @contextlib.contextmanager
-def _claimed(directory: Path, sampling: Sampling, shard_size: int) -> Iterator[None]:
+def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
     """Make the directory this setting's, and this process's while the context lasts.
 
     Raises:
         UserError: it holds something else, or another process is writing to it.
     """
-    plan = {**sampling.model_dump(), "shard_size": shard_size}
     path = directory / PLAN_NAME
     if not path.is_file():
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -187,7 +194,7 @@ def _claimed(directory: Path, sampling: Sampling, shard_size: int) -> Iterator[N
             name = differing[0]
             raise UserError(
                 f"{directory}: holds samples made with {name} {found.get(name)}, not {plan[name]}; "
-                "give another directory, or delete this one"
+                "repeat with the same, give another directory, or delete this one"
             )
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it, however the process ends
@@ -268,7 +275,7 @@ def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: 
         seed=setting.seed,
         sampling=sampling.model_dump(),
         command=equivalent_command(sampling),
-        versions={name: importlib.metadata.version(name) for name in ("jax", "numpy")},
+        versions={name: installed_version(name) for name in ("jax", "numpy")},
     )
     finish_dataset(directory, manifest)
     return manifest

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.decode import decode_samples
-from evaluation.generate import SHARD_SIZE, Setting, draw, generate
+from evaluation.generate import SHARD_SIZE, Setting, draw, fitting_batch_size, generate
 from evaluation.grid import by_class, write_png
 from evaluation.progress import Bar, MakeBar
 from schemas.errors import UserError
@@ -57,7 +57,7 @@ def images_and_labels(
     trained: "TrainedModel", setting: Setting, batch_size: int, progress: Callable[[int], object]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Decoded samples (n, H, W, 3) uint8 and their classes (n,)."""
-    run = trained.run
+    run, batch_size = trained.run, fitting_batch_size(batch_size, setting.num)
 
     def batches() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
         for labels, latents in draw(trained, setting, 0, setting.num, batch_size):

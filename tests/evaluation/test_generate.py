@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from evaluation.generate import (
     sampling_facts,
     setting_name,
 )
+from evaluation.sample_command import images_and_labels
 from flowtrain.checkpoint import TrainedModel, load_for_sampling
+from flowtrain.sampler import sample
 from pipelines.dataset import LatentDataset
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME
@@ -141,6 +144,31 @@ def test_a_directory_belongs_to_one_setting(trained: TrainedModel, undisturbed: 
     with pytest.raises(UserError, match="other than samples"):
         generate(trained, SETTING, tmp_path)
     assert contents(tmp_path) == {"thesis.txt": b"precious"}
+
+
+def test_another_batch_size_does_not_mix_its_rounding_in(trained: TrainedModel, undisturbed: Path) -> None:
+    before = contents(undisturbed)
+    with pytest.raises(UserError, match="made with batch_size 8, not 4; repeat with the same"):
+        generate(trained, SETTING, undisturbed, batch_size=4, shard_size=8)
+    generate(trained, SETTING, undisturbed, batch_size=100, shard_size=8)  # a shard at once, as before
+    assert contents(undisturbed) == before
+
+
+def test_no_more_is_computed_than_asked_for(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def noted(*arguments: Any, batch_size: int, **others: Any) -> np.ndarray:
+        sizes.append(batch_size)
+        return sample(*arguments, batch_size=batch_size, **others)
+
+    monkeypatch.setattr("flowtrain.sampler.sample", noted)
+    four = Setting(num=4, steps=1, cfg=1.0)
+    generate(trained, four, tmp_path / "few")
+    images_and_labels(trained, four, 250, lambda count: None)
+    generate(trained, Setting(num=10, steps=1, cfg=1.0), tmp_path / "more", batch_size=1000, shard_size=4)
+    assert sizes == [4, 4, 4, 4, 4], "the last shard is padded: another shape would be compiled once more"
 
 
 def test_names_and_commands_tell_settings_apart(trained: TrainedModel) -> None:

@@ -7,11 +7,11 @@ OUT ?= quickstart
 .PHONY: quickstart test lint parity clean
 .DEFAULT_GOAL := quickstart
 
-quickstart: $(VENV)/.base  ## images to FID on two cores, offline: writes $(OUT)/run/report.html
+quickstart: $(VENV)/.base  ## images to a scored model on two cores, offline: writes $(OUT)/run/report.html
 	$(BIN)/flowtrain quickstart $(OUT)
 
 test: lint  ## format, lint, types, import contracts, then the tests
-	$(BIN)/python -m pytest tests --ignore=tests/parity
+	$(BIN)/python -m pytest tests --ignore=tests/parity -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -22,19 +22,21 @@ lint: $(VENV)/.test
 parity: $(VENV)/.parity  ## against PyTorch's own classes
 	$(BIN)/python -m pytest tests/parity
 
-$(BIN)/python:
+# Each step leaves its mark when it is through, so an interrupted installation is taken up again.
+$(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flowtrain needs Python 3.11 or newer: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
 
-$(VENV)/.base: pyproject.toml | $(BIN)/python
+$(VENV)/.base: pyproject.toml | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
-$(VENV)/.test: pyproject.toml | $(BIN)/python
+$(VENV)/.test: pyproject.toml | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $@ $(VENV)/.base
 
-$(VENV)/.parity: pyproject.toml | $(BIN)/python
+$(VENV)/.parity: pyproject.toml | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[parity]'
 	touch $@

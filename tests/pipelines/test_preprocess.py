@@ -190,7 +190,7 @@ def test_runner_does_not_show_in_the_bytes(
 
 
 def test_neighbours_in_a_batch_do_not_show_in_a_record(made: tuple[Plan, Manifest], tiny_vae: Path) -> None:
-    """Padding cannot leak: the encoder gives an image the same bits in any company."""
+    """Padding cannot leak: the encoder gives an image the same bits in any company, in batches of one size."""
     vae = load_vae(str(tiny_vae))
     rng = np.random.default_rng(0)
     images = from_uint8(rng.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8))

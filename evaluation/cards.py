@@ -1,14 +1,12 @@
 """The words and numbers of a report: pairs of a name and a text, ready to be laid out."""
 
-import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from evaluation.generate import CYCLIC
 from evaluation.imagesets import DECODED
 from evaluation.results import Result
-from evaluation.tables import by_setting, figure, setting_text
+from evaluation.tables import figure, setting_text
 from schemas.manifest import Manifest
 from schemas.run import Run
 
@@ -185,28 +183,6 @@ def protocol(result: Result) -> Card:
         ("guidance", f"v_uncond + w (v_cond - v_uncond) on {channels}"),
         ("run digest", sampling.run[:16]),
     ]
-
-
-def commands(workdir: Path, run: Run, manifest: Manifest | None, series: Sequence[Result]) -> list[str]:
-    """The commands that make this page; `recipe.toml` holds the recipe shown on it."""
-    data, name = shlex.quote(run.dataset.path), shlex.quote(str(workdir))
-    lines = [manifest.command.replace(" OUT", f" {data}")] if manifest else []
-    lines.append(f"flowtrain train {data} --workdir {name} --recipe recipe.toml")
-    if series:
-        steps, guidances, _ = by_setting(series)
-        rule, reference, sampling = series[-1].protocol, series[-1].reference.images, series[-1].sampling
-        assert sampling is not None
-        if reference.get("kind") == "source":
-            lines.append(
-                f"flowtrain stats {shlex.quote(reference['descriptor'])} reference.npz --split {reference['split']} "
-                f"--resolution {rule.resolution} --extractor {rule.extractor}"
-            )
-        pairs = f"--steps {','.join(map(str, steps))} --cfg {','.join(f'{cfg:g}' for cfg in guidances)}"
-        lines.append(
-            f"flowtrain eval {name} --reference reference.npz {pairs} --num-samples {sampling.num_samples} "
-            f"--protocol {rule.name}"
-        )
-    return [*lines, f"flowtrain report {name}"]
 
 
 def _short(count: int) -> str:

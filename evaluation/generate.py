@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,11 +302,20 @@ def _channel_statistics(
 
 def equivalent_command(sampling: Sampling) -> str:
     """The command that makes these samples anywhere; WORKDIR stands for the run, OUT for the dataset."""
-    words: list[Any] = ["flowtrain sample WORKDIR OUT", "--num", sampling.num_samples, "--steps", sampling.steps]
+    words: list[Any] = [
+        "flowtrain",
+        "sample",
+        "WORKDIR",
+        "OUT",
+        "--num",
+        sampling.num_samples,
+        "--steps",
+        sampling.steps,
+    ]
     words += ["--solver", sampling.sampler, "--cfg", f"{sampling.cfg:g}", "--seed", sampling.seed]
     words += ["--step", sampling.step, "--weights", sampling.weights]
     if sampling.cfg_channels is not None:
         words += ["--cfg-channels", sampling.cfg_channels]
     if sampling.labels != CYCLIC:
         words += ["--class", sampling.labels]
-    return " ".join(str(word) for word in words)
+    return shlex.join(str(word) for word in words)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import cards
+from evaluation.commands import commands
 from evaluation.evaluate import EVAL_DIR
 from evaluation.plots import NARROW, Paint, accuracy_plot, distance_plot, draw, loss_plot
 from evaluation.report_images import (
@@ -105,7 +106,7 @@ def collect(workdir: Path, notify: Callable[[str], object]) -> dict[str, Any]:
         "recipe": cards.recipe(run),
         "dataset": cards.dataset(run, manifest),
         "protocol": cards.protocol(series[-1]) if series else [],
-        "commands": cards.commands(workdir, run, manifest, series),
+        "commands": commands(workdir, run, manifest, series),
         "versions": run.versions,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }

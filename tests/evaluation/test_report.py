@@ -137,11 +137,3 @@ def test_times_add_up(world: World) -> None:
     assert stages[0].seconds == pytest.approx(15 * 4 / 100)
     assert stages[-1].seconds == pytest.approx(2.0)
     assert sum(stage.share for stage in stages) == pytest.approx(1)
-
-
-def test_commands_can_be_typed(world: World, tmp_path: Path) -> None:
-    lines = cards.commands(tmp_path / "my run", world.run, world.manifest, [result(20, 1), result(5, 4)])
-    assert lines[0] == f"flowtrain preprocess none {world.dataset}"
-    assert lines[2] == "flowtrain stats embedded:digits reference.npz --split train --resolution 8 --extractor tiny"
-    assert "--steps 20,5 --cfg 1,4 --num-samples 10 --protocol tiny" in lines[3]
-    assert lines[-1].endswith("'" + str(tmp_path / "my run") + "'")

@@ -58,7 +58,7 @@ def _sampling_options(command: _F) -> _F:
 @click.command()
 @click.argument("workdir", type=_PATH)
 @click.argument("out", type=_PATH)
-@click.option("--num", type=_POSITIVE, help="Number of samples.  [default: 10 a class]")
+@click.option("--num", type=_POSITIVE, help="Number of samples.  [default: 10 a class, at most 200]")
 @click.option("--steps", type=_POSITIVE, help="Sampling steps.  [default: recipe]")
 @click.option("--cfg", type=click.FloatRange(min=0), help="Guidance weight; 1 is none.  [default: recipe]")
 @_sampling_options
@@ -66,8 +66,9 @@ def _sampling_options(command: _F) -> _F:
 def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
     """Draw samples from the run in WORKDIR.
 
-    OUT ending in .png is a grid, one row a class; in .npz, a batch in ADM's layout (arr_0 images, arr_1 labels);
-    anything else is a directory for a dataset of latents, which a killed command goes on with when repeated.
+    OUT ending in .png is a grid, one row a class (of more than 20 classes, in the order drawn); in .npz, a batch in
+    ADM's layout (arr_0 images, arr_1 labels); anything else is a directory for a dataset of latents, which a killed
+    command goes on with when repeated.
 
     \b
     Example:
@@ -243,7 +244,7 @@ def _settings(
     label = _label(options["class_name"], run.classes)
     return [
         Setting(
-            num=num or 10 * (len(run.classes) if label is None else 1),
+            num=num or 10 * (min(len(run.classes), 20) if label is None else 1),
             steps=count,
             cfg=defaults.cfg if cfg is None else cfg,
             cfg_channels=channels,

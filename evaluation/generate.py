@@ -100,7 +100,14 @@ def setting_name(sampling: Sampling) -> str:
 def draw(
     trained: "TrainedModel", setting: Setting, start: int, stop: int, batch_size: int = BATCH_SIZE
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float16]]]:
-    """Samples [start, stop) in batches: labels (n,), latents (n, h, w, c) float16 in the model's scale.
+    """Samples [start, stop) in batches, as `draw_at`."""
+    return draw_at(trained, setting, np.arange(start, stop, dtype=np.int64), batch_size)
+
+
+def draw_at(
+    trained: "TrainedModel", setting: Setting, numbers: NDArray[np.int64], batch_size: int = BATCH_SIZE
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float16]]]:
+    """The samples of some numbers (n,) in batches: labels (n,), latents (n, h, w, c) float16 in the model's scale.
 
     float16 is what a dataset of samples stores; rounding here makes every way of writing samples give the same pixels.
 
@@ -109,8 +116,8 @@ def draw(
     """
     from flowtrain.sampler import sample
 
-    for begin in range(start, stop, batch_size):
-        indices = np.arange(begin, min(begin + batch_size, stop), dtype=np.int64)
+    for begin in range(0, len(numbers), batch_size):
+        indices = numbers[begin : begin + batch_size]
         labels = setting.labels(indices, len(trained.run.classes))
         latents = sample(
             trained,

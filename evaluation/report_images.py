@@ -69,7 +69,7 @@ def block(images: NDArray[np.uint8], labels: NDArray[np.int64], columns: int, al
 
 
 def stored_samples(workdir: Path, result: Result, num: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The first samples of a result's sample set, decoded: images (n, H, W, 3) and classes (n,).
+    """The first `num` of a result's sample set, those of the first classes, decoded: (n, H, W, 3) and classes (n,).
 
     Raises:
         UserError: the sample set is gone or broken.
@@ -80,6 +80,8 @@ def stored_samples(workdir: Path, result: Result, num: int) -> tuple[NDArray[np.
     assert result.sampling is not None
     dataset = LatentDataset(workdir / SAMPLES_DIR / setting_name(result.sampling))
     records = list(dataset.records(stop=min(num, len(dataset))))
+    shown = sorted({record.label for record in records})[:MOST_CLASSES]
+    records = [record for record in records if record.label in shown]  # decoding the others would take long
     return decode_records(dataset, records), np.array([record.label for record in records], np.int64)
 
 
@@ -93,8 +95,10 @@ def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[n
     from flowtrain.checkpoint import load_for_sampling
 
     sampler, classes = run.recipe.sampler, len(run.classes)
-    setting = Setting(min(classes, MOST_CLASSES) * COLUMNS, sampler.steps, sampler.cfg, sampler.cfg_channels)
-    return images_and_labels(load_for_sampling(workdir), setting, 64, lambda count: None)
+    setting = Setting(classes * COLUMNS, sampler.steps, sampler.cfg, sampler.cfg_channels)
+    numbers = np.arange(setting.num, dtype=np.int64)
+    numbers = numbers[setting.labels(numbers, classes) < MOST_CLASSES]  # the others would not be shown
+    return images_and_labels(load_for_sampling(workdir), setting, 64, lambda count: None, numbers)
 
 
 def reconstructions(dataset: LatentDataset) -> Pairs:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.decode import decode_samples
-from evaluation.generate import SHARD_SIZE, Setting, draw, fitting_batch_size, generate
+from evaluation.generate import SHARD_SIZE, Setting, draw_at, fitting_batch_size, generate
 from evaluation.grid import by_class, write_png
 from evaluation.progress import Bar, MakeBar
 from schemas.errors import UserError
@@ -22,7 +22,8 @@ from schemas.run import Run
 if TYPE_CHECKING:
     from flowtrain.checkpoint import TrainedModel
 
-COLUMNS = 10  # of a grid of one class
+COLUMNS = 10  # of a grid of one class, or of more classes than rows that can be looked at
+MOST_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,19 @@ def draw_to(request: Request, bar: MakeBar) -> None:
 
 
 def images_and_labels(
-    trained: "TrainedModel", setting: Setting, batch_size: int, progress: Callable[[int], object]
+    trained: "TrainedModel",
+    setting: Setting,
+    batch_size: int,
+    progress: Callable[[int], object],
+    numbers: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Decoded samples (n, H, W, 3) uint8 and their classes (n,)."""
-    run, batch_size = trained.run, fitting_batch_size(batch_size, setting.num)
+    """Decoded samples (n, H, W, 3) uint8 and their classes (n,); of the given `numbers` only, or all of the setting."""
+    run = trained.run
+    numbers = np.arange(setting.num, dtype=np.int64) if numbers is None else numbers
+    batch_size = fitting_batch_size(batch_size, len(numbers))
 
     def batches() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
-        for labels, latents in draw(trained, setting, 0, setting.num, batch_size):
+        for labels, latents in draw_at(trained, setting, numbers, batch_size):
             yield decode_samples(latents, run.normalization, run.vae, run.dataset.resolution), labels
             progress(len(labels))
 
@@ -70,7 +77,7 @@ def images_and_labels(
 
 def _write_png(trained: "TrainedModel", request: Request, progress: Bar) -> None:
     images, labels = images_and_labels(trained, request.setting, request.batch_size, progress.update)
-    if request.setting.label is None:
+    if request.setting.label is None and len(np.unique(labels)) <= MOST_ROWS:
         rows = by_class(images, labels, columns=len(images))
     else:
         rows = [images[start : start + COLUMNS] for start in range(0, len(images), COLUMNS)]

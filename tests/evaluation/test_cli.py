@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from evaluation import cards
+from evaluation import cards, sample_command
 from evaluation.imagesets import dataset_images
 from evaluation.results import read_results
 from flowtrain.cli import main
@@ -140,6 +140,17 @@ def test_sample_writes_a_grid_a_batch_and_a_dataset_of_the_same_samples(world: W
     succeed("stats", tmp_path / "set", tmp_path / "set.npz", "--extractor", "tiny")
     succeed("stats", tmp_path / "batch.npz", tmp_path / "b.npz", "--extractor", "tiny")
     np.testing.assert_allclose(read_statistics(tmp_path / "set.npz").mu, read_statistics(tmp_path / "b.npz").mu)
+
+
+def test_a_grid_stays_small_with_many_classes(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_command, "MOST_ROWS", 2)  # of three classes
+    succeed("sample", world.workdir, tmp_path / "grid.png", "--steps", 1, "--cfg", 1, "--num", 12)
+    assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (2 * 10 - 2, 10 * 10 - 2, 3)
+    from evaluation.cli import _settings
+
+    many = world.run.model_copy(update={"classes": tuple(f"class {i}" for i in range(1000))})
+    options = {"cfg_channels": None, "class_name": None, "seed": 0, "solver": "euler"}
+    assert _settings(many, [1], [None], None, options)[0].num == 200
 
 
 def test_sample_draws_one_class_by_name_or_number(world: World, tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from evaluation import cards
+from evaluation import cards, report_images
 from evaluation.report import collect, read_metrics, render, write_report
+from evaluation.results import read_results
 from flowtrain.cli import main
 from schemas.errors import UserError
 from schemas.run import METRICS_NAME
@@ -95,6 +97,19 @@ def test_a_run_that_was_never_evaluated_still_has_a_page(workdir: Path) -> None:
     text = render(content)
     assert "flowtrain train" in text
     assert "FD(" not in text
+
+
+def test_only_classes_that_are_shown_are_drawn_and_decoded(
+    world: World, evaluated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, of = report_images.fresh_samples(world.workdir, world.run)
+    monkeypatch.setattr(report_images, "MOST_CLASSES", 2)
+    images, labels = report_images.fresh_samples(world.workdir, world.run)
+    assert np.bincount(labels).tolist() == [10, 10]
+    assert np.abs(images.astype(int) - every[of < 2]).max() <= 1, "the same samples, rounded in other batches"
+    stored = report_images.stored_samples(evaluated, read_results(evaluated)[-1], 9)
+    assert np.bincount(stored[1]).tolist() == [3, 3]
+    assert len(stored[0]) == 6
 
 
 def test_missing_parts_are_left_out_and_told(evaluated: Path) -> None:

@@ -85,6 +85,7 @@ def test_the_page_needs_nothing_beside_it(evaluated: Path, tmp_path: Path) -> No
         "Commands",
     ]
     assert "FD(tiny)" in text
+    assert "Preprocessing and the reference are not in it" in text
     assert "not reachable from here" in text, "the source of the tiny dataset is nowhere"
     assert warnings == []
     # 3 classes in the samples, 2 guidance weights at 2 numbers of steps, one strip of reconstructions.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flowtrain.counter import Purpose, host_bits
 from schemas.errors import UserError
-from schemas.manifest import Manifest, read_manifest
+from schemas.manifest import REBUILD, REMAKE, Manifest, read_manifest
 from schemas.pixels import from_uint8
 from schemas.record import Layout, Record, decode_record
 
@@ -82,17 +82,17 @@ class LatentReader:
         for shard in self.manifest.split_shards(split):
             path = self.directory / shard.name
             if not path.is_file():
-                raise UserError(f"{path}: shard is missing; {_REBUILD}")
+                raise UserError(f"{path}: shard is missing; {REMAKE}")
             if path.stat().st_size != shard.bytes:
                 size = path.stat().st_size
-                raise UserError(f"{path}: shard has {size} bytes, not {shard.bytes}: truncated? {_REBUILD}")
+                raise UserError(f"{path}: shard has {size} bytes, not {shard.bytes}: truncated? {REBUILD}")
             count = _count_records(path)
             if count != shard.records:
-                raise UserError(f"{path}: shard holds {count} readable records, not {shard.records}; {_REBUILD}")
+                raise UserError(f"{path}: shard holds {count} readable records, not {shard.records}; {REBUILD}")
             if count:
                 paths.append(str(path))
         if not paths:
-            raise UserError(f"{self.directory}: split {split!r} holds no records; {_REBUILD}")
+            raise UserError(f"{self.directory}: split {split!r} holds no records; {REBUILD}")
         return cast(_RandomAccess, grain.sources.ArrayRecordDataSource(paths))
 
     def _name_damage(self, index: Sequence[int] | NDArray[np.integer], mirrored: bool, error: Exception) -> str:
@@ -103,8 +103,8 @@ class LatentReader:
             except Exception:
                 ends = np.cumsum([shard.records for shard in self.manifest.split_shards(split)])
                 shard = self.manifest.split_shards(split)[int(np.searchsorted(ends, i, side="right"))]
-                return f"{self.directory / shard.name}: record {i} of split {split!r} is damaged; {_REBUILD}"
-        return f"{self.directory}: cannot read split {split!r}: {error}; {_REBUILD}"
+                return f"{self.directory / shard.name}: record {i} of split {split!r} is damaged; {REBUILD}"
+        return f"{self.directory}: cannot read split {split!r}: {error}; {REBUILD}"
 
 
 def _count_records(path: Path) -> int:
@@ -116,9 +116,6 @@ def _count_records(path: Path) -> int:
     except RuntimeError:
         return 0
     return count
-
-
-_REBUILD = "delete it and repeat the `flowtrain preprocess` command that made the dataset"
 
 
 class BatchReader:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.shards import REBUILD, read_shard
+from pipelines.shards import read_shard
 from schemas.errors import UserError
 from schemas.files import write_atomic
-from schemas.manifest import Manifest, ShardInfo, read_manifest, write_manifest
+from schemas.manifest import REBUILD, Manifest, ShardInfo, read_manifest, write_manifest
 from schemas.record import Record, decode_record
 from schemas.tfds_metadata import dataset_info_json, features_json, labels_txt
 

@@ -12,10 +12,9 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from schemas.errors import UserError
 from schemas.files import sha256_file
+from schemas.manifest import REBUILD, REMAKE
 
 OPTIONS = "group_size:1"  # random access to single records, which is how training reads
-# A shard of the right size is taken for whole when the command is repeated, so a damaged one has to go first.
-REBUILD = "delete it and repeat the command in manifest.json (OUT is the directory of both)"
 _CHUNK = 256
 
 
@@ -113,7 +112,7 @@ def count_records(path: Path) -> int:
 @contextmanager
 def _open(path: Path) -> Iterator[ArrayRecordReader]:
     if not path.is_file():
-        raise UserError(f"{path}: the shard is missing; {REBUILD}")
+        raise UserError(f"{path}: the shard is missing; {REMAKE}")
     reader = ArrayRecordReader(str(path))
     try:
         if not reader.ok():  # such a reader would claim to hold 0 records

@@ -14,6 +14,10 @@ from schemas.layout import Layout, TensorSpec
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 REJECTS_NAME = "rejects.jsonl"
+# What to do about a missing and about a damaged shard, at the end of a one-line error. A damaged one of the right size
+# is taken for whole when the command is repeated, so it has to go first.
+REMAKE = "repeat the command in manifest.json (OUT is the directory that holds it)"
+REBUILD = f"delete it and {REMAKE}"
 
 
 class _Frozen(BaseModel):

@@ -95,7 +95,7 @@ def _shard(dataset: Path) -> Path:
 
 def test_a_missing_shard_is_named(dataset: Path):
     _shard(dataset).unlink()
-    with pytest.raises(UserError, match=r"00001-of-00003: shard is missing.*preprocess"):
+    with pytest.raises(UserError, match=r"00001-of-00003: shard is missing; repeat the command in manifest.json"):
         LatentReader(dataset)
 
 

@@ -113,9 +113,9 @@ def read_statistics(path: Path) -> FeatureStatistics:
         UserError: not an .npz, pickled content, or arrays that are no statistics.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, EOFError):  # a lone array is no context
         raise UserError(f"{path}: not a readable .npz of plain arrays; give statistics with mu and sigma") from None
     if not {"mu", "sigma"} <= arrays.keys():
         raise UserError(f"{path}: holds {sorted(arrays)}, not the mu and sigma of feature statistics")

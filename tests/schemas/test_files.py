@@ -22,6 +22,13 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_cannot_be_put_in_place_is_cleared_away(tmp_path):
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_atomic(tmp_path / "directory", "a file cannot replace a directory")
+    assert [path.name for path in tmp_path.iterdir()] == ["directory"]
+
+
 def test_sha256(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"abc" * 100_000)

@@ -51,6 +51,9 @@ def test_files_that_are_not_what_they_say(tmp_path):
     np.savez(other, arr_0=np.zeros(3))
     np.savez(ragged, mu=np.zeros(3), sigma=np.eye(4))
     nan, skew, list_ = (tmp_path / f"{name}.npz" for name in ("nan", "skew", "list"))
+    lone = tmp_path / "lone.npz"
+    with open(lone, "wb") as file:
+        np.save(file, np.zeros(3))
     np.savez(nan, mu=np.array([np.nan]), sigma=np.eye(1))
     np.savez(skew, mu=np.zeros(2), sigma=np.array([[1.0, 0.5], [0.1, 1.0]]))
     np.savez(list_, mu=np.zeros(1), sigma=np.eye(1), protocol=np.array("[1]"))
@@ -60,6 +63,7 @@ def test_files_that_are_not_what_they_say(tmp_path):
         (pickled, "not a readable"),
         (other, "not the mu and sigma"),
         (ragged, "do not belong together"),
+        (lone, "not a readable"),
         (nan, "NaN"),
         (skew, "no covariance"),
         (list_, "not a JSON object"),

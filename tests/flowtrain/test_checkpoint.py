@@ -69,7 +69,9 @@ def test_only_the_last_ones_are_kept_and_leftovers_removed(tmp_path: Path):
     (directory / "9.orbax-checkpoint-tmp").mkdir()
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest() == 7
-    assert sorted(path.name for path in directory.iterdir()) == ["5", "7"]
+        assert {path.name for path in directory.iterdir()} >= {"5", "7"}
+    _save(tmp_path, (8,), _state())  # orbax clears away in the background, and waits for that before it saves
+    assert sorted(path.name for path in directory.iterdir()) == ["7", "8"]
 
 
 def test_a_pending_save_does_not_see_donated_buffers(tmp_path: Path):

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.vae_config import VaeConfig
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
     import jax
     from flax import nnx
 
-    from pipelines.vae import AutoencoderKL, VaeConfig
+    from pipelines.vae import AutoencoderKL
 
 EMBEDDED = "embedded"
 EMBEDDED_DIRECTORY = Path(__file__).parent / "assets" / "embedded-vae"
@@ -82,7 +83,7 @@ def _compiled(config: VaeConfig, dtype: str, method: str) -> Callable[..., Any]:
     return jax.jit(lambda params, x: getattr(nnx.merge(graphdef, params), method)(x))
 
 
-def resolve_vae(name: str) -> Path:
+def resolve_vae(name: str, revision: str | None = None) -> Path:
     """Directory of a VAE: "embedded", an existing directory, or a hub id, fetched or found in the hub's cache.
 
     `HF_HUB_OFFLINE`, `HF_HOME` and the like are respected.
@@ -99,10 +100,10 @@ def resolve_vae(name: str) -> Path:
         raise UserError(f"the VAE {name} is a file; give the directory that holds {CONFIG_FILE} and the safetensors")
     if not _HUB_ID.fullmatch(name) or name.startswith(("./", "../", "~")):
         raise UserError(f"no such VAE directory: {name} (give a directory, a hub id like org/name, or {EMBEDDED!r})")
-    return _from_hub(name)
+    return _from_hub(name, revision)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
@@ -111,7 +112,7 @@ def _from_hub(name: str) -> Path:
         ) from None
     try:
         # The weights only, in the one format that can be read without running code from the file.
-        return Path(snapshot_download(name, allow_patterns=[CONFIG_FILE, "*.safetensors"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG_FILE, "*.safetensors"]))
     except Exception as error:  # the hub's client raises its own, httpx's, requests' and OS errors alike
         reason = (str(error).strip().splitlines() or [""])[0].strip()
         raise UserError(
@@ -131,8 +132,6 @@ def read_vae_config(path: Path) -> VaeConfig:
     Raises:
         UserError: no such file, no JSON object in it, or a network that is not supported.
     """
-    from pipelines.vae import VaeConfig
-
     if not path.is_dir():
         raise UserError(f"no such VAE directory: {path}")
     file = path / CONFIG_FILE

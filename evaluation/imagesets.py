@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from evaluation.decode import decode_raw, decode_samples
 from schemas.errors import UserError
-from schemas.record import Layout, Record
+from schemas.layout import Layout
+from schemas.record import Record
 
 if TYPE_CHECKING:
     from pipelines.dataset import LatentDataset
@@ -172,7 +173,7 @@ def read_item(source: "Source", item: "Item", crop: str, resolution: int) -> NDA
     from pipelines.images import CROPS, ImageError
 
     try:
-        return CROPS[crop](source.read(item), resolution)
+        return CROPS[crop](source.read(item).pixels, resolution)
     except ImageError:
         return None
     except OSError as error:
@@ -230,7 +231,7 @@ def _source(descriptor: str, split: str) -> tuple["Source", list["Item"]]:
     from pipelines.sources import open_source
 
     source = open_source(descriptor, split)
-    return source, source.index()
+    return source, list(source.index())
 
 
 def _at_most(available: int, num: int | None, where: str) -> int:

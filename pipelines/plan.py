@@ -191,7 +191,7 @@ def _check_readable(source: Source, index: Index, settings: Settings) -> None:
     reason = ""
     for item in index.items:
         try:
-            CROPS[settings.crop](source.read(item), settings.resolution)
+            CROPS[settings.crop](source.read(item).pixels, settings.resolution)
             return
         except ImageError as error:
             reason = reason or f"{item.key}: {error.reason}"

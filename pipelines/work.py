@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from pipelines.results import (
 )
 from pipelines.settings import Settings
 from pipelines.shards import ShardFile, ShardWriter
-from pipelines.sources import Item, Source, open_source
+from pipelines.sources import Item, Picture, Source, open_source
 from pipelines.storage import LocalDirectory, cannot_write
 from schemas.errors import UserError
 from schemas.manifest import ShardInfo
@@ -150,14 +150,15 @@ def _decoded(
     """Items with their cropped pixels, in order, read and decoded ahead by threads; bad images go to the tally."""
     crop = CROPS[settings.crop]
 
-    def work(item: Item) -> NDArray[np.uint8] | ImageError:
+    def work(item: Item) -> Picture | ImageError:
         try:
-            return crop(source.read(item), settings.resolution)
+            picture = source.read(item)
+            return Picture(crop(picture.pixels, settings.resolution), picture.label)
         except ImageError as error:
             return error
 
     waiting = iter(items)
-    ahead: deque[tuple[Item, Future[NDArray[np.uint8] | ImageError]]] = deque()
+    ahead: deque[tuple[Item, Future[Picture | ImageError]]] = deque()
     while True:
         for item in islice(waiting, 2 * settings.batch_size - len(ahead)):
             ahead.append((item, pool.submit(work, item)))
@@ -165,16 +166,16 @@ def _decoded(
             return
         item, future = ahead.popleft()
         try:
-            pixels = future.result()
+            picture = future.result()
         except OSError as error:  # the disk's fault, not the image's: not to be remembered as a bad image
             raise UserError(
                 f"cannot read {item.key} of {source.descriptor} ({error.strerror or error}); "
                 "mend it and repeat the command"
             ) from error
-        if isinstance(pixels, ImageError):
-            tally.reject(item, pixels.reason, pixels.exception)
+        if isinstance(picture, ImageError):
+            tally.reject(item, picture.reason, picture.exception)
         else:
-            yield item, pixels
+            yield replace(item, label=picture.label), picture.pixels
 
 
 def _batches(decoded: Iterator[tuple[Item, NDArray[np.uint8]]], settings: Settings) -> Iterator[_Batch]:

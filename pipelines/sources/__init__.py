@@ -3,12 +3,12 @@
 import re
 from collections.abc import Callable
 
-from pipelines.sources.base import Item, Source
+from pipelines.sources.base import UNLABELLED, Item, Picture, Source
 from pipelines.sources.digits import DigitsSource
 from pipelines.sources.folder import FolderSource
 from schemas.errors import UserError
 
-__all__ = ["Item", "Source", "open_source"]
+__all__ = ["UNLABELLED", "Item", "Picture", "Source", "open_source"]
 
 EMBEDDED: dict[str, Callable[[str], Source]] = {"digits": DigitsSource}
 

@@ -1,10 +1,15 @@
 """What a source of images is: a list of items, and a way to the pixels of each."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+UNLABELLED = -1  # the label of an item that only its record tells, when it is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +18,8 @@ class Item:
 
     `key` identifies it for good (its path within the source) and is valid UTF-8; `label` indexes the source's classes;
     `size` is in bytes; `location` tells the source itself where the bytes are; `modified` is when they last changed, in
-    nanoseconds since 1970, or 0 in a source that never changes.
+    nanoseconds since 1970, or 0 in a source that never changes. Items of one `group` are cheap to read together, and
+    stay together in a dataset; "" lets an item lie anywhere.
     """
 
     key: str
@@ -21,6 +27,14 @@ class Item:
     size: int
     location: str
     modified: int = 0
+    group: str = ""
+
+
+class Picture(NamedTuple):
+    """What is behind an item: pixels (H, W, 3) uint8 RGB, and the index of its class."""
+
+    pixels: NDArray[np.uint8]
+    label: int
 
 
 class Source(ABC):
@@ -29,10 +43,12 @@ class Source(ABC):
     Attributes:
         descriptor: the name that opens it again, from any directory.
         split: the split of the data it stands for.
+        fingerprint: identifies the content of a source whose items do not tell it by size and label; else "".
     """
 
     descriptor: str
     split: str
+    fingerprint: str = ""
 
     @property
     @abstractmethod
@@ -44,16 +60,16 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def index(self) -> list[Item]:
-        """All items, in the same order every time. A key that appears twice is listed twice.
+    def index(self) -> Iterator[Item]:
+        """All items, in any order, without holding them all in memory. A key that appears twice is listed twice.
 
         Raises:
             UserError: nothing usable in the source.
         """
 
     @abstractmethod
-    def read(self, item: Item) -> NDArray[np.uint8]:
-        """The pixels of an item, (H, W, 3) RGB.
+    def read(self, item: Item) -> Picture:
+        """The picture of an item. Several threads may call this at once.
 
         Raises:
             ImageError: the image itself is bad.

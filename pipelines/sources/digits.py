@@ -1,11 +1,12 @@
 """`embedded:digits`: the handwritten digits that need no download, as a source."""
 
+from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.sources.base import Item, Source
+from pipelines.sources.base import Item, Picture, Source
 from pipelines.sources.embedded import DIGIT_NAMES, SPLITS, load_digits
 from schemas.errors import UserError
 
@@ -27,15 +28,13 @@ class DigitsSource(Source):
     def classes(self) -> tuple[str, ...]:
         return DIGIT_NAMES
 
-    def index(self) -> list[Item]:
+    def index(self) -> Iterator[Item]:
         images, labels = _digits(self.split)
-        return [
-            Item(f"{self.split}/{row:05d}", int(label), images[row].nbytes, str(row))
-            for row, label in enumerate(labels)
-        ]
+        for row, label in enumerate(labels):
+            yield Item(f"{self.split}/{row:05d}", int(label), images[row].nbytes, str(row))
 
-    def read(self, item: Item) -> NDArray[np.uint8]:
-        return _digits(self.split)[0][int(item.location)]
+    def read(self, item: Item) -> Picture:
+        return Picture(_digits(self.split)[0][int(item.location)], item.label)
 
 
 @cache

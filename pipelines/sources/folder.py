@@ -4,11 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipelines.images import SUFFIXES, decode_image
-from pipelines.sources.base import Item, Source
+from pipelines.sources.base import Item, Picture, Source
 from schemas.errors import UserError
 
 FLAT_CLASS = "all"
@@ -41,11 +38,11 @@ class FolderSource(Source):
     def classes(self) -> tuple[str, ...]:
         return self._list()[0]
 
-    def index(self) -> list[Item]:
-        return self._list()[1]
+    def index(self) -> Iterator[Item]:
+        return iter(self._list()[1])
 
-    def read(self, item: Item) -> NDArray[np.uint8]:
-        return decode_image(Path(self.descriptor, item.location).read_bytes())
+    def read(self, item: Item) -> Picture:
+        return Picture(decode_image(Path(self.descriptor, item.location).read_bytes()), item.label)
 
     def _list(self) -> tuple[tuple[str, ...], list[Item]]:
         if self._listing is None:

@@ -26,9 +26,10 @@ from pipelines.settings import write_settings
 from pipelines.sources import open_source
 from pipelines.vae_weights import load_vae
 from schemas.errors import UserError
+from schemas.layout import Layout
 from schemas.manifest import Manifest
 from schemas.pixels import from_uint8, to_uint8
-from schemas.record import Layout
+from schemas.sealed import seal, unseal
 from tests.pipelines.conftest import CLASSES, IMAGES
 from tests.pipelines.running import contents, plan, run
 
@@ -54,7 +55,7 @@ def test_records_equal_a_direct_computation(made: tuple[Plan, Manifest], photos:
         assert manifest.classes[record.label] == record.key.split("/")[0]
         assert (mirrored.key, mirrored.label) == (record.key, record.label)
         # ADM's crop of an image with a shorter side under twice 16 is one bicubic resize and the centre.
-        picture = Image.fromarray(source.read(item))
+        picture = Image.fromarray(source.read(item).pixels)
         scale = 16 / min(picture.size)
         picture = picture.resize(
             (round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC
@@ -327,9 +328,9 @@ def test_kill_after_the_manifest_leaves_a_dataset_for_any_versions_and_threshold
     photos: Path, tmp_path: Path, left: str
 ) -> None:
     out = preprocess_into(photos, tmp_path / "out")
-    settings = json.loads((out / "settings.json").read_text())
+    settings = json.loads(unseal((out / "settings.json").read_bytes()))
     settings["versions"]["jax"] = "0.0.1"
-    (out / "settings.json").write_text(json.dumps(settings))
+    (out / "settings.json").write_text(seal(json.dumps(settings, indent=2) + "\n"))
     before = contents(out)
     (out / left).parent.mkdir(parents=True)
     (out / left).write_text("{}")

@@ -1,0 +1,158 @@
+"""Files by path or URL: what a source is read from and a dataset is written to, local, `s3://` or `gs://`.
+
+All functions raise OSError when the storage fails, FileNotFoundError when nothing is there; an object store is asked
+again first, with growing pauses, since it may fail now and then. Beam is imported only for URLs.
+"""
+
+import errno
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from pipelines.objects import Entry, ObjectStore, object_store
+from schemas.errors import UserError
+from schemas.files import write_atomic
+
+ATTEMPTS = 6
+PAUSE = 0.2  # seconds before the second attempt; twice as long before each further one
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_Answer = TypeVar("_Answer")
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names an object store rather than the local disk."""
+    return _URL.match(path) is not None
+
+
+def absolute(path: str) -> str:
+    """The path from any directory: `~` expanded, URLs without a trailing slash."""
+    return path.rstrip("/") if is_url(path) else str(Path(path).expanduser().absolute())
+
+
+def join(root: str, name: str) -> str:
+    """A file below a root; `name` is relative, with `/`."""
+    return f"{root.rstrip('/')}/{name}" if is_url(root) else os.path.join(root, name)
+
+
+def size(path: str) -> int:
+    """Bytes of a file."""
+    if not is_url(path):
+        return Path(path).stat().st_size
+    return _ask(path, lambda store: store.size(path))
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file, or a local directory."""
+    if not is_url(path):
+        return Path(path).exists()
+    try:
+        size(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def modified(path: str) -> int:
+    """Time of change of a local file in ns since 1970; 0 for an object, whose bytes never change under it."""
+    return 0 if is_url(path) else Path(path).stat().st_mtime_ns
+
+
+def read(path: str, offset: int = 0, length: int = -1) -> bytes:
+    """Bytes of a file, or `length` bytes from `offset` on; fewer where the file ends."""
+    if is_url(path):
+        return _ask(path, lambda store: store.read(path, offset, length))
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+def entries(root: str) -> Iterator[Entry]:
+    """Every file below a directory, in any order. Local links are followed, but never in a circle."""
+    if not is_url(root):
+        return _local_entries(root)
+    return iter(_ask(root, lambda store: list(store.entries(root))))
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a small file, whole or not at all; local directories are made when needed."""
+    if is_url(path):
+        _ask(path, lambda store: store.write(path, data))
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(Path(path), data)
+
+
+def upload(local: Path, url: str) -> None:
+    """Copy a local file to an object, whole or not at all."""
+    _ask(url, lambda store: store.upload(local, url))
+
+
+def download(path: str, local: Path) -> None:
+    """Copy a file or object to a local file."""
+    if is_url(path):
+        _ask(path, lambda store: store.download(path, local))
+    else:
+        shutil.copyfile(path, local)
+
+
+def delete(path: str) -> None:
+    """Delete a file; no error where there is none."""
+    if is_url(path):
+        _ask(path, lambda store: store.delete(path))
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
+def _local_entries(root: str) -> Iterator[Entry]:
+    pending = [(Path(root), frozenset[tuple[int, int]]())]
+    while pending:
+        folder, above = pending.pop()
+        status = folder.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            continue
+        with os.scandir(folder) as found:
+            for entry in found:
+                if entry.is_dir():
+                    pending.append((Path(entry.path), above | {identity}))
+                elif entry.is_file():
+                    facts = entry.stat()
+                    name = os.path.relpath(entry.path, root).replace(os.sep, "/")
+                    yield Entry(name, facts.st_size, facts.st_mtime_ns)
+
+
+def _ask(url: str, call: Callable[[ObjectStore], _Answer]) -> _Answer:
+    """Ask an object store, again when it or the way to it fails; errors become OSErrors.
+
+    Raises:
+        FileNotFoundError: 404.
+        PermissionError: 401 or 403.
+        OSError: it refuses otherwise, or goes on failing.
+        UserError: no such kind of store, or its client is not installed.
+    """
+    store = object_store(url)
+    for attempt in range(ATTEMPTS):
+        try:
+            return call(store)
+        except UserError:
+            raise
+        except Exception as error:
+            status = store.status(error)
+            if status is None:
+                raise
+            reason = " ".join(str(error).split())
+            if status == 404:
+                raise FileNotFoundError(errno.ENOENT, f"not there ({reason})", url) from error
+            if status in (401, 403):
+                raise PermissionError(errno.EACCES, f"not allowed ({reason})", url) from error
+            passing = status == 0 or status in (408, 429) or status >= 500
+            if not passing or attempt == ATTEMPTS - 1:
+                raise OSError(errno.EIO, f"the object store fails ({reason})", url) from error
+        time.sleep(PAUSE * 2**attempt * (1 + random.random()))
+    raise AssertionError("unreachable")

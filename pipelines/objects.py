@@ -1,0 +1,230 @@
+"""Object stores, by the clients that Apache Beam configures: `s3://` and `gs://` take Beam's options and credentials.
+
+Beam's own file objects are for streams: they look an object up before each read, cannot write an empty one, and publish
+half a file when the writer fails. So the connection is Beam's, and the calls are those of the vendors' clients. An
+object appears whole or not at all.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from schemas.errors import UserError
+
+
+class Entry(NamedTuple):
+    """A file: its name relative to where the listing began (with `/`), bytes, time of change in ns since 1970."""
+
+    name: str
+    size: int
+    modified: int
+
+
+class ObjectStore(ABC):
+    """The calls on one kind of store. Any of them may raise what the vendor's client raises; see `pipelines.files`."""
+
+    @abstractmethod
+    def read(self, url: str, offset: int, length: int) -> bytes:
+        """Bytes `offset` to `offset + length` (to the end when negative); fewer at the end of the object."""
+
+    @abstractmethod
+    def size(self, url: str) -> int:
+        """Bytes of an object."""
+
+    @abstractmethod
+    def entries(self, root: str) -> Iterator[Entry]:
+        """All objects below `root/`."""
+
+    @abstractmethod
+    def write(self, url: str, data: bytes) -> None:
+        """Write a small object."""
+
+    @abstractmethod
+    def upload(self, local: Path, url: str) -> None:
+        """Write an object from a local file of any size."""
+
+    @abstractmethod
+    def download(self, url: str, local: Path) -> None:
+        """Write an object to a local file."""
+
+    @abstractmethod
+    def delete(self, url: str) -> None:
+        """Delete an object; no error where there is none."""
+
+    @abstractmethod
+    def status(self, error: Exception) -> int | None:
+        """HTTP status behind an error; 0 where the store was not reached, None for an error of another kind."""
+
+
+class S3Store(ObjectStore):
+    """Amazon S3 and whatever speaks its protocol, through boto3."""
+
+    def __init__(self, options: Any):
+        from apache_beam.io.aws.s3io import S3IO
+
+        self._client = S3IO(options=options).client.client
+
+    def read(self, url: str, offset: int, length: int) -> bytes:
+        if length == 0:
+            return b""
+        wanted: dict[str, str] = {}
+        if offset or length > 0:
+            wanted["Range"] = f"bytes={offset}-{offset + length - 1 if length > 0 else ''}"
+        try:
+            return self._client.get_object(**_bucket_key(url), **wanted)["Body"].read()
+        except Exception as error:
+            if self.status(error) == 416:  # nothing lies there: the end of the object, or beyond
+                return b""
+            raise
+
+    def size(self, url: str) -> int:
+        return self._client.head_object(**_bucket_key(url))["ContentLength"]
+
+    def entries(self, root: str) -> Iterator[Entry]:
+        place = _bucket_key(root)
+        prefix = _prefix(place["Key"])
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=place["Bucket"], Prefix=prefix)
+        for page in pages:
+            for found in page.get("Contents", ()):
+                modified = int(found["LastModified"].timestamp() * 1e9)
+                yield Entry(found["Key"].removeprefix(prefix), found["Size"], modified)
+
+    def write(self, url: str, data: bytes) -> None:
+        self._client.put_object(**_bucket_key(url), Body=data)
+
+    def upload(self, local: Path, url: str) -> None:
+        self._client.upload_file(Filename=str(local), **_bucket_key(url))
+
+    def download(self, url: str, local: Path) -> None:
+        self._client.download_file(Filename=str(local), **_bucket_key(url))
+
+    def delete(self, url: str) -> None:
+        self._client.delete_object(**_bucket_key(url))
+
+    def status(self, error: Exception) -> int | None:
+        from boto3.exceptions import RetriesExceededError, S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        cause = error.__context__ if isinstance(error, S3UploadFailedError) and error.__context__ else error
+        if isinstance(cause, ClientError):
+            return cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return 0 if isinstance(cause, (BotoCoreError, S3UploadFailedError, RetriesExceededError)) else None
+
+
+class GoogleStore(ObjectStore):
+    """Google Cloud Storage, through google-cloud-storage. Its emulators are found by STORAGE_EMULATOR_HOST."""
+
+    def __init__(self, options: Any):
+        from apache_beam.io.gcp.gcsio import GcsIO, create_storage_client
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        # An emulator asks for no credentials, and looking for them takes Beam half a minute where there are none.
+        emulated = "STORAGE_EMULATOR_HOST" in os.environ
+        client = create_storage_client(options, use_credentials=False) if emulated else None
+        self._client = GcsIO(storage_client=client, pipeline_options=options).client
+        self._retry = DEFAULT_RETRY  # writes included: an object that is written twice is the same object
+
+    def read(self, url: str, offset: int, length: int) -> bytes:
+        if length == 0:
+            return b""
+        end = offset + length - 1 if length > 0 else None
+        try:
+            return self._blob(url).download_as_bytes(start=offset or None, end=end, retry=self._retry)
+        except Exception as error:
+            if self.status(error) == 416:
+                return b""
+            raise
+
+    def size(self, url: str) -> int:
+        blob = self._blob(url)
+        blob.reload(retry=self._retry)
+        return blob.size or 0
+
+    def entries(self, root: str) -> Iterator[Entry]:
+        place = _bucket_key(root)
+        prefix = _prefix(place["Key"])
+        for blob in self._client.list_blobs(place["Bucket"], prefix=prefix, retry=self._retry):
+            modified = int(blob.updated.timestamp() * 1e9) if blob.updated else 0
+            yield Entry(blob.name.removeprefix(prefix), blob.size or 0, modified)
+
+    def write(self, url: str, data: bytes) -> None:
+        self._blob(url).upload_from_string(data, content_type="application/octet-stream", retry=self._retry)
+
+    def upload(self, local: Path, url: str) -> None:
+        self._blob(url).upload_from_filename(
+            str(local), content_type="application/octet-stream", retry=self._retry, checksum="crc32c"
+        )
+
+    def download(self, url: str, local: Path) -> None:
+        self._blob(url).download_to_filename(str(local), retry=self._retry)
+
+    def delete(self, url: str) -> None:
+        try:
+            self._blob(url).delete(retry=self._retry)
+        except Exception as error:
+            if self.status(error) != 404:
+                raise
+
+    def status(self, error: Exception) -> int | None:
+        from google.api_core.exceptions import GoogleAPICallError, RetryError
+        from google.auth.exceptions import GoogleAuthError
+        from requests.exceptions import RequestException
+
+        if isinstance(error, GoogleAPICallError):
+            return int(error.code or 0)
+        return 0 if isinstance(error, (RetryError, GoogleAuthError, RequestException)) else None
+
+    def _blob(self, url: str) -> Any:
+        place = _bucket_key(url)
+        return self._client.bucket(place["Bucket"]).blob(place["Key"])
+
+
+STORES: dict[str, Callable[[Any], ObjectStore]] = {"s3": S3Store, "gs": GoogleStore}
+_EXTRA = "install the clients of the object stores: pip install 'flowtrain[cloud]'"
+
+
+def object_store(url: str) -> ObjectStore:
+    """The store of a URL: one connection a process, made with the options of the pipeline that runs.
+
+    Raises:
+        UserError: another kind of store, no bucket, or its client is not installed.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme not in STORES:
+        known = " and ".join(f"{name}://" for name in STORES)
+        raise UserError(f"{url}: no such kind of storage; known are local paths, {known}")
+    if not _bucket_key(url)["Bucket"]:
+        raise UserError(f"{url}: no bucket; give {scheme}://BUCKET/PATH")
+    return _connect(scheme, _beam_options())
+
+
+@cache
+def _connect(scheme: str, options: Any) -> ObjectStore:
+    try:
+        return STORES[scheme](options)
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"{scheme}:// cannot be used here ({error}); {_EXTRA}") from error
+
+
+def _beam_options() -> Any:
+    """The options that Beam gave its file systems: in a worker those of the job, in a command those after `--`."""
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    if FileSystems._pipeline_options is None:
+        FileSystems.set_options(PipelineOptions([]))
+    return FileSystems._pipeline_options  # Beam has no way to ask for what it was told
+
+
+def _bucket_key(url: str) -> dict[str, str]:
+    _, _, rest = url.partition("://")  # not urlsplit, for which ? and # in a name would end it
+    bucket, _, key = rest.partition("/")
+    return {"Bucket": bucket, "Key": key}
+
+
+def _prefix(key: str) -> str:
+    return f"{key.rstrip('/')}/" if key.strip("/") else ""

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from evaluation.results import Sampling
 from schemas.errors import UserError
 from schemas.files import sha256_file, write_atomic
+from schemas.layout import Layout, layout_tensors
 from schemas.manifest import MANIFEST_NAME, ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo, read_manifest
-from schemas.record import Layout, encode_record, layout_tensors
+from schemas.record import encode_record
 from schemas.run import Run
 from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version

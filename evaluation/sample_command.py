@@ -16,7 +16,7 @@ from evaluation.grid import by_class, write_png
 from evaluation.progress import Bar, MakeBar
 from schemas.errors import UserError
 from schemas.files import write_atomic
-from schemas.record import Layout, layout_tensors
+from schemas.layout import Layout, layout_tensors
 from schemas.run import Run
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from flowtrain.counter import Purpose, host_bits
 from schemas.errors import UserError
+from schemas.layout import Layout
 from schemas.manifest import REBUILD, REMAKE, Manifest, read_manifest
 from schemas.pixels import from_uint8
-from schemas.record import Layout, Record, decode_record
+from schemas.record import Record, decode_record
 
 Batch = dict[str, NDArray[Any]]
 

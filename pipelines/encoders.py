@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from pipelines.settings import Settings
 from schemas.errors import UserError
+from schemas.layout import Layout
 from schemas.pixels import from_uint8, to_uint8
-from schemas.record import Layout
 
 Tensors = Mapping[str, NDArray[Any]]
 

@@ -153,14 +153,16 @@ def make_slices(plan: Plan) -> tuple[Slice, ...]:
 
 
 def _reopen(directory: LocalDirectory, settings: Settings) -> None:
-    """Make a finished dataset with a missing or truncated shard half-made again: only that shard will be redone.
+    """Make a finished dataset with a missing or truncated file half-made again: only that shard will be redone.
 
     Raises:
         UserError: it was made with other versions, which might give other bytes.
     """
     begun = read_settings(directory)
-    if begun != settings:
-        changed = differences(begun, settings) if begun else []
+    if begun is None:  # lost; whose dataset it is has been told from its manifest
+        write_settings(directory, settings)
+    elif begun != settings:
+        changed = differences(begun, settings)
         raise UserError(
             f"{directory.root} has damaged shards, but was made with other versions ({'; '.join(changed)}); "
             "install those, or preprocess into a new directory"

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.storage import WORK, LocalDirectory
+from schemas.layout import Layout
 from schemas.manifest import ChannelStatistics, Reconstruction, ShardInfo
 from schemas.pixels import from_uint8
-from schemas.record import Layout
 
 PEAK = 255.0
 

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.storage import GONE, WORK, LocalDirectory
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, SourceInfo, VaeInfo
-from schemas.record import Layout, TensorSpec, layout_tensors
+from schemas.layout import Layout, TensorSpec, layout_tensors
+from schemas.manifest import MANIFEST_NAME, SourceInfo, VaeInfo, parse_manifest
+from schemas.sealed import seal, unseal
 from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version
 
@@ -124,7 +125,7 @@ def read_settings(directory: LocalDirectory) -> Settings | None:
     if not directory.exists(SETTINGS_NAME):
         return None
     try:
-        return Settings.model_validate(json.loads(directory.read(SETTINGS_NAME)))
+        return Settings.model_validate(json.loads(unseal(directory.read(SETTINGS_NAME))))
     except (ValueError, ValidationError):
         raise UserError(
             f"{directory.root}/{SETTINGS_NAME} is damaged or written by another release of flowtrain; "
@@ -140,6 +141,8 @@ def check_ownership(directory: LocalDirectory, settings: Settings) -> None:
             are named.
     """
     begun = read_settings(directory)
+    if begun is None and _settings_lost(directory, settings):
+        return
     if begun is None:
         foreign = [name for name in directory.names() if name != WORK and not name.startswith((GONE, ".settings"))]
         if foreign:
@@ -166,6 +169,15 @@ def check_ownership(directory: LocalDirectory, settings: Settings) -> None:
         )
 
 
+def _settings_lost(directory: LocalDirectory, settings: Settings) -> bool:
+    """Whether there is a finished dataset that was made with these settings, as far as its manifest tells."""
+    if not directory.exists(MANIFEST_NAME):
+        return False
+    manifest = parse_manifest(directory.read(MANIFEST_NAME), f"{directory.root}/{MANIFEST_NAME}")
+    made = manifest.command, manifest.source, manifest.vae, manifest.classes, manifest.versions
+    return made == (settings.command(), settings.source, settings.vae, settings.classes, settings.versions)
+
+
 def write_settings(directory: LocalDirectory, settings: Settings) -> None:
     """Write the settings down; they are never changed afterwards."""
-    directory.write(SETTINGS_NAME, settings.model_dump_json(indent=2) + "\n")
+    directory.write(SETTINGS_NAME, seal(settings.model_dump_json(indent=2) + "\n"))

@@ -1,17 +1,17 @@
 """`manifest.json`: what a latent dataset is, written last and atomically. No manifest, no dataset."""
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.layout import Layout, TensorSpec
+from schemas.sealed import FIELD, digest_of, seal, unseal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had neither `files`, `parts` nor the digest at the end
 MANIFEST_NAME = "manifest.json"
 REJECTS_NAME = "rejects.jsonl"
 # What to do about a missing and about a damaged shard, at the end of a one-line error. A damaged one of the right size
@@ -42,6 +42,7 @@ class VaeInfo(_Frozen):
     latent_channels: int = Field(ge=1)
     scaling_factor: float
     shift_factor: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; weights are kept in float32
 
 
 class Normalization(_Frozen):
@@ -114,6 +115,24 @@ class ShardInfo(_Frozen):
     sha256: str
 
 
+class FileInfo(_Frozen):
+    """One of the other files of a dataset."""
+
+    name: str
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class PartInfo(_Frozen):
+    """A dataset that was merged into this one. `digest` is `Manifest.digest()` of it."""
+
+    digest: str
+    source: SourceInfo
+    counts: Counts
+    seed: int
+    command: str
+
+
 class Manifest(_Frozen):
     """The card of a latent dataset (DESIGN: the latent dataset). Field order is the order on disk."""
 
@@ -133,6 +152,8 @@ class Manifest(_Frozen):
     channels: ChannelStatistics
     reconstruction: Reconstruction | None = None
     shards: tuple[ShardInfo, ...]
+    files: tuple[FileInfo, ...] = ()  # by name; all but the shards, the manifest and what is sealed itself
+    parts: tuple[PartInfo, ...] | None = None  # what a merged dataset was merged from
     seed: int
     sampling: dict[str, Any] | None = None  # how a dataset of generated samples was made
     command: str
@@ -166,13 +187,17 @@ class Manifest(_Frozen):
         """Normalisation by the measured statistics: zero mean and unit deviation in each channel."""
         return Normalization(offset=self.channels.mean, scale=tuple(1.0 / max(std, 1e-6) for std in self.channels.std))
 
-    def to_json(self) -> str:
-        """Canonical text: the same manifest always gives the same bytes."""
+    def canonical(self) -> str:
+        """The text that the digest is taken of: the same manifest always gives the same bytes."""
         return self.model_dump_json(indent=2) + "\n"
 
+    def to_json(self) -> str:
+        """The content of the file: the canonical text with its digest as the last field."""
+        return seal(self.canonical())
+
     def digest(self) -> str:
-        """SHA-256 of the canonical text: the identity of the dataset, since it holds every shard's checksum."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """SHA-256 of the canonical text: the identity of the dataset, since it holds the checksum of every file."""
+        return digest_of(self.canonical())
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -181,32 +206,62 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read and validate the manifest of a dataset directory.
+    """Read and validate the manifest of a local dataset directory.
 
     Raises:
-        UserError: no directory, no manifest (the dataset is unfinished), a newer schema, or a damaged file.
+        UserError: no directory, no manifest (the dataset is unfinished), or what `parse_manifest` refuses.
     """
     path = directory / MANIFEST_NAME
     if not directory.is_dir():
         raise UserError(f"{directory}: no such dataset directory; make it with `flowtrain preprocess`")
     if not path.is_file():
-        raise UserError(
-            f"{directory}: no {MANIFEST_NAME}, so this is not a finished dataset; "
-            "repeat the `flowtrain preprocess` command that began it to finish it"
-        )
+        raise unfinished(str(directory))
     try:
-        content = json.loads(path.read_text())
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that and repeat the command") from None
+    return parse_manifest(content, str(path))
+
+
+def unfinished(directory: str) -> UserError:
+    """What a directory without a manifest is told."""
+    return UserError(
+        f"{directory}: no {MANIFEST_NAME}, so this is not a finished dataset; "
+        "repeat the `flowtrain` command that began it to finish it"
+    )
+
+
+def parse_manifest(text: str | bytes, where: str) -> Manifest:
+    """Validate the content of a `manifest.json`; `where` names it in errors.
+
+    Raises:
+        UserError: another schema version, a damaged file (a single flipped bit is enough), or fields that do not fit.
+    """
+    data = text.encode() if isinstance(text, str) else text
+    rebuild = "rebuild the dataset with the command that made it"
+    try:
+        content = json.loads(data)
         version = content["schema_version"]
-    except (ValueError, KeyError, TypeError, OSError):
-        raise UserError(f"{path}: not a readable manifest; rebuild the dataset with `flowtrain preprocess`") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{where}: not a readable manifest; {rebuild}") from None
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise UserError(
-            f"{path}: schema version {version} is newer than {SCHEMA_VERSION}, which this release reads; "
+            f"{where}: schema version {version} is newer than {SCHEMA_VERSION}, which this release reads; "
             "upgrade flowtrain"
         )
+    if version < SCHEMA_VERSION:
+        raise UserError(f"{where}: schema version {version}, but this release reads {SCHEMA_VERSION}; {rebuild}")
     try:
-        return Manifest.model_validate(content)
+        unseal(data)
+    except ValueError as error:
+        raise UserError(f"{where}: the manifest is damaged ({error}); {rebuild}") from None
+    content.pop(FIELD)
+    try:
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "manifest"
-        raise UserError(f"{path}: {where}: {first['msg']}; rebuild the dataset with `flowtrain preprocess`") from None
+        field = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise UserError(f"{where}: {field}: {first['msg']}; {rebuild}") from None
+    if manifest.to_json().encode() != data:
+        raise UserError(f"{where}: the manifest was not written by this release of flowtrain; {rebuild}")
+    return manifest

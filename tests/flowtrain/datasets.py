@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from schemas.layout import Layout, layout_tensors
 from schemas.manifest import (
     ChannelStatistics,
     Counts,
@@ -15,7 +16,7 @@ from schemas.manifest import (
     VaeInfo,
     write_manifest,
 )
-from schemas.record import Layout, encode_record, layout_tensors
+from schemas.record import encode_record
 from schemas.tfds_metadata import shard_name
 
 CLASSES = ("circle", "square", "star")

@@ -9,9 +9,10 @@ import pytest
 from flowtrain.counter import Purpose, host_bits
 from flowtrain.data import BatchReader, LatentReader, batch_records, epoch_order, make_loader, seek
 from schemas.errors import UserError
+from schemas.layout import Layout, layout_tensors
 from schemas.manifest import write_manifest
 from schemas.pixels import from_uint8
-from schemas.record import Layout, encode_record, layout_tensors
+from schemas.record import encode_record
 from tests.flowtrain.datasets import record_tensors, write_dataset
 
 RECORDS, SHAPE = 20, (4, 4, 4)

@@ -179,7 +179,7 @@ def test_manifest_does_not_depend_on_when_the_images_were_copied(photos: Path, t
 def test_manifest_of_a_future_version(photos: Path, out: Path) -> None:
     assert run(photos, out, *SMALL, "--vae", "none").exit_code == 0
     path = out / MANIFEST_NAME
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 99'))
     before = contents(out)
     assert "schema version 99 is newer" in refused(photos, out, *SMALL, "--vae", "none")
     assert contents(out) == before

@@ -6,6 +6,7 @@ import pytest
 from pipelines.dataset import LatentDataset, check_shards, finish_dataset, shards_whole
 from pipelines.shards import write_shard
 from schemas.errors import UserError
+from schemas.layout import Layout, layout_tensors
 from schemas.manifest import (
     MANIFEST_NAME,
     ChannelStatistics,
@@ -14,7 +15,7 @@ from schemas.manifest import (
     ShardInfo,
     SourceInfo,
 )
-from schemas.record import Layout, encode_record, layout_tensors
+from schemas.record import encode_record
 from schemas.tfds_metadata import shard_name
 
 SPECS = layout_tensors(Layout.LATENT, (2, 2, 1))

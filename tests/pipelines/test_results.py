@@ -15,8 +15,8 @@ from pipelines.results import (
 )
 from pipelines.storage import LocalDirectory
 from schemas.files import sha256_file
+from schemas.layout import Layout
 from schemas.manifest import ShardInfo
-from schemas.record import Layout
 
 
 def tensors(count: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from schemas.errors import UserError
-from schemas.manifest import SCHEMA_VERSION, Manifest, Normalization, read_manifest, write_manifest
+from schemas.manifest import SCHEMA_VERSION, Manifest, Normalization, parse_manifest, read_manifest, write_manifest
+from schemas.sealed import seal
 
 CONTENT = {
     "layout": "moments",
@@ -31,11 +32,39 @@ def test_write_and_read_are_inverse_and_canonical(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_digest_changes_with_any_shard():
+def test_digest_changes_with_any_shard_and_file():
     manifest = Manifest.model_validate(CONTENT)
     shards = [{**CONTENT["shards"][0], "sha256": "23"}]
+    files = [{"name": "README.md", "bytes": 3, "sha256": "44"}]
     assert manifest.digest() == Manifest.model_validate(CONTENT).digest()
-    assert manifest.digest() != Manifest.model_validate({**CONTENT, "shards": shards}).digest()
+    for change in ({"shards": shards}, {"files": files}):
+        assert manifest.digest() != Manifest.model_validate({**CONTENT, **change}).digest()
+
+
+def test_the_file_ends_with_the_digest_of_all_before_it(tmp_path):
+    manifest = Manifest.model_validate(CONTENT)
+    write_manifest(tmp_path, manifest)
+    text = (tmp_path / "manifest.json").read_text()
+    assert list(json.loads(text))[-1] == "digest"
+    assert json.loads(text)["digest"] == manifest.digest()
+
+
+def test_any_flipped_bit_is_refused_in_one_line():
+    data = Manifest.model_validate(CONTENT).to_json().encode()
+    assert parse_manifest(data, "here") == Manifest.model_validate(CONTENT)
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(UserError, match="here: ") as error:
+            parse_manifest(bytes(damaged), "here")
+        assert "\n" not in str(error.value)
+
+
+def test_text_of_the_same_meaning_is_not_the_manifest():
+    """Whoever edits a manifest by hand and mends its digest too has still not written what this release writes."""
+    content = {**json.loads(Manifest.model_validate(CONTENT).canonical()), "seed": 0.0}
+    with pytest.raises(UserError, match="not written by this release"):
+        parse_manifest(seal(json.dumps(content, indent=2) + "\n"), "here")
 
 
 def test_normalizations():
@@ -50,6 +79,7 @@ def test_normalizations():
     ("change", "message"),
     [
         ({"schema_version": SCHEMA_VERSION + 1}, "newer than"),
+        ({"schema_version": 1}, "schema version 1, but this release reads 2; rebuild"),
         ({"schema_version": "x"}, "newer than"),
         ({"counts": {"source": 5, "written": 3, "rejected": 1, "duplicate": 0}}, "do not add up"),
         ({"layout": "pixels"}, "layout"),
@@ -57,7 +87,8 @@ def test_normalizations():
     ],
 )
 def test_bad_manifests_are_one_line(tmp_path, change, message):
-    (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": 1, **CONTENT, **change}))
+    content = {"schema_version": SCHEMA_VERSION, **CONTENT, **change}
+    (tmp_path / "manifest.json").write_text(seal(json.dumps(content, indent=2) + "\n"))
     with pytest.raises(UserError, match=message) as error:
         read_manifest(tmp_path)
     assert "\n" not in str(error.value)

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from schemas.record import Layout, decode_record, encode_record, layout_tensors
+from schemas.layout import Layout, layout_tensors
+from schemas.record import decode_record, encode_record
 
 
 def moments(seed: int = 0) -> dict[str, np.ndarray]:

@@ -7,7 +7,8 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from schemas import tfds_metadata
-from schemas.record import Layout, encode_record, layout_tensors
+from schemas.layout import Layout, layout_tensors
+from schemas.record import encode_record
 
 SPECS = layout_tensors(Layout.MOMENTS, (2, 2, 4))
 

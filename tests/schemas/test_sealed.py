@@ -1,0 +1,40 @@
+import hashlib
+import json
+
+import pytest
+
+from schemas.sealed import seal, unseal
+
+TEXT = json.dumps({"a": [1, 2], "name": "Zoë"}, indent=2) + "\n"
+
+
+def test_unseal_is_the_inverse_and_the_digest_is_the_last_field():
+    sealed = seal(TEXT)
+    assert unseal(sealed.encode()) == TEXT
+    content = json.loads(sealed)
+    assert list(content) == ["a", "name", "digest"]
+    assert content["digest"] == hashlib.sha256(TEXT.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"\n",
+        lambda data: data.replace(b"1,", b"1 ,"),
+        lambda data: data.replace(b'"digest": "', b'"digest":  "'),
+        lambda data: data.upper(),
+        lambda data: TEXT.encode(),
+        lambda data: b"",
+        lambda data: b"\xff" + data,
+    ],
+)
+def test_other_bytes_are_refused(change):
+    with pytest.raises(ValueError, match="digest"):
+        unseal(change(seal(TEXT).encode()))
+
+
+@pytest.mark.parametrize("text", ["{}\n", "[1]\n", TEXT[:-1], '{"a": 1}\n'])
+def test_only_indented_objects_can_be_sealed(text):
+    with pytest.raises(ValueError, match="sealed"):
+        seal(text)

@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorflow_datasets.proto import tf_example_pb2
 
-from schemas.layout import KEY, LABEL, Layout, TensorSpec, layout_tensors
-
-__all__ = ["KEY", "LABEL", "Layout", "Record", "TensorSpec", "decode_record", "encode_record", "layout_tensors"]
+from schemas.layout import KEY, LABEL, TensorSpec
 
 # Generated code: the class exists only at run time.
 _Example: Any = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]

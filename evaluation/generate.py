@@ -215,13 +215,13 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
 
 
 def _finished(directory: Path) -> Manifest | None:
-    """The manifest, if every shard it names is there; else it goes, with the shards it disagrees with."""
-    from pipelines.dataset import shards_whole
+    """The manifest, if every file it names is there; else it goes, with the shards it disagrees with."""
+    from pipelines.dataset import dataset_whole
 
     if not (directory / MANIFEST_NAME).is_file():
         return None
     manifest = read_manifest(directory)
-    if shards_whole(directory, manifest):
+    if dataset_whole(str(directory), manifest):
         return manifest
     (directory / MANIFEST_NAME).unlink()
     for shard in manifest.shards:
@@ -266,6 +266,7 @@ def _write_shard(
 
 def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: tuple[ShardInfo, ...]) -> Manifest:
     from pipelines.dataset import finish_dataset
+    from pipelines.storage import LocalDirectory
 
     run, sampling = trained.run, sampling_facts(trained, setting)
     manifest = Manifest(
@@ -286,8 +287,7 @@ def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: 
         command=equivalent_command(sampling),
         versions={name: installed_version(name) for name in ("jax", "numpy")},
     )
-    finish_dataset(directory, manifest)
-    return manifest
+    return finish_dataset(LocalDirectory(str(directory.absolute())), manifest, others=(PLAN_NAME,))
 
 
 def _channel_statistics(

@@ -1,14 +1,24 @@
 """A finished dataset directory: read its records, or write the files that finish one."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipelines import files
+from pipelines.card import CARD_NAME, dataset_card
 from pipelines.shards import read_shard
+from pipelines.storage import LocalDirectory
 from schemas.errors import UserError
-from schemas.files import write_atomic
-from schemas.manifest import REBUILD, Manifest, ShardInfo, read_manifest, write_manifest
+from schemas.manifest import MANIFEST_NAME, REBUILD, FileInfo, Manifest, ShardInfo, read_manifest
 from schemas.record import Record, decode_record
-from schemas.tfds_metadata import dataset_info_json, features_json, labels_txt
+from schemas.tfds_metadata import (
+    FEATURES_NAME,
+    INFO_NAME,
+    LABELS_NAME,
+    dataset_info_json,
+    features_json,
+    labels_txt,
+)
 
 
 class LatentDataset:
@@ -69,22 +79,44 @@ def check_shards(directory: Path, manifest: Manifest) -> None:
             raise UserError(f"{path}: the shard {what}; {REBUILD}")
 
 
-def shards_whole(directory: Path, manifest: Manifest) -> bool:
-    """Whether `check_shards` finds nothing."""
-    try:
-        check_shards(directory, manifest)
-    except UserError:
-        return False
-    return True
+def dataset_whole(root: str, manifest: Manifest) -> bool:
+    """Whether every file of a dataset (a path or a URL) is there with its size; contents are not read."""
+    sizes = {entry.name: entry.size for entry in files.entries(root)}
+    listed = {info.name: info.bytes for info in (*manifest.shards, *manifest.files)}
+    return listed.items() <= sizes.items() and sizes.keys() >= {*manifest.sealed}
 
 
-def finish_dataset(directory: Path, manifest: Manifest) -> None:
-    """Make a directory of shards a dataset: the files TensorFlow Datasets needs, then the manifest, last."""
+def finish_dataset(directory: LocalDirectory, manifest: Manifest, others: Sequence[str] = ()) -> Manifest:
+    """Make a directory of shards a dataset: card, the files TensorFlow Datasets needs, then the manifest, last.
+
+    Args:
+        directory: where the shards lie.
+        manifest: all that is known but for `files`.
+        others: names of files that were written before and belong to the dataset.
+
+    Returns:
+        The manifest with `files` filled in, as it was written.
+    """
     splits = {
         split: [(shard.records, shard.bytes) for shard in manifest.split_shards(split)] for split in manifest.splits
     }
     description = f"{manifest.layout.value} of {manifest.source.descriptor} at {manifest.resolution} pixels"
-    write_atomic(directory / "features.json", features_json(manifest.tensors, len(manifest.classes)))
-    write_atomic(directory / "label.labels.txt", labels_txt(manifest.classes))
-    write_atomic(directory / "dataset_info.json", dataset_info_json(splits, description))
-    write_manifest(directory, manifest)
+    texts = {
+        CARD_NAME: dataset_card(manifest),
+        FEATURES_NAME: features_json(manifest.tensors, len(manifest.classes)),
+        LABELS_NAME: labels_txt(manifest.classes),
+        INFO_NAME: dataset_info_json(splits, description),
+    }
+    for name, text in texts.items():
+        directory.write(name, text)
+    contents = {name: text.encode() for name, text in texts.items()} | {name: directory.read(name) for name in others}
+    finished = manifest.model_copy(
+        update={
+            "files": tuple(
+                FileInfo(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+                for name, data in sorted(contents.items())
+            )
+        }
+    )
+    directory.write(MANIFEST_NAME, finished.to_json())
+    return finished

@@ -7,13 +7,15 @@ from contextlib import suppress
 
 from pipelines.dataset import finish_dataset
 from pipelines.results import ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
-from pipelines.settings import Settings
+from pipelines.settings import SETTINGS_NAME, Settings
 from pipelines.storage import WORK, LocalDirectory, cannot_write
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, Counts, Manifest
 
 RESULTS_NAME = "shards.jsonl"  # the done-markers of a finished dataset, in order
 _FAILURE = f"{WORK}/failure.txt"
+_NOT_FINITE = OverflowError.__name__  # as `pipelines.work` rejects what the VAE did not encode to finite numbers
+_OTHER_VAE = "the VAE or its precision is wrong for these images; preprocess into a new directory with another"
 
 
 def finish(
@@ -35,7 +37,7 @@ def finish(
         manifest = make_manifest(settings, results)
         check_quality(manifest, max_bad_fraction, min_psnr, rejects)
         directory.write(RESULTS_NAME, "".join(result.model_dump_json() + "\n" for result in results))
-        finish_dataset(directory.local(), manifest)
+        finish_dataset(directory, manifest, others=(REJECTS_NAME, RESULTS_NAME))
         return
     except UserError as error:
         failure = str(error)
@@ -84,12 +86,15 @@ def make_manifest(settings: Settings, results: Sequence[ShardResult]) -> Manifes
     """Merge the results of all shards.
 
     Raises:
-        UserError: not one record was written.
+        UserError: not one record was written, or the statistics are not finite.
     """
     written = sum(result.records for result in results)
     rejected = sum(len(result.rejects) for result in results)
     if not written:
         raise UserError(f"all {rejected} images of {settings.source.descriptor} were rejected, see {REJECTS_NAME}")
+    channels = ChannelSums.merge([result.channels for result in results], settings.shape[2]).statistics()
+    if not all(map(math.isfinite, (*channels.mean, *channels.std))):
+        raise UserError(f"the statistics of the latents are not finite; {_OTHER_VAE}")
     return Manifest(
         layout=settings.layout,
         split=settings.source.split,
@@ -106,9 +111,10 @@ def make_manifest(settings: Settings, results: Sequence[ShardResult]) -> Manifes
             rejected=rejected,
             duplicate=settings.duplicates,
         ),
-        channels=ChannelSums.merge([result.channels for result in results], settings.shape[2]).statistics(),
+        channels=channels,
         reconstruction=ErrorSums.merge([result.errors for result in results]).reconstruction(),
         shards=tuple(result.files[position] for position in range(len(settings.splits)) for result in results),
+        sealed=(SETTINGS_NAME,),
         seed=settings.seed,
         command=settings.command(),
         versions=settings.versions,
@@ -119,9 +125,15 @@ def check_quality(manifest: Manifest, max_bad_fraction: float, min_psnr: float, 
     """Hold a dataset against the thresholds of the command.
 
     Raises:
-        UserError: too many bad images, or too poor a reconstruction.
+        UserError: latents that are not finite, too many bad images, or too poor a reconstruction.
     """
     counts, reconstruction = manifest.counts, manifest.reconstruction
+    broken = [reject.key for reject in rejects if reject.exception == _NOT_FINITE]
+    if broken:  # not a matter of the images: no threshold lets it pass
+        raise UserError(
+            f"{len(broken)} of {counts.source} images have latents that are not finite in float16 (first: "
+            f"{json.dumps(broken[0])}); {_OTHER_VAE}"
+        )
     fraction = counts.rejected / counts.source
     if fraction > max_bad_fraction:
         first = f" (first: {json.dumps(rejects[0].key)}: {rejects[0].reason})" if rejects else ""

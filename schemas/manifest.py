@@ -152,7 +152,8 @@ class Manifest(_Frozen):
     channels: ChannelStatistics
     reconstruction: Reconstruction | None = None
     shards: tuple[ShardInfo, ...]
-    files: tuple[FileInfo, ...] = ()  # by name; all but the shards, the manifest and what is sealed itself
+    files: tuple[FileInfo, ...] = ()  # by name; all but the shards, the manifest and the sealed
+    sealed: tuple[str, ...] = ()  # files that vouch for themselves (`schemas.sealed`) and decide no byte here
     parts: tuple[PartInfo, ...] | None = None  # what a merged dataset was merged from
     seed: int
     sampling: dict[str, Any] | None = None  # how a dataset of generated samples was made

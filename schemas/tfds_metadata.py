@@ -11,6 +11,9 @@ from schemas.layout import KEY, LABEL, TensorSpec
 
 _FEATURES = "tensorflow_datasets.core.features"
 DATASET_NAME = "latents"
+FEATURES_NAME = "features.json"
+INFO_NAME = "dataset_info.json"
+LABELS_NAME = "label.labels.txt"
 VERSION = "1.0.0"
 
 

@@ -16,6 +16,7 @@ from flowtrain.model import count_parameters, make_network
 from flowtrain.state import TrainState
 from pipelines.dataset import finish_dataset
 from pipelines.shards import write_shard
+from pipelines.storage import LocalDirectory
 from pipelines.vae import AutoencoderKL, VaeConfig
 from pipelines.vae_weights import load_vae, save_vae
 from schemas.config import make_recipe
@@ -103,8 +104,7 @@ def make_dataset(directory: Path, vae: VaeInfo, records: int = 30, shards: int =
         command="flowtrain preprocess none OUT",
         versions={},
     )
-    finish_dataset(directory, manifest)
-    return manifest
+    return finish_dataset(LocalDirectory(str(directory)), manifest)
 
 
 def make_run(workdir: Path, dataset: Path, manifest: Manifest) -> Run:

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.dataset import LatentDataset, check_shards, finish_dataset, shards_whole
+from pipelines.dataset import LatentDataset, check_shards, dataset_whole, finish_dataset
 from pipelines.shards import write_shard
+from pipelines.storage import LocalDirectory
 from schemas.errors import UserError
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import (
@@ -51,7 +52,7 @@ def directory(tmp_path: Path) -> Path:
         command="none",
         versions={},
     )
-    finish_dataset(tmp_path, manifest)
+    finish_dataset(LocalDirectory(str(tmp_path)), manifest)
     return tmp_path
 
 
@@ -86,7 +87,7 @@ def test_missing_or_truncated_shard_is_named(directory: Path, damage: str) -> No
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-1])
-    assert not shards_whole(directory, manifest)
+    assert not dataset_whole(str(directory), manifest)
     with pytest.raises(UserError, match="00002-of-00003: the shard"):
         check_shards(directory, manifest)
     with pytest.raises(UserError, match="00002-of-00003: the shard"):

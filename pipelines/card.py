@@ -1,0 +1,196 @@
+"""The dataset card: `README.md` with the metadata that the Hugging Face hub reads, then what a person asks.
+
+Made from the manifest alone, so the same dataset has the same card anywhere.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from pipelines.thresholds import MIN_PSNR
+from schemas.layout import Layout
+from schemas.manifest import Manifest
+
+CARD_NAME = "README.md"
+
+_SIZES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+)
+_LARGEST = "n>1T"
+_WHAT = {
+    Layout.MOMENTS: "Images encoded by a variational autoencoder: the raw posterior moments `mean` and `logvar`, "
+    "neither scaled nor sampled, so that every epoch can draw fresh posterior samples.",
+    Layout.LATENT: "Latents that a trained model generated, in the model's own scale.",
+    Layout.IMAGE: "Images, cropped to squares, as 8-bit RGB pixels.",
+}
+_NOUN = {Layout.MOMENTS: "latents", Layout.LATENT: "generated latents", Layout.IMAGE: "pixels"}
+
+
+def size_category(records: int) -> str:
+    """The hub's category for a number of records."""
+    return next((name for limit, name in _SIZES if records < limit), _LARGEST)
+
+
+def pretty_name(manifest: Manifest) -> str:
+    """A name for people: source, split, size, content."""
+    if manifest.parts:
+        source = " + ".join(_source_name(part.source.descriptor) for part in manifest.parts)
+    else:
+        source = _source_name(manifest.source.descriptor)
+    return f"{source}, {manifest.split}, {manifest.resolution} px, {_NOUN[manifest.layout]}"
+
+
+def _source_name(descriptor: str) -> str:
+    return descriptor.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+
+
+def dataset_card(manifest: Manifest) -> str:
+    """Content of `README.md`."""
+    sections = [
+        _front_matter(manifest),
+        f"# {pretty_name(manifest)}",
+        _WHAT[manifest.layout],
+        "## Open it",
+        _opening(manifest),
+        "## Facts",
+        _table(("", ""), facts(manifest)),
+        "## Statistics",
+        _statistics(manifest),
+        "## How it was made",
+        _making(manifest),
+        "## Rights",
+        "Those of the images it was made from; this card does not change them.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """What there is to know, as name and value; the card and `data inspect` show the same."""
+    counts, vae = manifest.counts, manifest.vae
+    tensors = ", ".join(f"{name} {_shape(spec.shape)} {spec.dtype}" for name, spec in manifest.tensors.items())
+    rows = [
+        ("records", f"{counts.written:,} in each of {' and '.join(manifest.splits)}"),
+        ("tensors", tensors),
+        ("classes", f"{len(manifest.classes):,}"),
+        ("resolution", f"{manifest.resolution} px, crop rule {manifest.crop}"),
+        ("source", f"{manifest.source.descriptor}, split {manifest.source.split}"),
+        ("source records", f"{counts.source:,}: {_parts_of(manifest)}"),
+        ("shards", f"{len(manifest.shards):,} files, {sum(shard.bytes for shard in manifest.shards):,} bytes"),
+    ]
+    if vae is not None:
+        revision = f" at revision {vae.revision}" if vae.revision else ""
+        rows += [
+            ("VAE", f"{vae.id}{revision}, computed in {vae.dtype}"),
+            ("VAE weights", f"sha256 {vae.sha256}"),
+            ("VAE geometry", f"{vae.latent_channels} channels, {vae.factor} pixels a latent cell"),
+            ("VAE scaling", f"z = (raw - {vae.shift_factor:g}) * {vae.scaling_factor:g}"),
+        ]
+    if manifest.reconstruction is not None:
+        gate = f"{manifest.reconstruction.psnr_db:.2f} dB PSNR over {manifest.reconstruction.records} decoded records"
+        rows.append(("reconstruction", f"{gate} (--min-psnr is {MIN_PSNR:g} dB unless given)"))
+    rows += [(f"sampling {name}", str(value)) for name, value in (manifest.sampling or {}).items() if value is not None]
+    rows += [("seed", str(manifest.seed)), ("schema version", str(manifest.schema_version))]
+    return rows
+
+
+def _parts_of(manifest: Manifest) -> str:
+    counts = manifest.counts
+    share = 100 * counts.rejected / counts.source if counts.source else 0.0
+    return f"{counts.written:,} written, {counts.rejected:,} rejected ({share:.2g}%), {counts.duplicate:,} duplicate"
+
+
+def _front_matter(manifest: Manifest) -> str:
+    tags = ["latents", "flow-matching", "diffusion", "tensorflow-datasets", "array-record", "flowtrain"]
+    metadata: dict[str, str | list[str]] = {
+        "pretty_name": pretty_name(manifest),
+        "task_categories": ["unconditional-image-generation"],
+        "size_categories": [size_category(manifest.counts.written)],
+        "tags": tags,
+    }
+    lines = ["---"]
+    for name, value in metadata.items():
+        if isinstance(value, str):
+            lines.append(f"{name}: {json.dumps(value)}")  # a JSON string is a YAML string
+        else:
+            lines += [f"{name}:", *(f"- {json.dumps(entry)}" for entry in value)]
+    return "\n".join([*lines, "viewer: false", "---"])  # the hub's viewer does not read ArrayRecord
+
+
+def _opening(manifest: Manifest) -> str:
+    name = next(iter(manifest.tensors))
+    shape = _shape(manifest.tensors[name].shape)
+    return f"""With [TensorFlow Datasets](https://www.tensorflow.org/datasets), without TensorFlow or flowtrain:
+
+```python
+import tensorflow_datasets as tfds
+
+source = tfds.builder_from_directory("DIR").as_data_source("{manifest.split}")
+source[0]["{name}"]  # {shape} {manifest.tensors[name].dtype}; source[0]["label"], source[0]["key"]
+```
+
+With flowtrain (`manifest.json` holds everything on this page):
+
+```sh
+flowtrain data inspect DIR --grid grid.png
+flowtrain data verify DIR
+flowtrain train DIR --workdir RUN --recipe FILE
+```
+
+From stored to model scale, per channel: z = (stored - offset) * scale with
+{_normalization(manifest)}."""
+
+
+def _normalization(manifest: Manifest) -> str:
+    norm = manifest.model_normalization()
+    if manifest.normalization is not None:  # the tensors are in the model's scale already: this is the way back
+        return f"offset {_numbers(norm.offset)} and scale {_numbers(norm.scale)} has been applied already"
+    return f"offset {_numbers(norm.offset)} and scale {_numbers(norm.scale)}"
+
+
+def _statistics(manifest: Manifest) -> str:
+    note = {
+        Layout.MOMENTS: "of posterior samples, over all records and positions",
+        Layout.LATENT: "over all records and positions",
+        Layout.IMAGE: "of pixels in [-1, 1], over all records and positions",
+    }[manifest.layout]
+    rows = [
+        (str(channel), f"{mean:.6g}", f"{std:.6g}")
+        for channel, (mean, std) in enumerate(zip(manifest.channels.mean, manifest.channels.std, strict=True))
+    ]
+    return f"Per channel of `{manifest.split}`, {note}.\n\n{_table(('channel', 'mean', 'deviation'), rows)}"
+
+
+def _making(manifest: Manifest) -> str:
+    text = f"```sh\n{manifest.command}\n```\n\nOUT is where the dataset goes. The same command with the same versions "
+    text += f"gives the same bytes:\n\n{_table(('package', 'version'), sorted(manifest.versions.items()))}"
+    if manifest.parts:
+        rows = [
+            (part.source.descriptor, part.source.split, f"{part.counts.written:,}", str(part.seed), part.digest)
+            for part in manifest.parts
+        ]
+        text += f"\n\nMerged from:\n\n{_table(('source', 'split', 'records', 'seed', 'digest'), rows)}"
+    return text
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    cells = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in cells)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    if len(set(values)) == 1:
+        return f"{values[0]:g}"
+    return f"({', '.join(f'{value:g}' for value in values)})"

@@ -160,7 +160,7 @@ def source_images(descriptor: str, split: str, resolution: int, crop: str, num: 
         resolution=resolution,
         crop=crop,
         classes=source.classes,
-        digest=build_index(items, seed=0).digest,
+        digest=build_index(items, seed=0, fingerprint=source.fingerprint).digest,
     )
 
 

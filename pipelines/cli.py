@@ -40,12 +40,12 @@ The same command again goes on where the last one stopped."""
     show_default=True,
     help="A directory in diffusers' format, a hub id, embedded, or none to store pixels.",
 )
+@click.option("--vae-revision", default=None, help="Branch, tag or commit of a VAE on the hub.")
 @click.option(
     "--vae-dtype",
     type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Precision of the VAE's computation.",
+    default=None,
+    help="Precision of the VAE's computation.  [default: bfloat16 on an accelerator, float32 on a CPU]",
 )
 @click.option("--flips", is_flag=True, help="Encode mirrored images too, as the split SPLIT_flip.")
 @click.option(

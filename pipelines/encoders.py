@@ -92,7 +92,7 @@ def load_encoder(settings: Settings) -> Encoder:
 
 def _load_vae_encoder(settings: Settings) -> Encoder:
     assert settings.vae is not None
-    return VaeEncoder(settings.vae.id, settings.vae_dtype, settings.vae.sha256)
+    return VaeEncoder(settings.vae.id, settings.vae.dtype, settings.vae.sha256)
 
 
 _LOADERS: dict[Layout, Callable[[Settings], Encoder]] = {

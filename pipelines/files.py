@@ -37,7 +37,7 @@ def absolute(path: str) -> str:
 
 def join(root: str, name: str) -> str:
     """A file below a root; `name` is relative, with `/`."""
-    return f"{root.rstrip('/')}/{name}" if is_url(root) else os.path.join(root, name)
+    return f"{root.rstrip('/')}/{name}" if is_url(root) else str(Path(root, name))
 
 
 def size(path: str) -> int:

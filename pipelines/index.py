@@ -1,24 +1,27 @@
 """The index of a dataset: which item is in which place. Written once, before any shard.
 
 Items are sorted by key, later ones of the same key dropped, then put in the order of a keyed hash of their keys. A hash
-and not a random generator, so that the order follows from the seed on any version of any library.
+and not a random generator, so that the order follows from the seed on any version of any library. SQLite sorts, in a
+temporary file of its own once the items outgrow its cache: memory does not grow with the source.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
-from operator import attrgetter
 
 from pipelines.sources import Item
 from pipelines.storage import WORK, LocalDirectory
+from schemas.errors import UserError
 
 INDEX_NAME = f"{WORK}/index.jsonl"
-
-
-_FIELDS = attrgetter("key", "label", "size", "location")
+_HASH_BYTES = 16
+# Keys as bytes, so that they sort by code point. `line` is what the index file holds of the item.
+_LISTED = "CREATE TABLE listed (key BLOB, label INT, size INT, modified INT, rank BLOB, line BLOB)"
+_UNIQUE = "CREATE TABLE chosen (rank BLOB, line BLOB)"
+_ORDERED = "CREATE TABLE ordered AS SELECT line FROM chosen ORDER BY rank, line"
 
 
 @dataclass(frozen=True)
@@ -29,47 +32,109 @@ class Index:
     which to tell an image that was replaced by another one of the same size.
     """
 
-    items: tuple[Item, ...]
+    database: sqlite3.Connection  # private and temporary; holds the table `ordered`
+    records: int
     duplicates: int
     digest: str
     times: str
 
-    @cached_property
-    def _lines(self) -> list[bytes]:
-        return [_line(item) for item in self.items]
+    def items(self) -> Iterator[Item]:
+        """The items in order, without their times and groups."""
+        return map(_item, self.lines())
 
-    def encode(self) -> bytes:
+    def lines(self) -> Iterator[bytes]:
         """JSON lines, one an item: [key, label, size, location]."""
-        return b"".join(self._lines)
+        return (line for (line,) in self.database.execute("SELECT line FROM ordered ORDER BY rowid"))
 
     def offsets(self, bounds: Sequence[int]) -> list[int]:
-        """Byte offsets in `encode()` of the rows in `bounds`, so that a worker reads its slice only."""
-        starts = [0, *accumulate(map(len, self._lines))]
-        return [starts[row] for row in bounds]
+        """Byte offsets in the index file of the rows in `bounds` (ascending), so that a worker reads its slice only."""
+        wanted = iter(bounds)
+        offsets: list[int] = []
+        row = next(wanted, None)
+        lengths = self.database.execute("SELECT length(line) FROM ordered ORDER BY rowid")
+        for number, start in enumerate(accumulate((length for (length,) in lengths), initial=0)):
+            while row == number:
+                offsets.append(start)
+                row = next(wanted, None)
+        return offsets
 
 
-def build_index(items: Iterable[Item], seed: int) -> Index:
-    """Sort, drop duplicate keys (the first by key, label, size and location stays), permute by `seed`."""
-    listed = sorted(items, key=_FIELDS)
-    digest = hashlib.sha256()
-    for item in listed:
-        digest.update(json.dumps([item.key, item.label, item.size]).encode() + b"\n")
-    times = hashlib.sha256("\n".join(str(item.modified) for item in listed).encode())
-    unique = {item.key: item for item in reversed(listed)}
-    order = sorted(unique.values(), key=lambda item: _rank(seed, item.key))
-    return Index(tuple(order), len(listed) - len(unique), digest.hexdigest(), times.hexdigest())
+def build_index(items: Iterable[Item], seed: int, fingerprint: str = "") -> Index:
+    """Sort, drop duplicate keys (the first by key, label, size and location stays), permute by `seed`.
+
+    Args:
+        items: in any order; they are taken one by one.
+        seed: of the permutation.
+        fingerprint: what else identifies the source (`Source.fingerprint`).
+
+    Raises:
+        UserError: the temporary disk is full.
+    """
+    database = sqlite3.connect("")  # no name: a temporary database, in memory while it is small
+    database.execute("PRAGMA journal_mode = OFF")
+    database.execute("PRAGMA synchronous = OFF")
+    database.execute(_LISTED)
+    try:
+        database.executemany("INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?)", (_row(item, seed) for item in items))
+        return _order(database, fingerprint)
+    except sqlite3.OperationalError as error:
+        raise UserError(f"cannot sort the index ({error}); make room where TMPDIR lies, or set TMPDIR") from error
+
+
+def _order(database: sqlite3.Connection, fingerprint: str) -> Index:
+    digest, times = hashlib.sha256(fingerprint.encode()), hashlib.sha256()
+    listed = 0
+
+    def unique() -> Iterator[tuple[bytes, bytes]]:
+        nonlocal listed
+        last = None
+        columns = "key, label, size, modified, rank, line"
+        for key, label, size, modified, rank, line in database.execute(
+            f"SELECT {columns} FROM listed ORDER BY key, label, size, line"
+        ):
+            listed += 1
+            digest.update(json.dumps([key.decode(), label, size]).encode() + b"\n")
+            times.update(b"%d\n" % modified)
+            if key != last:
+                yield rank, line
+            last = key
+
+    database.execute(_UNIQUE)
+    database.executemany("INSERT INTO chosen VALUES (?, ?)", unique())
+    database.execute("DROP TABLE listed")
+    database.execute(_ORDERED)
+    database.execute("DROP TABLE chosen")
+    (records,) = database.execute("SELECT count(*) FROM ordered").fetchone()
+    return Index(database, records, listed - records, digest.hexdigest(), times.hexdigest())
+
+
+def write_index(directory: LocalDirectory, index: Index) -> None:
+    """Write the index file, whole or not at all."""
+    staged = directory.stage("index.jsonl")
+    try:
+        with open(staged, "wb") as file:
+            file.writelines(index.lines())
+        directory.publish(staged, INDEX_NAME)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def read_index(directory: LocalDirectory, start: int, length: int) -> list[Item]:
-    """The items of a byte range of the index file, without their times."""
-    lines = directory.read(INDEX_NAME, start, length).splitlines()
-    return [Item(*json.loads(line)) for line in lines]
+    """The items of a byte range of the index file, without their times and groups."""
+    return [_item(line) for line in directory.read(INDEX_NAME, start, length).splitlines()]
 
 
-def _rank(seed: int, key: str) -> bytes:
-    return hashlib.blake2b(f"{seed}\n{key}".encode(), digest_size=16).digest()
-
-
-def _line(item: Item) -> bytes:
+def _row(item: Item, seed: int) -> tuple[bytes, int, int, int, bytes, bytes]:
+    together = _hash(seed, item.group) if item.group else bytes(_HASH_BYTES)
     # ASCII escapes keep the undecodable bytes of a file name, which Python holds as lone surrogates.
-    return json.dumps(_FIELDS(item), ensure_ascii=True).encode() + b"\n"
+    line = json.dumps([item.key, item.label, item.size, item.location], ensure_ascii=True).encode() + b"\n"
+    key = item.key.encode()
+    return key, item.label, item.size, item.modified, together + _hash(seed, item.key), line
+
+
+def _hash(seed: int, text: str) -> bytes:
+    return hashlib.blake2b(f"{seed}\n{text}".encode(), digest_size=_HASH_BYTES).digest()
+
+
+def _item(line: bytes) -> Item:
+    return Item(*json.loads(line))

@@ -2,18 +2,18 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipelines.dataset import shards_whole
+from pipelines.dataset import dataset_whole
 from pipelines.finish import check_quality
 from pipelines.images import CROPS, ImageError
 from pipelines.index import Index, build_index
-from pipelines.settings import PIXELS, SETTINGS_NAME, Settings, check_ownership, current_versions
+from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, current_versions, read_settings
 from pipelines.sources import Source, open_source
 from pipelines.storage import GONE, WORK, LocalDirectory, open_directory
+from pipelines.vae_info import describe_vae
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, Manifest, SourceInfo, VaeInfo, read_manifest
+from schemas.manifest import MANIFEST_NAME, Manifest, SourceInfo, read_manifest
 
 SHARD_RECORDS = 1000  # in a shard, about, when --shards is left out
 MAX_SHARDS = 1024
@@ -21,7 +21,7 @@ MAX_SHARDS = 1024
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `preprocess`. `shards` None leaves the number to us."""
+    """The arguments of `preprocess`. `shards`, `vae_dtype` and `vae_revision` None leave the choice to us."""
 
     source: str
     out: str
@@ -29,7 +29,8 @@ class Request:
     resolution: int
     crop: str
     vae: str
-    vae_dtype: str
+    vae_revision: str | None
+    vae_dtype: str | None
     flips: bool
     shards: int | None
     batch_size: int
@@ -59,7 +60,7 @@ class Plan:
         return one * self.settings.records * len(self.settings.splits)
 
     def finished_manifest(self) -> Manifest | None:
-        """The manifest, when the dataset is finished and its shards are whole.
+        """The manifest, when the dataset is finished and no file of it is missing or cut.
 
         Raises:
             UserError: it is finished, but does not keep the thresholds of this request.
@@ -68,7 +69,7 @@ class Plan:
             return None
         manifest = read_manifest(self.directory.local())
         check_quality(manifest, self.request.max_bad_fraction, self.request.min_psnr)
-        return manifest if shards_whole(self.directory.local(), manifest) else None
+        return manifest if dataset_whole(self.directory.root, manifest) else None
 
     @property
     def cluttered(self) -> bool:
@@ -86,15 +87,17 @@ def make_plan(request: Request) -> Plan:
         raise UserError(f"--split {request.split!r}: letters, digits and underscores only; it is part of file names")
     directory = open_directory(request.out)
     source = open_source(request.source, request.split)
-    vae = describe_vae(request.vae)
+    begun = read_settings(directory)
+    chosen = None if begun is None or begun.vae is None else begun.vae.dtype  # a second command need not ask JAX again
+    vae = describe_vae(request.vae, request.vae_revision, request.vae_dtype or chosen)
     if vae is not None and request.resolution % vae.factor:
         lower = request.resolution // vae.factor * vae.factor
         raise UserError(
             f"--resolution {request.resolution} is not divisible by {vae.factor}, the factor of the VAE {request.vae}; "
             f"take {f'{lower} or ' if lower else ''}{lower + vae.factor}"
         )
-    index = build_index(source.index(), request.seed)
-    records = len(index.items)
+    index = build_index(source.index(), request.seed, source.fingerprint)
+    records = index.records
     shards = request.shards or min(max(1, round(records / SHARD_RECORDS)), MAX_SHARDS)
     if shards > records:
         raise UserError(f"--shards {shards} is more than the {records} images of {source.descriptor}; take fewer")
@@ -108,7 +111,6 @@ def make_plan(request: Request) -> Plan:
             "resolution": request.resolution,
             "crop": request.crop,
             "vae": vae,
-            "vae_dtype": request.vae_dtype,
             "flips": request.flips,
             "shards": shards,
             "batch_size": request.batch_size,
@@ -122,44 +124,6 @@ def make_plan(request: Request) -> Plan:
     return Plan(request, directory, settings, index)
 
 
-def describe_vae(name: str) -> VaeInfo | None:
-    """Resolve and digest a VAE without loading its weights into JAX; None for `none`.
-
-    Raises:
-        UserError: no such VAE, or not one that is supported.
-    """
-    if name == PIXELS:
-        return None
-    from safetensors import SafetensorError, safe_open
-
-    from pipelines.vae_weights import (
-        EMBEDDED,
-        read_vae_config,
-        resolve_vae,
-        vae_digest,
-        vae_revision,
-        weights_file,
-    )
-
-    path = resolve_vae(name)
-    config = read_vae_config(path)
-    try:
-        with safe_open(weights_file(path), framework="numpy"):
-            pass  # the header is whole and fits the length of the file
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{weights_file(path)}: not a readable safetensors file ({error}); fetch it again") from error
-    local = Path(name).expanduser()
-    return VaeInfo(
-        id=str(local.absolute()) if name != EMBEDDED and local.is_dir() else name,
-        revision=vae_revision(path),
-        sha256=vae_digest(path),
-        factor=config.factor,
-        latent_channels=config.latent_channels,
-        scaling_factor=config.scaling_factor,
-        shift_factor=config.shift_factor,
-    )
-
-
 def describe(plan: Plan) -> dict[str, Any]:
     """The plan in figures, for people and for JSON. Writes nothing; with a VAE this imports JAX to count its work."""
     settings = plan.settings
@@ -167,7 +131,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     if settings.vae is not None:
         from pipelines.flops import encoder_flops
 
-        one = encoder_flops(settings.vae.id, settings.resolution)
+        one = encoder_flops(settings.vae.id, settings.resolution, settings.vae.revision)
         flops = None if one is None else one * len(settings.splits)
     return {
         "source": settings.source.descriptor,
@@ -189,7 +153,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 def _check_readable(source: Source, index: Index, settings: Settings) -> None:
     """Before anything is written: at least one image of the source must be usable."""
     reason = ""
-    for item in index.items:
+    for item in index.items():
         try:
             CROPS[settings.crop](source.read(item).pixels, settings.resolution)
             return
@@ -197,4 +161,4 @@ def _check_readable(source: Source, index: Index, settings: Settings) -> None:
             reason = reason or f"{item.key}: {error.reason}"
         except OSError as error:
             reason = reason or f"{item.key}: {error.strerror or error}"
-    raise UserError(f"{source.descriptor}: none of its {len(index.items)} images can be used (for one, {reason})")
+    raise UserError(f"{source.descriptor}: none of its {index.records} images can be used (for one, {reason})")

@@ -15,7 +15,7 @@ from apache_beam.utils.shared import Shared
 
 from pipelines.encoders import Encoder, load_encoder
 from pipelines.finish import RESULTS_NAME, finish, forget_failure, read_failure
-from pipelines.index import INDEX_NAME
+from pipelines.index import INDEX_NAME, write_index
 from pipelines.lock import exclusive
 from pipelines.plan import Plan
 from pipelines.progress import ProgressBar
@@ -141,7 +141,7 @@ def _prepare(plan: Plan) -> None:
     if not directory.exists(SETTINGS_NAME):
         write_settings(directory, plan.settings)
     if not directory.exists(INDEX_NAME):
-        directory.write(INDEX_NAME, plan.index.encode())
+        write_index(directory, plan.index)
     forget_failure(directory)
 
 

@@ -5,7 +5,7 @@ A directory belongs to one `Settings`. Whoever comes back with others is told wh
 
 import json
 import shlex
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -35,7 +35,6 @@ class Settings(BaseModel):
     resolution: int = Field(ge=1)
     crop: str
     vae: VaeInfo | None
-    vae_dtype: Literal["float32", "bfloat16"]
     flips: bool
     shards: int = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -83,8 +82,7 @@ class Settings(BaseModel):
             "split": self.source.split,
             "resolution": self.resolution,
             "crop": self.crop,
-            "vae": PIXELS if self.vae is None else self.vae.id,
-            "vae-dtype": self.vae_dtype,
+            **({"vae": PIXELS} if self.vae is None else _vae_options(self.vae)),
             "shards": self.shards,
             "batch-size": self.batch_size,
             "seed": self.seed,
@@ -92,6 +90,11 @@ class Settings(BaseModel):
         words = ["flowtrain", "preprocess", self.source.descriptor, "OUT"]
         words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
         return shlex.join([*words, *(["--flips"] if self.flips else [])])
+
+
+def _vae_options(vae: VaeInfo) -> dict[str, str]:
+    revision = {} if vae.revision is None else {"vae-revision": vae.revision}
+    return {"vae": vae.id, **revision, "vae-dtype": vae.dtype}
 
 
 def current_versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-
 UNLABELLED = -1  # the label of an item that only its record tells, when it is read
 
 

@@ -31,6 +31,7 @@ def plan(source: Path | str, out: Path, **changes: Any) -> Plan:
         "resolution": 16,
         "crop": "adm",
         "vae": "none",
+        "vae_revision": None,
         "vae_dtype": "float32",
         "flips": False,
         "shards": 4,

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.plan import describe, describe_vae
+from pipelines.plan import describe
+from pipelines.vae_info import describe_vae
 from pipelines.vae_weights import vae_digest
 from tests.pipelines.running import plan
 

@@ -17,7 +17,7 @@ from apache_beam.testing.util import assert_that
 from PIL import Image
 
 from pipelines.dataset import LatentDataset
-from pipelines.index import INDEX_NAME
+from pipelines.index import write_index
 from pipelines.plan import Plan
 from pipelines.preprocess import Config, define_pipeline, make_slices, preprocess
 from pipelines.results import marker_name
@@ -125,6 +125,7 @@ def test_directory_is_clean_and_names_its_command(made: tuple[Plan, Manifest], p
     assert sorted(contents(task.directory.local())) == sorted(
         [
             *shards,
+            "README.md",
             "dataset_info.json",
             "features.json",
             "label.labels.txt",
@@ -204,7 +205,7 @@ def test_neighbours_in_a_batch_do_not_show_in_a_record(made: tuple[Plan, Manifes
 def test_beam_counts_what_was_done(photos: Path, tmp_path: Path) -> None:
     task = plan(photos, tmp_path / "out")
     write_settings(task.directory, task.settings)
-    task.directory.write(INDEX_NAME, task.index.encode())
+    write_index(task.directory, task.index)
     config = Config(task.directory, task.settings, make_slices(task), 0.01, 0.0)
     result = run_pipeline(functools.partial(define_pipeline, config=config))
     counters = {entry.key.metric.name: entry.committed for entry in result.metrics().query()["counters"]}
@@ -275,7 +276,7 @@ def test_dataset_is_unfinished_while_it_is_rebuilt(photos: Path, tmp_path: Path)
     before = contents(out)
     (out / manifest.shards[0].name).unlink()
     again = plan(tmp_path / "in", out)
-    victim = tmp_path / "in" / again.index.items[0].key
+    victim = tmp_path / "in" / next(again.index.items()).key
     victim.rename(tmp_path / "aside")
     with pytest.raises(UserError, match="cannot read"):
         preprocess(again, progress=False)
@@ -386,7 +387,7 @@ def test_source_that_fails_to_be_read_is_no_bad_image(photos: Path, tmp_path: Pa
         (folder / "all").mkdir(parents=True, exist_ok=True)
         (folder / "all" / f"{number}{path.suffix}").write_bytes(path.read_bytes())
     task = plan(folder, tmp_path / "out")
-    victim = task.index.items[7]
+    victim = list(task.index.items())[7]
     (folder / victim.key).rename(tmp_path / "aside")
     with pytest.raises(UserError, match=f"cannot read {victim.key} of .*No such file.*repeat the command"):
         preprocess(task, progress=False)

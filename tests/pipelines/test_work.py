@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.encoders import PixelEncoder
-from pipelines.index import INDEX_NAME
+from pipelines.index import write_index
 from pipelines.plan import Plan
 from pipelines.preprocess import make_slices
 from pipelines.results import ShardResult
@@ -37,7 +37,7 @@ class Probe:
 @pytest.fixture
 def task(photos: Path, tiny_vae: Path, tmp_path: Path) -> Plan:
     task = plan(photos, tmp_path / "out", vae=str(tiny_vae), shards=2, batch_size=7, flips=True)
-    task.directory.write(INDEX_NAME, task.index.encode())
+    write_index(task.directory, task.index)
     return task
 
 
@@ -54,7 +54,7 @@ def test_latents_that_are_not_finite_are_rejected_from_both_splits(task: Plan) -
     )
     assert [record.key for record in main] == [record.key for record in mirrored]
     rejected = {reject.key for reject in result.rejects}
-    expected = [item.key for item in task.index.items[:30] if item.key not in rejected]
+    expected = [item.key for item in list(task.index.items())[:30] if item.key not in rejected]
     assert [record.key for record in main] == expected
     assert any((a.tensors["mean"] != b.tensors["mean"]).any() for a, b in zip(main, mirrored, strict=True))
 

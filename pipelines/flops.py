@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.vae_weights import read_vae_config, resolve_vae
+from pipelines.vae_files import find_vae, read_vae_config
 
 
-def encoder_flops(vae: str, resolution: int) -> int | None:
+def encoder_flops(vae: str, resolution: int, revision: str | None = None) -> int | None:
     """Floating-point operations (a multiply-add is two) to encode one square RGB image; None where XLA does not count.
 
     Raises:
@@ -18,7 +18,7 @@ def encoder_flops(vae: str, resolution: int) -> int | None:
 
     from pipelines.vae import AutoencoderKL
 
-    config = read_vae_config(resolve_vae(vae))
+    config = read_vae_config(find_vae(vae, revision).directory)
     graphdef, state = nnx.split(nnx.eval_shape(lambda: AutoencoderKL(config, rngs=nnx.Rngs(0))))
     image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
     lowered = jax.jit(lambda state, x: nnx.merge(graphdef, state).encode(x)).lower(state, image)

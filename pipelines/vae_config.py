@@ -56,9 +56,11 @@ class VaeConfig:
             UserError: another class than AutoencoderKL, an unknown block type or activation, or sizes that do not
                 fit each other.
         """
-        kind = values.get("_class_name", "AutoencoderKL")
+        kind = values.get("_class_name") or "AutoencoderKL"
         if kind != "AutoencoderKL":
             raise UserError(f"the VAE's config.json is of a {kind}; only diffusers' AutoencoderKL is supported")
+        if not values.get("_class_name") and not values.get("block_out_channels"):
+            raise UserError("the VAE's config.json has no _class_name and no block_out_channels: it is not diffusers'")
         known = {key: values[key] for key in cls.__dataclass_fields__ if values.get(key) is not None}
         for key, value in known.items():
             if not isinstance(value, _JSON_TYPES[type(getattr(cls, key))]):

@@ -1,17 +1,17 @@
 """A VAE as settings and manifests state it: found, digested, its precision chosen. The weights are not loaded."""
 
 from pipelines.settings import PIXELS
-from pipelines.vae_weights import EMBEDDED, read_vae_config, resolve_vae, vae_digest, vae_revision, weights_file
+from pipelines.vae_files import find_vae, read_vae_config, vae_digest, weight_files
 from schemas.errors import UserError
 from schemas.manifest import VaeInfo
 
 
 def describe_vae(name: str, revision: str | None = None, dtype: str | None = None) -> VaeInfo | None:
-    """Resolve and digest a VAE; None for `none`.
+    """Find and digest a VAE; None for `none`.
 
     Args:
-        name: as for `pipelines.vae_weights.resolve_vae`.
-        revision: branch, tag or commit of a VAE on the hub.
+        name: as for `pipelines.vae_files.find_vae`, or `none`.
+        revision: branch, tag or commit of a VAE on the hub; the result names the commit.
         dtype: compute type, "float32" or "bfloat16"; None for the one that suits this machine, which JAX is imported
             to see. With a type given this imports no JAX.
 
@@ -20,23 +20,21 @@ def describe_vae(name: str, revision: str | None = None, dtype: str | None = Non
     """
     if name == PIXELS:
         return None
-    from pathlib import Path
-
     from safetensors import SafetensorError, safe_open
 
-    path = resolve_vae(name, revision)
-    config = read_vae_config(path)
-    try:
-        with safe_open(weights_file(path), framework="numpy"):
-            pass  # the header is whole and fits the length of the file
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{weights_file(path)}: not a readable safetensors file ({error}); fetch it again") from error
-    local = Path(name).expanduser()
+    found = find_vae(name, revision)
+    config = read_vae_config(found.directory)
+    for file in weight_files(found.directory):
+        try:
+            with safe_open(file, framework="numpy"):
+                pass  # the header is whole and fits the length of the file
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file}: not a readable safetensors file ({error}); fetch it again") from error
     return VaeInfo.model_validate(
         {
-            "id": str(local.absolute()) if name != EMBEDDED and local.is_dir() else name,
-            "revision": vae_revision(path),
-            "sha256": vae_digest(path),
+            "id": found.name,
+            "revision": found.revision,
+            "sha256": vae_digest(found.directory),
             "factor": config.factor,
             "latent_channels": config.latent_channels,
             "scaling_factor": config.scaling_factor,
@@ -47,7 +45,7 @@ def describe_vae(name: str, revision: str | None = None, dtype: str | None = Non
 
 
 def default_dtype() -> str:
-    """bfloat16 where there is an accelerator, float32 on a CPU, where the narrower type is slower. Imports JAX."""
+    """bfloat16 where there is an accelerator, float32 on a CPU, where the narrower type gains nothing. Imports JAX."""
     import jax
 
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"

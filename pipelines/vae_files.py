@@ -1,0 +1,162 @@
+"""A VAE on disk in diffusers' layout: where it lies, what its config says, its weight files and their digest.
+
+A VAE is a directory with `config.json` and safetensors: one file, or several under an index. Needs no JAX.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.vae_config import VaeConfig
+from schemas.errors import UserError
+
+EMBEDDED = "embedded"
+EMBEDDED_DIRECTORY = Path(__file__).parent / "assets" / "embedded-vae"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
+PIPELINE_FOLDER = "vae"  # where diffusers' pipelines keep theirs
+
+_PICKLED = (".bin", ".pt", ".ckpt", ".pth")
+_HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<folder>\w[\w.-]*(?:/\w[\w.-]*)*))?")
+
+
+@dataclass(frozen=True)
+class VaeFiles:
+    """A VAE that is on this machine. `name` finds it again, from any working directory; `revision` is a commit."""
+
+    name: str
+    revision: str | None
+    directory: Path
+
+
+def find_vae(name: str, revision: str | None = None) -> VaeFiles:
+    """Find a VAE, or fetch it.
+
+    Args:
+        name: "embedded"; a directory; or a hub id, `org/name` or `org/name:folder`. A directory goes before a hub id
+            of the same name. Of a whole pipeline, on disk or on the hub, its folder `vae` is taken.
+        revision: branch, tag or commit of a hub id; None for its main branch.
+
+    Raises:
+        UserError: nothing of that name can be had, or it is not on the hub and a revision is given.
+    """
+    if name == EMBEDDED:
+        _no_revision(name, revision)
+        return VaeFiles(name, None, EMBEDDED_DIRECTORY)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        _no_revision(name, revision)
+        whole = not (path / CONFIG_FILE).is_file() and (path / PIPELINE_FOLDER / CONFIG_FILE).is_file()
+        path = (path / PIPELINE_FOLDER if whole else path).absolute()
+        return VaeFiles(str(path), None, path)
+    if path.exists():
+        raise UserError(f"the VAE {name} is a file; give the directory that holds {CONFIG_FILE} and the safetensors")
+    hub_id = _HUB_ID.fullmatch(name)
+    if hub_id is None:
+        raise UserError(
+            f"no such VAE directory: {name} (give a directory, a hub id like org/name or org/name:folder, "
+            f"or {EMBEDDED!r})"
+        )
+    from pipelines.vae_hub import fetch_vae
+
+    repository = hub_id["repository"]
+    directory, folder, commit = fetch_vae(repository, hub_id["folder"], revision)
+    return VaeFiles(f"{repository}:{folder}" if folder else repository, commit, directory)
+
+
+def _no_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise UserError(f"the VAE {name} has no revisions, as it is not on the hub; leave --vae-revision out")
+
+
+def read_vae_config(directory: Path) -> VaeConfig:
+    """Read `config.json` of a VAE directory.
+
+    Raises:
+        UserError: no such file, no JSON object in it, or a network that is not supported.
+    """
+    file = directory / CONFIG_FILE
+    if not file.is_file():
+        raise UserError(f"no {CONFIG_FILE} in the VAE directory {directory}; it must be in diffusers' format")
+    return VaeConfig.from_dict(_read_object(file))
+
+
+def choose_weights(names: Collection[str], where: str) -> str:
+    """Which of the files of a VAE holds its weights: a safetensors file or the index of several.
+
+    diffusers' own name goes first, then diffusers' index, then a safetensors file that is the only one. Pickled
+    weights are refused: reading them can run code.
+
+    Raises:
+        UserError: there is none, or several and none of diffusers' names.
+    """
+    for name in (WEIGHTS_FILE, INDEX_FILE):
+        if name in names:
+            return name
+    found = sorted(name for name in names if name.endswith(".safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(f"{where} has several weight files ({', '.join(found)}) and no {WEIGHTS_FILE}; keep one")
+    pickled = sorted(name for name in names if name.endswith(_PICKLED))
+    if pickled:
+        raise UserError(
+            f"{where} has only pickled weights ({pickled[0]}), which can run code when read; "
+            f"convert them to {WEIGHTS_FILE}"
+        )
+    raise UserError(f"no safetensors file in the VAE {where}")
+
+
+def weight_files(directory: Path) -> tuple[Path, ...]:
+    """The safetensors files that make up the weights of a VAE directory, in order of their names.
+
+    Raises:
+        UserError: as `choose_weights`, or a file that the index names is missing.
+    """
+    chosen = directory / choose_weights([path.name for path in directory.iterdir() if path.is_file()], str(directory))
+    return tuple(directory / name for name in indexed_files(chosen)) if chosen.name == INDEX_FILE else (chosen,)
+
+
+def indexed_files(index: Path) -> tuple[str, ...]:
+    """Names of the files that an index of weights lists, sorted.
+
+    Raises:
+        UserError: it is no such index, or names files elsewhere.
+    """
+    weight_map = _read_object(index).get("weight_map")
+    names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) and weight_map else []
+    if not names or not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
+        raise UserError(f"{index} is no index of safetensors files beside it; fetch it again")
+    return tuple(names)
+
+
+def vae_digest(directory: Path) -> str:
+    """SHA-256 (hex) of the weights: of the file, or, of several, of the lines `SHA256  NAME` that sha256sum prints."""
+    files = weight_files(directory)
+    digests = [_file_digest(file) for file in files]
+    if len(files) == 1:
+        return digests[0]
+    lines = "".join(f"{digest}  {file.name}\n" for digest, file in zip(digests, files, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path} ({error.strerror}); fetch them again") from error
+
+
+def _read_object(file: Path) -> dict[str, object]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot read {file}: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file} does not hold a JSON object")
+    return values

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -67,10 +67,19 @@ The same command again goes on where the last one stopped."""
     show_default=True,
     help="Fail when the VAE reconstructs a sample of the images worse, in dB; 0 for no limit.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop; nothing is written.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its cost, and stop; nothing is written.")
+@click.option(
+    "--images-per-second",
+    type=click.FloatRange(min=0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="With --dry-run: the rate of all workers together, by which to tell the hours.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
-def preprocess(dry_run: bool, as_json: bool, beam_options: tuple[str, ...], **request: Any) -> None:
+def preprocess(
+    dry_run: bool, images_per_second: float, as_json: bool, beam_options: tuple[str, ...], **request: Any
+) -> None:
     """Encode the images of SOURCE into a latent dataset at OUT.
 
     SOURCE is a folder of images (its sub-folders are the classes) or embedded:digits. OUT can be opened by
@@ -83,7 +92,9 @@ def preprocess(dry_run: bool, as_json: bool, beam_options: tuple[str, ...], **re
     started = time.monotonic()
     plan = planning.make_plan(planning.Request(**request))
     if dry_run:
-        _tell(planning.describe(plan), as_json)
+        from pipelines.cost import describe
+
+        _tell(describe(plan, images_per_second), as_json)
         return
     done = plan.finished_manifest()
     if done is None or plan.cluttered:
@@ -139,5 +150,30 @@ def _tell(facts: dict[str, Any], as_json: bool) -> None:
     width = max(len(name) for name in facts)
     for name, value in facts.items():
         if value is not None:
-            shown = " x ".join(map(str, value)) if name == "shape" else value
-            click.echo(f"{name.replace('_', ' '):<{width}}  {', '.join(shown) if isinstance(shown, list) else shown}")
+            click.echo(f"{name.replace('_', ' '):<{width}}  {_SHOWN.get(name, _plain)(value)}")
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _scaled(unit: str) -> Callable[[float], str]:
+    """Three digits with a decimal prefix: 20990640128 -> 21.0 GB."""
+
+    def show(value: float) -> str:
+        for prefix in ("", "k", "M", "G", "T", "P"):
+            if value < 999.5:
+                return f"{value:.3g} {prefix}{unit}"
+            value /= 1000
+        return f"{value:.3g} E{unit}"
+
+    return show
+
+
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    "shape": lambda value: " x ".join(map(str, value)),
+    "bytes": _scaled("B"),
+    "bytes_per_shard": _scaled("B"),
+    "flops_per_image": _scaled("FLOP"),
+    "flops": _scaled("FLOP"),
+}

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from pipelines.dataset import dataset_whole
 from pipelines.finish import check_quality
@@ -122,32 +121,6 @@ def make_plan(request: Request) -> Plan:
     if not directory.exists(SETTINGS_NAME):
         _check_readable(source, index, settings)
     return Plan(request, directory, settings, index)
-
-
-def describe(plan: Plan) -> dict[str, Any]:
-    """The plan in figures, for people and for JSON. Writes nothing; with a VAE this imports JAX to count its work."""
-    settings = plan.settings
-    flops = None
-    if settings.vae is not None:
-        from pipelines.flops import encoder_flops
-
-        one = encoder_flops(settings.vae.id, settings.resolution, settings.vae.revision)
-        flops = None if one is None else one * len(settings.splits)
-    return {
-        "source": settings.source.descriptor,
-        "out": plan.directory.root,
-        "state": "finished" if plan.finished else "begun" if plan.directory.exists(SETTINGS_NAME) else "new",
-        "images": settings.records,
-        "duplicates": settings.duplicates,
-        "classes": len(settings.classes),
-        "splits": list(settings.splits),
-        "layout": settings.layout.value,
-        "shape": list(settings.shape),
-        "shards": settings.shards,
-        "bytes": plan.tensor_bytes,
-        "flops_per_image": flops,
-        "command": settings.command(),
-    }
 
 
 def _check_readable(source: Source, index: Index, settings: Settings) -> None:

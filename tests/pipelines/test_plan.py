@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.plan import describe
 from pipelines.vae_info import describe_vae
 from pipelines.vae_weights import vae_digest
 from tests.pipelines.running import plan
@@ -24,11 +23,3 @@ def test_vae_is_named_so_that_it_is_found_again(tiny_vae: Path, monkeypatch: pyt
     embedded = describe_vae("embedded")
     assert embedded is not None
     assert (embedded.id, embedded.factor, embedded.latent_channels) == ("embedded", 4, 4)
-
-
-def test_description_counts_what_will_be_stored(photos: Path, tmp_path: Path) -> None:
-    facts = describe(plan(photos, tmp_path / "out", resolution=20))
-    assert facts["bytes"] == 60 * 20 * 20 * 3
-    assert facts["flops_per_image"] is None
-    assert facts["command"].startswith(f"flowtrain preprocess {photos} OUT --split train --resolution 20 ")
-    assert not (tmp_path / "out").exists()

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.decode import decode_raw, decode_samples
+from pipelines.decoding import decode_records
 from schemas.errors import UserError
 from schemas.layout import Layout
-from schemas.record import Record
 
 if TYPE_CHECKING:
     from pipelines.dataset import LatentDataset
@@ -74,7 +73,9 @@ class DatasetImages:
         if dataset.manifest.digest() != self.digest:
             raise UserError(f"{self.directory}: the dataset changed while it was read; repeat the command")
         records = list(dataset.records(self.split, start, stop))
-        return Batch(decode_records(dataset, records), np.array([record.label for record in records], np.int64))
+        return Batch(
+            decode_records(dataset.manifest, records), np.array([record.label for record in records], np.int64)
+        )
 
 
 def dataset_images(directory: Path, split: str | None = None, num: int | None = None) -> DatasetImages:
@@ -97,22 +98,6 @@ def dataset_images(directory: Path, split: str | None = None, num: int | None = 
         digest=manifest.digest(),
         decoded=manifest.layout is not Layout.IMAGE and manifest.vae is not None,
     )
-
-
-def decode_records(dataset: "LatentDataset", records: list[Record]) -> NDArray[np.uint8]:
-    """Pixels (n, H, W, 3) of records of any layout."""
-    manifest = dataset.manifest
-
-    def stack(name: str) -> NDArray[Any]:
-        return np.stack([record.tensors[name] for record in records])
-
-    if not records:
-        return np.zeros((0, manifest.resolution, manifest.resolution, 3), np.uint8)
-    if manifest.layout is Layout.IMAGE:
-        return stack("image")
-    if manifest.layout is Layout.MOMENTS:
-        return decode_raw(stack("mean"), manifest.vae, manifest.resolution)
-    return decode_samples(stack("latent"), manifest.model_normalization(), manifest.vae, manifest.resolution)
 
 
 @dataclass(frozen=True)

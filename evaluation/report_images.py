@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.generate import Setting
-from evaluation.grid import by_class, png, tile
-from evaluation.imagesets import decode_records, read_item
+from evaluation.imagesets import read_item
 from evaluation.results import Result
 from pipelines.dataset import LatentDataset
+from pipelines.decoding import decode_records
+from pipelines.grid import by_class, png, tile
 from schemas.errors import UserError
 from schemas.manifest import Manifest
 from schemas.run import Run
@@ -82,7 +83,7 @@ def stored_samples(workdir: Path, result: Result, num: int) -> tuple[NDArray[np.
     records = list(dataset.records(stop=min(num, len(dataset))))
     shown = sorted({record.label for record in records})[:MOST_CLASSES]
     records = [record for record in records if record.label in shown]  # decoding the others would take long
-    return decode_records(dataset, records), np.array([record.label for record in records], np.int64)
+    return decode_records(dataset.manifest, records), np.array([record.label for record in records], np.int64)
 
 
 def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -112,7 +113,7 @@ def reconstructions(dataset: LatentDataset) -> Pairs:
             chosen[record.label] = taken + 1
             records.append(record)
     records.sort(key=lambda record: record.label)
-    decoded = picture([decode_records(dataset, records)], "the same images after encoding and decoding")
+    decoded = picture([decode_records(dataset.manifest, records)], "the same images after encoding and decoding")
     originals = _originals(manifest, [record.key for record in records])
     if originals is None:
         return Pairs(None, decoded, f"The source {manifest.source.descriptor} is not reachable from here.")

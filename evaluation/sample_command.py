@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.decode import decode_samples
 from evaluation.generate import SHARD_SIZE, Setting, draw_at, fitting_batch_size, generate
-from evaluation.grid import by_class, write_png
 from evaluation.progress import Bar, MakeBar
+from pipelines.decoding import decode_samples
+from pipelines.grid import by_class, write_png
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.layout import Layout, layout_tensors

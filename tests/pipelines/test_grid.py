@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.grid import by_class, png, tile, write_png
+from pipelines.grid import by_class, png, tile, write_png
 
 
 def test_images_stand_in_rows_with_white_between() -> None:

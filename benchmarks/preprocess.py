@@ -226,7 +226,7 @@ def memory(options: argparse.Namespace) -> None:
 
 
 def index(options: argparse.Namespace) -> None:
-    """An archive laid out as ILSVRC2012_img_train.tar, with members of 512 zeros: listed and sorted only."""
+    """An archive laid out as ILSVRC2012_img_train.tar, with members of one pixel: listed, sorted, and its cost told."""
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder, "train.tar")
         _hollow_imagenet(archive, options.members)
@@ -245,7 +245,10 @@ def index(options: argparse.Namespace) -> None:
                 [sys.executable, "-c", script, f"tar:{archive}"], check=True, capture_output=True, text=True, cwd=ROOT
             )
             rows.append(tuple(json.loads(done.stdout.splitlines()[-1])))
-    _table(("classes", "records", "seconds", "peak MiB"), rows)
+        _table(("classes", "records", "seconds", "peak MiB"), rows)
+        vae = _saved_vae(folder, options.width)
+        command = _command(f"tar:{archive}", Path(folder, "latents"), vae, options)
+        subprocess.run([*command, "--batch-size", "32", "--dry-run"], check=True, cwd=ROOT)
 
 
 class _Encode:
@@ -382,7 +385,11 @@ def _tar_of_specks(path: Path, records: int) -> None:
 
 
 def _hollow_imagenet(path: Path, members: int) -> None:
-    body = bytes(512)
+    from PIL import Image
+
+    pixel = io.BytesIO()
+    Image.new("L", (1, 1)).save(pixel, "JPEG")
+    padding = bytes(-pixel.tell() % 512)
     with tarfile.open(path, "w") as outer:
         for number in range(CLASSES):
             synset = f"n{number:08d}"
@@ -390,8 +397,8 @@ def _hollow_imagenet(path: Path, members: int) -> None:
             with tempfile.TemporaryFile() as file:
                 for image in range(count):
                     member = tarfile.TarInfo(f"{synset}_{image}.JPEG")
-                    member.size = len(body)
-                    file.write(member.tobuf(tarfile.GNU_FORMAT) + body)
+                    member.size = pixel.tell()
+                    file.write(member.tobuf(tarfile.GNU_FORMAT) + pixel.getvalue() + padding)
                 file.write(bytes(1024))
                 inner = tarfile.TarInfo(f"{synset}.tar")
                 inner.size = file.tell()

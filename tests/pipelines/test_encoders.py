@@ -3,16 +3,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.encoders import VaeEncoder, load_encoder
-from pipelines.vae_weights import load_vae, vae_digest
+from pipelines import encoders
+from pipelines.encoders import VaeEncoder, load_encoder, part_size
+from pipelines.vae_info import describe_vae
+from pipelines.vae_weights import load_vae
 from schemas.errors import UserError
+from schemas.manifest import VaeInfo
 from schemas.pixels import from_uint8
 from tests.pipelines.running import plan
 
 
+def info(vae: Path, dtype: str = "float32") -> VaeInfo:
+    described = describe_vae(str(vae), None, dtype)
+    assert described is not None
+    return described
+
+
 def test_moments_are_those_of_the_vae_in_float16(tiny_vae: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
-    encoder = VaeEncoder(str(tiny_vae), "float32", vae_digest(tiny_vae))
+    encoder = VaeEncoder(info(tiny_vae))
     tensors = encoder.start(pixels)()
     for ours, theirs in zip(
         (tensors["mean"], tensors["logvar"]), load_vae(str(tiny_vae)).encode(from_uint8(pixels)), strict=True
@@ -26,10 +35,40 @@ def test_moments_are_those_of_the_vae_in_float16(tiny_vae: Path) -> None:
 
 def test_other_weights_than_planned_are_refused(tiny_vae: Path) -> None:
     with pytest.raises(UserError, match="give all workers the same weights"):
-        VaeEncoder(str(tiny_vae), "float32", "0" * 64)
+        VaeEncoder(info(tiny_vae).model_copy(update={"sha256": "0" * 64}))
 
 
 def test_pixels_pass_through(photos: Path, tmp_path: Path) -> None:
     encoder = load_encoder(plan(photos, tmp_path / "out").settings)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     np.testing.assert_array_equal(encoder.reconstruct(encoder.start(pixels)()), pixels)
+
+
+def test_precision_is_that_of_the_settings(tiny_vae: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    wide, narrow = (VaeEncoder(info(tiny_vae, dtype)).start(pixels)()["mean"] for dtype in ("float32", "bfloat16"))
+    error = np.abs(wide.astype(np.float32) - narrow).max() / np.abs(wide).max()
+    assert 1e-3 < error < 5e-2
+
+
+def test_on_a_cpu_parts_of_a_batch_give_what_the_batch_gives(tiny_vae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
+    encoder = VaeEncoder(info(tiny_vae))
+    whole = encoder.start(pixels)()
+    decoded = encoder.reconstruct(whole)
+    monkeypatch.setattr(encoders, "CPU_PIXELS", 2 * 16 * 16)
+    seen = []
+    encode = encoder._vae.encode_pixels
+    monkeypatch.setattr(type(encoder._vae), "encode_pixels", lambda _, part: seen.append(part.shape) or encode(part))
+    parts = encoder.start(pixels)()
+    assert seen == [(2, 16, 16, 3)] * 3
+    for name, values in whole.items():
+        np.testing.assert_allclose(parts[name], values, rtol=2e-3, atol=1e-4)  # one step of float16
+    assert np.abs(encoder.reconstruct(parts).astype(int) - decoded).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("images", "side", "size"), [(32, 256, 4), (32, 16, 32), (10, 256, 2), (7, 256, 1), (4, 1024, 1)]
+)
+def test_parts_have_one_shape(images: int, side: int, size: int) -> None:
+    assert part_size(images, side**2) == size

@@ -17,6 +17,7 @@ from pipelines.vae_config import VaeConfig
 from pipelines.vae_files import EMBEDDED_DIRECTORY, INDEX_FILE, WEIGHTS_FILE, read_vae_config, vae_digest
 from pipelines.vae_weights import load_vae, save_vae
 from schemas.errors import UserError
+from schemas.pixels import from_uint8
 
 CONFIG = VaeConfig(block_out_channels=(8, 8), norm_num_groups=4)
 
@@ -89,6 +90,13 @@ def test_bfloat16_files_are_read(saved: Path) -> None:
     narrow = {name: jnp.asarray(value, jnp.bfloat16) for name, value in load_file(saved / WEIGHTS_FILE).items()}
     save_jax(narrow, saved / WEIGHTS_FILE)
     assert {leaf.dtype for leaf in jax.tree.leaves(load_vae(str(saved)).params)} == {jnp.dtype("float32")}
+
+
+def test_pixels_on_the_device_are_those_of_the_host(saved: Path) -> None:
+    pixels = np.arange(256, dtype=np.uint8)[np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3))]
+    vae = load_vae(str(saved))
+    for a, b in zip(vae.encode_pixels(jnp.asarray(pixels)), vae.encode(jnp.asarray(from_uint8(pixels))), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_weights_in_several_files_are_put_together(saved: Path) -> None:

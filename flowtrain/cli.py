@@ -13,6 +13,7 @@ from schemas.errors import UserError
 # name: (module, attribute, one line for --help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "preprocess": ("pipelines.cli", "preprocess", "Encode images into a latent dataset."),
+    "data": ("pipelines.data_cli", "data", "Look at datasets, check them, compare them, join them."),
     "train": ("flowtrain.train_cli", "train", "Train a flow-matching DiT on a latent dataset."),
     "sample": ("evaluation.cli", "sample", "Draw samples: a PNG grid, an ADM .npz or a dataset."),
     "eval": ("evaluation.cli", "eval_command", "Sample, decode, and measure distances to a reference."),

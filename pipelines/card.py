@@ -58,7 +58,7 @@ def dataset_card(manifest: Manifest) -> str:
         "## Open it",
         _opening(manifest),
         "## Facts",
-        _table(("", ""), facts(manifest)),
+        _table(("what", "value"), facts(manifest)),
         "## Statistics",
         _statistics(manifest),
         "## How it was made",
@@ -74,7 +74,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
     counts, vae = manifest.counts, manifest.vae
     tensors = ", ".join(f"{name} {_shape(spec.shape)} {spec.dtype}" for name, spec in manifest.tensors.items())
     rows = [
-        ("records", f"{counts.written:,} in each of {' and '.join(manifest.splits)}"),
+        ("records", f"{counts.written:,} in {' and as many in '.join(manifest.splits)}"),
         ("tensors", tensors),
         ("classes", f"{len(manifest.classes):,}"),
         ("resolution", f"{manifest.resolution} px, crop rule {manifest.crop}"),
@@ -88,7 +88,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
             ("VAE", f"{vae.id}{revision}, computed in {vae.dtype}"),
             ("VAE weights", f"sha256 {vae.sha256}"),
             ("VAE geometry", f"{vae.latent_channels} channels, {vae.factor} pixels a latent cell"),
-            ("VAE scaling", f"z = (raw - {vae.shift_factor:g}) * {vae.scaling_factor:g}"),
+            ("VAE scaling", f"z = (raw - {vae.shift_factor}) * {vae.scaling_factor}"),
         ]
     if manifest.reconstruction is not None:
         gate = f"{manifest.reconstruction.psnr_db:.2f} dB PSNR over {manifest.reconstruction.records} decoded records"
@@ -141,15 +141,15 @@ flowtrain data verify DIR
 flowtrain train DIR --workdir RUN --recipe FILE
 ```
 
-From stored to model scale, per channel: z = (stored - offset) * scale with
-{_normalization(manifest)}."""
+{_normalization(manifest)}"""
 
 
 def _normalization(manifest: Manifest) -> str:
     norm = manifest.model_normalization()
-    if manifest.normalization is not None:  # the tensors are in the model's scale already: this is the way back
-        return f"offset {_numbers(norm.offset)} and scale {_numbers(norm.scale)} has been applied already"
-    return f"offset {_numbers(norm.offset)} and scale {_numbers(norm.scale)}"
+    numbers = f"offset {_numbers(norm.offset)} and scale {_numbers(norm.scale)}"
+    if manifest.normalization is not None:
+        return f"The latents are in the model's scale; what a VAE decodes is latent / scale + offset with {numbers}."
+    return f"From stored to model scale, per channel: z = (stored - offset) * scale with {numbers}."
 
 
 def _statistics(manifest: Manifest) -> str:
@@ -192,5 +192,5 @@ def _shape(shape: Sequence[int]) -> str:
 
 def _numbers(values: Sequence[float]) -> str:
     if len(set(values)) == 1:
-        return f"{values[0]:g}"
-    return f"({', '.join(f'{value:g}' for value in values)})"
+        return str(values[0])
+    return f"({', '.join(map(str, values))})"

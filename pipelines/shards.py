@@ -2,11 +2,11 @@
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
@@ -94,13 +94,27 @@ def read_shard(path: Path, start: int = 0, stop: int | None = None) -> Iterator[
     with _open(path) as reader:
         end = reader.num_records() if stop is None else min(stop, reader.num_records())
         for begin in range(start, end, _CHUNK):
-            try:
-                chunk = reader.read(begin, min(begin + _CHUNK, end))
-            except Exception as error:  # pybind translates an absl status into whatever is nearest
-                raise _damaged(path) from error
-            if any(record is None for record in chunk):
-                raise _damaged(path)
-            yield from chunk
+            yield from _read(reader, path, begin, min(begin + _CHUNK, end))
+
+
+def read_some(path: Path, rows: Sequence[int]) -> list[bytes]:
+    """The serialized records at `rows` of a shard, in that order. Raises `UserError` as `read_shard`."""
+    with _open(path) as reader:
+        return [
+            record
+            for start in range(0, len(rows), _CHUNK)
+            for record in _read(reader, path, rows[start : start + _CHUNK])
+        ]
+
+
+def _read(reader: ArrayRecordReader, path: Path, *where: Any) -> list[bytes]:
+    try:
+        records = reader.read(*where)
+    except Exception as error:  # pybind translates an absl status into whatever is nearest
+        raise _damaged(path) from error
+    if any(record is None for record in records):
+        raise _damaged(path)
+    return records
 
 
 def count_records(path: Path) -> int:

@@ -1,0 +1,140 @@
+"""`flowtrain data`: look at datasets, check them, compare them, join them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+DIFFERENT = DAMAGED = 1
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+GROUP_EPILOG = """\b
+Examples:
+  flowtrain data inspect latents --grid grid.png
+  flowtrain data verify gs://bucket/latents
+  flowtrain data diff latents-a latents-b
+  flowtrain data merge latents-a latents-b latents-ab
+
+A dataset is a directory that holds a manifest.json, on a disk, at gs:// or at s3://."""
+
+
+@click.group(epilog=GROUP_EPILOG)
+def data() -> None:
+    """Look at datasets, check them, compare them, join them."""
+
+
+@data.command()
+@click.argument("directory", metavar="DIR")
+@_JSON
+@click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), help="Write decoded records to this PNG.")
+@click.option("--num", type=click.IntRange(min=1), default=64, show_default=True, help="Records in the grid.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which records.")
+def inspect(directory: str, as_json: bool, grid: Path | None, num: int, seed: int) -> None:
+    """Show what the dataset DIR is, how many records each class has, and, with --grid, what they look like.
+
+    Example: flowtrain data inspect latents --grid grid.png --num 36
+    """
+    from pipelines import inspection
+    from pipelines.stored import open_dataset
+    from schemas.errors import UserError
+
+    if grid is not None and grid.suffix.lower() != ".png":
+        raise UserError(f"--grid {grid}: the picture is a PNG; give a name that ends in .png")
+    dataset = open_dataset(directory)
+    found = inspection.inspect(dataset, progress=None)
+    click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
+    if grid is not None:
+        from pipelines.grid import write_png
+
+        write_png(grid, inspection.grid_rows(dataset, num, seed))
+
+
+@data.command()
+@click.argument("directory", metavar="DIR")
+@_JSON
+def verify(directory: str, as_json: bool) -> None:
+    """Check every checksum and every record of the dataset DIR.
+
+    Names each damaged file and prints the commands that make it again, and nothing else. Exit status: 0 whole, 1
+    damaged, 2 no dataset.
+
+    Example: flowtrain data verify latents
+    """
+    from dataclasses import asdict
+
+    from pipelines.verification import verify as check
+
+    report = check(directory, progress=None)
+    if as_json:
+        click.echo(json.dumps({**asdict(report), "whole": not report.damaged}))
+    else:
+        _tell_report(report)
+    sys.exit(DAMAGED if report.damaged else 0)
+
+
+def _tell_report(report: Any) -> None:
+    if not report.damaged:
+        click.echo(f"{report.root} is whole: {report.files} files, {report.bytes:,} bytes, {report.records:,} records")
+    else:
+        click.echo(f"{report.root} is damaged:")
+        for damage in report.damaged:
+            click.echo(f"  {damage.file}: {damage.problem}")
+        click.echo("To make only that again:")
+        for command in report.commands:
+            click.echo(f"  {command}")
+        if report.note:
+            click.echo(f"({report.note})")
+    for name in report.foreign:
+        click.echo(f"not part of the dataset: {name}")
+
+
+@data.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@_JSON
+def diff(first: str, second: str, as_json: bool) -> None:
+    """Say which settings and which records of the datasets A and B differ.
+
+    Records are matched by key, wherever they lie. Exit status: 0 the same, 1 different, 2 trouble.
+
+    Example: flowtrain data diff latents-float32 latents-bfloat16
+    """
+    from pipelines.comparison import compare
+    from pipelines.stored import open_dataset
+
+    found = compare(open_dataset(first), open_dataset(second), progress=None)
+    click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
+    sys.exit(0 if found.same else DIFFERENT)
+
+
+@data.command()
+@click.argument("parts", metavar="DIR DIR...", nargs=-1, required=True)
+@click.argument("out", metavar="OUT")
+@click.option("--split", default=None, help="Name of the split in OUT.  [default: that of the parts]")
+@_JSON
+def merge(parts: tuple[str, ...], out: str, split: str | None, as_json: bool) -> None:
+    """Join the datasets DIR into a new one at OUT.
+
+    They must agree in VAE, resolution, crop, tensors and mirrored split. Classes are united by name; keys must be
+    unique. The same command again goes on where the last one stopped.
+
+    Example: flowtrain data merge latents-a latents-b latents-ab
+    """
+    from pipelines.merging import merge as join
+
+    manifest = join(parts, out, split, progress=None)
+    summary = {
+        "out": out,
+        "records": manifest.counts.written,
+        "classes": len(manifest.classes),
+        "shards": len(manifest.shards),
+        "parts": len(manifest.parts or ()),
+        "digest": manifest.digest(),
+    }
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        for name, value in summary.items():
+            click.echo(f"{name:<8} {value}")

@@ -1,0 +1,93 @@
+"""`data inspect`: what a dataset is, how its classes are filled, and what its records look like."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipelines.card import facts, pretty_name
+from pipelines.decoding import decode_records
+from pipelines.stored import StoredDataset
+
+BAR = 40  # characters of the longest bar of the histogram
+LISTED = 20  # classes shown; the rest is summed up
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A dataset and the number of its records in each class."""
+
+    dataset: StoredDataset
+    histogram: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: the manifest's own names and values, without the list of shards."""
+        manifest = self.dataset.manifest
+        content = manifest.model_dump(mode="json", exclude={"shards", "files", "sealed"})
+        totals = {"shards": len(manifest.shards), "bytes": sum(shard.bytes for shard in manifest.shards)}
+        histogram = dict(zip(manifest.classes, self.histogram, strict=True))
+        return {"root": self.dataset.root, "digest": manifest.digest(), **content, **totals, "histogram": histogram}
+
+    def to_text(self) -> str:
+        """For people: a heading, one fact a line, then the histogram."""
+        manifest = self.dataset.manifest
+        rows = [*facts(manifest), ("digest", manifest.digest())]
+        width = max(len(name) for name, _ in rows)
+        lines = [pretty_name(manifest), "", *(f"{name:<{width}}  {value}" for name, value in rows)]
+        if len(manifest.classes) > 1:
+            lines += ["", *self._bars()]
+        return "\n".join(lines)
+
+    def _bars(self) -> list[str]:
+        """The fullest classes, in order of their labels, and what the others hold together."""
+        counts, names = np.array(self.histogram), self.dataset.manifest.classes
+        shown = np.sort(np.argsort(-counts, kind="stable")[:LISTED])
+        width, top = max(len(names[i]) for i in shown), max(int(counts.max()), 1)
+        digits = len(f"{top:,}")
+        lines = [
+            f"{names[i]:<{width}}  {counts[i]:>{digits},}  {'#' * (BAR * int(counts[i]) // top)}".rstrip()
+            for i in shown
+        ]
+        if len(names) > LISTED:
+            others = np.delete(counts, shown)
+            lines.append(
+                f"and {len(others):,} more classes of {others.min():,} to {others.max():,} records "
+                f"({others.mean():.1f} on average)"
+            )
+        return lines
+
+
+def inspect(dataset: StoredDataset, progress: bool | None = False) -> Inspection:
+    """Count the records of each class, which reads the main split through.
+
+    Raises:
+        UserError: a shard cannot be read.
+    """
+    manifest = dataset.manifest
+    counts = np.zeros(len(manifest.classes), np.int64)
+    disable = None if progress is None else not progress
+    with tqdm(total=manifest.counts.written, unit="record", desc="count", disable=disable) as bar:
+        for shard in manifest.split_shards(manifest.split):
+            labels = [record.label for record in dataset.records(shard)]
+            counts += np.bincount(labels, minlength=len(counts))[: len(counts)] if labels else 0
+            bar.update(len(labels))
+    return Inspection(dataset, tuple(counts.tolist()))
+
+
+def grid_rows(dataset: StoredDataset, num: int, seed: int) -> list[NDArray[np.uint8]]:
+    """Pictures of `num` records drawn without replacement, in rows of a grid that is about square.
+
+    Latents are decoded with the dataset's own VAE: the posterior mean, or the samples brought back from the model's
+    scale.
+
+    Raises:
+        UserError: a shard cannot be read, or the VAE cannot be had.
+    """
+    total = dataset.manifest.counts.written
+    rows = np.random.default_rng(seed).choice(total, min(num, total), replace=False)
+    images = decode_records(dataset.manifest, dataset.at(dataset.manifest.split, np.sort(rows).tolist()))
+    columns = math.ceil(math.sqrt(len(images)))
+    return [images[start : start + columns] for start in range(0, len(images), columns)]

@@ -61,22 +61,28 @@ def test_sixteen_channels_without_quant_convolutions(tmp_path: Path, act_fn: str
     assert (config.factor, config.scaling_factor, config.shift_factor) == (4, 1.5305, 0.0609)
 
 
-@pytest.mark.parametrize("as_convolution", [False, True])
-def test_old_attention_names(tmp_path: Path, as_convolution: bool) -> None:
-    """As checkpoints of 2022 name and shape them; today's diffusers still reads the linear ones."""
-    config = {"block_out_channels": [16, 32], "norm_num_groups": 8}
-    model = random_vae(config, seed=2, large_means=False)
-    save(model, tmp_path)
+def with_old_names(directory: Path, as_convolution: bool) -> None:
+    """Rename the attention's tensors in a directory as they were before diffusers 0.15, in linear or 1x1 shape."""
     renamed = {}
-    for name, value in load_file(tmp_path / WEIGHTS_FILE).items():
+    for name, value in load_file(directory / WEIGHTS_FILE).items():
         for new, old in OLD_NAMES.items():
             if f".attentions.0.{new}." in name:
                 name = name.replace(f".{new}.", f".{old}.")
                 if as_convolution and value.ndim == 2:
                     value = value[:, :, None, None]
         renamed[name] = value
+    assert any(".query." in name for name in renamed)
     assert not any(".to_q." in name for name in renamed)
-    save_file(renamed, tmp_path / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(renamed, directory / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("as_convolution", [False, True])
+def test_old_attention_names(tmp_path: Path, as_convolution: bool) -> None:
+    """As checkpoints of 2022 name and shape them; today's diffusers still reads the linear ones."""
+    config = {"block_out_channels": [16, 32], "norm_num_groups": 8}
+    model = random_vae(config, seed=2, large_means=False)
+    save(model, tmp_path)
+    with_old_names(tmp_path, as_convolution)
     if not as_convolution:
         again = diffusers.AutoencoderKL.from_pretrained(tmp_path, low_cpu_mem_usage=False)
         expected = moments_and_image(model, images(16))

@@ -54,15 +54,16 @@ def feeds_a_norm(name: str) -> bool:
     return name.endswith(("conv_in.bias", "conv1.bias", "conv2.bias", "0.conv.bias"))
 
 
-def moments_and_image(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
-    """mean, logvar and decode(mean) of NHWC images, in the model's type, back in NHWC."""
+def moments_and_image(model: Any, images: np.ndarray, decode: bool = True) -> dict[str, np.ndarray]:
+    """mean, logvar and, if wanted, decode(mean) of NHWC images, in the model's type; back in NHWC and float32."""
     import torch
 
     dtype = next(model.parameters()).dtype
     with torch.no_grad():
         posterior = model.encode(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(dtype)).latent_dist
-        decoded = model.decode(posterior.mean).sample
-    found = {"mean": posterior.mean, "logvar": posterior.logvar, "decoded": decoded}
+        found = {"mean": posterior.mean, "logvar": posterior.logvar}
+        if decode:
+            found["decoded"] = model.decode(posterior.mean).sample
     return {name: value.float().numpy().transpose(0, 2, 3, 1).copy() for name, value in found.items()}
 
 

@@ -1,6 +1,7 @@
-"""Beam talks in the log where a command has nothing to say: of a Google client that a local run does not miss."""
+"""Beam talks where a command has nothing to say: of a Google client that nobody misses, or of what is told in one line."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,3 +15,20 @@ def quiet_log() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Drops the traces of Beam's threads that lose their worker; the run itself fails of it and is reported."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        kind = arguments.exc_type.__module__.partition(".")[0]
+        if kind != "grpc" and "Worker subprocess exited" not in str(arguments.exc_value):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before

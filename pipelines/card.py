@@ -46,7 +46,9 @@ def pretty_name(manifest: Manifest) -> str:
 
 
 def _source_name(descriptor: str) -> str:
-    return descriptor.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    """The last part of a path, or what follows the kind of a source that is none."""
+    _, slash, last = descriptor.rstrip("/").rpartition("/")
+    return " ".join((last if slash else last.rpartition(":")[2]).split())
 
 
 def dataset_card(manifest: Manifest) -> str:

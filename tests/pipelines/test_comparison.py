@@ -1,0 +1,104 @@
+"""Differences between datasets: every kind is counted, named and measured; order does not matter."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from flowtrain.cli import main
+from pipelines.comparison import NAMED, compare
+from pipelines.stored import open_dataset
+from schemas.layout import Layout
+from tests.pipelines.datasets import VAE, make, tensors
+
+KEYS = [f"k{number:02d}" for number in range(12)]
+ITEMS = {key: ("ant", "bee")[number % 2] for number, key in enumerate(KEYS)}
+
+
+def diff(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["data", "diff", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_same_records_in_other_shards_and_order(tmp_path: Path) -> None:
+    make(tmp_path / "a", [ITEMS], flips=True)
+    make(tmp_path / "b", [dict(reversed(list(ITEMS.items())[:5])), {}, dict(list(ITEMS.items())[5:])], flips=True)
+    found = compare(open_dataset(str(tmp_path / "a")), open_dataset(str(tmp_path / "b")))
+    assert found.same_records
+    assert found.common == 12
+    assert not found.same  # the source is another folder
+    assert set(found.settings) == {"source.descriptor", "command"}
+    result = diff(tmp_path / "a", tmp_path / "b")
+    assert result.exit_code == 1
+    assert "the 12 records are the same" in result.stdout
+
+
+def test_a_dataset_is_the_same_as_itself(tmp_path: Path) -> None:
+    make(tmp_path / "a", [ITEMS])
+    result = diff(tmp_path / "a", tmp_path / "a", "--json")
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert facts["same"]
+    assert facts["records"]["common"] == 12
+
+
+def test_every_kind_of_difference(tmp_path: Path) -> None:
+    make(tmp_path / "a", [dict(list(ITEMS.items())[:7]), dict(list(ITEMS.items())[7:])])
+    moved = {"k03": 0.25, "k09": 3.0, "k10": 0.5}
+    changes = {key: {"mean": tensors(key)["mean"] + np.float16(by)} for key, by in moved.items()}
+    others = {f"new{number}": "cat" for number in range(8)}
+    kept = {key: label for key, label in ITEMS.items() if key not in ("k00", "k11")}
+    kept |= {"k04": "cat"}
+    vae = VAE.model_copy(update={"dtype": "bfloat16"})
+    classes = ("bee", "cat", "ant")  # other numbers for the same names: no difference by itself
+    make(tmp_path / "b", [{**others, **kept}], classes=classes, changes=changes, vae=vae, seed=4)
+    facts = json.loads(diff(tmp_path / "a", tmp_path / "b", "--json").stdout)
+    records = facts["records"]
+    assert records["only_a"] == {"count": 2, "first": ["k00", "k11"]}
+    assert records["only_b"]["count"] == 8
+    assert records["only_b"]["first"] == [f"new{number}" for number in range(NAMED)]
+    assert records["label"] == {"count": 1, "first": ["k04"]}
+    assert records["tensors"] == {"count": 3, "first": ["k03", "k09", "k10"]}
+    assert records["max_abs_difference"]["mean"] == pytest.approx(3.0, abs=0.01)
+    assert records["max_abs_difference"]["logvar"] == 0
+    assert facts["settings"]["vae.dtype"] == {"a": "float32", "b": "bfloat16"}
+    assert facts["settings"]["seed"] == {"a": 0, "b": 4}
+    text = diff(tmp_path / "a", tmp_path / "b").stdout
+    assert 'vae.dtype: "float32" -> "bfloat16"' in text
+    assert '8 records only in B: "new0", "new1", "new2", "new3", "new4" and 3 more' in text
+    assert '3 records with other tensors: "k03", "k09", "k10" (at most mean 3, logvar 0)' in text
+
+
+def test_mirrored_encodings_are_compared_too(tmp_path: Path) -> None:
+    make(tmp_path / "a", [ITEMS], flips=True)
+    make(tmp_path / "b", [ITEMS], flips=True, split="train")
+    same = compare(open_dataset(str(tmp_path / "a")), open_dataset(str(tmp_path / "b")))
+    assert same.same_records
+    make(tmp_path / "c", [ITEMS], flips=False)
+    found = compare(open_dataset(str(tmp_path / "a")), open_dataset(str(tmp_path / "c")))
+    assert found.settings["flips"] == (True, False)
+
+
+def test_other_tensors_are_not_measured(tmp_path: Path) -> None:
+    make(tmp_path / "a", [ITEMS])
+    manifest = make(tmp_path / "b", [ITEMS])
+    specs = {"mean": manifest.tensors["mean"]}  # as if only one of the two were stored
+    path = tmp_path / "b" / "manifest.json"
+    path.write_text(manifest.model_copy(update={"tensors": specs, "layout": Layout.LATENT}).to_json())
+    result = diff(tmp_path / "a", tmp_path / "b")
+    assert result.exit_code == 1
+    assert 'layout: "moments" -> "latent"' in result.stdout
+
+
+def test_trouble_is_two(tmp_path: Path) -> None:
+    make(tmp_path / "a", [ITEMS])
+    result = diff(tmp_path / "a", tmp_path / "nowhere")
+    assert result.exit_code == 2
+    assert "no such dataset directory" in result.stderr
+    manifest = make(tmp_path / "b", [dict(list(ITEMS.items())[:5])])
+    (tmp_path / "b" / manifest.shards[0].name).unlink()
+    result = diff(tmp_path / "a", tmp_path / "b")
+    assert result.exit_code == 2
+    assert "the shard is missing" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

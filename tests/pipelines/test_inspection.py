@@ -1,0 +1,116 @@
+"""What `inspect` counts is there, and what it draws is what the VAE makes of the stored records."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from flowtrain.cli import main
+from pipelines.dataset import LatentDataset
+from pipelines.grid import tile
+from pipelines.inspection import Inspection, grid_rows, inspect
+from pipelines.preprocess import preprocess
+from pipelines.stored import open_dataset
+from pipelines.vae_info import describe_vae
+from pipelines.vae_weights import load_vae
+from schemas.manifest import Normalization
+from schemas.pixels import to_uint8
+from tests.pipelines.datasets import make
+from tests.pipelines.running import plan
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["data", "inspect", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_histogram_counts_every_record_of_the_main_split(tmp_path: Path) -> None:
+    make(tmp_path / "a", [{"x": "bee", "y": "bee"}, {}, {"z": "ant"}], classes=("ant", "bee", "cat"), flips=True)
+    result = command(tmp_path / "a", "--json")
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert facts["histogram"] == {"ant": 1, "bee": 2, "cat": 0}
+    assert (facts["counts"]["written"], facts["layout"], facts["shards"]) == (3, "moments", 6)
+    lines = command(tmp_path / "a").stdout.splitlines()
+    assert lines[0] == "a, train, 8 px, latents"
+    assert [line.split() for line in lines[-3:]] == [["ant", "1", "#" * 20], ["bee", "2", "#" * 40], ["cat", "0"]]
+
+
+def test_many_classes_are_summed_up(tmp_path: Path) -> None:
+    classes = tuple(f"class {number}" for number in range(50))
+    manifest = make(tmp_path / "a", [{"x": classes[3], "y": classes[40]}], classes=classes)
+    dataset = open_dataset(str(tmp_path / "a"))
+    counts = inspect(dataset).histogram
+    assert sum(counts) == manifest.counts.written
+    assert (counts[3], counts[40]) == (1, 1)
+    text = Inspection(dataset, tuple(range(50))).to_text()
+    assert "class 49  49" in text
+    assert "class 30" in text
+    assert "class 29 " not in text
+    assert "and 30 more classes of 0 to 29 records (14.5 on average)" in text
+
+
+def test_grid_of_moments_is_the_decoded_means(photos: Path, tiny_vae: Path, tmp_path: Path) -> None:
+    preprocess(plan(photos, tmp_path / "out", vae=str(tiny_vae)), progress=False)
+    result = command(tmp_path / "out", "--grid", tmp_path / "grid.png", "--num", 5, "--seed", 3)
+    assert result.exit_code == 0
+    drawn = np.asarray(Image.open(tmp_path / "grid.png"))
+    chosen = np.sort(np.random.default_rng(3).choice(60, 5, replace=False))
+    records = list(LatentDataset(tmp_path / "out").records())
+    vae = load_vae(str(tiny_vae))
+    means = np.stack([records[row].tensors["mean"] for row in chosen]).astype(np.float32)
+    images = to_uint8(np.asarray(vae.decode(means)))
+    expected = tile([images[:3], images[3:]])
+    assert drawn.shape == expected.shape
+    assert np.abs(drawn.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_grid_of_pixels_is_the_stored_pixels(photos: Path, tmp_path: Path) -> None:
+    preprocess(plan(photos, tmp_path / "out"), progress=False)
+    rows = grid_rows(open_dataset(str(tmp_path / "out")), 100, 0)  # all there are
+    assert [len(row) for row in rows] == [8] * 7 + [4]
+    stored = np.stack([record.tensors["image"] for record in LatentDataset(tmp_path / "out").records()])
+    np.testing.assert_array_equal(np.concatenate(rows), stored)
+
+
+def test_grid_of_generated_latents_undoes_the_scale(tiny_vae: Path, tmp_path: Path) -> None:
+    from pipelines.dataset import finish_dataset
+    from pipelines.shards import write_shard
+    from pipelines.storage import LocalDirectory
+    from schemas.layout import Layout, layout_tensors
+    from schemas.manifest import ShardInfo
+    from schemas.record import encode_record
+
+    base = make(tmp_path / "base", [{"x": "ant"}])
+    normalization = Normalization(offset=(0.5,) * 4, scale=(2.0,) * 4)
+    specs = layout_tensors(Layout.LATENT, (4, 4, 4))
+    latents = np.random.default_rng(0).normal(size=(1, 4, 4, 4)).astype(np.float16)
+    out = tmp_path / "out"
+    out.mkdir()
+    name = "latents-train.array_record-00000-of-00001"
+    written = write_shard(out / name, [encode_record("x", 0, {"latent": latents[0]}, specs)])
+    changes = {
+        "layout": Layout.LATENT,
+        "tensors": specs,
+        "normalization": normalization,
+        "vae": describe_vae(str(tiny_vae), None, "float32"),
+        "resolution": 8,
+        "shards": (ShardInfo(name=name, split="train", **written._asdict()),),
+    }
+    finish_dataset(LocalDirectory(str(out)), base.model_copy(update=changes))
+    ((image,),) = grid_rows(open_dataset(str(out)), 1, 0)
+    raw = latents.astype(np.float32) / 2 + 0.5
+    expected = to_uint8(np.asarray(load_vae(str(tiny_vae)).decode(raw)))[0]
+    assert np.abs(image.astype(int) - expected.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((), "no such dataset directory"), (("--grid", "grid.jpg"), "ends in .png"), (("--num", "0"), "--num")],
+)
+def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = command(tmp_path / "nowhere", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr

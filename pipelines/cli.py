@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from pipelines.thresholds import MAX_BAD_FRACTION, MIN_PSNR
+
 CROP_RULES = ("adm", "none")
 EPILOG = """\b
 Examples:
@@ -56,14 +58,14 @@ The same command again goes on where the last one stopped."""
 @click.option(
     "--max-bad-fraction",
     type=click.FloatRange(0, 1),
-    default=0.01,
+    default=MAX_BAD_FRACTION,
     show_default=True,
     help="Fail when more of the images cannot be used.",
 )
 @click.option(
     "--min-psnr",
     type=click.FloatRange(min=0),
-    default=15.0,
+    default=MIN_PSNR,
     show_default=True,
     help="Fail when the VAE reconstructs a sample of the images worse, in dB; 0 for no limit.",
 )

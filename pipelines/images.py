@@ -1,7 +1,8 @@
 """From the bytes of an image file to square uint8 RGB pixels, or to a reason why not.
 
 Decoding follows what a person sees: EXIF rotation is applied, 16-bit grey is scaled (not clipped), transparency is laid
-on white, of an animation the first frame counts. Damaged files are refused: half an image is not an image.
+on white, of an animation the first frame counts. Colour profiles are left out of account, as ADM, DiT and SiT do.
+Damaged files are refused: half an image is not an image.
 """
 
 import io
@@ -11,13 +12,33 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+
+# By name, so that a decoder that is not there fails here, and not as a bad image each time one is met.
+from PIL import (
+    BmpImagePlugin,  # noqa: F401
+    ExifTags,
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 # PIL warns of a decompression bomb above this many pixels (a quarter GiB of RGB); here such an image is refused.
 MAX_PIXELS = 2**28 // 3
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"})
 
+_ZEROS = 64  # so many zeros in a row do not end a JPEG that is whole
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _ADDRESS = re.compile(r"\s*<[^>]* at 0x[0-9a-fA-F]+>")
 
 
@@ -41,23 +62,50 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     """
     if not data:
         raise ImageError("empty file")
+    if _is_filled_up(data):
+        raise ImageError("cut short: its end is zeros, as a broken download leaves it")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{image.width}x{image.height} pixels are more than the {MAX_PIXELS} allowed")
+                raise ImageError(_too_large(f"{image.width}x{image.height}"))
             image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            return np.asarray(_to_rgb(_upright(image)))
     except (ImageError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(_too_large("its")) from error
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"not a readable {', '.join(FORMATS)} image", type(error).__name__) from error
     except Exception as error:  # PIL's plugins let through whatever their parsers stumble on
         raise ImageError(f"cannot be decoded: {_one_line(error)}", type(error).__name__) from error
 
 
+def _too_large(size: str) -> str:
+    return f"{size} pixels are more than the {MAX_PIXELS} allowed"
+
+
+def _is_filled_up(data: bytes) -> bool:
+    """Whether a JPEG ends in zeros instead of its end marker; its decoder would show them as grey or noise."""
+    zeros = data.endswith(bytes(_ZEROS)) and data.startswith(b"\xff\xd8")
+    return zeros and not data.rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF says. What cannot be parsed as EXIF is taken for none, as image viewers do."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # PIL's parser lets through whatever it stumbles on, and the pixels are good
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; `convert` would clip it at 255
-        image = Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257.0).astype(np.uint8))
+        levels = np.asarray(image).clip(0, 65535)
+        grey = np.rint(levels / 257.0).astype(np.uint8)
+        if "transparency" in image.info:  # the level that is to be seen through
+            grey[levels == image.info["transparency"]] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

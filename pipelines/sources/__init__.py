@@ -3,9 +3,14 @@
 import re
 from collections.abc import Callable
 
+from pipelines.files import is_url
 from pipelines.sources.base import UNLABELLED, Item, Picture, Source
 from pipelines.sources.digits import DigitsSource
 from pipelines.sources.folder import FolderSource
+from pipelines.sources.parquet import ParquetSource
+from pipelines.sources.tar import TarSource
+from pipelines.sources.tfds import TfdsSource
+from pipelines.sources.zip import ZipSource
 from schemas.errors import UserError
 
 __all__ = ["UNLABELLED", "Item", "Picture", "Source", "open_source"]
@@ -14,21 +19,24 @@ EMBEDDED: dict[str, Callable[[str], Source]] = {"digits": DigitsSource}
 
 
 def open_source(descriptor: str, split: str) -> Source:
-    """Open a folder of images or `embedded:NAME`.
+    """Open a folder of images (a path, or a URL of an object store) or, after its scheme, another kind of source.
 
     Raises:
         UserError: unknown kind or name, or nothing there.
     """
+    if is_url(descriptor):
+        return FolderSource(descriptor, split)
     scheme, separator, rest = descriptor.partition(":")
     # One letter before a colon is a drive; a name with a slash before the colon is a path.
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme):
         return FolderSource(descriptor, split)
     if scheme not in SCHEMES:
         raise UserError(
-            f"{descriptor}: unknown kind of source {scheme + ':'!r}; known are a folder of images and "
-            f"{', '.join(f'{name}:NAME' for name in SCHEMES)}"
+            f"{descriptor}: unknown kind of source {scheme + ':'!r}; known are a folder of images, "
+            f"{', '.join(f'{name}:{what}' for name, (what, _) in SCHEMES.items())}"
         )
-    return SCHEMES[scheme](rest, split)
+    _, make = SCHEMES[scheme]
+    return make(rest, split)
 
 
 def _open_embedded(name: str, split: str) -> Source:
@@ -37,4 +45,11 @@ def _open_embedded(name: str, split: str) -> Source:
     return EMBEDDED[name](split)
 
 
-SCHEMES: dict[str, Callable[[str, str], Source]] = {"embedded": _open_embedded}
+# What comes after the colon, and who opens it.
+SCHEMES: dict[str, tuple[str, Callable[[str, str], Source]]] = {
+    "tar": ("FILE[,FILE]", TarSource),
+    "zip": ("FILE[,FILE]", ZipSource),
+    "tfds": ("NAME[@DATA_DIR]", TfdsSource),
+    "parquet": ("PATH", ParquetSource),
+    "embedded": ("NAME", _open_embedded),
+}

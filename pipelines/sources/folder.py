@@ -1,109 +1,94 @@
-"""A folder of image files. Sub-folders are classes; a folder without any is one class."""
+"""A folder of image files, local or on an object store. Sub-folders are classes; a folder without any is one class."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines.images import SUFFIXES, decode_image
-from pipelines.sources.base import Item, Picture, Source
+from pipelines import files
+from pipelines.images import ImageError
+from pipelines.sources.base import Item
+from pipelines.sources.listed import Found, ListedSource
+from pipelines.sources.names import is_hidden, is_image
 from schemas.errors import UserError
 
-FLAT_CLASS = "all"
 
-
-class FolderSource(Source):
+class FolderSource(ListedSource):
     """Image files by extension, at any depth below their class folder. Hidden files and folders are left out.
 
     Args:
-        path: the folder.
+        path: the folder, or `gs://BUCKET/FOLDER`, `s3://BUCKET/FOLDER`.
         split: what the user calls this part of the data.
 
     Raises:
-        UserError: no such folder.
+        UserError: no such folder on the local disk. An object store is asked when it is listed.
     """
 
     def __init__(self, path: str, split: str):
-        folder = Path(path).expanduser().absolute()
-        if not folder.is_dir():
-            what = "is a file, not a folder of images" if folder.exists() else "no such folder"
+        root = files.absolute(path)
+        if not files.is_url(root) and not Path(root).is_dir():
+            what = "is a file, not a folder of images" if Path(root).exists() else "no such folder"
             raise UserError(f"{path}: {what}; give a folder of images (sub-folders are classes)")
-        self.descriptor = str(folder)
-        self.split = split
-        self._listing: tuple[tuple[str, ...], list[Item]] | None = None
+        super().__init__(root, split, unwrap=False)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_listing": None}  # a list of a million items is not for the wire
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._list()[0]
-
-    def index(self) -> Iterator[Item]:
-        return iter(self._list()[1])
-
-    def read(self, item: Item) -> Picture:
-        return Picture(decode_image(Path(self.descriptor, item.location).read_bytes()), item.label)
-
-    def _list(self) -> tuple[tuple[str, ...], list[Item]]:
-        if self._listing is None:
-            self._listing = self._walk()
-        return self._listing
-
-    def _walk(self) -> tuple[tuple[str, ...], list[Item]]:
+    def find(self) -> Iterator[Found]:
         try:
-            found = sorted(_image_files(self.descriptor))
+            yield from _objects(self.descriptor) if files.is_url(self.descriptor) else _files(self.descriptor)
         except OSError as error:
-            raise UserError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-        if not found:
-            raise UserError(
-                f"{self.descriptor}: no image file in it; looked for {', '.join(sorted(SUFFIXES))} at any depth"
-            )
-        tops = [location.split(os.sep, 1)[0] if os.sep in location else None for location, *_ in found]
-        folders = sorted({_readable(top) for top in tops if top is not None})
-        if folders and None in tops:
-            loose = found[tops.index(None)][0]
-            raise UserError(
-                f"{self.descriptor}: images lie both in class folders and beside them ({_readable(loose)}); "
-                "move the loose ones into a folder of their own"
-            )
-        classes = tuple(folders) or (FLAT_CLASS,)
-        labels = {name: label for label, name in enumerate(classes)}
-        items = [
-            Item(
-                key=_readable(location).replace(os.sep, "/"),
-                label=0 if top is None else labels[_readable(top)],
-                size=size,
-                location=location,
-                modified=modified,
-            )
-            for (location, size, modified), top in zip(found, tops, strict=True)
-        ]
-        return classes, items
+            where = error.filename or self.descriptor
+            raise UserError(f"{where}: cannot be listed ({error.strerror or error})") from error
+
+    def read_bytes(self, item: Item) -> bytes:
+        path = files.join(self.descriptor, item.location)
+        try:
+            return files.read(path)
+        except PermissionError as error:
+            if files.is_url(path):  # of the whole store, most likely
+                raise
+            raise ImageError("no permission to read it", type(error).__name__) from error
 
 
-def _image_files(root: str) -> Iterator[tuple[str, int, int]]:
-    """(path relative to `root`, bytes, time of change) of every image file.
+def _objects(root: str) -> Iterator[Found]:
+    for name, size, modified in files.entries(root):
+        if is_image(name) and not is_hidden(name):
+            yield Found(name, size, name, modified)
 
-    Symbolic links are followed, but never in a circle.
-    """
-    pending = [(Path(root), frozenset[tuple[int, int]]())]
+
+def _files(root: str) -> Iterator[Found]:
+    """Images and folders below `root`. Symbolic links are followed, but never in a circle."""
+    pending = [(root, frozenset[tuple[int, int]]())]
     while pending:
         folder, above = pending.pop()
-        status = folder.stat()
+        status = Path(folder).stat()
         identity = (status.st_dev, status.st_ino)
         if identity in above:
             continue
-        for entry in os.scandir(folder):
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                pending.append((Path(entry.path), above | {identity}))
-            elif Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
-                found = entry.stat()
-                yield os.path.relpath(entry.path, root), found.st_size, found.st_mtime_ns
+        if folder != root:
+            yield Found(f"{_name(folder, root)}/")
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                problem = _problem(entry)
+                if not problem and entry.is_dir():
+                    pending.append((entry.path, above | {identity}))
+                elif is_image(entry.name):
+                    facts = entry.stat(follow_symlinks=not problem)
+                    location = os.path.relpath(entry.path, root)
+                    yield Found(_name(entry.path, root), facts.st_size, location, facts.st_mtime_ns, problem)
 
 
-def _readable(name: str) -> str:
-    """A file name as valid UTF-8 on one line; bytes that are not, and line ends, are written as escapes."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return text.replace("\n", "\\n").replace("\r", "\\r")
+def _problem(entry: os.DirEntry[str]) -> str:
+    """Why an entry is neither a folder nor a file."""
+    try:
+        if entry.is_dir() or entry.is_file():
+            return ""
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return "a symbolic link that leads back to itself"
+    return "a symbolic link to nothing" if entry.is_symlink() else "a device, pipe or socket, not a file"
+
+
+def _name(path: str, root: str) -> str:
+    return os.path.relpath(path, root).replace(os.sep, "/")

@@ -1,5 +1,10 @@
 import os
 import pickle
+import subprocess
+import sys
+import tracemalloc
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +12,8 @@ import pytest
 from PIL import Image
 
 from pipelines.images import ImageError
-from pipelines.sources import open_source
+from pipelines.sources import Item, open_source
+from pipelines.sources.listed import Found, ListedSource
 from schemas.errors import UserError
 
 
@@ -20,15 +26,19 @@ def test_sub_folders_are_classes_sorted_by_name(tmp_path: Path) -> None:
     for name in ("zebra/1.PNG", "ant/deep/er/2.JpEg", "ant/0.png", "bee/notes.txt", ".hidden/3.png", "ant/.4.png"):
         put(tmp_path / name)
     source = open_source(str(tmp_path), "train")
-    assert source.classes == ("ant", "zebra")
-    assert [(item.key, item.label) for item in source.index()] == [
+    assert source.classes == ("ant", "bee", "zebra")
+    items = sorted(source.index(), key=lambda item: item.key)
+    assert [(item.key, item.label) for item in items] == [
         ("ant/0.png", 0),
         ("ant/deep/er/2.JpEg", 0),
-        ("zebra/1.PNG", 1),
+        ("bee/", 1),
+        ("zebra/1.PNG", 2),
     ]
-    assert all(item.size == (tmp_path / item.key).stat().st_size for item in source.index())
-    assert all(item.modified == (tmp_path / item.key).stat().st_mtime_ns for item in source.index())
-    assert source.read(next(source.index())).pixels.shape == (4, 4, 3)
+    with pytest.raises(ImageError, match="a class folder with no image in it"):
+        source.read(items.pop(2))
+    assert all(item.size == (tmp_path / item.key).stat().st_size for item in items)
+    assert all(item.modified == (tmp_path / item.key).stat().st_mtime_ns for item in items)
+    assert source.read(items[0]).pixels.shape == (4, 4, 3)
 
 
 def test_flat_folder_is_one_class(tmp_path: Path) -> None:
@@ -36,7 +46,7 @@ def test_flat_folder_is_one_class(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     source = open_source(str(tmp_path), "train")
     assert source.classes == ("all",)
-    assert [(item.key, item.label) for item in source.index()] == [("a.png", 0), ("b.png", 0)]
+    assert {(item.key, item.label) for item in source.index()} == {("a.png", 0), ("b.png", 0)}
 
 
 def test_images_beside_class_folders_are_refused(tmp_path: Path) -> None:
@@ -52,7 +62,61 @@ def test_symbolic_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "cat/up").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "dog").symlink_to(tmp_path.parent / f"{tmp_path.name}-elsewhere", target_is_directory=True)
     (tmp_path / "cat/broken.png").symlink_to(tmp_path / "nowhere.png")
-    assert [item.key for item in open_source(str(tmp_path), "train").index()] == ["cat/a.png", "dog/b.png"]
+    (tmp_path / "cat/itself.png").symlink_to(tmp_path / "cat/itself.png")
+    os.mkfifo(tmp_path / "cat/pipe.png")
+    source = open_source(str(tmp_path), "train")
+    items = {item.key: item for item in source.index()}
+    assert items.keys() == {"cat/a.png", "dog/b.png", "cat/broken.png", "cat/itself.png", "cat/pipe.png"}
+    for name, reason in (("broken", "to nothing"), ("itself", "back to itself"), ("pipe", "pipe or socket")):
+        with pytest.raises(ImageError, match=reason):
+            source.read(items[f"cat/{name}.png"])
+
+
+def test_names_in_unicode_stay_as_they_are(tmp_path: Path) -> None:
+    names = {unicodedata.normalize(form, "Žába/jiří 日本.png") for form in ("NFC", "NFD")}
+    for name in names:
+        put(tmp_path / name)
+    source = open_source(str(tmp_path), "train")
+    assert {item.key for item in source.index()} == names
+    assert len(source.classes) == len({item.label for item in source.index()}) == 2
+    assert all(source.read(item).pixels.shape == (4, 4, 3) for item in source.index())
+
+
+def test_file_without_permission_is_rejected_and_a_folder_without_stops(tmp_path: Path) -> None:
+    for name in ("cat/a.png", "cat/b.png", "dog/a.png"):
+        put(tmp_path / name)
+    (tmp_path / "cat/b.png").chmod(0)
+    code = """
+import os, sys
+from pipelines.images import ImageError
+from pipelines.sources import open_source
+open_source(sys.argv[1], "train").classes  # imports all there is to import
+if os.geteuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+source = open_source(sys.argv[1], "train")
+for item in sorted(source.index(), key=lambda item: item.key):
+    try:
+        print(item.key, source.read(item).pixels.shape)
+    except ImageError as error:
+        print(item.key, error.reason, error.exception)
+"""
+    for path in (tmp_path, *tmp_path.parents[: len(tmp_path.parents) - 2]):
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(path.stat().st_mode | 0o055)
+
+    def listed() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+
+    assert listed().stdout.splitlines() == [
+        "cat/a.png (4, 4, 3)",
+        "cat/b.png no permission to read it PermissionError",
+        "dog/a.png (4, 4, 3)",
+    ]
+    (tmp_path / "dog").chmod(0)
+    refused = listed()
+    (tmp_path / "dog").chmod(0o755)
+    assert refused.returncode == 1
+    assert f"UserError: {tmp_path}/dog: cannot be listed (Permission denied)" in refused.stderr
 
 
 def test_undecodable_file_name_has_a_utf8_key_and_can_be_read(tmp_path: Path) -> None:
@@ -71,7 +135,7 @@ def test_bad_image_and_unreadable_file_are_told_apart(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("text")
     source = open_source(str(tmp_path), "train")
-    first, second = source.index()
+    first, second = sorted(source.index(), key=lambda item: item.key)
     with pytest.raises(ImageError):
         source.read(second)
     (tmp_path / "a.png").unlink()
@@ -87,6 +151,26 @@ def test_descriptor_opens_the_source_from_anywhere(tmp_path: Path, monkeypatch: 
     again = pickle.loads(pickle.dumps(open_source(source.descriptor, "train")))
     assert list(again.index()) == list(open_source(str(tmp_path / "in"), "train").index())
     assert len(pickle.dumps(again)) < 500  # the listing stays behind
+
+
+def test_memory_does_not_grow_with_the_folder(tmp_path: Path) -> None:
+    class Many(ListedSource):
+        def find(self) -> Iterator[Found]:
+            return (Found(f"class{n % 9}/{n:060d}.png", n, "x" * 100) for n in range(int(self.split)))
+
+        def read_bytes(self, item: Item) -> bytes:
+            raise NotImplementedError
+
+    def peak(count: int) -> int:  # of Python's own objects; SQLite's cache has a fixed size
+        tracemalloc.start()
+        source = Many("many", str(count), unwrap=True)
+        assert len(source.classes) == 9
+        assert sum(1 for _ in source.index()) == count
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    assert peak(20_000) < 2 * peak(2_000) + 100_000
 
 
 def test_digits_hold_both_splits_and_ten_classes() -> None:
@@ -105,8 +189,15 @@ def test_digits_hold_both_splits_and_ten_classes() -> None:
     ("descriptor", "split", "message"),
     [
         ("no/such/folder", "train", "no such folder"),
-        ("tar:x.tar", "train", "unknown kind of source 'tar:'; known are a folder of images and embedded:NAME"),
-        ("gs://bucket/x", "train", "unknown kind of source 'gs:'"),
+        (
+            "rar:x.rar",
+            "train",
+            "unknown kind of source 'rar:'; known are a folder of images, tar:FILE[,FILE], zip:FILE[,FILE], "
+            "tfds:NAME[@DATA_DIR], parquet:PATH, embedded:NAME",
+        ),
+        ("tar:no/such.tar", "train", "such.tar: no such file"),
+        ("zip:no/such.zip", "train", "such.zip: no such file"),
+        ("parquet:no/such", "train", "no such file or folder"),
         ("embedded:cats", "train", "no such embedded source; known: digits"),
         ("embedded:digits", "validation", "no split 'validation'; it has train and test"),
     ],

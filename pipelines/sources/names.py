@@ -1,0 +1,42 @@
+"""Names of files in a source: which are images, which are left out, and how a name is written down."""
+
+from pathlib import PurePosixPath
+
+from pipelines.images import SUFFIXES
+
+# Images by their names, of kinds that are not decoded here: listed all the same, so that they are rejected by name and
+# not left out in silence.
+OTHER_SUFFIXES = frozenset({".tif", ".tiff", ".jp2", ".jxl", ".avif", ".heic", ".heif"})
+
+LEADS_OUT = "its name leads out of the archive"
+
+_MAC_COPIES = "__MACOSX"  # where macOS puts its side files in a zip
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image, by its extension."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES | OTHER_SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or one of the folders above it is hidden, and so left out."""
+    parts = [part for part in name.split("/") if part not in (".", "..")]
+    return any(part.startswith(".") or part == _MAC_COPIES for part in parts)
+
+
+def plain(name: str) -> str:
+    """The name of an archive's member without `./` and doubled slashes; a folder keeps the slash at its end."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    start, end = "/" * name.startswith("/"), "/" * (name.endswith("/") and bool(parts))
+    return start + "/".join(parts) + end
+
+
+def leads_out(name: str) -> bool:
+    """Whether the name of an archive's member points out of the archive."""
+    return name.startswith("/") or ".." in name.split("/")
+
+
+def readable(name: str) -> str:
+    """A name as valid UTF-8 on one line; bytes that are not, and line ends, are written as escapes."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.replace("\n", "\\n").replace("\r", "\\r")

@@ -1,0 +1,110 @@
+"""`zip:FILE[,FILE]`: images in zips, read where they lie. Folders are classes; a zip without any is one class."""
+
+import stat
+import zlib
+from collections.abc import Callable, Iterator
+
+from pipelines import files
+from pipelines.images import ImageError
+from pipelines.sources.base import Item
+from pipelines.sources.listed import MAX_BYTES, Found, ListedSource
+from pipelines.sources.names import LEADS_OUT, is_hidden, is_image, leads_out, plain
+from pipelines.sources.ranges import RangeFile
+from pipelines.sources.zipdirectory import LOCAL_HEADER, LOCAL_MAGIC, Member, directory
+from schemas.errors import UserError
+
+_SLACK = 64  # a local header may be longer than the directory tells; about what programs add
+_LINK = "a symbolic link, not a file"
+
+
+class ZipSource(ListedSource):
+    """Images in zips, stored or deflated, checked against their CRC-32.
+
+    Args:
+        names: local paths or URLs, separated by commas.
+        split: what the user calls this part of the data.
+
+    Raises:
+        UserError: no file named, or one that is not there.
+    """
+
+    def __init__(self, names: str, split: str):
+        self._zips = [files.absolute(name) for name in names.split(",") if name]
+        if not self._zips:
+            raise UserError(f"zip:{names}: no zip given; say zip:FILE or zip:FILE,FILE")
+        for path in self._zips:
+            if not files.is_url(path) and not files.exists(path):
+                raise UserError(f"{path}: no such file")
+        super().__init__(f"zip:{','.join(self._zips)}", split, unwrap=True)
+
+    def find(self) -> Iterator[Found]:
+        for number, path in enumerate(self._zips):
+            try:
+                modified = files.modified(path)
+                with RangeFile(path) as file:
+                    for member in directory(file, path):
+                        found = _found(member, number, modified)
+                        if found is not None:
+                            yield found
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+    def read_bytes(self, item: Item) -> bytes:
+        number, offset, head, compressed, method, crc = map(int, item.location.split(":"))
+        path = self._zips[number]
+        data = files.read(path, offset, head + _SLACK + compressed)
+        if len(data) < LOCAL_HEADER.size:
+            raise OSError(f"{path} is shorter than it was when it was listed")
+        magic, *_, name_length, extra_length = LOCAL_HEADER.unpack_from(data)
+        if magic != LOCAL_MAGIC:
+            raise ImageError(f"damaged: no zip member at byte {offset}", "BadZipFile")
+        start = LOCAL_HEADER.size + name_length + extra_length
+        content = data[start : start + compressed]
+        if len(content) < compressed:
+            content = files.read(path, offset + start, compressed)
+        if len(content) < compressed:
+            raise OSError(f"{path} is shorter than it was when it was listed")
+        unpacked = _METHODS[method](content, item.size)
+        if len(unpacked) != item.size or zlib.crc32(unpacked) != crc:
+            raise ImageError("damaged: its CRC-32 is not the one in the zip's directory", "BadZipFile")
+        return unpacked
+
+
+def _found(member: Member, number: int, modified: int) -> Found | None:
+    """What a member is to a source; None for what is neither a folder nor an image."""
+    name = plain(member.name)
+    if is_hidden(name) or name in ("", "/"):
+        return None
+    if name.endswith("/"):
+        return None if leads_out(name) else Found(name)
+    if not is_image(name):
+        return None
+    location = (number, member.offset, member.head, member.compressed, member.method, member.crc)
+    return Found(name, member.size, ":".join(map(str, location)), modified, _problem(member, name))
+
+
+def _problem(member: Member, name: str) -> str:
+    if leads_out(name):
+        return LEADS_OUT
+    if member.encrypted:
+        return "encrypted; unpack the zip with its password"
+    if stat.S_ISLNK(member.mode):
+        return _LINK
+    if member.method not in _METHODS:
+        return f"compressed by method {member.method} of zip; only stored (0) and deflated (8) members can be read"
+    return ""
+
+
+def _stored(content: bytes, size: int) -> bytes:
+    return content
+
+
+def _deflated(content: bytes, size: int) -> bytes:
+    try:
+        # No more than was promised, and no more than is allowed: a few bytes can unpack to gigabytes.
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, min(size, MAX_BYTES) + 1)
+    except zlib.error as error:
+        raise ImageError(f"damaged: cannot be inflated ({error})", "BadZipFile") from error
+
+
+_METHODS: dict[int, Callable[[bytes, int], bytes]] = {0: _stored, 8: _deflated}

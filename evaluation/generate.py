@@ -192,12 +192,16 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
     """
     path = directory / PLAN_NAME
     if not path.is_file():
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+        if occupied and not _plan_lost(directory, plan):
             raise UserError(f"{directory}: exists and holds something other than samples; give another directory")
         directory.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(plan, indent=2) + "\n")
     with open(path) as file:
-        found = json.load(file)
+        try:
+            found = json.load(file)
+        except ValueError:
+            raise UserError(f"{path} is damaged; delete it and repeat the command") from None
         differing = [name for name in plan if found.get(name) != plan[name]]
         if differing:
             name = differing[0]
@@ -212,6 +216,15 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
         for left in directory.glob(".*.tmp"):  # half-written files of a killed process
             left.unlink()
         yield
+
+
+def _plan_lost(directory: Path, plan: dict[str, Any]) -> bool:
+    """Whether there is a finished set of these very samples, as its manifest tells."""
+    if not (directory / MANIFEST_NAME).is_file():
+        return False
+    manifest = read_manifest(directory)
+    facts = {name: plan[name] for name in manifest.sampling or {}}
+    return manifest.sampling == facts and manifest.shards[0].records == min(plan["shard_size"], manifest.counts.written)
 
 
 def _finished(directory: Path) -> Manifest | None:

@@ -28,6 +28,7 @@ from evaluation.sample_command import images_and_labels
 from flowtrain.checkpoint import TrainedModel, load_for_sampling
 from flowtrain.sampler import sample
 from pipelines.dataset import LatentDataset
+from pipelines.verification import verify
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME
 from schemas.run import read_run, write_run
@@ -63,6 +64,37 @@ def test_a_sample_set_is_a_dataset_with_its_facts(trained: TrainedModel, undistu
     assert manifest.sampling == sampling_facts(trained, SETTING).model_dump()
     assert manifest.sampling is not None
     assert manifest.sampling["nfe"] == 6
+
+
+def test_a_sample_set_is_verified_and_mended_like_any_dataset(
+    trained: TrainedModel, undisturbed: Path, tmp_path: Path
+) -> None:
+    assert not verify(str(undisturbed)).damaged
+    whole = contents(undisturbed)
+    assert {"README.md", "features.json", PLAN_NAME} < whole.keys()
+    for name in whole:
+        if name == MANIFEST_NAME:
+            continue
+        out = Path(shutil.copytree(undisturbed, tmp_path / name))
+        data = bytearray(whole[name])
+        data[len(data) // 2] ^= 4
+        (out / name).write_bytes(data)
+        report = verify(str(out))
+        assert [damage.file for damage in report.damaged] == [name]
+        delete, repeat = report.commands
+        assert delete == f"rm -f -- {out / name}"
+        assert repeat.startswith(f"flowtrain sample WORKDIR {out} --num 20 ")
+        assert report.note == "WORKDIR is the run that the samples were drawn from"
+        (out / name).unlink()
+        generate(trained, SETTING, out, batch_size=8, shard_size=8)
+        assert contents(out) == whole, name
+
+
+def test_a_damaged_plan_is_one_line(trained: TrainedModel, undisturbed: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(undisturbed, tmp_path / "out"))
+    (out / PLAN_NAME).write_text("{")
+    with pytest.raises(UserError, match="is damaged; delete it and repeat"):
+        generate(trained, SETTING, out, batch_size=8, shard_size=8)
 
 
 def test_sample_i_depends_on_the_seed_and_i_alone(trained: TrainedModel) -> None:

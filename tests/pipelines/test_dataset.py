@@ -100,3 +100,23 @@ def test_records_of_another_layout_are_named(directory: Path) -> None:
     write_shard(directory / name, [b"no example"] * 5)
     with pytest.raises(UserError, match=r"00000-of-00003: a record does not fit .*; delete it and repeat the command"):
         list(dataset.records())
+
+
+def test_a_missing_or_cut_file_of_any_kind_makes_a_dataset_not_whole(directory: Path) -> None:
+    manifest = LatentDataset(directory).manifest
+    assert dataset_whole(str(directory), manifest)
+    assert {info.name for info in manifest.files} == {
+        "README.md",
+        "dataset_info.json",
+        "features.json",
+        "label.labels.txt",
+    }
+    for info in manifest.files:
+        data = (directory / info.name).read_bytes()
+        (directory / info.name).write_bytes(data[:-1])
+        assert not dataset_whole(str(directory), manifest)
+        (directory / info.name).unlink()
+        assert not dataset_whole(str(directory), manifest)
+        (directory / info.name).write_bytes(data)
+    assert dataset_whole(str(directory), manifest)
+    assert not dataset_whole(str(directory), manifest.model_copy(update={"sealed": ("settings.json",)}))

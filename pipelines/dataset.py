@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines import files
 from pipelines.card import CARD_NAME, dataset_card
 from pipelines.shards import read_shard
-from pipelines.storage import LocalDirectory
+from pipelines.storage import Directory
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, REBUILD, FileInfo, Manifest, ShardInfo, read_manifest
 from schemas.record import Record, decode_record
@@ -86,7 +86,7 @@ def dataset_whole(root: str, manifest: Manifest) -> bool:
     return listed.items() <= sizes.items() and sizes.keys() >= {*manifest.sealed}
 
 
-def finish_dataset(directory: LocalDirectory, manifest: Manifest, others: Sequence[str] = ()) -> Manifest:
+def finish_dataset(directory: Directory, manifest: Manifest, others: Sequence[str] = ()) -> Manifest:
     """Make a directory of shards a dataset: card, the files TensorFlow Datasets needs, then the manifest, last.
 
     Args:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from pipelines.objects import Entry, ObjectStore, object_store
+from pipelines.objects import Entry, Facts, ObjectStore, object_store
 from schemas.errors import UserError
 from schemas.files import write_atomic
 
-ATTEMPTS = 6
+ATTEMPTS = 7
 PAUSE = 0.2  # seconds before the second attempt; twice as long before each further one
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -44,7 +44,12 @@ def size(path: str) -> int:
     """Bytes of a file."""
     if not is_url(path):
         return Path(path).stat().st_size
-    return _ask(path, lambda store: store.size(path))
+    return facts(path).size
+
+
+def facts(url: str) -> Facts:
+    """Size of an object, and its checksum where `upload` wrote it."""
+    return _ask(url, lambda store: store.facts(url))
 
 
 def exists(path: str) -> bool:
@@ -88,9 +93,18 @@ def write(path: str, data: bytes) -> None:
     write_atomic(Path(path), data)
 
 
-def upload(local: Path, url: str) -> None:
-    """Copy a local file to an object, whole or not at all."""
-    _ask(url, lambda store: store.upload(local, url))
+def create(url: str, data: bytes) -> None:
+    """Write a small object unless there is one; of several that try, one succeeds.
+
+    Raises:
+        FileExistsError: there is one (perhaps this one: the answer to the first attempt may have been lost).
+    """
+    _ask(url, lambda store: store.create(url, data))
+
+
+def upload(local: Path, url: str, sha256: str) -> None:
+    """Copy a local file to an object, whole or not at all, with a note of its checksum."""
+    _ask(url, lambda store: store.upload(local, url, sha256))
 
 
 def download(path: str, local: Path) -> None:
@@ -133,6 +147,7 @@ def _ask(url: str, call: Callable[[ObjectStore], _Answer]) -> _Answer:
     Raises:
         FileNotFoundError: 404.
         PermissionError: 401 or 403.
+        FileExistsError: 412.
         OSError: it refuses otherwise, or goes on failing.
         UserError: no such kind of store, or its client is not installed.
     """
@@ -151,7 +166,9 @@ def _ask(url: str, call: Callable[[ObjectStore], _Answer]) -> _Answer:
                 raise FileNotFoundError(errno.ENOENT, f"not there ({reason})", url) from error
             if status in (401, 403):
                 raise PermissionError(errno.EACCES, f"not allowed ({reason})", url) from error
-            passing = status == 0 or status in (408, 429) or status >= 500
+            if status == 412:
+                raise FileExistsError(errno.EEXIST, f"there already ({reason})", url) from error
+            passing = status == 0 or status in (408, 409, 429) or status >= 500
             if not passing or attempt == ATTEMPTS - 1:
                 raise OSError(errno.EIO, f"the object store fails ({reason})", url) from error
         time.sleep(PAUSE * 2**attempt * (1 + random.random()))

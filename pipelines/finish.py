@@ -6,31 +6,34 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from pipelines.dataset import finish_dataset
+from pipelines.lock import check_ours
 from pipelines.results import ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
 from pipelines.settings import SETTINGS_NAME, Settings
-from pipelines.storage import WORK, LocalDirectory, cannot_write
+from pipelines.storage import Directory
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, Counts, Manifest
 
 RESULTS_NAME = "shards.jsonl"  # the done-markers of a finished dataset, in order
-_FAILURE = f"{WORK}/failure.txt"
 _NOT_FINITE = OverflowError.__name__  # as `pipelines.work` rejects what the VAE did not encode to finite numbers
 _OTHER_VAE = "the VAE or its precision is wrong for these images; preprocess into a new directory with another"
 
 
 def finish(
-    directory: LocalDirectory,
+    directory: Directory,
     settings: Settings,
     max_bad_fraction: float,
     min_psnr: float,
+    failure_name: str,
     outcomes: Sequence[ShardResult | ShardFailure],
 ) -> None:
-    """Write rejects, metadata and manifest, or leave word why not (`read_failure`).
+    """Write rejects, metadata and manifest, or leave word why not (`take_failure`).
 
-    A worker cannot raise an error that every runner would hand on as it is, so a failure travels by a file.
+    A worker cannot raise an error that every runner would hand on as it is, so a failure travels by a file, which is
+    `failure_name`: of this run alone, since several may be at work in an object store.
     """
     try:
         results = _complete(settings, outcomes)
+        check_ours(directory, settings)
         rejects = sorted((reject for result in results for reject in result.rejects), key=lambda r: r.key)
         lines = "".join(reject.model_dump_json() + "\n" for reject in rejects)
         directory.write(REJECTS_NAME, lines)
@@ -42,23 +45,25 @@ def finish(
     except UserError as error:
         failure = str(error)
     except OSError as error:
-        failure = cannot_write(directory, error)
+        failure = directory.trouble(error)
     with suppress(OSError):  # where nothing can be written, that there is no manifest says enough
-        directory.write(_FAILURE, failure)
+        directory.write(failure_name, failure)
 
 
-def read_failure(directory: LocalDirectory) -> str | None:
-    """Why there is no manifest after `finish`; None when there is one."""
-    if directory.exists(_FAILURE):
-        return directory.read(_FAILURE).decode()
-    if directory.exists(MANIFEST_NAME):
-        return None
+def take_failure(directory: Directory, failure_name: str) -> str | None:
+    """Why there is no manifest after `finish`; None when there is one. Can be asked once.
+
+    Raises:
+        OSError: the storage fails.
+    """
+    try:
+        failure = directory.read(failure_name).decode()
+        directory.remove(failure_name)
+        return failure
+    except (FileNotFoundError, NotADirectoryError):
+        if directory.exists(MANIFEST_NAME):
+            return None
     return f"cannot finish {directory.root}, nor write down why (is the disk full?); make room and repeat the command"
-
-
-def forget_failure(directory: LocalDirectory) -> None:
-    """Before a run."""
-    directory.remove(_FAILURE)
 
 
 def _complete(settings: Settings, outcomes: Sequence[ShardResult | ShardFailure]) -> list[ShardResult]:

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from pipelines.sources import Item
-from pipelines.storage import WORK, LocalDirectory
+from pipelines.storage import Directory
 from schemas.errors import UserError
 
-INDEX_NAME = f"{WORK}/index.jsonl"
+INDEX_NAME = "index.jsonl"  # in the folder `Settings.work`
 _HASH_BYTES = 16
+_PIECE = 1 << 20  # bytes of the index file that are read at once
 # Keys as bytes, so that they sort by code point. `line` is what the index file holds of the item.
 _LISTED = "CREATE TABLE listed (key BLOB, label INT, size INT, modified INT, rank BLOB, line BLOB)"
 _UNIQUE = "CREATE TABLE chosen (rank BLOB, line BLOB)"
@@ -108,20 +109,24 @@ def _order(database: sqlite3.Connection, fingerprint: str) -> Index:
     return Index(database, records, listed - records, digest.hexdigest(), times.hexdigest())
 
 
-def write_index(directory: LocalDirectory, index: Index) -> None:
+def write_index(directory: Directory, name: str, index: Index) -> None:
     """Write the index file, whole or not at all."""
-    staged = directory.stage("index.jsonl")
-    try:
+    with directory.staging() as folder:
+        staged = folder / INDEX_NAME
         with open(staged, "wb") as file:
             file.writelines(index.lines())
-        directory.publish(staged, INDEX_NAME)
-    finally:
-        staged.unlink(missing_ok=True)
+        directory.publish(staged, name)
 
 
-def read_index(directory: LocalDirectory, start: int, length: int) -> list[Item]:
-    """The items of a byte range of the index file, without their times and groups."""
-    return [_item(line) for line in directory.read(INDEX_NAME, start, length).splitlines()]
+def read_index(directory: Directory, name: str, start: int, length: int) -> Iterator[Item]:
+    """The items of a byte range of the index file, without their times and groups; read piece by piece."""
+    end, rest = start + length, b""
+    for offset in range(start, end, _PIECE):
+        lines = (rest + directory.read(name, offset, min(_PIECE, end - offset))).splitlines(keepends=True)
+        rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        yield from map(_item, lines)
+    if rest:
+        raise ValueError(f"{name} does not hold whole lines from byte {start} to {end}")
 
 
 def _row(item: Item, seed: int) -> tuple[bytes, int, int, int, bytes, bytes]:

@@ -1,4 +1,8 @@
-"""One command at a time in a directory. The kernel drops the lock when its holder dies, however it dies."""
+"""One command at a time in a local directory. The kernel drops the lock when its holder dies, however it dies.
+
+Object stores have no locks. There several commands with the same settings may work side by side, on the same bytes;
+what they have to ask is only whether the work is still there (`check_ours`).
+"""
 
 import fcntl
 import os
@@ -6,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pipelines.storage import WORK, LocalDirectory
+from pipelines.index import INDEX_NAME
+from pipelines.settings import Settings, read_settings
+from pipelines.storage import WORK, Directory, LocalDirectory
 from schemas.errors import UserError
 
 _ATTEMPTS = 10
@@ -31,12 +37,15 @@ def _lies_at(handle: int, path: Path) -> bool:
 
 
 @contextmanager
-def exclusive(directory: LocalDirectory) -> Iterator[None]:
-    """Hold the lock of a dataset directory, which is made when needed.
+def exclusive(directory: Directory) -> Iterator[None]:
+    """Hold the lock of a dataset directory, which is made when needed. In an object store there is none to hold.
 
     Raises:
         UserError: another command holds it, or nothing can be written there.
     """
+    if not isinstance(directory, LocalDirectory):
+        yield
+        return
     path = directory.local(f"{WORK}/lock")
     while True:
         handle = _open(path)
@@ -53,3 +62,17 @@ def exclusive(directory: LocalDirectory) -> Iterator[None]:
                 return
         finally:
             os.close(handle)
+
+
+def check_ours(directory: Directory, settings: Settings) -> None:
+    """Ask before anything is published whether it is still wanted: settings and index are there.
+
+    They are not where another command has finished the dataset meanwhile, or somebody has deleted it and begun another
+    one while a worker of ours, cut off from its command, was still at work.
+
+    Raises:
+        UserError: they are not.
+        OSError: the storage fails.
+    """
+    if read_settings(directory) != settings or not directory.exists(f"{settings.work}/{INDEX_NAME}"):
+        raise UserError(f"{directory.root} was finished or begun anew by another command meanwhile; repeat the command")

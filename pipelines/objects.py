@@ -15,6 +15,11 @@ from urllib.parse import urlsplit
 
 from schemas.errors import UserError
 
+CONNECTIONS = 64  # kept open by a process; more than it has threads that read at once
+SINGLE_UPLOAD = 64 << 20  # bytes that travel in one request
+CHECKSUM = "sha256"  # name of the note on an object
+BINARY = "application/octet-stream"
+
 
 class Entry(NamedTuple):
     """A file: its name relative to where the listing began (with `/`), bytes, time of change in ns since 1970."""
@@ -22,6 +27,13 @@ class Entry(NamedTuple):
     name: str
     size: int
     modified: int
+
+
+class Facts(NamedTuple):
+    """What a store says of an object: its bytes, and the hex SHA-256 that `ObjectStore.upload` was given, if it was."""
+
+    size: int
+    sha256: str | None
 
 
 class ObjectStore(ABC):
@@ -32,8 +44,8 @@ class ObjectStore(ABC):
         """Bytes `offset` to `offset + length` (to the end when negative); fewer at the end of the object."""
 
     @abstractmethod
-    def size(self, url: str) -> int:
-        """Bytes of an object."""
+    def facts(self, url: str) -> Facts:
+        """Size and checksum of an object, which is not read."""
 
     @abstractmethod
     def entries(self, root: str) -> Iterator[Entry]:
@@ -44,8 +56,12 @@ class ObjectStore(ABC):
         """Write a small object."""
 
     @abstractmethod
-    def upload(self, local: Path, url: str) -> None:
-        """Write an object from a local file of any size."""
+    def create(self, url: str, data: bytes) -> None:
+        """Write a small object unless there is one: then the error is of status 412."""
+
+    @abstractmethod
+    def upload(self, local: Path, url: str, sha256: str) -> None:
+        """Write an object from a local file of any size, and note its checksum beside it."""
 
     @abstractmethod
     def download(self, url: str, local: Path) -> None:
@@ -64,9 +80,27 @@ class S3Store(ObjectStore):
     """Amazon S3 and whatever speaks its protocol, through boto3."""
 
     def __init__(self, options: Any):
-        from apache_beam.io.aws.s3io import S3IO
+        from apache_beam.options.pipeline_options import S3Options
+        from boto3.s3.transfer import TransferConfig
+        from boto3.session import Session
+        from botocore.config import Config
 
-        self._client = S3IO(options=options).client.client
+        given = options.view_as(S3Options)
+        self._client = Session().client(
+            "s3",
+            region_name=given.s3_region_name,
+            api_version=given.s3_api_version,
+            use_ssl=not given.s3_disable_ssl,
+            verify=given.s3_verify,
+            endpoint_url=given.s3_endpoint_url,
+            aws_access_key_id=given.s3_access_key_id,
+            aws_secret_access_key=given.s3_secret_access_key,
+            aws_session_token=given.s3_session_token,
+            # Beam would make the same client, but one that repeats a request itself, and for fewer threads.
+            config=Config(retries={"total_max_attempts": 1}, max_pool_connections=CONNECTIONS),
+        )
+        # In one piece where possible: of an upload in parts that is killed the parts stay, unseen and paid for.
+        self._transfer = TransferConfig(multipart_threshold=SINGLE_UPLOAD, multipart_chunksize=SINGLE_UPLOAD)
 
     def read(self, url: str, offset: int, length: int) -> bytes:
         if length == 0:
@@ -81,8 +115,9 @@ class S3Store(ObjectStore):
                 return b""
             raise
 
-    def size(self, url: str) -> int:
-        return self._client.head_object(**_bucket_key(url))["ContentLength"]
+    def facts(self, url: str) -> Facts:
+        head = self._client.head_object(**_bucket_key(url))
+        return Facts(head["ContentLength"], head["Metadata"].get(CHECKSUM))
 
     def entries(self, root: str) -> Iterator[Entry]:
         place = _bucket_key(root)
@@ -96,11 +131,15 @@ class S3Store(ObjectStore):
     def write(self, url: str, data: bytes) -> None:
         self._client.put_object(**_bucket_key(url), Body=data)
 
-    def upload(self, local: Path, url: str) -> None:
-        self._client.upload_file(Filename=str(local), **_bucket_key(url))
+    def create(self, url: str, data: bytes) -> None:
+        self._client.put_object(**_bucket_key(url), Body=data, IfNoneMatch="*")
+
+    def upload(self, local: Path, url: str, sha256: str) -> None:
+        note = {"Metadata": {CHECKSUM: sha256}}
+        self._client.upload_file(Filename=str(local), **_bucket_key(url), ExtraArgs=note, Config=self._transfer)
 
     def download(self, url: str, local: Path) -> None:
-        self._client.download_file(Filename=str(local), **_bucket_key(url))
+        self._client.download_file(Filename=str(local), **_bucket_key(url), Config=self._transfer)
 
     def delete(self, url: str) -> None:
         self._client.delete_object(**_bucket_key(url))
@@ -116,55 +155,62 @@ class S3Store(ObjectStore):
 
 
 class GoogleStore(ObjectStore):
-    """Google Cloud Storage, through google-cloud-storage. Its emulators are found by STORAGE_EMULATOR_HOST."""
+    """Google Cloud Storage, through google-cloud-storage. Its emulators are found by STORAGE_EMULATOR_HOST.
+
+    `retry=None` everywhere: `pipelines.files` repeats what fails.
+    """
 
     def __init__(self, options: Any):
         from apache_beam.io.gcp.gcsio import GcsIO, create_storage_client
-        from google.cloud.storage.retry import DEFAULT_RETRY
+        from requests.adapters import HTTPAdapter
 
         # An emulator asks for no credentials, and looking for them takes Beam half a minute where there are none.
         emulated = "STORAGE_EMULATOR_HOST" in os.environ
         client = create_storage_client(options, use_credentials=False) if emulated else None
         self._client = GcsIO(storage_client=client, pipeline_options=options).client
-        self._retry = DEFAULT_RETRY  # writes included: an object that is written twice is the same object
+        for scheme in ("https://", "http://"):
+            self._client._http.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
 
     def read(self, url: str, offset: int, length: int) -> bytes:
         if length == 0:
             return b""
         end = offset + length - 1 if length > 0 else None
         try:
-            return self._blob(url).download_as_bytes(start=offset or None, end=end, retry=self._retry)
+            return self._blob(url).download_as_bytes(start=offset or None, end=end, retry=None)
         except Exception as error:
             if self.status(error) == 416:
                 return b""
             raise
 
-    def size(self, url: str) -> int:
+    def facts(self, url: str) -> Facts:
         blob = self._blob(url)
-        blob.reload(retry=self._retry)
-        return blob.size or 0
+        blob.reload(retry=None)
+        return Facts(blob.size or 0, (blob.metadata or {}).get(CHECKSUM))
 
     def entries(self, root: str) -> Iterator[Entry]:
         place = _bucket_key(root)
         prefix = _prefix(place["Key"])
-        for blob in self._client.list_blobs(place["Bucket"], prefix=prefix, retry=self._retry):
+        for blob in self._client.list_blobs(place["Bucket"], prefix=prefix, retry=None):  # pyright: ignore[reportArgumentType]
             modified = int(blob.updated.timestamp() * 1e9) if blob.updated else 0
             yield Entry(blob.name.removeprefix(prefix), blob.size or 0, modified)
 
     def write(self, url: str, data: bytes) -> None:
-        self._blob(url).upload_from_string(data, content_type="application/octet-stream", retry=self._retry)
+        self._blob(url).upload_from_string(data, content_type=BINARY, retry=None)
 
-    def upload(self, local: Path, url: str) -> None:
-        self._blob(url).upload_from_filename(
-            str(local), content_type="application/octet-stream", retry=self._retry, checksum="crc32c"
-        )
+    def create(self, url: str, data: bytes) -> None:
+        self._blob(url).upload_from_string(data, content_type=BINARY, retry=None, if_generation_match=0)
+
+    def upload(self, local: Path, url: str, sha256: str) -> None:
+        blob = self._blob(url)
+        blob.metadata = {CHECKSUM: sha256}
+        blob.upload_from_filename(str(local), content_type=BINARY, retry=None, checksum="crc32c")
 
     def download(self, url: str, local: Path) -> None:
-        self._blob(url).download_to_filename(str(local), retry=self._retry)
+        self._blob(url).download_to_filename(str(local), retry=None)
 
     def delete(self, url: str) -> None:
         try:
-            self._blob(url).delete(retry=self._retry)
+            self._blob(url).delete(retry=None)
         except Exception as error:
             if self.status(error) != 404:
                 raise

@@ -9,10 +9,10 @@ from pipelines.images import CROPS, ImageError
 from pipelines.index import Index, build_index
 from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, current_versions, read_settings
 from pipelines.sources import Source, open_source
-from pipelines.storage import GONE, WORK, LocalDirectory, open_directory
+from pipelines.storage import GONE, WORK, Directory, open_directory, reported
 from pipelines.vae_info import describe_vae
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, Manifest, SourceInfo, read_manifest
+from schemas.manifest import MANIFEST_NAME, Manifest, SourceInfo, parse_manifest
 
 SHARD_RECORDS = 1000  # in a shard, about, when --shards is left out
 MAX_SHARDS = 1024
@@ -43,14 +43,15 @@ class Plan:
     """A request that can be carried out."""
 
     request: Request
-    directory: LocalDirectory
+    directory: Directory
     settings: Settings
     index: Index
 
     @property
     def finished(self) -> bool:
         """Whether the directory holds the finished dataset already."""
-        return self.directory.exists(MANIFEST_NAME)
+        with reported(self.directory):
+            return self.directory.exists(MANIFEST_NAME)
 
     @property
     def tensor_bytes(self) -> int:
@@ -66,14 +67,17 @@ class Plan:
         """
         if not self.finished:
             return None
-        manifest = read_manifest(self.directory.local())
-        check_quality(manifest, self.request.max_bad_fraction, self.request.min_psnr)
-        return manifest if dataset_whole(self.directory.root, manifest) else None
+        with reported(self.directory):
+            where = f"{self.directory.root}/{MANIFEST_NAME}"
+            manifest = parse_manifest(self.directory.read(MANIFEST_NAME), where)
+            check_quality(manifest, self.request.max_bad_fraction, self.request.min_psnr)
+            return manifest if dataset_whole(self.directory.root, manifest) else None
 
     @property
     def cluttered(self) -> bool:
         """Whether a run that was killed has left something to clear away."""
-        return any(name == WORK or name.startswith(GONE) for name in self.directory.names())
+        with reported(self.directory):
+            return any(name == WORK or name.startswith(GONE) for name in self.directory.names())
 
 
 def make_plan(request: Request) -> Plan:
@@ -86,7 +90,8 @@ def make_plan(request: Request) -> Plan:
         raise UserError(f"--split {request.split!r}: letters, digits and underscores only; it is part of file names")
     directory = open_directory(request.out)
     source = open_source(request.source, request.split)
-    begun = read_settings(directory)
+    with reported(directory):
+        begun = read_settings(directory)
     chosen = None if begun is None or begun.vae is None else begun.vae.dtype  # a second command need not ask JAX again
     vae = describe_vae(request.vae, request.vae_revision, request.vae_dtype or chosen)
     if vae is not None and request.resolution % vae.factor:
@@ -117,8 +122,10 @@ def make_plan(request: Request) -> Plan:
             "versions": current_versions(),
         }
     )
-    check_ownership(directory, settings)
-    if not directory.exists(SETTINGS_NAME):
+    with reported(directory):
+        check_ownership(directory, settings)
+        new = not directory.exists(SETTINGS_NAME)
+    if new:
         _check_readable(source, index, settings)
     return Plan(request, directory, settings, index)
 

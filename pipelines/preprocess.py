@@ -6,91 +6,107 @@ depend neither on the runner, nor on the number of workers, nor on how often the
 
 import functools
 import itertools
+import os
+import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 from apache_beam.utils.shared import Shared
 
 from pipelines.encoders import Encoder, load_encoder
-from pipelines.finish import RESULTS_NAME, finish, forget_failure, read_failure
+from pipelines.finish import RESULTS_NAME, finish, take_failure
 from pipelines.index import INDEX_NAME, write_index
 from pipelines.lock import exclusive
+from pipelines.orphans import end_with
 from pipelines.plan import Plan
-from pipelines.progress import ProgressBar
+from pipelines.progress import ProgressBar, Ticker
 from pipelines.results import ShardFailure, ShardResult, write_marker
 from pipelines.runner import parse_options, run_pipeline
 from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, differences, read_settings, write_settings
-from pipelines.storage import LocalDirectory, cannot_write
+from pipelines.storage import Directory, reported
 from pipelines.work import Slice, make_shard
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, Manifest, read_manifest
+from schemas.manifest import MANIFEST_NAME, Manifest
 
 NAMESPACE = "preprocess"
+COUNTERS = ("read", "decoded", "encoded", "rejected", "bytes")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the graph needs; small enough to travel in it."""
+    """What the graph needs; small enough to travel in it.
 
-    directory: LocalDirectory
+    `ticks` is a local folder for the progress of shards, `command` the process id of the command.
+    """
+
+    directory: Directory
     settings: Settings
     slices: tuple[Slice, ...]
     max_bad_fraction: float
     min_psnr: float
+    ticks: str | None = None
+    command: int = field(default_factory=os.getpid)
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def failure_name(self) -> str:
+        """Where `finish` tells why there is no dataset."""
+        return f"{self.settings.work}/failure-{self.run}.txt"
 
 
 def define_pipeline(root: beam.Pipeline, config: Config) -> None:
     """The whole graph. One output per transform: what branches is silently wrong on some runners."""
+    finishing = (config.directory, config.settings, config.max_bad_fraction, config.min_psnr, config.failure_name)
     _ = (
         root
         | "Slices" >> beam.Create(config.slices)
         | "Spread" >> beam.Reshuffle()
-        | "Encode" >> beam.ParDo(EncodeShard(config.directory, config.settings))
+        | "Encode" >> beam.ParDo(EncodeShard(config.directory, config.settings, config.ticks, config.command))
         | "Merge" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
-        | "Finish"
-        >> beam.Map(
-            functools.partial(finish, config.directory, config.settings, config.max_bad_fraction, config.min_psnr)
-        )
+        | "Finish" >> beam.Map(functools.partial(finish, *finishing))
     )
 
 
 class EncodeShard(beam.DoFn):
-    """Makes one shard an element. The encoder is loaded on the first shard that is not done, once a process."""
+    """Makes one shard an element. The encoder is loaded on the first shard that is not done, once a process.
 
-    def __init__(self, directory: LocalDirectory, settings: Settings):
+    Counts what it does in Beam's counters, for runners that show them; the truth is in the results.
+    """
+
+    def __init__(self, directory: Directory, settings: Settings, ticks: str | None, command: int):
         self._directory = directory
         self._settings = settings
+        self._ticks = ticks
+        self._command = command
         self._shared = Shared()
         self._encoder: Encoder | None = None  # Shared holds it weakly
 
+    def setup(self) -> None:
+        """Once a process and thread."""
+        end_with(self._command)
+
     def process(self, element: Slice) -> Iterator[ShardResult | ShardFailure]:
         """See `pipelines.work.make_shard`."""
-        outcome = make_shard(self._directory, self._settings, element, self._load)
-        _count(outcome)
+        ticker = Ticker(self._ticks, element.shard)
+
+        def count(name: str, more: int) -> None:
+            Metrics.counter(NAMESPACE, name).inc(more)
+            if name in ("encoded", "rejected"):
+                ticker.add(more)
+
+        for name in COUNTERS:
+            count(name, 0)  # what did not happen is shown as well
+        outcome = make_shard(self._directory, self._settings, element, self._load, count)
+        if isinstance(outcome, ShardFailure):
+            Metrics.counter(NAMESPACE, "failed shards").inc()
         yield outcome
 
     def _load(self) -> Encoder:
         encoder = self._shared.acquire(lambda: load_encoder(self._settings))
         self._encoder = encoder
         return encoder
-
-
-def _count(outcome: ShardResult | ShardFailure) -> None:
-    """Beam counters, for runners that show them; the truth is in the results."""
-    if isinstance(outcome, ShardFailure):
-        Metrics.counter(NAMESPACE, "failed shards").inc()
-        return
-    counts = {
-        "read": outcome.items,
-        "decoded": outcome.items - sum(reject.exception != "OverflowError" for reject in outcome.rejects),
-        "encoded": outcome.records,
-        "rejected": len(outcome.rejects),
-        "bytes": sum(file.bytes for file in outcome.files),
-    }
-    for name, value in counts.items():
-        Metrics.counter(NAMESPACE, name).inc(value)
 
 
 def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | None = None) -> Manifest:
@@ -108,41 +124,59 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
         UserError: the directory is in use or belongs to something else, too many images are bad, the reconstruction is
             poor, a shard could not be made. Finished shards stay, and the same command goes on from them.
     """
-    directory, settings, request = plan.directory, plan.settings, plan.request
+    directory, settings = plan.directory, plan.settings
     parse_options(beam_args)  # before anything is written
     with exclusive(directory):
-        check_ownership(directory, settings)  # again: another command may have come first
-        directory.sweep()
-        done = plan.finished_manifest()
-        if done is not None:  # the run that wrote the manifest was killed, or was faster than we
+        with reported(directory):
+            check_ownership(directory, settings)  # again: another command may have come first
+            directory.sweep()
+            done = plan.finished_manifest()
+            if done is None:  # else the run that wrote the manifest was killed, or was faster than we
+                _prepare(plan)
+        if done is None:
+            config = _run(plan, beam_args, progress)
+            done = _outcome(plan, config)
+        with reported(directory):
             directory.clear_work()
-            return done
-        try:
-            _prepare(plan)
-        except OSError as error:
-            raise UserError(cannot_write(directory, error)) from error
-        ranges = [settings.shard_range(shard) for shard in range(settings.shards)]
-        config = Config(directory, settings, make_slices(plan), request.max_bad_fraction, request.min_psnr)
-        with ProgressBar(directory, [stop - start for start, stop in ranges], progress):
-            run_pipeline(functools.partial(define_pipeline, config=config), beam_args)
-        failure = read_failure(directory)
-        if failure is not None:
-            raise UserError(failure)
-        manifest = read_manifest(directory.local())
-        directory.clear_work()
-    return manifest
+    return done
 
 
 def _prepare(plan: Plan) -> None:
     """Bring the directory to the state in which shards can be made: half-made, with settings and index."""
-    directory = plan.directory
+    directory, settings = plan.directory, plan.settings
     if plan.finished:
-        _reopen(directory, plan.settings)
+        _reopen(directory, settings)
     if not directory.exists(SETTINGS_NAME):
-        write_settings(directory, plan.settings)
-    if not directory.exists(INDEX_NAME):
-        write_index(directory, plan.index)
-    forget_failure(directory)
+        write_settings(directory, settings)
+    index_name = f"{settings.work}/{INDEX_NAME}"
+    if not directory.exists(index_name):
+        write_index(directory, index_name, plan.index)
+
+
+def _run(plan: Plan, beam_args: Sequence[str], progress: bool | None) -> Config:
+    """Run the pipeline in a directory that is prepared."""
+    settings, request = plan.settings, plan.request
+    ranges = [settings.shard_range(shard) for shard in range(settings.shards)]
+    with ProgressBar(plan.directory, settings.work, [stop - start for start, stop in ranges], progress) as bar:
+        slices = make_slices(plan)
+        config = Config(plan.directory, settings, slices, request.max_bad_fraction, request.min_psnr, bar.ticks)
+        run_pipeline(functools.partial(define_pipeline, config=config), beam_args)
+    return config
+
+
+def _outcome(plan: Plan, config: Config) -> Manifest:
+    """What has become of the directory by a run.
+
+    Raises:
+        UserError: why there is no dataset.
+    """
+    with reported(plan.directory):
+        failure = take_failure(plan.directory, config.failure_name)
+    # In an object store another command may have finished the dataset meanwhile, and cleared our work away.
+    manifest = plan.finished_manifest()
+    if manifest is None:
+        raise UserError(failure or f"{plan.directory.root} has lost files again; repeat the command")
+    return manifest
 
 
 def make_slices(plan: Plan) -> tuple[Slice, ...]:
@@ -152,7 +186,7 @@ def make_slices(plan: Plan) -> tuple[Slice, ...]:
     return tuple(Slice(shard, start, stop - start) for shard, (start, stop) in enumerate(itertools.pairwise(offsets)))
 
 
-def _reopen(directory: LocalDirectory, settings: Settings) -> None:
+def _reopen(directory: Directory, settings: Settings) -> None:
     """Make a finished dataset with a missing or truncated file half-made again: only that shard will be redone.
 
     Raises:
@@ -169,5 +203,5 @@ def _reopen(directory: LocalDirectory, settings: Settings) -> None:
         )
     if directory.exists(RESULTS_NAME):
         for line in directory.read(RESULTS_NAME).splitlines():
-            write_marker(directory, ShardResult.model_validate_json(line))
+            write_marker(directory, settings.work, ShardResult.model_validate_json(line))
     directory.remove(MANIFEST_NAME)

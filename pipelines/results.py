@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines.storage import WORK, LocalDirectory
+from pipelines.storage import Directory
 from schemas.layout import Layout
 from schemas.manifest import ChannelStatistics, Reconstruction, ShardInfo
 from schemas.pixels import from_uint8
 
 PEAK = 255.0
+DONE = "done"  # folder of the done-markers
 
 
 class _Frozen(BaseModel):
@@ -135,23 +136,21 @@ class ShardFailure(_Frozen):
     message: str
 
 
-def marker_name(shard: int) -> str:
-    """Where the done-marker of a shard lies."""
-    return f"{WORK}/done/{shard:05d}.json"
+def marker_name(work: str, shard: int) -> str:
+    """Where the done-marker of a shard lies; `work` is `Settings.work`."""
+    return f"{work}/{DONE}/{shard:05d}.json"
 
 
-def read_marker(directory: LocalDirectory, shard: int) -> ShardResult | None:
+def read_marker(directory: Directory, work: str, shard: int) -> ShardResult | None:
     """The result of a shard that is done, None when it has to be made: no marker, or not the files it describes."""
-    if not directory.exists(marker_name(shard)):
-        return None
     try:
-        result = ShardResult.model_validate_json(directory.read(marker_name(shard)))
-    except ValidationError:
+        result = ShardResult.model_validate_json(directory.read(marker_name(work, shard)))
+    except (FileNotFoundError, ValidationError):
         return None  # a marker is a cache; what cannot be read is made again
     intact = all(directory.matches(file.name, file.bytes, file.sha256) for file in result.files)
     return result if intact else None
 
 
-def write_marker(directory: LocalDirectory, result: ShardResult) -> None:
+def write_marker(directory: Directory, work: str, result: ShardResult) -> None:
     """Declare a shard done."""
-    directory.write(marker_name(result.shard), result.model_dump_json() + "\n")
+    directory.write(marker_name(work, result.shard), result.model_dump_json() + "\n")

@@ -3,13 +3,15 @@
 A directory belongs to one `Settings`. Whoever comes back with others is told what differs, and nothing is touched.
 """
 
+import hashlib
 import json
 import shlex
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines.storage import GONE, WORK, LocalDirectory
+from pipelines.storage import GONE, WORK, Directory
 from schemas.errors import UserError
 from schemas.layout import Layout, TensorSpec, layout_tensors
 from schemas.manifest import MANIFEST_NAME, SourceInfo, VaeInfo, parse_manifest
@@ -65,6 +67,11 @@ class Settings(BaseModel):
         split = self.source.split
         return (split, f"{split}_flip") if self.flips else (split,)
 
+    @cached_property
+    def work(self) -> str:
+        """Folder of what a run in progress needs. Named for the settings: nobody takes what was begun with others."""
+        return f"{WORK}/{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]}"
+
     def shard_range(self, shard: int) -> tuple[int, int]:
         """Rows of the index, start and stop, that make a shard."""
         return shard * self.records // self.shards, (shard + 1) * self.records // self.shards
@@ -119,7 +126,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def read_settings(directory: LocalDirectory) -> Settings | None:
+def read_settings(directory: Directory) -> Settings | None:
     """The settings a directory was begun with, or None where there are none.
 
     Raises:
@@ -136,7 +143,7 @@ def read_settings(directory: LocalDirectory) -> Settings | None:
         ) from None
 
 
-def check_ownership(directory: LocalDirectory, settings: Settings) -> None:
+def check_ownership(directory: Directory, settings: Settings) -> None:
     """Refuse a directory that belongs to something else. Reads only.
 
     Raises:
@@ -172,7 +179,7 @@ def check_ownership(directory: LocalDirectory, settings: Settings) -> None:
         )
 
 
-def _settings_lost(directory: LocalDirectory, settings: Settings) -> bool:
+def _settings_lost(directory: Directory, settings: Settings) -> bool:
     """Whether there is a finished dataset that was made with these settings, as far as its manifest tells."""
     if not directory.exists(MANIFEST_NAME):
         return False
@@ -181,6 +188,13 @@ def _settings_lost(directory: LocalDirectory, settings: Settings) -> bool:
     return made == (settings.command(), settings.source, settings.vae, settings.classes, settings.versions)
 
 
-def write_settings(directory: LocalDirectory, settings: Settings) -> None:
-    """Write the settings down; they are never changed afterwards."""
-    directory.write(SETTINGS_NAME, seal(settings.model_dump_json(indent=2) + "\n"))
+def write_settings(directory: Directory, settings: Settings) -> None:
+    """Write the settings down; they are never changed afterwards.
+
+    Raises:
+        UserError: another command has come first, with others.
+    """
+    try:
+        directory.create(SETTINGS_NAME, seal(settings.model_dump_json(indent=2) + "\n"))
+    except FileExistsError:
+        check_ownership(directory, settings)

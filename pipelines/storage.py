@@ -1,15 +1,21 @@
 """Where a dataset lies: the few file operations preprocessing needs, behind one small class.
 
-Everything is named relative to the dataset's root, files appear whole or not at all, and shards are written on a local
-disk first and then published. Another kind of root (an object store) is another class with these methods.
+Everything is named relative to the dataset's root, with `/`. Files appear whole or not at all; large ones are written
+to a staging folder on a local disk first, and then published.
 """
 
 import os
 import shutil
 import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from pipelines.files import absolute, is_url
+from pipelines.temporary import sweep_temporary
 from schemas.errors import UserError
 from schemas.files import sha256_file, write_atomic
 
@@ -18,64 +24,137 @@ STAGING = f"{WORK}/staging"
 GONE = f"{WORK}.gone."  # what WORK is called while it is deleted
 
 
-@dataclass(frozen=True)
-class LocalDirectory:
-    """A dataset root on a local (or mounted) disk. `root` is absolute."""
+class Directory(ABC):
+    """A dataset root, local or in an object store. Travels to workers pickled. Methods raise OSError when it fails.
+
+    Attributes:
+        root: absolute path or URL.
+        patience: seconds between two looks at its contents, for who watches it.
+    """
 
     root: str
+    patience: ClassVar[float]
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+
+    @abstractmethod
+    def names(self, name: str = "") -> list[str]:
+        """Sorted entries of a folder; empty where there is none."""
+
+    @abstractmethod
+    def read(self, name: str, start: int = 0, length: int = -1) -> bytes:
+        """Bytes of a file, or a range of them."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes | str) -> None:
+        """Write a small file whole, making its folder when needed."""
+
+    @abstractmethod
+    def create(self, name: str, data: bytes | str) -> None:
+        """Write a small file that must not be there yet. Of several that try, one succeeds.
+
+        Raises:
+            FileExistsError: it is there.
+        """
+
+    @abstractmethod
+    def matches(self, name: str, size: int, sha256: str) -> bool:
+        """Whether a file is there with this size and checksum."""
+
+    @abstractmethod
+    def staging(self) -> AbstractContextManager[Path]:
+        """A fresh local folder to write large files to before they are published; deleted at the end."""
+
+    @abstractmethod
+    def publish(self, staged: Path, name: str) -> None:
+        """Bring a staged file to its place, whole or not at all, and durably."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Delete a file; no error where there is none."""
+
+    @abstractmethod
+    def clear_work(self) -> None:
+        """Delete `WORK`, with the lock in it where there is one: the last thing a command does."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Delete what a killed run left half-written or half-deleted: the first thing the holder of the lock does."""
+
+    @abstractmethod
+    def trouble(self, error: OSError) -> str:
+        """One line about a method, or the writing of a staged file, that failed, and what to do."""
+
+
+@dataclass(frozen=True)
+class LocalDirectory(Directory):
+    """A dataset root on a local (or mounted) disk."""
+
+    root: str
+    patience: ClassVar[float] = 0.5
 
     def local(self, name: str = "") -> Path:
         """The path of a file, for readers that want one."""
         return Path(self.root, name)
 
-    def exists(self, name: str = "") -> bool:
-        """Whether the file or directory is there."""
+    def exists(self, name: str) -> bool:
+        """See `Directory`."""
         return self.local(name).exists()
 
     def names(self, name: str = "") -> list[str]:
-        """Sorted entries of a directory; empty where there is none."""
+        """See `Directory`."""
         path = self.local(name)
         return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
 
     def read(self, name: str, start: int = 0, length: int = -1) -> bytes:
-        """Bytes of a file, or a range of them."""
+        """See `Directory`."""
         with open(self.local(name), "rb") as file:
             file.seek(start)
             return file.read(length)
 
     def write(self, name: str, data: bytes | str) -> None:
-        """Write a small file atomically, making its directory when needed."""
+        """See `Directory`."""
         path = self.local(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
 
+    def create(self, name: str, data: bytes | str) -> None:
+        """See `Directory`. Only for the holder of the lock: the kernel is not asked to decide."""
+        if self.exists(name):
+            raise FileExistsError(name)
+        self.write(name, data)
+
     def matches(self, name: str, size: int, sha256: str) -> bool:
-        """Whether a file is there with this size and checksum; the size is looked at first."""
+        """See `Directory`. The file is read, unless its size tells already."""
         path = self.local(name)
         return path.is_file() and path.stat().st_size == size and sha256_file(path) == sha256
 
-    def stage(self, name: str) -> Path:
-        """A fresh local path to write a large file to, before `publish`."""
-        directory = self.local(STAGING)
-        directory.mkdir(parents=True, exist_ok=True)
-        return directory / f"{name}.{uuid.uuid4().hex}"
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """See `Directory`. On the same disk, so that a file is published by renaming it."""
+        folder = self.local(f"{STAGING}/{uuid.uuid4().hex}")
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staged: Path, name: str) -> None:
-        """Move a staged file to its place, atomically and durably."""
+        """See `Directory`."""
         with open(staged, "rb") as file:
             os.fsync(file.fileno())
-        staged.replace(self.local(name))
+        path = self.local(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(path)
 
     def remove(self, name: str) -> None:
-        """Delete a file or a whole directory; no error where there is none."""
-        path = self.local(name)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        """See `Directory`."""
+        self.local(name).unlink(missing_ok=True)
 
     def clear_work(self) -> None:
-        """Delete `WORK` with the lock in it. Only for the holder of the lock, as the last thing.
+        """See `Directory`. Only for the holder of the lock.
 
         It goes by another name first: another command may come at any time, and make `WORK` anew for its own lock.
         """
@@ -84,30 +163,39 @@ class LocalDirectory:
         shutil.rmtree(gone, ignore_errors=True)  # what stays is swept by the next command
 
     def sweep(self) -> None:
-        """Delete what a killed run left half-written or half-deleted. Only for the holder of the lock."""
-        self.remove(STAGING)
-        for path in self.local().glob(f"{GONE}*"):
+        """See `Directory`."""
+        sweep_temporary()
+        for path in (self.local(STAGING), *self.local().glob(f"{GONE}*")):
             shutil.rmtree(path, ignore_errors=True)
-        for directory in (self.local(), self.local(WORK)):
-            for path in directory.glob(".*.tmp"):
+        for folder in (self.local(), self.local(WORK)):
+            for path in folder.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
 
+    def trouble(self, error: OSError) -> str:
+        """See `Directory`."""
+        return f"cannot write {self.root} ({error.strerror or error}); make room and repeat the command"
 
-def cannot_write(directory: LocalDirectory, error: OSError) -> str:
-    """The line that says so, for any file of a dataset."""
-    return f"cannot write {directory.root} ({error.strerror or error}); make room and repeat the command"
+
+@contextmanager
+def reported(directory: Directory) -> Iterator[None]:
+    """Turns an OSError of a directory into the line that says so."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(directory.trouble(error)) from error
 
 
-def open_directory(where: str) -> LocalDirectory:
-    """The dataset root a person named.
+def open_directory(where: str) -> Directory:
+    """The dataset root a person named: a local path, or a URL of an object store, which is asked whether it is there.
 
     Raises:
-        UserError: another file system than the local one, or a file where a directory should be.
+        UserError: no such store, nothing that can be reached there, or a file where a directory should be.
     """
-    scheme, separator, _ = where.partition("://")
-    if separator:
-        raise UserError(f"{where}: datasets can be written to local directories only, not to {scheme}://")
-    path = Path(where).expanduser().absolute()
-    if path.exists() and not path.is_dir():
+    root = absolute(where)
+    if is_url(root):
+        from pipelines.remote import open_remote
+
+        return open_remote(root)
+    if Path(root).exists() and not Path(root).is_dir():
         raise UserError(f"{where} is a file; give a directory for the dataset")
-    return LocalDirectory(str(path))
+    return LocalDirectory(root)

@@ -1,8 +1,12 @@
-"""One shard, from its slice of the index to its files: a pure function of the slice, the encoder and the settings."""
+"""One shard, from its slice of the index to its files: a pure function of the slice, the encoder and the settings.
+
+Three things go on at once: threads read and decode a bounded number of images ahead, the device encodes the batches
+that were begun, and the calling thread writes the records of the batch before. Memory does not grow with the shard.
+"""
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,8 +18,8 @@ from numpy.typing import NDArray
 
 from pipelines.encoders import Encoder, Tensors
 from pipelines.images import CROPS, ImageError
-from pipelines.index import read_index
-from pipelines.progress import Ticker
+from pipelines.index import INDEX_NAME, read_index
+from pipelines.lock import check_ours
 from pipelines.results import (
     ChannelSums,
     ErrorSums,
@@ -28,13 +32,18 @@ from pipelines.results import (
 from pipelines.settings import Settings
 from pipelines.shards import ShardFile, ShardWriter
 from pipelines.sources import Item, Picture, Source, open_source
-from pipelines.storage import LocalDirectory, cannot_write
+from pipelines.storage import Directory
 from schemas.errors import UserError
 from schemas.manifest import ShardInfo
 from schemas.record import encode_record
 
 RECONSTRUCTED = 32  # records of a dataset that are decoded again to measure the reconstruction
-MAX_DECODERS = 8
+MAX_DECODERS = 32
+REMOTE_READERS = 32  # threads that read from an object store: they wait more than they work
+BEGUN = 2  # batches that the device has to do while the one before them is written
+_SUMS_KEPT = 1024  # of batches, before they are merged
+
+Count = Callable[[str, int], None]  # takes how many more were "read", "decoded", "encoded", "rejected", or "bytes"
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class _Batch:
 class _Tally:
     """What adds up while a shard is written."""
 
+    count: Count
     quota: int  # records still to be reconstructed
     rejects: list[Reject] = field(default_factory=list)
     channels: list[ChannelSums] = field(default_factory=list)
@@ -65,10 +75,16 @@ class _Tally:
 
     def reject(self, item: Item, reason: str, exception: str) -> None:
         self.rejects.append(Reject(key=item.key, reason=reason, exception=exception, size=item.size))
+        self.count("rejected", 1)
+
+    def measure(self, sums: ChannelSums) -> None:
+        self.channels.append(sums)
+        if len(self.channels) == _SUMS_KEPT:
+            self.channels = [ChannelSums.merge(self.channels, len(sums.total))]
 
 
 def make_shard(
-    directory: LocalDirectory, settings: Settings, piece: Slice, load: Callable[[], Encoder]
+    directory: Directory, settings: Settings, piece: Slice, load: Callable[[], Encoder], count: Count
 ) -> ShardResult | ShardFailure:
     """Make a shard and leave its done-marker, unless that is there already and fits the files.
 
@@ -77,36 +93,35 @@ def make_shard(
         settings: the settings of the dataset.
         piece: which shard.
         load: gives the encoder; called only when there is something to encode.
+        count: is told what is done, as it is done; nothing of a shard that was there.
 
     Returns:
         The result, or the failure when the user can mend what went wrong (unreadable or full storage, wrong weights).
     """
-    done = read_marker(directory, piece.shard)
-    if done is not None:
-        return done
     try:
-        return _make(directory, settings, piece, load())
+        done = read_marker(directory, settings.work, piece.shard)
+        return done or _make(directory, settings, piece, load(), count)
     except UserError as error:
         return ShardFailure(shard=piece.shard, message=str(error))
     except OSError as error:
-        return ShardFailure(shard=piece.shard, message=cannot_write(directory, error))
+        return ShardFailure(shard=piece.shard, message=directory.trouble(error))
 
 
-def _make(directory: LocalDirectory, settings: Settings, piece: Slice, encoder: Encoder) -> ShardResult:
-    items = read_index(directory, piece.offset, piece.length)
+def _make(directory: Directory, settings: Settings, piece: Slice, encoder: Encoder, count: Count) -> ShardResult:
+    check_ours(directory, settings)
+    items = read_index(directory, f"{settings.work}/{INDEX_NAME}", piece.offset, piece.length)
     names = settings.shard_files(piece.shard)
-    staged = [directory.stage(name) for name in names]
-    tally = _Tally(reconstruction_quota(piece.shard, settings.shards))
-    try:
-        written = _write(settings, encoder, items, staged, tally, Ticker(directory, piece.shard))
+    tally = _Tally(count, reconstruction_quota(piece.shard, settings.shards))
+    with directory.staging() as folder:
+        staged = [folder / name for name in names]
+        written = _write(settings, encoder, items, staged, tally)
+        check_ours(directory, settings)
         for path, name in zip(staged, names, strict=True):
             directory.publish(path, name)
-    finally:
-        for path in staged:
-            path.unlink(missing_ok=True)
+    count("bytes", sum(file.bytes for file in written))
     result = ShardResult(
         shard=piece.shard,
-        items=len(items),
+        items=written[0].records + len(tally.rejects),
         files=tuple(
             ShardInfo(name=name, split=split, **file._asdict())
             for name, split, file in zip(names, settings.splits, written, strict=True)
@@ -115,28 +130,31 @@ def _make(directory: LocalDirectory, settings: Settings, piece: Slice, encoder: 
         channels=ChannelSums.merge(tally.channels, settings.shape[2]),
         errors=ErrorSums.merge(tally.errors),
     )
-    write_marker(directory, result)
+    write_marker(directory, settings.work, result)
     return result
 
 
 def _write(
-    settings: Settings,
-    encoder: Encoder,
-    items: Sequence[Item],
-    staged: Sequence[Path],
-    tally: _Tally,
-    ticker: Ticker,
+    settings: Settings, encoder: Encoder, items: Iterable[Item], staged: Sequence[Path], tally: _Tally
 ) -> list[ShardFile]:
     """Encode the items into the staged files, one a split."""
     source = open_source(settings.source.descriptor, settings.source.split)
+    threads = reader_threads(source.descriptor)
     with ExitStack() as stack:
         writers = [stack.enter_context(ShardWriter(path)) for path in staged]
-        pool = stack.enter_context(ThreadPoolExecutor(min(MAX_DECODERS, os.cpu_count() or 1)))
-        batches = _batches(_decoded(source, items, settings, pool, tally), settings)
+        pool = ThreadPoolExecutor(threads)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        ahead = 2 * max(settings.batch_size, threads)
+        batches = _batches(_decoded(source, items, settings, pool, ahead, tally), settings)
         for batch, views in _encoded(batches, encoder, settings.flips):
             _write_batch(settings, encoder, batch, views, writers, tally)
-            ticker.add(len(batch.items))
         return [writer.close() for writer in writers]
+
+
+def reader_threads(descriptor: str) -> int:
+    """Threads to read and decode a source with: one a core, or more where they wait for an object store."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores, MAX_DECODERS), REMOTE_READERS if "://" in descriptor else 1)
 
 
 def reconstruction_quota(shard: int, shards: int) -> int:
@@ -145,26 +163,29 @@ def reconstruction_quota(shard: int, shards: int) -> int:
 
 
 def _decoded(
-    source: Source, items: Sequence[Item], settings: Settings, pool: ThreadPoolExecutor, tally: _Tally
+    source: Source, items: Iterable[Item], settings: Settings, pool: ThreadPoolExecutor, ahead: int, tally: _Tally
 ) -> Iterator[tuple[Item, NDArray[np.uint8]]]:
-    """Items with their cropped pixels, in order, read and decoded ahead by threads; bad images go to the tally."""
+    """Items with their cropped pixels, in order, up to `ahead` of them being read and decoded; bad ones are tallied."""
     crop = CROPS[settings.crop]
+    classes = len(settings.classes)
 
     def work(item: Item) -> Picture | ImageError:
         try:
-            picture = source.read(item)
-            return Picture(crop(picture.pixels, settings.resolution), picture.label)
+            pixels, label = source.read(item)
+            if not 0 <= label < classes:
+                return ImageError(f"its label {label} is not one of the {classes} classes", "ValueError")
+            return Picture(crop(pixels, settings.resolution), label)
         except ImageError as error:
             return error
 
     waiting = iter(items)
-    ahead: deque[tuple[Item, Future[Picture | ImageError]]] = deque()
+    begun: deque[tuple[Item, Future[Picture | ImageError]]] = deque()
     while True:
-        for item in islice(waiting, 2 * settings.batch_size - len(ahead)):
-            ahead.append((item, pool.submit(work, item)))
-        if not ahead:
+        for item in islice(waiting, ahead - len(begun)):
+            begun.append((item, pool.submit(work, item)))
+        if not begun:
             return
-        item, future = ahead.popleft()
+        item, future = begun.popleft()
         try:
             picture = future.result()
         except OSError as error:  # the disk's fault, not the image's: not to be remembered as a bad image
@@ -172,9 +193,11 @@ def _decoded(
                 f"cannot read {item.key} of {source.descriptor} ({error.strerror or error}); "
                 "mend it and repeat the command"
             ) from error
+        tally.count("read", 1)
         if isinstance(picture, ImageError):
             tally.reject(item, picture.reason, picture.exception)
         else:
+            tally.count("decoded", 1)
             yield replace(item, label=picture.label), picture.pixels
 
 
@@ -188,12 +211,12 @@ def _batches(decoded: Iterator[tuple[Item, NDArray[np.uint8]]], settings: Settin
 
 
 def _encoded(batches: Iterator[_Batch], encoder: Encoder, flips: bool) -> Iterator[tuple[_Batch, list[Tensors]]]:
-    """Batches with their tensors, one entry a split; the next batch is begun before the last one is waited for."""
+    """Batches with their tensors, one entry a split; later batches are begun before an earlier one is waited for."""
     begun: deque[tuple[_Batch, list[Callable[[], Tensors]]]] = deque()
     for batch in batches:
         views = [batch.pixels, batch.pixels[:, :, ::-1]] if flips else [batch.pixels]
         begun.append((batch, [encoder.start(view) for view in views]))
-        if len(begun) > 1:
+        if len(begun) > BEGUN:
             ready, waits = begun.popleft()
             yield ready, [wait() for wait in waits]
     for ready, waits in begun:
@@ -222,7 +245,8 @@ def _write_batch(
             writer.write(encode_record(item.key, item.label, one, settings.tensors))
     kept = np.flatnonzero(good)
     if kept.size:
-        tally.channels.append(ChannelSums.of(settings.layout, {n: v[kept] for n, v in views[0].items()}))
+        tally.measure(ChannelSums.of(settings.layout, {n: v[kept] for n, v in views[0].items()}))
+        tally.count("encoded", int(kept.size))
     if settings.vae is not None:
         _reconstruct(settings, encoder, batch.pixels, views[0], kept, tally)
 

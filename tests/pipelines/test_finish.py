@@ -1,18 +1,26 @@
+import hashlib
+import math
 from pathlib import Path
 
 import pytest
 
-from pipelines.finish import finish, forget_failure, read_failure
+from pipelines.finish import finish, take_failure
+from pipelines.index import INDEX_NAME, write_index
 from pipelines.plan import Plan
-from pipelines.results import ChannelSums, ErrorSums, ShardFailure, ShardResult
-from pipelines.storage import WORK
+from pipelines.results import ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
+from pipelines.settings import write_settings
 from schemas.manifest import MANIFEST_NAME, ShardInfo, read_manifest
 from tests.pipelines.running import plan
+
+FAILURE = ".work/run/failure.txt"
 
 
 @pytest.fixture
 def task(photos: Path, tmp_path: Path) -> Plan:
-    return plan(photos, tmp_path / "out", shards=3)
+    task = plan(photos, tmp_path / "out", shards=3)
+    write_settings(task.directory, task.settings)
+    write_index(task.directory, f"{task.settings.work}/{INDEX_NAME}", task.index)
+    return task
 
 
 def result(task: Plan, shard: int, records: int = 20) -> ShardResult:
@@ -30,44 +38,74 @@ def result(task: Plan, shard: int, records: int = 20) -> ShardResult:
 def test_order_of_arrival_does_not_show(task: Plan) -> None:
     texts = []
     for order in ((0, 1, 2), (2, 0, 1)):
-        finish(task.directory, task.settings, 0.0, 0.0, [result(task, shard) for shard in order])
+        finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in order])
         texts.append(task.directory.read(MANIFEST_NAME))
     assert texts[0] == texts[1]
     assert [s.name[-14:-9] for s in read_manifest(task.directory.local()).shards] == ["00000", "00001", "00002"]
-    assert read_failure(task.directory) is None
+    assert take_failure(task.directory, FAILURE) is None
 
 
 @pytest.mark.parametrize("shards", [(0, 1), (0, 1, 1), (0, 1, 2, 2)])
 def test_lost_or_doubled_shards_are_noticed(task: Plan, shards: tuple[int, ...]) -> None:
-    finish(task.directory, task.settings, 0.0, 0.0, [result(task, shard) for shard in shards])
-    assert "of 3 shards came back" in (read_failure(task.directory) or "")
+    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in shards])
+    assert "of 3 shards came back" in (take_failure(task.directory, FAILURE) or "")
     assert not task.directory.exists(MANIFEST_NAME)
-    forget_failure(task.directory)
-    assert "cannot finish" in (read_failure(task.directory) or "")
+    assert "cannot finish" in (take_failure(task.directory, FAILURE) or "")
 
 
 @pytest.mark.parametrize("name", ["rejects.jsonl", "shards.jsonl", "features.json", MANIFEST_NAME])
 def test_file_that_cannot_be_written_is_told(task: Plan, name: str) -> None:
     task.directory.local(name).mkdir(parents=True)
-    finish(task.directory, task.settings, 0.0, 0.0, [result(task, shard) for shard in range(3)])
-    assert "(Is a directory); make room and repeat the command" in (read_failure(task.directory) or "")
+    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in range(3)])
+    assert "(Is a directory); make room and repeat the command" in (take_failure(task.directory, FAILURE) or "")
 
 
 def test_full_disk_leaves_no_word_and_is_told_all_the_same(task: Plan) -> None:
-    task.directory.local().mkdir(parents=True)
-    task.directory.local(WORK).touch()  # nothing can be written below it
+    task.directory.local(FAILURE).parent.touch()  # nothing can be written below it
     task.directory.local("rejects.jsonl").mkdir()
-    finish(task.directory, task.settings, 0.0, 0.0, [result(task, shard) for shard in range(3)])
-    assert "make room and repeat the command" in (read_failure(task.directory) or "")
+    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in range(3)])
+    assert "make room and repeat the command" in (take_failure(task.directory, FAILURE) or "")
 
 
 def test_lost_records_are_our_fault(task: Plan) -> None:
     with pytest.raises(RuntimeError, match="shard 1 accounts for"):
-        finish(task.directory, task.settings, 0.0, 0.0, [result(task, 0), result(task, 1, 19), result(task, 2)])
+        finish(
+            task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, 0), result(task, 1, 19), result(task, 2)]
+        )
 
 
 def test_failures_of_shards_are_told_once(task: Plan) -> None:
     failures = [ShardFailure(shard=shard, message=f"disk {shard} is gone") for shard in (2, 1)]
-    finish(task.directory, task.settings, 0.0, 0.0, [result(task, 0), *failures])
-    assert read_failure(task.directory) == "disk 1 is gone (and 1 more shard failed)"
+    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, 0), *failures])
+    assert take_failure(task.directory, FAILURE) == "disk 1 is gone (and 1 more shard failed)"
     assert not task.directory.exists(MANIFEST_NAME)
+
+
+def test_latents_that_are_not_finite_fail_the_build_whatever_the_thresholds(task: Plan) -> None:
+    reject = Reject(key="bee/7.png", reason="its latent is not finite in float16", exception="OverflowError", size=9)
+    broken = result(task, 1, 19).model_copy(update={"rejects": (reject,)})
+    finish(task.directory, task.settings, 1.0, 0.0, FAILURE, [result(task, 0), broken, result(task, 2)])
+    assert '1 of 60 images have latents that are not finite in float16 (first: "bee/7.png")' in (
+        take_failure(task.directory, FAILURE) or ""
+    )
+    assert not task.directory.exists(MANIFEST_NAME)
+    assert b"bee/7.png" in task.directory.read("rejects.jsonl")
+
+
+def test_statistics_that_are_not_finite_fail_the_build(task: Plan) -> None:
+    sums = ChannelSums(positions=1, total=(1.0,) * 3, squares=(2.0,) * 3, noise=(0.0, math.inf, 0.0))
+    wild = result(task, 2).model_copy(update={"channels": sums})
+    finish(task.directory, task.settings, 1.0, 0.0, FAILURE, [result(task, 0), result(task, 1), wild])
+    assert "the statistics of the latents are not finite" in (take_failure(task.directory, FAILURE) or "")
+    assert not task.directory.exists(MANIFEST_NAME)
+
+
+def test_manifest_holds_the_checksum_of_every_other_file(task: Plan) -> None:
+    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in range(3)])
+    manifest = read_manifest(task.directory.local())
+    listed = {info.name: (info.bytes, info.sha256) for info in manifest.files}
+    found = {name: task.directory.read(name) for name in task.directory.names() if name != ".work"}
+    assert listed.keys() == found.keys() - {MANIFEST_NAME, *manifest.sealed}
+    assert manifest.sealed == ("settings.json",)
+    for name, facts in listed.items():
+        assert facts == (len(found[name]), hashlib.sha256(found[name]).hexdigest())

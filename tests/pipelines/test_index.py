@@ -3,6 +3,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+import pytest
+
+from pipelines import index as module
 from pipelines.index import INDEX_NAME, Index, build_index, read_index, write_index
 from pipelines.sources import Item
 from pipelines.storage import LocalDirectory
@@ -63,17 +66,19 @@ def test_times_are_a_digest_of_their_own() -> None:
     assert indexes[0].times != indexes[1].times
 
 
-def test_a_worker_reads_its_slice_only(tmp_path: Path) -> None:
+def test_a_worker_reads_its_slice_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = LocalDirectory(str(tmp_path))
-    (tmp_path / ".work").mkdir()
     index = build_index(items(50), 0)
-    write_index(directory, index)
+    name = f".work/{INDEX_NAME}"
+    write_index(directory, name, index)
     whole = list(index.items())
     first, start, stop, end = index.offsets([0, 10, 30, 50])
     assert first == 0
-    assert read_index(directory, start, stop - start) == whole[10:30]
-    assert read_index(directory, stop, end - stop) == whole[30:]
-    assert end == len(directory.read(INDEX_NAME))
+    assert list(read_index(directory, name, start, stop - start)) == whole[10:30]
+    assert list(read_index(directory, name, stop, end - stop)) == whole[30:]
+    monkeypatch.setattr(module, "_PIECE", 7)  # a line comes in several pieces
+    assert list(read_index(directory, name, start, stop - start)) == whole[10:30]
+    assert end == len(directory.read(name))
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["index.jsonl"]
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 import shutil
+import tarfile
 import uuid
 from pathlib import Path
 
@@ -17,14 +18,17 @@ from apache_beam.testing.util import assert_that
 from PIL import Image
 
 from pipelines.dataset import LatentDataset
-from pipelines.index import write_index
+from pipelines.encoders import PixelEncoder
+from pipelines.index import INDEX_NAME, write_index
 from pipelines.plan import Plan
 from pipelines.preprocess import Config, define_pipeline, make_slices, preprocess
-from pipelines.results import marker_name
+from pipelines.results import ShardResult, marker_name
 from pipelines.runner import parse_options, run_pipeline
 from pipelines.settings import write_settings
 from pipelines.sources import open_source
+from pipelines.storage import STAGING
 from pipelines.vae_weights import load_vae
+from pipelines.work import make_shard
 from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.manifest import Manifest
@@ -203,14 +207,33 @@ def test_neighbours_in_a_batch_do_not_show_in_a_record(made: tuple[Plan, Manifes
 
 
 def test_beam_counts_what_was_done(photos: Path, tmp_path: Path) -> None:
-    task = plan(photos, tmp_path / "out")
-    write_settings(task.directory, task.settings)
-    write_index(task.directory, task.index)
-    config = Config(task.directory, task.settings, make_slices(task), 0.01, 0.0)
+    """Of a run that finds a shard of four done already, with an image that is listed twice and one that is bad."""
+    archive, bad = tmp_path / "in.tar", tmp_path / "bad.png"
+    bad.write_text("no image")
+    with tarfile.open(archive, "w") as file:
+        paths = sorted(photos.rglob("*.*"))
+        for path in [*paths, paths[0]]:
+            file.add(path, path.relative_to(photos))
+        file.add(bad, "bee/bad.png")
+    task = plan(f"tar:{archive}", tmp_path / "out")
+    directory, settings = task.directory, task.settings
+    write_settings(directory, settings)
+    write_index(directory, f"{settings.work}/{INDEX_NAME}", task.index)
+    slices = make_slices(task)
+    done = make_shard(directory, settings, slices[0], PixelEncoder, lambda name, more: None)
+    assert isinstance(done, ShardResult)
+    config = Config(directory, settings, slices, 0.1, 0.0)
     result = run_pipeline(functools.partial(define_pipeline, config=config))
     counters = {entry.key.metric.name: entry.committed for entry in result.metrics().query()["counters"]}
-    sizes = sum(shard.bytes for shard in LatentDataset(tmp_path / "out").manifest.shards)
-    assert counters == {"read": IMAGES, "decoded": IMAGES, "encoded": IMAGES, "rejected": 0, "bytes": sizes}
+    manifest = LatentDataset(tmp_path / "out").manifest
+    assert manifest.counts.model_dump() == {"source": IMAGES + 2, "written": IMAGES, "rejected": 1, "duplicate": 1}
+    assert counters == {
+        "read": IMAGES + 1 - done.items,
+        "decoded": IMAGES - done.records,
+        "encoded": IMAGES - done.records,
+        "rejected": 1 - len(done.rejects),
+        "bytes": sum(shard.bytes for shard in manifest.shards[1:]),
+    }
 
 
 def test_graph_is_linear(photos: Path, tmp_path: Path) -> None:
@@ -295,14 +318,14 @@ def test_only_what_is_missing_is_made_again(photos: Path, tmp_path: Path) -> Non
     write_settings(task.directory, task.settings)
     markers = (tmp_path / "undisturbed" / "shards.jsonl").read_text().splitlines()
     for shard, marker in enumerate(markers):
-        task.directory.write(marker_name(shard), marker + "\n")
+        task.directory.write(marker_name(task.settings.work, shard), marker + "\n")
     names = [shard.name for shard in LatentDataset(tmp_path / "undisturbed").manifest.shards]
     (out / names[0]).write_bytes(expected[names[0]])  # done
     (out / names[1]).write_bytes(expected[names[2]])  # same size perhaps, other bytes
     (out / names[3]).write_bytes(expected[names[3]])
-    task.directory.local(marker_name(3)).write_text("{half a mark")
+    task.directory.local(marker_name(task.settings.work, 3)).write_text("{half a mark")
     (out / ".manifest.json.123.tmp").write_text("{")
-    task.directory.stage("leftover").write_text("x")
+    task.directory.write(f"{STAGING}/1/leftover", "x")
     kept = (out / names[0]).stat().st_mtime_ns
     preprocess(plan(photos, out), progress=False)
     assert contents(out) == expected
@@ -391,7 +414,7 @@ def test_source_that_fails_to_be_read_is_no_bad_image(photos: Path, tmp_path: Pa
     (folder / victim.key).rename(tmp_path / "aside")
     with pytest.raises(UserError, match=f"cannot read {victim.key} of .*No such file.*repeat the command"):
         preprocess(task, progress=False)
-    done = sorted(path.name for path in (tmp_path / "out/.work/done").iterdir())
+    done = sorted(path.name for path in (tmp_path / "out/.work").glob("*/done/*"))
     assert len(done) == 3  # the other shards are done and stay
     (tmp_path / "aside").rename(folder / victim.key)
     assert preprocess(plan(folder, tmp_path / "out"), progress=False).counts.written == 20

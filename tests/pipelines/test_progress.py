@@ -12,13 +12,12 @@ from pipelines.storage import LocalDirectory
 
 def test_bar_counts_done_shards_and_ticks_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = LocalDirectory(str(tmp_path))
-    directory.write(marker_name(0), "{}")
+    directory.write(marker_name("work", 0), "{}")
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stderr", shown)
-    with ProgressBar(directory, [10, 20, 30], enabled=True):
-        ticker = Ticker(directory, 1)
-        ticker.add(4)
-        Ticker(directory, 0).add(10)  # done: not counted twice
+    with ProgressBar(directory, "work", [10, 20, 30], enabled=True) as bar:
+        Ticker(bar.ticks, 1).add(4)
+        Ticker(bar.ticks, 0).add(10)  # done: not counted twice
         time.sleep(0.7)
     last = shown.getvalue().split("\r")[-1]
     assert "14/60" in last
@@ -26,6 +25,12 @@ def test_bar_counts_done_shards_and_ticks_of_the_others(tmp_path: Path, monkeypa
 
 
 def test_silent_where_stderr_is_no_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with ProgressBar(LocalDirectory(str(tmp_path)), [1]):
-        pass
+    with ProgressBar(LocalDirectory(str(tmp_path)), "work", [1]) as bar:
+        assert bar.ticks is None
+        Ticker(bar.ticks, 0).add(1)
     assert capfd.readouterr() == ("", "")
+
+
+def test_worker_on_another_machine_keeps_its_ticks_to_itself(tmp_path: Path) -> None:
+    Ticker(str(tmp_path / "elsewhere"), 0).add(1)
+    assert list(tmp_path.iterdir()) == []

@@ -29,7 +29,7 @@ def stop_at(process: subprocess.Popen[str], out: Path, done: int, delay: float =
     deadline = time.monotonic() + 120
     while process.poll() is None:
         assert time.monotonic() < deadline
-        markers = list((out / ".work/done").glob("[0-9]*.json"))
+        markers = list((out / ".work").glob("*/done/[0-9]*.json"))
         if (out / "settings.json").exists() and len(markers) >= done:
             time.sleep(delay)
             process.send_signal(signal.SIGSTOP)

@@ -93,13 +93,13 @@ def test_marker_counts_only_while_it_fits_the_file(tmp_path: Path) -> None:
         channels=ChannelSums(positions=1, total=(0.1,), squares=(1e-300,), noise=(3.0,)),
         errors=ErrorSums(),
     )
-    assert read_marker(directory, 3) is None
-    write_marker(directory, result)
-    assert read_marker(directory, 3) == result
+    assert read_marker(directory, "work", 3) is None
+    write_marker(directory, "work", result)
+    assert read_marker(directory, "work", 3) == result
     for damaged in (b"record", b"recorDs"):
         path.write_bytes(damaged)
-        assert read_marker(directory, 3) is None
+        assert read_marker(directory, "work", 3) is None
     path.write_bytes(b"records")
-    assert read_marker(directory, 3) == result
-    directory.local(marker_name(3)).write_text("{")
-    assert read_marker(directory, 3) is None
+    assert read_marker(directory, "work", 3) == result
+    directory.local(marker_name("work", 3)).write_text("{")
+    assert read_marker(directory, "work", 3) is None

@@ -10,26 +10,33 @@ from schemas.files import sha256_file
 
 def test_files_come_and_go(tmp_path: Path) -> None:
     directory = LocalDirectory(str(tmp_path / "new"))
-    assert not directory.exists()
     assert directory.names() == []
     directory.write("a/b.txt", "0123456789")
     assert directory.read("a/b.txt") == b"0123456789"
     assert directory.read("a/b.txt", 3, 4) == b"3456"
     assert directory.names("a") == ["b.txt"]
-    directory.remove("a")
-    directory.remove("a")
-    assert directory.names() == []
+    directory.remove("a/b.txt")
+    directory.remove("a/b.txt")
+    assert directory.names("a") == []
 
 
 def test_staged_file_appears_when_published(tmp_path: Path) -> None:
     directory = LocalDirectory(str(tmp_path))
-    one, other = directory.stage("shard"), directory.stage("shard")
-    assert one != other
-    one.write_bytes(b"content")
-    assert not directory.exists("shard")
-    directory.publish(one, "shard")
-    assert directory.read("shard") == b"content"
+    with directory.staging() as one, directory.staging() as other:
+        assert one != other
+        (one / "shard").write_bytes(b"content")
+        assert not directory.exists("a/shard")
+        directory.publish(one / "shard", "a/shard")
+    assert directory.read("a/shard") == b"content"
     assert directory.names(STAGING) == []
+
+
+def test_file_is_created_once(tmp_path: Path) -> None:
+    directory = LocalDirectory(str(tmp_path))
+    directory.create("a/b", "first")
+    with pytest.raises(FileExistsError):
+        directory.create("a/b", "second")
+    assert directory.read("a/b") == b"first"
 
 
 def test_matches_wants_size_and_checksum(tmp_path: Path) -> None:
@@ -48,7 +55,7 @@ def test_sweep_takes_half_written_files_only(tmp_path: Path) -> None:
     directory.write(f"{WORK}/keep", "x")
     for name in (".manifest.json.7.tmp", f"{WORK}/.index.jsonl.7.tmp"):
         (tmp_path / name).write_text("half")
-    directory.stage("shard").write_text("half")
+    directory.write(f"{STAGING}/1/shard", "half")
     (tmp_path / f"{GONE}1/done").mkdir(parents=True)
     directory.sweep()
     assert not directory.exists(f"{GONE}1")
@@ -75,8 +82,10 @@ def test_work_is_cleared_away_while_another_command_makes_it_anew(
 
 
 def test_other_file_systems_and_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="local directories only, not to s3://"):
-        open_directory("s3://bucket/data")
+    with pytest.raises(
+        UserError, match="hdfs://host/data: no such kind of storage; known are local paths, s3:// and gs"
+    ):
+        open_directory("hdfs://host/data")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file"):
         open_directory(str(tmp_path / "file"))

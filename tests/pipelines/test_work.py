@@ -7,10 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from pipelines.encoders import PixelEncoder
-from pipelines.index import write_index
+from pipelines.index import INDEX_NAME, write_index
 from pipelines.plan import Plan
 from pipelines.preprocess import make_slices
 from pipelines.results import ShardResult
+from pipelines.settings import write_settings
 from pipelines.shards import read_shard
 from pipelines.work import RECONSTRUCTED, make_shard, reconstruction_quota
 from schemas.record import decode_record
@@ -34,16 +35,21 @@ class Probe:
         return np.zeros((len(tensors["mean"]), 16, 16, 3), np.uint8)
 
 
+def ignore(name: str, more: int) -> None:
+    """A count that nobody wants."""
+
+
 @pytest.fixture
 def task(photos: Path, tiny_vae: Path, tmp_path: Path) -> Plan:
     task = plan(photos, tmp_path / "out", vae=str(tiny_vae), shards=2, batch_size=7, flips=True)
-    write_index(task.directory, task.index)
+    write_settings(task.directory, task.settings)
+    write_index(task.directory, f"{task.settings.work}/{INDEX_NAME}", task.index)
     return task
 
 
 def test_latents_that_are_not_finite_are_rejected_from_both_splits(task: Plan) -> None:
     probe = Probe()
-    result = make_shard(task.directory, task.settings, make_slices(task)[0], lambda: probe)
+    result = make_shard(task.directory, task.settings, make_slices(task)[0], lambda: probe, ignore)
     assert isinstance(result, ShardResult)
     assert {reject.exception for reject in result.rejects} == {"OverflowError"}
     assert 0 < len(result.rejects) < 30
@@ -62,18 +68,18 @@ def test_latents_that_are_not_finite_are_rejected_from_both_splits(task: Plan) -
 def test_every_batch_has_one_shape(task: Plan) -> None:
     probe = Probe()
     for piece in make_slices(task):
-        make_shard(task.directory, task.settings, piece, lambda: probe)
+        make_shard(task.directory, task.settings, piece, lambda: probe, ignore)
     assert set(probe.shapes) == {(7, 16, 16, 3), (7, 8, 8, 4)}
 
 
 def test_done_shard_needs_no_encoder(task: Plan) -> None:
     piece = make_slices(task)[1]
-    first = make_shard(task.directory, task.settings, piece, Probe)
+    first = make_shard(task.directory, task.settings, piece, Probe, ignore)
 
     def never() -> PixelEncoder:
         raise AssertionError("loaded for nothing")
 
-    assert make_shard(task.directory, task.settings, piece, never) == first
+    assert make_shard(task.directory, task.settings, piece, never, ignore) == first
 
 
 @pytest.mark.parametrize("shards", [1, 3, 4, 32, 1000])

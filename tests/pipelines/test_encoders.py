@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import encoders
+from pipelines import encoders, vae_weights
 from pipelines.encoders import VaeEncoder, load_encoder, part_size
+from pipelines.vae import AutoencoderKL
 from pipelines.vae_info import describe_vae
 from pipelines.vae_weights import load_vae
 from schemas.errors import UserError
@@ -72,3 +73,15 @@ def test_on_a_cpu_parts_of_a_batch_give_what_the_batch_gives(tiny_vae: Path, mon
 )
 def test_parts_have_one_shape(images: int, side: int, size: int) -> None:
     assert part_size(images, side**2) == size
+
+
+def test_batches_are_compiled_once(tiny_vae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = []
+    encode = AutoencoderKL.encode
+    monkeypatch.setattr(AutoencoderKL, "encode", lambda model, x: traced.append(x.shape) or encode(model, x))
+    vae_weights._compiled.cache_clear()
+    encoder = VaeEncoder(info(tiny_vae))
+    batches = np.random.default_rng(0).integers(0, 256, (3, 8, 32, 32, 3), dtype=np.uint8)
+    waits = [encoder.start(view) for batch in batches for view in (batch, batch[:, :, ::-1])]
+    assert len({wait()["mean"].tobytes() for wait in waits}) == 6
+    assert traced == [(8, 32, 32, 3)]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipelines.vae_files import CONFIG_FILE, EMBEDDED_DIRECTORY, INDEX_FILE, WEIGHTS_FILE, vae_digest
+from schemas.manifest import read_manifest
 from tests.pipelines.hub_server import Hub, content_tag, serving
 
 FIRST, SECOND = "1" * 40, "2" * 40
@@ -24,6 +25,10 @@ REPOSITORIES = {
     "org/vae": {
         FIRST: {CONFIG_FILE: CONFIG, WEIGHTS_FILE: WEIGHTS, "diffusion_pytorch_model.bin": b"pickled", **OTHER},
         SECOND: {CONFIG_FILE: CONFIG, WEIGHTS_FILE: WEIGHTS + b"!"},
+    },
+    "org/moved": {
+        FIRST: {CONFIG_FILE: CONFIG, WEIGHTS_FILE: WEIGHTS},
+        SECOND: {CONFIG_FILE: CONFIG, WEIGHTS_FILE: b"-"},
     },
     "org/pipeline": {
         FIRST: {"model_index.json": b"{}", f"vae/{CONFIG_FILE}": CONFIG, f"vae/{WEIGHTS_FILE}": WEIGHTS, **OTHER}
@@ -63,21 +68,27 @@ for name, revision in json.loads(sys.argv[1]):
 def hub() -> Iterator[Hub]:
     references = {name: {"main": FIRST} for name in REPOSITORIES}
     references["org/vae"]["v2"] = SECOND
+    references["org/moved"] = {"main": SECOND, "v1": FIRST}
     with serving(Hub(REPOSITORIES, references, gated=frozenset({"org/gated"}))) as served:
         yield served
 
 
-def look_up(home: Path, *names: tuple[str, str | None], **environment: str) -> list[Any]:
-    """Name, revision, directory and files of each VAE, or the error's text."""
+def run_python(program: str, argument: Any, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program with one argument, in JSON, and a home of its own for the hub's client."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", LOOK_UP, json.dumps(names)],
+    return subprocess.run(
+        [sys.executable, "-c", program, json.dumps(argument)],
         env={**clean, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+def look_up(home: Path, *names: tuple[str, str | None], **environment: str) -> list[Any]:
+    """Name, revision, directory and files of each VAE, or the error's text."""
+    done = run_python(LOOK_UP, names, home, **environment)
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert all("\n" not in result for result in results if isinstance(result, str))
@@ -182,3 +193,36 @@ def test_without_a_network_the_cache_serves(tmp_path: Path) -> None:
     found, missing = look_up(tmp_path, ("org/vae", None), ("org/missing", None), HF_ENDPOINT=nowhere)
     assert found[1] == FIRST
     assert f"the hub at {nowhere} gave no answer" in missing
+
+
+COMMAND = """
+import json, sys
+from flowtrain.cli import main
+try:
+    main(["preprocess", *json.loads(sys.argv[1])])
+except SystemExit as end:
+    print(json.dumps([end.code, "jax" in sys.modules]))
+"""
+
+
+def preprocess(home: Path, arguments: list[str], **environment: str) -> tuple[dict[str, Any], int, bool]:
+    """Result of `flowtrain preprocess --json ARGUMENTS`, its exit status, and whether JAX was imported."""
+    done = run_python(COMMAND, [*arguments, "--json"], home, **environment)
+    *result, (status, jax) = [json.loads(line) for line in done.stdout.splitlines()]
+    return (result[0] if result else {"error": done.stderr}), status, jax
+
+
+def test_preprocess_by_hub_id(hub: Hub, photos: Path, tmp_path: Path) -> None:
+    """Planned by a tag, encoded by the commit it stood for, and found finished without a hub and without JAX."""
+    arguments = [str(photos), str(tmp_path / "out"), "--resolution", "16", "--min-psnr", "0", "--vae", "org/moved"]
+    made, status, _ = preprocess(tmp_path, [*arguments, "--vae-revision", "v1"], HF_ENDPOINT=hub.endpoint)
+    assert (made.get("state"), status) == ("written", 0), made
+    vae = read_manifest(tmp_path / "out").vae
+    assert vae is not None
+    assert (vae.id, vae.revision, vae.sha256) == ("org/moved", FIRST, content_tag(WEIGHTS))
+    again = preprocess(tmp_path, [*arguments, "--vae-revision", FIRST], HF_HUB_OFFLINE="1")
+    assert (again[0]["state"], again[0]["digest"], *again[1:]) == ("was finished already", made["digest"], 0, False)
+    told, status, _ = preprocess(tmp_path, [*arguments, "--vae-revision", "v3"], HF_ENDPOINT=hub.endpoint)
+    assert status == 2
+    assert "org/moved at revision v3" in told["error"]
+    assert told["error"].count("\n") == 1

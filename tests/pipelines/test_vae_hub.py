@@ -34,7 +34,13 @@ REPOSITORIES = {
         FIRST: {"model_index.json": b"{}", f"vae/{CONFIG_FILE}": CONFIG, f"vae/{WEIGHTS_FILE}": WEIGHTS, **OTHER}
     },
     "org/odd-place": {FIRST: {f"a/b/{CONFIG_FILE}": CONFIG, f"a/b/{WEIGHTS_FILE}": WEIGHTS}},
-    "org/half": {FIRST: {CONFIG_FILE: CONFIG, "diffusion_pytorch_model.fp16.safetensors": WEIGHTS}},
+    "org/half": {
+        FIRST: {
+            CONFIG_FILE: CONFIG,
+            "diffusion_pytorch_model.fp16.safetensors": WEIGHTS,
+            "unet/diffusion_pytorch_model.safetensors": b"of another model",
+        }
+    },
     "org/sharded": {
         FIRST: {
             CONFIG_FILE: CONFIG,

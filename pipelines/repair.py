@@ -3,7 +3,7 @@
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from pipelines import files
@@ -25,35 +25,35 @@ class Repair(NamedTuple):
     note: str
 
 
-def repair_commands(root: str, manifest: Manifest | None, damaged: Sequence[str]) -> Repair:
+def repair_commands(root: str, manifest: Manifest | None, damaged: Sequence[str], present: Container[str]) -> Repair:
     """Delete what is damaged, then repeat the command of the dataset, which makes what is missing.
 
     Args:
         root: path or URL of the dataset.
         manifest: None where it is damaged itself; the command is then taken from `settings.json`.
         damaged: names of files.
+        present: names of all files that are there; those that are missing need not be deleted.
     """
     if not damaged:
         return Repair((), "")
     command = _begun_with(root) if manifest is None else [*shlex.split(manifest.command), *_thresholds(manifest)]
-    delete = _delete(root, damaged)
+    delete = _delete(root, [name for name in damaged if name in present])
     if command is None:
-        return Repair((delete,), "then repeat the command that made the dataset: the file that tells it is damaged")
+        return Repair(delete, "then repeat the command that made the dataset: the file that tells it is damaged")
     repeat = shlex.join(root if word == _OUT else word for word in command)
     notes = []
     if RESULTS_NAME in damaged:
         notes.append(f"without {RESULTS_NAME} all shards are made again")
     if "WORKDIR" in command:
         notes.append("WORKDIR is the run that the samples were drawn from")
-    return Repair((delete, repeat), "; ".join(notes))
+    return Repair((*delete, repeat), "; ".join(notes))
 
 
-def _delete(root: str, names: Sequence[str]) -> str:
-    paths = shlex.join(files.join(root, name) for name in names)
-    if not files.is_url(root):
-        return f"rm -f -- {paths}"
-    command = _DELETE.get(root.partition("://")[0], "rm")
-    return " && ".join(f"{command} {shlex.quote(files.join(root, name))}" for name in names)
+def _delete(root: str, names: Sequence[str]) -> tuple[str, ...]:
+    paths = [shlex.quote(files.join(root, name)) for name in names]
+    if files.is_url(root):
+        return tuple(f"{_DELETE[root.partition('://')[0]]} {path}" for path in paths)
+    return (f"rm -- {' '.join(paths)}",) if paths else ()
 
 
 def _begun_with(root: str) -> list[str] | None:

@@ -87,8 +87,9 @@ def verify(where: str, progress: bool | None = False) -> Report:
     except UserError as error:
         if _from_elsewhere(data):
             raise UserError(f"{root}: {error}") from None
-        damaged.append(Damage(MANIFEST_NAME, f"{str(error).removeprefix(f'{MANIFEST_NAME}: ').partition(';')[0]}"))
-        repair = repair_commands(root, None, [MANIFEST_NAME])
+        problem, _, _ = str(error).removeprefix(f"{MANIFEST_NAME}: ").partition(";")
+        damaged.append(Damage(MANIFEST_NAME, f"{problem}; no other file was checked"))
+        repair = repair_commands(root, None, [MANIFEST_NAME], sizes)
         return Report(root, 1, len(data), 0, tuple(damaged), (), *repair)
     dataset = StoredDataset(root, manifest)
     total = sum(info.bytes for info in (*manifest.shards, *manifest.files))
@@ -108,7 +109,7 @@ def verify(where: str, progress: bool | None = False) -> Report:
         sum(len(shard.keys) for shard in shards),
         tuple(sorted(damaged, key=lambda damage: damage.file)),
         tuple(sorted(sizes.keys() - known)),
-        *repair_commands(root, manifest, sorted({damage.file for damage in damaged})),
+        *repair_commands(root, manifest, sorted({damage.file for damage in damaged}), sizes),
     )
 
 

@@ -82,7 +82,7 @@ def test_a_sample_set_is_verified_and_mended_like_any_dataset(
         report = verify(str(out))
         assert [damage.file for damage in report.damaged] == [name]
         delete, repeat = report.commands
-        assert delete == f"rm -f -- {out / name}"
+        assert delete == f"rm -- {out / name}"
         assert repeat.startswith(f"flowtrain sample WORKDIR {out} --num 20 ")
         assert report.note == "WORKDIR is the run that the samples were drawn from"
         (out / name).unlink()

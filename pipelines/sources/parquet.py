@@ -94,8 +94,8 @@ class ParquetSource(Source):
         with open_parquet(self._file(name)) as file:
             try:
                 return file.read_row_group(group, columns=[self._columns.image]).column(0)
-            except pyarrow.ArrowException as error:
-                raise OSError(f"row group {group} of {self._file(name)} is damaged: {error}") from error
+            except (pyarrow.ArrowException, OSError) as error:
+                raise OSError(f"row group {group} of {self._file(name)} cannot be read: {error}") from error
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:

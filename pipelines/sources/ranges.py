@@ -4,8 +4,12 @@ import io
 import os
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from pipelines import files
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 # What one request reads: little where the reader jumps from header to header over long members, more and more where
 # what it wants next lies near.
@@ -71,6 +75,12 @@ class RangeFile(io.RawIOBase):
 
     def readall(self) -> bytes:
         return self.read()
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
         if self._descriptor is not None and not self.closed:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines import files
 from pipelines.images import ImageError, decode_image
 from pipelines.sources.base import UNLABELLED, Item, Picture, Source
@@ -26,7 +28,7 @@ _DEPTHS = ("uint8", "uint16")  # other images are stored as numbers in disguise
 class _Opened:
     """A split of a builder: its records, and the features of them that count."""
 
-    records: Sequence[dict[str, Any]]
+    records: Sequence[bytes]
     image: str
     label: str | None
     classes: tuple[str, ...]
@@ -65,16 +67,22 @@ class TfdsSource(Source):
             yield Item(f"{self.split}/{row:07d}", label, 0, str(row))
 
     def read(self, item: Item) -> Picture:
+        from google.protobuf.message import DecodeError
+        from tensorflow_datasets.proto import tf_example_pb2
+
         opened = self._open()
         try:
             record = opened.records[int(item.location)]
-        except (ValueError, RuntimeError, IndexError) as error:  # as array_record says that a file is damaged
+            example = tf_example_pb2.Example.FromString(record).features.feature
+        except (ValueError, RuntimeError, IndexError, DecodeError) as error:  # whatever array_record says of damage
             raise ImageError("its record cannot be read: the shard is damaged", type(error).__name__) from error
-        label = 0 if opened.label is None else int(record[opened.label])
-        if not 0 <= label < len(opened.classes):
-            raise ImageError(f"has no label: {label} is none of {len(opened.classes)} classes")
-        data = record[opened.image]
-        return Picture(decode_image(data if isinstance(data, bytes) else bytes(data)), label)
+        images = example[opened.image].bytes_list.value
+        labels = [0] if opened.label is None else example[opened.label].int64_list.value
+        if len(images) != 1 or len(labels) != 1:
+            raise ImageError("its record holds no image" if len(images) != 1 else "its record holds no label")
+        if not 0 <= labels[0] < len(opened.classes):
+            raise ImageError(f"has no label: {labels[0]} is none of {len(opened.classes)} classes")
+        return Picture(decode_image(images[0]), labels[0])
 
     def _open(self) -> _Opened:
         with self._lock:
@@ -145,9 +153,8 @@ def _open(directory: str, split: str) -> _Opened:
     missing = [file for file in info.splits[split].filenames if not Path(directory, file).is_file()]
     if missing:
         raise UserError(f"tfds:{directory}: {missing[0]} is not there ({len(missing)} such); prepare the builder again")
-    wanted = {name: True for name in (image, label) if name is not None}
-    decoders = tfds.decode.PartialDecoding(wanted, {image: tfds.decode.SkipDecoding()})  # pyright: ignore[reportCallIssue]
-    records = builder.as_data_source(split, decoders=decoders, file_format=FORMAT)
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    records = builder.as_data_source(split, deserialize_method=raw, file_format=FORMAT)  # pyright: ignore[reportCallIssue]
     classes = (FLAT_CLASS,) if label is None else tuple(features[label].names)
     return _Opened(records, image, label, classes)
 
@@ -161,7 +168,7 @@ def _image_feature(features: dict[str, Any], directory: str) -> str:
         found = f"several images ({', '.join(images)}), none of them named image" if images else "no image"
         raise UserError(f"tfds:{directory}: {found} among its features ({', '.join(features)}); it cannot be encoded")
     name = "image" if "image" in images else images[0]
-    depth = features[name].np_dtype.__name__
+    depth = np.dtype(features[name].np_dtype).name
     if depth not in _DEPTHS:
         raise UserError(f"tfds:{directory}: its images hold {depth} numbers; only {' and '.join(_DEPTHS)} are pixels")
     return name

@@ -4,7 +4,6 @@ Layout and names of the fields: PKWARE's APPNOTE.TXT 6.3, sections 4.3.12 (entri
 directory is, with and without Zip64), 4.5.3 (Zip64 sizes in the extra field).
 """
 
-import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,18 +62,16 @@ def directory(file: RangeFile, name: str) -> Iterator[Member]:
         raise UserError(f"{name}: an empty file; fetch it again")
     end = _end(file, name)
     file.seek(end.start)
-    stream = io.BufferedReader(file, 1 << 20)
     for _ in range(end.entries):
-        fixed = stream.read(_ENTRY.size)
+        fixed = file.read(_ENTRY.size)
         if len(fixed) < _ENTRY.size or not fixed.startswith(_ENTRY_MAGIC):
             raise UserError(f"{name}: damaged: its directory breaks off; fetch it again")
-        yield _member(fixed, stream)
-    stream.detach()
+        yield _member(fixed, file)
 
 
-def _member(fixed: bytes, stream: "io.BufferedReader[RangeFile]") -> Member:
+def _member(fixed: bytes, file: RangeFile) -> Member:
     _, made, _, flags, method, _, _, crc, compressed, size, *lengths, _, _, attributes, offset = _ENTRY.unpack(fixed)
-    raw, extra, _ = (stream.read(length) for length in lengths)
+    raw, extra, _ = (file.read(length) for length in lengths)
     name = raw.decode("utf-8" if flags & _UTF8 else "cp437", "surrogateescape")
     if made >> 8 in _WINDOWS:
         name = name.replace("\\", "/")

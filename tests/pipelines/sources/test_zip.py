@@ -1,0 +1,194 @@
+import os
+import pickle
+import stat
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.images import ImageError, decode_image
+from pipelines.sources import Item, Source, open_source
+from pipelines.sources.ranges import RangeFile
+from pipelines.sources.zipdirectory import directory
+from schemas.errors import UserError
+from tests.pipelines.sources.miniature import jpeg, png
+from tests.pipelines.sources.prepared import make_zip
+
+
+def opened(*paths: Path) -> Source:
+    return open_source("zip:" + ",".join(map(str, paths)), "train")
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        list(opened(path).index())
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def by_key(source: Source) -> dict[str, Item]:
+    return {item.key: item for item in source.index()}
+
+
+def reason(source: Source, item: Item) -> str:
+    with pytest.raises(ImageError) as caught:
+        source.read(item)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_members_equal_what_zipfile_reads(method: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    contents = {f"data/{name}/{n} żółw.jpg": jpeg(rng) for n in range(4) for name in ("cat", "dog")}
+    path = make_zip(
+        tmp_path / "x.zip", {**contents, "__MACOSX/data/cat/._0.jpg": b"x", "data/readme.txt": b"x"}, method
+    )
+    source = pickle.loads(pickle.dumps(opened(path)))
+    assert source.classes == ("cat", "dog")
+    items = by_key(source)
+    assert {f"data/{key}" for key in items} == contents.keys()
+    for key, item in items.items():
+        assert source.classes[item.label] == key.split("/")[0]
+        np.testing.assert_array_equal(source.read(item).pixels, decode_image(contents[f"data/{key}"]))
+
+
+def test_flat_zip_is_one_class(tmp_path: Path) -> None:
+    source = opened(make_zip(tmp_path / "x.zip", {"CelebA-HQ/1.png": png(), "CelebA-HQ/2.png": png()}))
+    assert len(source.classes) == 1
+    source = opened(make_zip(tmp_path / "y.zip", {"1.png": png(), "2.png": png()}))
+    assert source.classes == ("all",)
+
+
+def test_directory_equals_zipfile_on_every_kind_of_member(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.comment = b"a comment" * 99
+        for number in range(300):
+            member = zipfile.ZipInfo(f"{number}/é{'x' * (number % 70)}.png")
+            member.extra = b"\x99\x99\x04\x00abcd" * (number % 3)
+            member.comment = b"c" * (number % 5)
+            with archive.open(member, "w", force_zip64=number % 2 == 0) as file:
+                file.write(os.urandom(number))
+    with zipfile.ZipFile(path) as archive, RangeFile(str(path)) as file:
+        found = [(m.name, m.size, m.compressed, m.offset, m.crc) for m in directory(file, "x")]
+        infos = archive.infolist()
+        assert found == [(m.filename, m.file_size, m.compress_size, m.header_offset, m.CRC) for m in infos]
+
+
+def test_zip64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 10)  # so that the Zip64 records are written for a small one
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
+    contents = {f"{n:03d}.png": png(size=(n + 1, 9)) for n in range(30)}
+    path = make_zip(tmp_path / "x.zip", contents)
+    assert b"PK\x06\x06" in path.read_bytes()
+    source = opened(path)
+    items = by_key(source)
+    assert len(items) == 30
+    assert all(source.read(item).pixels.shape == (9, int(key[:3]) + 1, 3) for key, item in items.items())
+
+
+def test_really_beyond_four_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", png("red"))
+        with archive.open(zipfile.ZipInfo("big.bin"), "w", force_zip64=True) as file:
+            file.write(b"x")
+        archive.fp.seek(5 << 30)  # a hole: no room is taken on the disk
+        archive.start_dir = archive.fp.tell()
+        archive.writestr("z.png", png("blue"))
+    source = opened(path)
+    items = by_key(source)
+    assert items.keys() == {"a.png", "z.png"}
+    np.testing.assert_array_equal(source.read(items["z.png"]).pixels[0, 0], [0, 0, 255])
+
+
+def test_damaged_member_is_rejected(tmp_path: Path) -> None:
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = make_zip(tmp_path / "x.zip", {"a.bmp": os.urandom(500), "b.png": png()}, method)
+        data = bytearray(path.read_bytes())
+        data[300] ^= 1
+        path.write_bytes(data)
+        source = opened(path)
+        items = by_key(source)
+        assert "damaged: " in reason(source, items["a.bmp"])
+        assert source.read(items["b.png"]).pixels.shape == (4, 4, 3)
+
+
+def test_deflate_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "x.zip", {"a.bmp": bytes(50 << 20), "b.png": png()}, zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\x01\x02")
+    data[at + 24 : at + 28] = struct.pack("<L", 1000)  # the directory promises less
+    path.write_bytes(data)
+    source = opened(path)
+    assert "CRC-32" in reason(source, by_key(source)["a.bmp"])
+
+
+def test_members_that_cannot_be_used_are_rejected_with_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("cat/good.png", png())
+        archive.writestr("../evil.png", png())
+        archive.writestr("/etc/evil.png", png())
+        link = zipfile.ZipInfo("cat/link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "good.png")
+        archive.writestr("cat/lzma.png", png(), zipfile.ZIP_LZMA)
+        archive.writestr("cat/secret.png", png())
+        archive.writestr("dog/", "")
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"cat/secret.png") - 46
+    data[at + 8] |= 1
+    path.write_bytes(data)
+    source = opened(path)
+    assert source.classes == ("cat", "dog")
+    items = by_key(source)
+    assert source.read(items.pop("cat/good.png")).pixels.shape == (4, 4, 3)
+    assert {key: reason(source, item) for key, item in items.items()} == {
+        "../evil.png": "its name leads out of the archive",
+        "/etc/evil.png": "its name leads out of the archive",
+        "cat/link.png": "a symbolic link, not a file",
+        "cat/lzma.png": "compressed by method 14 of zip; only stored (0) and deflated (8) members can be read",
+        "cat/secret.png": "encrypted; unpack the zip with its password",
+        "dog/": "a class folder with no image in it",
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_with_one_name_are_listed_twice(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.png", png())
+        archive.writestr("a.png", png("blue"))
+    assert [item.key for item in opened(tmp_path / "x.zip").index()] == ["a.png", "a.png"]
+
+
+def test_backslashes_of_windows(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("cat\\1.png", "dog\\2.png"):
+            member = zipfile.ZipInfo("x")
+            member.filename, member.create_system = name, 0
+            archive.writestr(member, png())
+    assert opened(tmp_path / "x.zip").classes == ("cat", "dog")
+
+
+def test_a_cut_zip_never_passes_for_a_whole_one(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "x.zip", {f"{n}.png": png() for n in range(9)})
+    whole = path.read_bytes()
+    for cut in range(4, len(whole), 7):
+        path.write_bytes(whole[:cut])
+        assert "fetch it again" in refusal(path)
+    path.write_bytes(whole[:200] + whole[400:])
+    assert "damaged or cut" in refusal(path)
+
+
+def test_what_is_no_zip_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    for data, what in ((b"", "an empty file"), (b"text", "not a zip"), (os.urandom(3000), "not a zip")):
+        path.write_bytes(data)
+        assert what in refusal(path)
+    make_zip(path, {})
+    assert "no image file in it" in refusal(path)
+    with pytest.raises(UserError, match="no zip given"):
+        open_source("zip:", "train")

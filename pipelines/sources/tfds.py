@@ -73,9 +73,10 @@ class TfdsSource(Source):
         opened = self._open()
         try:
             record = opened.records[int(item.location)]
-            example = tf_example_pb2.Example.FromString(record).features.feature
+            parsed = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
         except (ValueError, RuntimeError, IndexError, DecodeError) as error:  # whatever array_record says of damage
             raise ImageError("its record cannot be read: the shard is damaged", type(error).__name__) from error
+        example = parsed.features.feature
         images = example[opened.image].bytes_list.value
         labels = [0] if opened.label is None else example[opened.label].int64_list.value
         if len(images) != 1 or len(labels) != 1:
@@ -147,7 +148,9 @@ def _open(directory: str, split: str) -> _Opened:
         )
     if split not in info.splits:
         raise UserError(f"tfds:{directory}: no split {split!r}; it has {' and '.join(info.splits) or 'none'}")
-    features: dict[str, Any] = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    features: dict[str, Any] = (
+        dict(sorted(info.features.items())) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    )
     image = _image_feature(features, directory)
     label = _label_feature(features, directory)
     missing = [file for file in info.splits[split].filenames if not Path(directory, file).is_file()]

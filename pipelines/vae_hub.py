@@ -100,8 +100,8 @@ def _told_in_one_line(label: str, configs: str) -> Iterator[None]:
         raise UserError(
             f"the VAE {label} is no local directory, and fetching it needs `pip install huggingface_hub`"
         ) from None
-    offline = "and HF_HUB_OFFLINE is set; unset it once to fetch the VAE"
-    unreachable = f"and the hub at {constants.ENDPOINT} gave no answer; try again, or fetch it where there is a network"
+    offline = "and HF_HUB_OFFLINE is set; unset it once to fetch the VAE, or give a directory"
+    unreachable = f"and the hub at {constants.ENDPOINT} gave no answer; try again, or give a directory"
     table: tuple[tuple[type[Exception], str], ...] = (
         (errors.GatedRepoError, "its owners let it out only to those who accept its terms on the hub and set HF_TOKEN"),
         (errors.RepositoryNotFoundError, "the hub has no such repository, or it is private and HF_TOKEN not set"),

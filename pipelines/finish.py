@@ -11,9 +11,8 @@ from pipelines.results import ChannelSums, ErrorSums, Reject, ShardFailure, Shar
 from pipelines.settings import SETTINGS_NAME, Settings
 from pipelines.storage import Directory
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, Counts, Manifest
+from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, Counts, Manifest
 
-RESULTS_NAME = "shards.jsonl"  # the done-markers of a finished dataset, in order
 _NOT_FINITE = OverflowError.__name__  # as `pipelines.work` rejects what the VAE did not encode to finite numbers
 _OTHER_VAE = "the VAE or its precision is wrong for these images; preprocess into a new directory with another"
 

@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from pipelines import files
 from pipelines.dataset import dataset_whole, finish_dataset
-from pipelines.finish import RESULTS_NAME
 from pipelines.lock import exclusive
 from pipelines.repair import MERGE_NAME
-from pipelines.results import ChannelSums, ErrorSums, ShardResult, read_marker, write_marker
+from pipelines.results import ChannelSums, ErrorSums, ShardResult, read_marker, recall_markers, write_marker
 from pipelines.shards import ShardFile, write_shard
 from pipelines.storage import GONE, WORK, Directory, open_directory, reported
 from pipelines.stored import StoredDataset, key_hash, local_copy, open_dataset, repeated
@@ -32,6 +30,7 @@ from schemas.files import sha256_file
 from schemas.manifest import (
     MANIFEST_NAME,
     REJECTS_NAME,
+    RESULTS_NAME,
     Counts,
     Manifest,
     PartInfo,
@@ -227,7 +226,7 @@ def _write(directory: Directory, plan: _Plan, disable: bool | None) -> Manifest:
         with tqdm(total=total, unit="B", unit_scale=True, desc="keys", disable=disable) as bar:
             _check_keys(plan.parts, bar)
         directory.write(_UNIQUE, "yes\n")
-    _recall(directory)
+    recall_markers(directory, _WORK)
     results = []
     with tqdm(total=total, unit="B", unit_scale=True, desc="copy", disable=disable) as bar:
         starts = [0, *accumulate(map(len, plan.results))]
@@ -258,16 +257,6 @@ def _check_keys(parts: Sequence[StoredDataset], bar: Any) -> None:
                     "keys must be unique"
                 )
             first[record.key] = part.root
-
-
-def _recall(directory: Directory) -> None:
-    """Marks what a finished dataset says is done, for one that has lost a file."""
-    if directory.exists(RESULTS_NAME):
-        for line in directory.read(RESULTS_NAME).splitlines():
-            try:
-                write_marker(directory, _WORK, ShardResult.model_validate_json(line))
-            except ValidationError:
-                return  # damaged; what is not marked is made again
 
 
 def _merge_shard(

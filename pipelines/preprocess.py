@@ -16,13 +16,13 @@ from apache_beam.metrics.metric import Metrics
 from apache_beam.utils.shared import Shared
 
 from pipelines.encoders import Encoder, load_encoder
-from pipelines.finish import RESULTS_NAME, finish, take_failure
+from pipelines.finish import finish, take_failure
 from pipelines.index import INDEX_NAME, write_index
 from pipelines.lock import exclusive
 from pipelines.orphans import end_with
 from pipelines.plan import Plan
 from pipelines.progress import ProgressBar, Ticker
-from pipelines.results import ShardFailure, ShardResult, write_marker
+from pipelines.results import ShardFailure, ShardResult, recall_markers
 from pipelines.runner import parse_options, run_pipeline
 from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, differences, read_settings, write_settings
 from pipelines.storage import Directory, reported
@@ -150,6 +150,7 @@ def _prepare(plan: Plan) -> None:
         write_settings(directory, settings)
     index_name = f"{settings.work}/{INDEX_NAME}"
     if not directory.exists(index_name):
+        recall_markers(directory, settings.work)
         write_index(directory, index_name, plan.index)
 
 
@@ -201,7 +202,4 @@ def _reopen(directory: Directory, settings: Settings) -> None:
             f"{directory.root} has damaged shards, but was made with other versions ({'; '.join(changed)}); "
             "install those, or preprocess into a new directory"
         )
-    if directory.exists(RESULTS_NAME):
-        for line in directory.read(RESULTS_NAME).splitlines():
-            write_marker(directory, settings.work, ShardResult.model_validate_json(line))
     directory.remove(MANIFEST_NAME)

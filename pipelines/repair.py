@@ -7,10 +7,9 @@ from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from pipelines import files
-from pipelines.finish import RESULTS_NAME
 from pipelines.settings import SETTINGS_NAME, Settings
 from pipelines.thresholds import MAX_BAD_FRACTION, MIN_PSNR
-from schemas.manifest import Manifest
+from schemas.manifest import RESULTS_NAME, Manifest
 from schemas.sealed import unseal
 
 _OUT = "OUT"  # what stands for the dataset in its command

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.storage import Directory
 from schemas.layout import Layout
-from schemas.manifest import ChannelStatistics, Reconstruction, ShardInfo
+from schemas.manifest import RESULTS_NAME, ChannelStatistics, Reconstruction, ShardInfo
 from schemas.pixels import from_uint8
 
 PEAK = 255.0
@@ -154,3 +154,13 @@ def read_marker(directory: Directory, work: str, shard: int) -> ShardResult | No
 def write_marker(directory: Directory, work: str, result: ShardResult) -> None:
     """Declare a shard done."""
     directory.write(marker_name(work, result.shard), result.model_dump_json() + "\n")
+
+
+def recall_markers(directory: Directory, work: str) -> None:
+    """Mark what a dataset that was finished once says of its shards, so that only those are made that are not whole."""
+    if directory.exists(RESULTS_NAME):
+        for line in directory.read(RESULTS_NAME).splitlines():
+            try:
+                write_marker(directory, work, ShardResult.model_validate_json(line))
+            except ValidationError:
+                return  # damaged; what is not marked is made again

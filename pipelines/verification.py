@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines import files
-from pipelines.finish import RESULTS_NAME
 from pipelines.repair import repair_commands
 from pipelines.shards import read_shard
 from pipelines.stored import StoredDataset, key_hash, local_copy, read_manifest_bytes, repeated
 from schemas.errors import UserError
 from schemas.files import sha256_file
-from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, FileInfo, Manifest, ShardInfo, parse_manifest
+from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, FileInfo, Manifest, ShardInfo, parse_manifest
 from schemas.record import decode_record
 from schemas.sealed import unseal
 from schemas.tfds_metadata import FEATURES_NAME, INFO_NAME, LABELS_NAME

@@ -14,6 +14,7 @@ from schemas.sealed import FIELD, digest_of, seal, unseal
 SCHEMA_VERSION = 2  # 1 had neither `files`, `parts` nor the digest at the end
 MANIFEST_NAME = "manifest.json"
 REJECTS_NAME = "rejects.jsonl"
+RESULTS_NAME = "shards.jsonl"  # what each shard reported when it was done, in order
 # What to do about a missing and about a damaged shard, at the end of a one-line error. A damaged one of the right size
 # is taken for whole when the command is repeated, so it has to go first.
 REMAKE = "repeat the command in manifest.json (OUT is the directory that holds it)"

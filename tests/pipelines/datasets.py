@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.dataset import finish_dataset
-from pipelines.finish import RESULTS_NAME
 from pipelines.results import ChannelSums, ErrorSums, Reject, ShardResult
 from pipelines.shards import write_shard
 from pipelines.storage import LocalDirectory
 from schemas.layout import Layout, layout_tensors
-from schemas.manifest import REJECTS_NAME, Counts, Manifest, ShardInfo, SourceInfo, VaeInfo
+from schemas.manifest import REJECTS_NAME, RESULTS_NAME, Counts, Manifest, ShardInfo, SourceInfo, VaeInfo
 from schemas.record import encode_record
 from schemas.tfds_metadata import shard_name
 

@@ -19,7 +19,7 @@ from schemas.layout import Layout
 
 if TYPE_CHECKING:
     from pipelines.dataset import LatentDataset
-    from pipelines.sources import Item, Source
+    from pipelines.sources import Item, Picture, Source
 
 DECODED = "decoded latents"  # as a reference they hide what the VAE does to images
 _UNNAMED = "all"
@@ -120,10 +120,10 @@ class SourceImages:
         source, items = _source(self.descriptor, self.split)
         images, labels = [], []
         for item in items[start:stop]:
-            pixels = read_item(source, item, self.crop, self.resolution)
-            if pixels is not None:
-                images.append(pixels)
-                labels.append(item.label)
+            picture = read_item(source, item, self.crop, self.resolution)
+            if picture is not None:
+                images.append(picture.pixels)
+                labels.append(picture.label)
         empty = np.zeros((0, self.resolution, self.resolution, 3), np.uint8)
         pixels = np.stack(images) if images else empty
         return Batch(pixels, np.array(labels, np.int64), rejected=stop - start - len(labels))
@@ -149,8 +149,8 @@ def source_images(descriptor: str, split: str, resolution: int, crop: str, num: 
     )
 
 
-def read_item(source: "Source", item: "Item", crop: str, resolution: int) -> NDArray[np.uint8] | None:
-    """One image (resolution, resolution, 3), or None when it cannot be used.
+def read_item(source: "Source", item: "Item", crop: str, resolution: int) -> "Picture | None":
+    """One image, cropped to (resolution, resolution, 3), and its label, or None when it cannot be used.
 
     Raises:
         UserError: its bytes cannot be had, which says nothing about the image.
@@ -158,7 +158,8 @@ def read_item(source: "Source", item: "Item", crop: str, resolution: int) -> NDA
     from pipelines.images import CROPS, ImageError
 
     try:
-        return CROPS[crop](source.read(item).pixels, resolution)
+        picture = source.read(item)
+        return picture._replace(pixels=CROPS[crop](picture.pixels, resolution))
     except ImageError:
         return None
     except OSError as error:
@@ -216,7 +217,7 @@ def _source(descriptor: str, split: str) -> tuple["Source", list["Item"]]:
     from pipelines.sources import open_source
 
     source = open_source(descriptor, split)
-    return source, list(source.index())
+    return source, sorted(source.index(), key=lambda item: item.key)  # the first --num are the same everywhere
 
 
 def _at_most(available: int, num: int | None, where: str) -> int:

@@ -130,5 +130,5 @@ def _originals(manifest: Manifest, keys: Sequence[str]) -> NDArray[np.uint8] | N
         found = [read_item(source, items[key], manifest.crop, manifest.resolution) for key in keys]
     except (UserError, OSError, KeyError):
         return None
-    images = [image for image in found if image is not None]
+    images = [picture.pixels for picture in found if picture is not None]
     return np.stack(images) if len(images) == len(keys) else None

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from evaluation.imagesets import batch_images, dataset_images, source_images
 from flowtrain.checkpoint import TrainedModel
 from schemas.errors import UserError
 from tests.evaluation.conftest import World
+from tests.pipelines.sources.miniature import png
+from tests.pipelines.sources.prepared import make_builder
 
 
 def test_ranges_of_a_dataset_are_slices_of_the_whole(world: World) -> None:
@@ -49,6 +52,26 @@ def test_a_source_is_cropped_and_bad_images_are_counted(tmp_path: Path) -> None:
     assert batch.images[1, 0, 0].tolist() == [100, 7, 9]
     assert images.read(2, 3).images.shape == (0, 8, 8, 3)
     assert pickle.loads(pickle.dumps(images)) == images
+
+
+def test_labels_may_come_with_the_records_and_the_digest_is_of_the_builder(tmp_path: Path) -> None:
+    features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"])}
+    digests = set()
+    for count in (5, 6):
+        rows = [{"image": png((9 * row, 7, 9), (8, 8)), "label": row % 3} for row in range(count)]
+        images = source_images(f"tfds:{make_builder(tmp_path / str(count), features, rows)}", "train", 8, "adm")
+        digests.add(images.digest)
+        batch = images.read(1, 4)
+        assert batch.labels.tolist() == [1, 2, 0]
+        assert batch.images[:, 0, 0, 0].tolist() == [9, 18, 27]
+    assert len(digests) == 2
+
+
+def test_the_first_images_of_a_folder_are_the_first_by_name(tmp_path: Path) -> None:
+    for number in np.random.default_rng(0).permutation(50).tolist():
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:02d}.png")
+    images = source_images(str(tmp_path), "train", 8, "adm", num=20)
+    assert images.read(0, 20).images[:, 0, 0, 0].tolist() == list(range(20))
 
 
 def test_facts_do_not_say_where_a_dataset_lies(world: World) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
@@ -92,12 +93,25 @@ def preprocess(
     if beam_options and not beam_options[0].startswith("-"):
         raise click.UsageError(f"unexpected argument {beam_options[0]!r}; options of Beam are given after --")
     started = time.monotonic()
+    if beam_options or any("://" in request[name] for name in ("source", "out")):
+        from pipelines.runner import parse_options
+
+        parse_options(beam_options)  # object stores are reached by Beam's options, from the first look at the source on
     plan = planning.make_plan(planning.Request(**request))
     if dry_run:
         from pipelines.cost import describe
 
         _tell(describe(plan, images_per_second), as_json)
         return
+    if beam_options:
+        from pipelines.runner import only_builds
+
+        if only_builds(beam_options):  # Beam's own --dry_run=True
+            from pipelines.preprocess import build_job
+
+            job = build_job(plan, beam_options)
+            _tell({"out": plan.directory.root, "state": "job built, not submitted", **asdict(job)}, as_json)
+            return
     done = plan.finished_manifest()
     if done is None or plan.cluttered:
         from pipelines.quiet import quiet_log

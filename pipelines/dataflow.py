@@ -48,15 +48,24 @@ class Dataflow(Elsewhere):
         if not (image or setup.setup_file or setup.extra_packages):
             raise UserError(
                 "DataflowRunner needs this package on its workers: --sdk_container_image=IMAGE, built from "
-                "dataflow/Dockerfile, or, slower to start, --setup_file=./pyproject.toml"
+                "dataflow/Dockerfile, or, for CPUs and slower to start, --extra_package=WHEEL (pip wheel --no-deps .)"
+            )
+        if not image and any("worker_accelerator" in option for option in cloud.dataflow_service_options or ()):
+            raise UserError(
+                "GPUs on Dataflow need --sdk_container_image=IMAGE, built from dataflow/Dockerfile with "
+                "--build-arg EXTRAS=cloud,cuda"
             )
         for name, place in places.items():
             if is_local(place):
                 raise UserError(f"{name} {place} is on this machine, where Dataflow cannot reach it; {REMEDIES[name]}")
 
-    def settle(self, options: PipelineOptions, pipeline: beam.Pipeline) -> None:
-        """See `Elsewhere`. By default Dataflow starts a process a core, each of which would hold the VAE."""
-        debug = options.view_as(DebugOptions)
+    def settle(self, pipeline: beam.Pipeline) -> None:
+        """See `Elsewhere`. By default Dataflow starts a process a core, each of which would hold the VAE.
+
+        What workers call lies in modules that they import, so that nothing of the command's own state need travel.
+        """
+        pipeline.options.view_as(SetupOptions).save_main_session = False
+        debug = pipeline.options.view_as(DebugOptions)
         containers = ("use_multiple_sdk_containers", "no_use_multiple_sdk_containers")
         if not set(containers) & set(debug.experiments or ()):
             debug.add_experiment(containers[1])

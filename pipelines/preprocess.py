@@ -15,6 +15,7 @@ import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 from apache_beam.utils.shared import Shared
 
+from pipelines.dataflow import BuiltJob, built_job
 from pipelines.encoders import Encoder, load_encoder
 from pipelines.finish import finish, take_failure
 from pipelines.index import INDEX_NAME, write_index
@@ -23,7 +24,7 @@ from pipelines.orphans import end_with
 from pipelines.plan import Plan
 from pipelines.progress import ProgressBar, Ticker
 from pipelines.results import ShardFailure, ShardResult, recall_markers
-from pipelines.runner import parse_options, run_pipeline
+from pipelines.runner import check_runner, run_pipeline
 from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, differences, read_settings, write_settings
 from pipelines.storage import Directory, reported
 from pipelines.work import Slice, make_shard
@@ -125,7 +126,7 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
             poor, a shard could not be made. Finished shards stay, and the same command goes on from them.
     """
     directory, settings = plan.directory, plan.settings
-    parse_options(beam_args)  # before anything is written
+    check_runner(beam_args, _places(plan))  # before anything is written
     with exclusive(directory):
         with reported(directory):
             check_ownership(directory, settings)  # again: another command may have come first
@@ -139,6 +140,26 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
         with reported(directory):
             directory.clear_work()
     return done
+
+
+def build_job(plan: Plan, beam_args: Sequence[str]) -> BuiltJob:
+    """Build the job that `preprocess` would submit with these options, which hold Dataflow's `--dry_run=True`.
+
+    Nothing is written: neither settings nor index, which the job's workers would read.
+
+    Raises:
+        UserError: the options do not make a job.
+    """
+    check_runner(beam_args, _places(plan))
+    request = plan.request
+    config = Config(plan.directory, plan.settings, make_slices(plan), request.max_bad_fraction, request.min_psnr)
+    return built_job(run_pipeline(functools.partial(define_pipeline, config=config), beam_args))
+
+
+def _places(plan: Plan) -> dict[str, str]:
+    """What workers read and write, by the names that the user knows."""
+    vae = {} if plan.settings.vae is None else {"--vae": plan.settings.vae.id}
+    return {"OUT": plan.directory.root, "SOURCE": plan.settings.source.descriptor, **vae}
 
 
 def _prepare(plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""Beam talks where a command has nothing to say: of a Google client that nobody misses, or of what is told in one line."""
+"""Beam talks where a command has nothing to say: of a client that nobody misses, or of what is told in one line."""
 
 import logging
 import threading

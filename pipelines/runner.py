@@ -47,10 +47,13 @@ def run_pipeline(define: Callable[[beam.Pipeline], None], beam_args: Sequence[st
     elsewhere = None if name in IN_PROCESS else ELSEWHERE.get(name, _OTHER)
     if elsewhere is not None:
         elsewhere.check(options, {})
-    pipeline = beam.Pipeline(runner=runner, options=options)
+    try:
+        pipeline = beam.Pipeline(runner=runner, options=options)
+    except ValueError as error:  # from Beam's validators, several lines of it
+        raise UserError(f"{name} refuses these options: {one_line(error)}") from error
     define(pipeline)
     if elsewhere is not None:
-        elsewhere.settle(options, pipeline)
+        elsewhere.settle(pipeline)
     try:
         with quiet_threads():
             result = pipeline.run()

@@ -39,8 +39,8 @@ class Elsewhere:
             UserError: something is missing or out of reach.
         """
 
-    def settle(self, options: PipelineOptions, pipeline: beam.Pipeline) -> None:
-        """Fill in what the user has left open."""
+    def settle(self, pipeline: beam.Pipeline) -> None:
+        """Fill in the options that the user has left open, in those of the pipeline: it has its own copy."""
 
     def explain(self, error: Exception, options: PipelineOptions) -> str | None:
         """What an error of the run means and what to do, when it is more than its own text says."""
@@ -93,9 +93,9 @@ class Dask(Elsewhere):
                 address, f"no Dask scheduler answers at --dask_client_address={address}; `dask scheduler` starts one"
             )
 
-    def settle(self, options: PipelineOptions, pipeline: beam.Pipeline) -> None:
+    def settle(self, pipeline: beam.Pipeline) -> None:
         """See `Elsewhere`. Beam would put 128 elements into one partition, which is one task."""
-        chosen = self._options(options)
+        chosen = self._options(pipeline.options)
         if not chosen.npartitions and not chosen.partition_size:
             counter = _CountElements()
             pipeline.visit(counter)

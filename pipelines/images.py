@@ -8,6 +8,7 @@ Damaged files are refused: half an image is not an image.
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -26,6 +27,7 @@ from PIL import (
 
 # PIL warns of a decompression bomb above this many pixels (a quarter GiB of RGB); here such an image is refused.
 MAX_PIXELS = 2**28 // 3
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"})
 

@@ -80,7 +80,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("tensors", tensors),
         ("classes", f"{len(manifest.classes):,}"),
         ("resolution", f"{manifest.resolution} px, crop rule {manifest.crop}"),
-        ("source", f"{manifest.source.descriptor}, split {manifest.source.split}"),
+        ("source", _source(manifest)),
         ("source records", f"{counts.source:,}: {_parts_of(manifest)}"),
         ("shards", f"{len(manifest.shards):,} files, {sum(shard.bytes for shard in manifest.shards):,} bytes"),
     ]
@@ -98,6 +98,12 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
     rows += [(f"sampling {name}", str(value)) for name, value in (manifest.sampling or {}).items() if value is not None]
     rows += [("seed", str(manifest.seed)), ("schema version", str(manifest.schema_version))]
     return rows
+
+
+def _source(manifest: Manifest) -> str:
+    if manifest.parts:
+        return f"{len(manifest.parts)} merged datasets"
+    return f"{manifest.source.descriptor}, split {manifest.source.split}"
 
 
 def _parts_of(manifest: Manifest) -> str:

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from schemas.manifest import Manifest, ShardInfo
 from schemas.record import Record
 
 NAMED = 5  # records named of each kind
+_WIDTH, _LEAD = 60, 20  # characters of a value that are shown, and of them before the first difference
 # Not settings: what follows from the records, and what the records are compared by.
 _RESULTS = {"counts", "channels", "reconstruction", "shards", "files", "sealed"}
 _Pair = tuple[int, int]  # rows in the one and in the other dataset
@@ -79,7 +81,7 @@ class Comparison:
 
     def to_text(self) -> str:
         """For people: one line a setting, one a kind of record."""
-        lines = [f"{name}: {_short(a)} -> {_short(b)}" for name, (a, b) in self.settings.items()]
+        lines = [f"{name}: {' -> '.join(_short(a, b))}" for name, (a, b) in self.settings.items()]
         if self.only_a.count:
             lines.append(self.only_a.to_text("records only in A"))
         if self.only_b.count:
@@ -94,9 +96,16 @@ class Comparison:
         return "\n".join(lines)
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _short(*values: Any) -> list[str]:
+    """The values as JSON; of long ones the part around the first difference."""
+    texts = [json.dumps(value) for value in values]
+    common = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
+    start = max(0, common - _LEAD)
+    if max(map(len, texts)) <= _WIDTH:
+        return texts
+    return [
+        f"{'...' * (start > 0)}{text[start : start + _WIDTH]}{'...' * (len(text) > start + _WIDTH)}" for text in texts
+    ]
 
 
 def compare(a: StoredDataset, b: StoredDataset, progress: bool | None = False) -> Comparison:

@@ -32,6 +32,19 @@ def test_same_records_in_other_shards_and_order(tmp_path: Path) -> None:
     result = diff(tmp_path / "a", tmp_path / "b")
     assert result.exit_code == 1
     assert "the 12 records are the same" in result.stdout
+    assert 'source.descriptor: "/photos/a" -> "/photos/b"' in result.stdout
+
+
+def test_long_settings_are_shown_where_they_differ(tmp_path: Path) -> None:
+    long = "flowtrain preprocess /somewhere/far/away/in/a/deep/folder OUT --split train --resolution 256"
+    make(tmp_path / "a", [ITEMS], command=f"{long} --vae a --seed 0 --and --many --more --words --until --the --end")
+    make(tmp_path / "b", [ITEMS], command=f"{long} --vae b --seed 0")
+    (line,) = (text for text in diff(tmp_path / "a", tmp_path / "b").stdout.splitlines() if text.startswith("command"))
+    before, after = line.removeprefix("command: ").split(" -> ")
+    assert before.startswith("...")
+    assert "--vae a --seed 0" in before
+    assert before.endswith("...")
+    assert after.endswith('--vae b --seed 0"')
 
 
 def test_a_dataset_is_the_same_as_itself(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ A row group can only be read as a whole, so its rows stay together in a dataset.
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,7 +18,7 @@ from pipelines.sources.base import Item, Picture, Source
 from pipelines.sources.keeper import Keeper
 from pipelines.sources.listed import FLAT_CLASS
 from pipelines.sources.names import readable
-from pipelines.sources.parquet_files import Columns, find_columns, footer, of_split, open_parquet, row_groups
+from pipelines.sources.parquet_files import Columns, RowGroup, find_columns, footer, of_split, open_parquet, row_groups
 from pipelines.sources.refused import check_usable, refused
 from schemas.errors import UserError
 
@@ -54,7 +55,8 @@ class ParquetSource(Source):
         """SHA-256 (hex) of the files' names, sizes and footers."""
         digest = hashlib.sha256()
         for name in self._names:
-            size, tail = footer(self._file(name))
+            with _told(self._file(name)):
+                size, tail = footer(self._file(name))
             digest.update(json.dumps([readable(name), size]).encode() + b"\n" + tail)
         return digest.hexdigest()
 
@@ -64,9 +66,8 @@ class ParquetSource(Source):
 
     def index(self) -> Iterator[Item]:
         for name in self._names:
-            path, shown = self._file(name), readable(name)
-            modified = files.modified(path)
-            for group in row_groups(path, self._columns):
+            shown = readable(name)
+            for group, modified in self._row_groups(name):
                 together = f"{shown}:{group.number}"
                 for row, label in enumerate(group.labels):
                     key = f"{shown}/{group.first + row:07d}"
@@ -97,29 +98,37 @@ class ParquetSource(Source):
             except (pyarrow.ArrowException, OSError) as error:
                 raise OSError(f"row group {group} of {self._file(name)} cannot be read: {error}") from error
 
+    def _row_groups(self, name: str) -> Iterator[tuple[RowGroup, int]]:
+        """Row groups of a file, and when the file last changed."""
+        path, columns = self._file(name), self._columns
+        with _told(path):
+            modified = files.modified(path)
+            for group in row_groups(path, columns):
+                yield group, modified
+
     @cached_property
     def _classes(self) -> tuple[str, ...]:
         if self._columns.label is None:
             return (FLAT_CLASS,)
         if self._columns.names is not None:
             return self._columns.names
-        groups = (group for name in self._names for group in row_groups(self._file(name), self._columns))
+        groups = (group for name in self._names for group, _ in self._row_groups(name))
         highest = max((label for group in groups for label in group.labels if label is not None), default=-1)
         return tuple(map(str, range(highest + 1))) or (FLAT_CLASS,)
 
     @cached_property
     def _columns(self) -> Columns:
-        return find_columns(self._file(self._names[0]))
+        path = self._file(self._names[0])
+        with _told(path):
+            return find_columns(path)
 
     @cached_property
     def _names(self) -> list[str]:
         """Names of the files below the path, those of the split only; a single file has its own name."""
         if self._single:
             return [PurePosixPath(self._path).name]
-        try:
+        with _told(self._path):
             found = sorted(entry.name for entry in files.entries(self._path) if entry.name.endswith(SUFFIX))
-        except OSError as error:
-            raise UserError(f"{self._path}: cannot be listed ({error.strerror or error})") from error
         if not found:
             raise UserError(f"{self.descriptor}: no {SUFFIX} file in it")
         return of_split(found, self.split, self.descriptor)
@@ -130,3 +139,12 @@ class ParquetSource(Source):
 
     def _file(self, name: str) -> str:
         return self._path if self._single else files.join(self._path, name)
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Storage that fails while a source is listed is told in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error

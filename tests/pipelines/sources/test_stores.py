@@ -1,0 +1,146 @@
+"""Sources on object stores, against servers on loopback: the same items and pixels as locally, in few requests."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import files
+from pipelines.sources import Item, Source, open_source
+from schemas.errors import UserError
+from tests.pipelines.servers import Store, now_and_then
+from tests.pipelines.sources.miniature import IMAGES, SYNSETS, Miniature, add, jpeg, png
+from tests.pipelines.sources.prepared import make_parquet, make_zip
+
+
+@pytest.fixture(params=["s3_store", "google_store"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    found: Store = request.getfixturevalue(request.param)
+    found.proxy.reset()
+    yield found
+    found.proxy.reset()
+
+
+@pytest.fixture
+def place(store: Store, request: pytest.FixtureRequest) -> str:
+    """A URL of its own."""
+    return f"{store.url}/{request.node.originalname}"
+
+
+def facts(items: Iterator[Item]) -> set[tuple[str, int, int, str]]:
+    return {(item.key, item.label, item.size, item.group) for item in items}
+
+
+def same(one: Source, other: Source) -> int:
+    """Check that two sources hold the same; how many items."""
+    assert one.classes == other.classes
+    assert facts(one.index()) == facts(other.index())
+    expected = {item.key: item for item in other.index()}
+    for item in list(one.index())[:10]:
+        np.testing.assert_array_equal(one.read(item).pixels, other.read(expected[item.key]).pixels)
+    return len(expected)
+
+
+def gets(store: Store) -> int:
+    return sum(method == "GET" for method, _ in store.proxy.log)
+
+
+def test_folder(store: Store, place: str, tmp_path: Path) -> None:
+    for name in ("cat/1.png", "cat/deep/2 ž?#.png", "dog/3.PNG"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png())
+        files.write(f"{place}/{name}", png())
+    files.write(f"{place}/.hidden/a.png", b"x")
+    assert same(open_source(place, "train"), open_source(str(tmp_path), "train")) == 3
+    with pytest.raises(UserError, match="no image file in it"):
+        list(open_source(f"{place}/nowhere", "train").index())
+
+
+def test_tar_of_tars_with_the_devkit(store: Store, place: str, miniature: Miniature) -> None:
+    for path in (miniature.train, miniature.devkit):
+        files.write(f"{place}/{path.name}", path.read_bytes())
+    remote = open_source(f"tar:{place}/{miniature.train.name},{place}/{miniature.devkit.name}", "train")
+    store.proxy.reset()
+    assert len(list(remote.index())) == SYNSETS * IMAGES
+    assert gets(store) < SYNSETS * (2 * IMAGES + 3)  # small ones here: at most two requests a member
+    assert same(remote, open_source(f"tar:{miniature.train}", "train")) == SYNSETS * IMAGES
+
+
+def test_a_read_is_one_request(store: Store, place: str, miniature: Miniature) -> None:
+    files.write(f"{place}/x.tar", miniature.train.read_bytes())
+    source = open_source(f"tar:{place}/x.tar", "train")
+    items = list(source.index())[:7]
+    store.proxy.reset()
+    again = open_source(source.descriptor, "train")  # as a worker does
+    for item in items:
+        again.read(item)
+    assert gets(store) == len(store.proxy.log) == 7
+
+
+def test_many_small_members_take_few_requests(store: Store, place: str) -> None:
+    data = jpeg(np.random.default_rng(0))
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for number in range(2000):
+            add(archive, f"cat/{number}.jpg", data)
+    files.write(f"{place}/x.tar", buffer.getvalue())
+    store.proxy.reset()
+    assert len(list(open_source(f"tar:{place}/x.tar", "train").index())) == 2000
+    assert gets(store) < 25
+
+
+def test_headers_between_large_members_take_little(store: Store, place: str) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for number in range(50):
+            add(archive, f"cat/{number}.jpg", bytes(100_000))
+    files.write(f"{place}/x.tar", buffer.getvalue())
+    asked = []
+    whole = files.read
+
+    def counted(path: str, offset: int = 0, length: int = -1) -> bytes:
+        asked.append(length)
+        return whole(path, offset, length)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "read", counted)
+        assert len(list(open_source(f"tar:{place}/x.tar", "train").index())) == 50
+    assert len(asked) <= 53
+    assert sum(asked) < 400_000  # of five million
+
+
+def test_zip_and_parquet(store: Store, place: str, miniature: Miniature, tmp_path: Path) -> None:
+    contents = {str(path.relative_to(miniature.folder)): path.read_bytes() for path in miniature.folder.rglob("*.JPEG")}
+    local = make_zip(tmp_path / "x.zip", contents)
+    files.write(f"{place}/x.zip", local.read_bytes())
+    store.proxy.reset()
+    remote = open_source(f"zip:{place}/x.zip", "train")
+    assert len(list(remote.index())) == SYNSETS * IMAGES
+    assert gets(store) < 6
+    assert same(remote, open_source(f"zip:{local}", "train")) == SYNSETS * IMAGES
+    for number in range(2):
+        path = make_parquet(
+            tmp_path / f"hub/train-{number:05d}-of-00002.parquet", list(contents.values())[:9], [0] * 9, ["cat"]
+        )
+        files.write(f"{place}/hub/{path.name}", path.read_bytes())
+    one, other = (open_source(f"parquet:{root}", "train") for root in (f"{place}/hub", tmp_path / "hub"))
+    assert same(one, other) == 18
+    assert one.fingerprint == other.fingerprint
+
+
+def test_through_trouble(store: Store, place: str, miniature: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PAUSE", 0.01)
+    monkeypatch.setattr(files, "ATTEMPTS", 15)
+    files.write(f"{place}/x.tar", miniature.train.read_bytes())
+    store.proxy.reset(now_and_then(0.2, seed=3))
+    assert same(open_source(f"tar:{place}/x.tar", "train"), open_source(f"tar:{miniature.train}", "train"))
+
+
+def test_what_is_not_there_is_told_in_one_line(store: Store, place: str) -> None:
+    for kind in ("tar", "zip", "parquet"):
+        with pytest.raises(UserError, match=f"{place}/x.{kind}: ") as caught:
+            list(open_source(f"{kind}:{place}/x.{kind}", "train").index())
+        assert "\n" not in str(caught.value)

@@ -1,5 +1,6 @@
-"""A tiny VAE and a small folder of images, made once a session."""
+"""A tiny VAE, a small folder of images, object stores and warm processes, made once a session."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from pipelines import objects
 from pipelines.vae import AutoencoderKL, VaeConfig
 from pipelines.vae_weights import save_vae
+from tests.pipelines.forked import Template, template
+from tests.pipelines.servers import SERVERS, Store
 
 IMAGES = 60
 CLASSES = ("ant", "bee", "cat")
@@ -36,3 +40,31 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         picture.save(path)
     return folder
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
+    """Starts `flowtrain preprocess` in processes that are warm."""
+    with template(tmp_path_factory.mktemp("commands")) as warm:
+        yield warm
+
+
+def _reach(kind: str) -> Iterator[Store]:
+    with SERVERS[kind]() as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        objects._connect.cache_clear()
+        yield store
+    objects._connect.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def s3_store() -> Iterator[Store]:
+    """An S3 server, reachable from this process and its children."""
+    yield from _reach("s3")
+
+
+@pytest.fixture(scope="session")
+def google_store() -> Iterator[Store]:
+    """A server for Google Cloud Storage, likewise."""
+    yield from _reach("gs")

@@ -22,7 +22,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def plan(source: Path | str, out: Path, **changes: Any) -> Plan:
+def plan(source: Path | str, out: Path | str, **changes: Any) -> Plan:
     """A plan with small defaults."""
     request = {
         "source": str(source),

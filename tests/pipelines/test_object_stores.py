@@ -1,0 +1,286 @@
+"""Datasets in object stores, by whole commands against servers on loopback: the bytes are those of a local run."""
+
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import files
+from pipelines import objects as stores
+from pipelines.preprocess import preprocess
+from pipelines.remote import RemoteDirectory
+from pipelines.settings import write_settings
+from pipelines.storage import open_directory
+from schemas.errors import UserError
+from schemas.manifest import parse_manifest
+from tests.pipelines.forked import Template
+from tests.pipelines.running import contents, plan, run
+from tests.pipelines.servers import PASS, Store, now_and_then, well
+
+OPTIONS = ("--resolution", 16, "--vae", "none", "--shards", 4, "--batch-size", 8, "--seed", 3)
+CHANGES: dict[str, object] = {"seed": 3}  # the same, for `plan`
+
+
+@pytest.fixture(params=["s3_store", "google_store"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each kind of store, well-behaved."""
+    store: Store = request.getfixturevalue(request.param)
+    store.proxy.reset()
+    return store
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a local run writes."""
+    out = tmp_path_factory.mktemp("local") / "out"
+    assert run(photos, out, *OPTIONS).exit_code == 0
+    return contents(out)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between two attempts are short."""
+    monkeypatch.setattr(files, "PAUSE", 0.001)
+
+
+def objects(url: str) -> dict[str, bytes]:
+    """Every object below a URL and its bytes."""
+    return {entry.name: files.read(files.join(url, entry.name)) for entry in files.entries(url)}
+
+
+def put_photos(photos: Path, url: str) -> None:
+    for name, data in contents(photos).items():
+        files.write(files.join(url, name), data)
+
+
+def test_dataset_in_a_store_that_fails_now_and_then_is_that_of_a_local_run(
+    store: Store, photos: Path, expected: dict[str, bytes], temporary: Path, quick: None
+) -> None:
+    out = f"{store.url}/failing"
+    store.proxy.reset(now_and_then(0.15))
+    result = run(photos, out, *OPTIONS)
+    store.proxy.reset()
+    assert result.exit_code == 0, result.stderr
+    assert objects(out) == expected
+    assert list(temporary.iterdir()) == []
+    result = run(photos, out, *OPTIONS, "--json")
+    assert json.loads(result.stdout)["state"] == "was finished already"
+
+
+def test_source_in_a_store_that_fails_now_and_then_gives_the_same_shards(
+    store: Store, photos: Path, expected: dict[str, bytes], tmp_path: Path, quick: None
+) -> None:
+    put_photos(photos, f"{store.url}/photos")
+    out = f"{store.url}/from-store"
+    store.proxy.reset(now_and_then(0.15, seed=1))
+    result = run(f"{store.url}/photos", out, *OPTIONS)
+    store.proxy.reset()
+    assert result.exit_code == 0, result.stderr
+    made = objects(out)
+    assert made.keys() == expected.keys()
+    assert {n: d for n, d in made.items() if "array_record" in n} == {
+        n: d for n, d in expected.items() if "array_record" in n
+    }
+    ours, theirs = (parse_manifest(each["manifest.json"], "") for each in (made, expected))
+    assert ours.source.descriptor == f"{store.url}/photos"
+    assert ours.source.digest == theirs.source.digest
+    assert (ours.shards, ours.channels, ours.counts) == (theirs.shards, theirs.channels, theirs.counts)
+
+
+def test_only_what_is_missing_is_made_again(store: Store, photos: Path, expected: dict[str, bytes]) -> None:
+    out = f"{store.url}/rebuilt"
+    assert run(photos, out, *OPTIONS).exit_code == 0
+    shards = sorted(name for name in expected if "array_record" in name)
+    files.delete(f"{out}/{shards[1]}")
+    files.write(f"{out}/{shards[2]}", expected[shards[2]][:-1])
+    store.proxy.reset()
+    assert run(photos, out, *OPTIONS).exit_code == 0
+    written = {
+        name for name in shards for method, path in store.proxy.log if method in ("PUT", "POST") and name in path
+    }
+    assert written <= {shards[1], shards[2]}
+    assert store.scheme == "gs" or len(written) == 2  # Google's uploads do not carry the name in the path
+    reads = [path for method, path in store.proxy.log if method == "GET" and "array_record" in path]
+    assert not [path for path in reads if not path.startswith("/storage/v1/b/")]  # where Google's facts are read
+    assert objects(out) == expected
+
+
+def test_half_made_dataset_with_other_settings_is_refused(store: Store, photos: Path) -> None:
+    out = f"{store.url}/taken"
+    assert run(photos, out, *OPTIONS).exit_code == 0
+    before = objects(out)
+    result = run(photos, out, *OPTIONS, "--seed", 4)
+    assert result.exit_code == 2
+    assert "with other settings (seed: 3 -> 4)" in result.stderr
+    assert objects(out) == before
+    files.write(f"{store.url}/other/text", b"")
+    assert f"{store.url}/other is not empty (text)" in run(photos, f"{store.url}/other", *OPTIONS).stderr
+
+
+def test_store_that_always_fails_is_one_line_in_bounded_time(store: Store, photos: Path, quick: None) -> None:
+    store.proxy.reset(lambda number, method, path: "500")
+    begin = time.monotonic()
+    result = run(photos, f"{store.url}/never", *OPTIONS)
+    assert time.monotonic() - begin < 20
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert f"cannot use {store.url}/never: the object store fails (" in line
+    assert line.endswith("repeat the command")
+    listings = [path for _, path in store.proxy.log if "prefix=" in path]
+    assert len(listings) == files.ATTEMPTS  # the clients do not repeat it on their own, as well
+
+
+def test_store_that_fails_from_the_middle_on_is_one_line_and_the_run_goes_on_later(
+    store: Store, photos: Path, expected: dict[str, bytes], quick: None
+) -> None:
+    out = f"{store.url}/middle"
+    store.proxy.reset(lambda number, method, path: "503" if number > 30 else PASS)
+    result = run(photos, out, *OPTIONS)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "repeat the command" in line
+    store.proxy.reset()
+    assert run(photos, out, *OPTIONS).exit_code == 0
+    assert objects(out) == expected
+
+
+@pytest.mark.parametrize("status", ["401", "403"])
+def test_access_denied_is_one_line(store: Store, photos: Path, status: str) -> None:
+    store.proxy.reset(lambda number, method, path: status)
+    result = run(photos, f"{store.url}/denied", *OPTIONS)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert f"cannot use {store.url}/denied: not allowed (" in line
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_bucket_that_cannot_be_written_is_one_line(store: Store, photos: Path, method: str) -> None:
+    store.proxy.reset(lambda number, used, path: "403" if used == method else PASS)
+    result = run(photos, f"{store.url}/read-only-{method}", *OPTIONS)
+    store.proxy.reset()
+    if (method == "PUT") == (store.scheme == "s3"):
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert "not allowed (" in line
+        assert objects(f"{store.url}/read-only-{method}") == {}
+    else:  # the other one is not what this store is written with
+        assert result.exit_code == 0
+
+
+def test_bucket_that_is_not_there_is_one_line(store: Store, photos: Path) -> None:
+    result = run(photos, f"{store.scheme}://nobody-has-this/data", *OPTIONS)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert f"cannot use {store.scheme}://nobody-has-this/data: not there (" in line
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("s3:///data", "s3:///data: no bucket; give s3://BUCKET/PATH"),
+        ("hdfs://host/data", "hdfs://host/data: no such kind of storage; known are local paths, s3:// and gs://"),
+    ],
+)
+def test_urls_that_name_nothing_are_refused(photos: Path, url: str, line: str) -> None:
+    result = run(photos, url, *OPTIONS)
+    assert result.exit_code == 2
+    assert result.stderr.strip().endswith(line)
+
+
+@pytest.mark.parametrize(
+    ("module", "url"), [("boto3.session", "s3://bucket/a"), ("apache_beam.io.gcp.gcsio", "gs://bucket/a")]
+)
+def test_client_that_is_not_installed_is_one_line(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, module: str, url: str
+) -> None:
+    stores._connect.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    result = run(photos, url, *OPTIONS)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "pip install 'flowtrain[cloud]'" in line
+
+
+def test_two_commands_at_once_help_each_other(
+    s3_store: Store, photos: Path, expected: dict[str, bytes], commands: Template, tmp_path: Path
+) -> None:
+    s3_store.proxy.reset()
+    out = f"{s3_store.url}/both"
+    both = [commands.start(photos, out, *OPTIONS, **s3_store.environment) for _ in range(2)]
+    assert [command.wait() for command in both] == [0, 0], [command.text() for command in both]
+    run(photos, out, *OPTIONS)  # clears away what the slower one may have left
+    assert objects(out) == expected
+
+
+def test_of_two_commands_at_once_with_other_settings_one_is_refused(
+    s3_store: Store, photos: Path, expected: dict[str, bytes], commands: Template, tmp_path: Path
+) -> None:
+    """Both have seen an empty bucket before the first of them writes: the store decides."""
+    s3_store.proxy.reset()
+    url = f"{s3_store.url}/either"
+    late = plan(photos, url, **{**CHANGES, "seed": 4})
+    assert run(photos, url, *OPTIONS).exit_code == 0
+    with pytest.raises(UserError, match="with other settings"):
+        write_settings(late.directory, late.settings)
+    assert objects(url) == expected
+    url = f"{s3_store.url}/race"
+    both = [commands.start(photos, url, *OPTIONS, "--seed", seed, **s3_store.environment) for seed in (3, 4)]
+    statuses = [command.wait() for command in both]
+    assert sorted(statuses) == [0, 2], [command.text() for command in both]
+    if statuses[0] == 0:
+        assert objects(url) == expected
+    assert parse_manifest(files.read(f"{url}/manifest.json"), "").seed == (3, 4)[statuses.index(0)]
+
+
+def test_command_that_finds_the_work_done_by_another_one_is_content(
+    store: Store, photos: Path, expected: dict[str, bytes]
+) -> None:
+    """The other one does all of its work between two requests of ours."""
+    out = f"{store.url}/overtaken"
+    manifests = []
+
+    def overtake(number: int, method: str, path: str) -> str:
+        if method == "GET" and "index.jsonl" in path and not manifests:  # ours has just begun its first shard
+            store.proxy.trouble = well
+            manifests.append(preprocess(plan(photos, out, **CHANGES), progress=False))
+        return PASS
+
+    store.proxy.reset(overtake)
+    result = run(photos, out, *OPTIONS)
+    store.proxy.reset()
+    assert result.exit_code == 0, result.stderr
+    assert manifests[0].counts.written == 60
+    assert objects(out) == expected
+
+
+def test_object_that_was_copied_there_is_read_through(store: Store) -> None:
+    directory = open_directory(f"{store.url}/copied")
+    assert isinstance(directory, RemoteDirectory)
+    data = b"0123456789" * 1000
+    digest = hashlib.sha256(data).hexdigest()
+    with directory.staging() as folder:
+        (folder / "a").write_bytes(data)
+        directory.publish(folder / "a", "ours")
+    directory.write("copied", data)
+    store.proxy.reset()
+    assert directory.matches("ours", len(data), digest)
+    assert len(store.proxy.log) == 1
+    assert not directory.matches("ours", len(data), "0" * 64)
+    assert not directory.matches("ours", len(data) + 1, digest)
+    assert directory.matches("copied", len(data), digest)
+    assert not directory.matches("copied", len(data), "0" * 64)
+    assert not directory.matches("nothing", len(data), digest)

@@ -57,6 +57,8 @@ def test_bfloat16_is_near_and_returns_float32(golden: dict[str, np.ndarray], tmp
     assert {mean.dtype, logvar.dtype, decoded.dtype} == {jnp.dtype("float32")}
     error = relative_error(decoded, golden["plain/decoded"])
     assert 1e-4 < error < 5e-2  # below: the compute type was not used at all
+    for values in (mean, logvar, decoded):  # the last layers add up in float32, and do not round their results either
+        assert float((values.astype(jnp.bfloat16).astype(jnp.float32) != values).mean()) > 0.9
 
 
 def test_logvar_is_clipped(golden: dict[str, np.ndarray], tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.results import DONE
+from pipelines.storage import WORK
 from tests.pipelines.running import contents, run, start
 
 SHARDS = 12
@@ -106,10 +108,10 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> str:
 def kill_a_worker(out: Path, process: subprocess.Popen[str], above: int) -> None:
     """SIGKILL to a worker below a process when the first shard is done."""
     deadline = time.monotonic() + 120
-    while not list((out / ".work/done").glob("[0-9]*.json")):
+    while not list(out.glob(f"{WORK}/*/{DONE}/[0-9]*.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.002)
+        time.sleep(0.005)
     os.kill(workers_of(above)[0], signal.SIGKILL)
 
 

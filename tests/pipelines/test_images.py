@@ -1,11 +1,12 @@
 import io
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pipelines.images import CROPS, MAX_PIXELS, ImageError, decode_image
 
@@ -74,6 +75,80 @@ def test_exif_rotation_is_applied() -> None:
     assert decoded.shape == (32, 16, 3)
     assert decoded[:12].min() > 200
     assert decoded[20:].max() < 50
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone(orientation: int) -> None:
+    pixels = smooth(6, 9)
+    # As EXIF 2.3 defines them: which side of what is seen the rows and columns of what is stored begin at.
+    stored = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.transpose(1, 0, 2),
+        6: pixels.transpose(1, 0, 2)[::-1],
+        7: pixels.transpose(1, 0, 2)[::-1, ::-1],
+        8: pixels.transpose(1, 0, 2)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode_image(saved(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif))
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF:UserWarning", "ignore:Truncated File Read:UserWarning")
+def test_no_damage_to_the_exif_costs_the_image() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description" * 3
+    data = saved(Image.fromarray(smooth(20, 30)), "JPEG", exif=exif)
+    start = data.index(b"Exif\0\0") + 6
+    length = int.from_bytes(data[start - 8 : start - 6], "big") - 8
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for place in rng.integers(start, start + length, 4):
+            damaged[place] = rng.integers(0, 256)
+        assert decode_image(bytes(damaged)).shape in ((20, 30, 3), (30, 20, 3))
+
+
+def test_transparent_level_of_16_bit_grey_is_white() -> None:
+    levels = np.array([[0, 1000, 40000]], np.uint16)
+    data = saved(Image.fromarray(levels), "PNG")
+    body = b"tRNS" + (1000).to_bytes(2, "big")
+    chunk = (2).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    at = data.index(b"IDAT") - 4
+    np.testing.assert_array_equal(decode_image(data[:at] + chunk + data[at:])[0, :, 0], [0, 255, 156])
+
+
+def test_16_bit_colour_is_within_a_level_of_the_scaled_one() -> None:
+    levels = np.random.default_rng(0).integers(0, 65536, (40, 50, 3))
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+
+    head = (50).to_bytes(4, "big") + (40).to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert np.abs(decode_image(data) - levels / 257.0).max() <= 1
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.97])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_filled_up_with_zeros_is_refused(share: float, progressive: bool) -> None:
+    data = saved(Image.fromarray(smooth(200, 200)), "JPEG", quality=95, progressive=progressive)
+    kept = int(len(data) * share)
+    for end in (bytes(len(data) - kept), bytes(10_000)):
+        with pytest.raises(ImageError, match=r"zeros|truncated"):
+            decode_image(data[:kept] + end)
+    np.testing.assert_array_equal(decode_image(data + bytes(10_000)), decode_image(data))  # behind its end
+
+
+def test_colour_profile_is_left_out_of_account() -> None:
+    pixels = smooth(8, 8)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    decoded = decode_image(saved(Image.fromarray(pixels), "PNG", icc_profile=profile))
+    np.testing.assert_array_equal(decoded, pixels)
 
 
 def test_first_frame_of_an_animation() -> None:

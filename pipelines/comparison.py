@@ -121,7 +121,8 @@ def compare(a: StoredDataset, b: StoredDataset, progress: bool | None = False) -
         return Comparison(settings, none, none, none, none, common=one.counts.written)
     total = one.counts.written + two.counts.written
     with tqdm(total=total, unit="record", desc="compare", disable=None if progress is None else not progress) as bar:
-        first, second = _summarise(a, bar), _summarise(b, bar)
+        splits = min(len(one.splits), len(two.splits))
+        first, second = _summarise(a, splits, bar), _summarise(b, splits, bar)
         return _match(a, b, first, second, settings, bar)
 
 
@@ -139,18 +140,19 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Summary:
-    """One entry a record, in the order of the dataset: hashes of key, class name and tensors (of all splits)."""
+    """One entry a record, in the order of the dataset: hashes of key, class name and tensors (of all splits read)."""
 
     keys: NDArray[np.uint64]
     labels: NDArray[np.uint64]
     tensors: NDArray[np.uint64]
 
 
-def _summarise(dataset: StoredDataset, bar: Any) -> _Summary:
+def _summarise(dataset: StoredDataset, splits: int, bar: Any) -> _Summary:
+    """Read the first one or two splits: those that both datasets have."""
     manifest = dataset.manifest
     names = np.array([key_hash(name) for name in manifest.classes], np.uint64)
     rows = np.zeros((manifest.counts.written, 3), np.uint64)
-    for number, split in enumerate(manifest.splits):
+    for number, split in enumerate(manifest.splits[:splits]):
         place = 0
         for shard in manifest.split_shards(split):
             for record in dataset.records(shard):

@@ -86,3 +86,12 @@ def make(
     }
     manifest = Manifest.model_validate({**fields, **others})
     return finish_dataset(LocalDirectory(str(directory)), manifest, others=(REJECTS_NAME, RESULTS_NAME))
+
+
+def replaced(directory: Path, manifest: Manifest, number: int, records: list[bytes]) -> None:
+    """Another content of a shard, with its checksum in the manifest: the work of a writer that is wrong."""
+    shard = manifest.shards[number]
+    written = write_shard(directory / shard.name, records)
+    shards = list(manifest.shards)
+    shards[number] = ShardInfo(name=shard.name, split=shard.split, **written._asdict())
+    finish_dataset(LocalDirectory(str(directory)), manifest.model_copy(update={"shards": tuple(shards)}))

@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flowtrain.cli import main
-from pipelines.comparison import NAMED, compare
+from pipelines.comparison import NAMED, Difference, compare
 from pipelines.stored import open_dataset
 from schemas.layout import Layout
-from tests.pipelines.datasets import VAE, make, tensors
+from schemas.record import encode_record
+from tests.pipelines.datasets import SPECS, VAE, make, replaced, tensors
 
 KEYS = [f"k{number:02d}" for number in range(12)]
 ITEMS = {key: ("ant", "bee")[number % 2] for number, key in enumerate(KEYS)}
@@ -65,12 +66,13 @@ def test_every_kind_of_difference(tmp_path: Path) -> None:
     kept |= {"k04": "cat"}
     vae = VAE.model_copy(update={"dtype": "bfloat16"})
     classes = ("bee", "cat", "ant")  # other numbers for the same names: no difference by itself
-    make(tmp_path / "b", [{**others, **kept}], classes=classes, changes=changes, vae=vae, seed=4)
+    mixed = dict(reversed([*others.items(), *kept.items()]))  # named in the order of A all the same
+    make(tmp_path / "b", [mixed], classes=classes, changes=changes, vae=vae, seed=4)
     facts = json.loads(diff(tmp_path / "a", tmp_path / "b", "--json").stdout)
     records = facts["records"]
     assert records["only_a"] == {"count": 2, "first": ["k00", "k11"]}
     assert records["only_b"]["count"] == 8
-    assert records["only_b"]["first"] == [f"new{number}" for number in range(NAMED)]
+    assert records["only_b"]["first"] == [f"new{7 - number}" for number in range(NAMED)]
     assert records["label"] == {"count": 1, "first": ["k04"]}
     assert records["tensors"] == {"count": 3, "first": ["k03", "k09", "k10"]}
     assert records["max_abs_difference"]["mean"] == pytest.approx(3.0, abs=0.01)
@@ -79,18 +81,31 @@ def test_every_kind_of_difference(tmp_path: Path) -> None:
     assert facts["settings"]["seed"] == {"a": 0, "b": 4}
     text = diff(tmp_path / "a", tmp_path / "b").stdout
     assert 'vae.dtype: "float32" -> "bfloat16"' in text
-    assert '8 records only in B: "new0", "new1", "new2", "new3", "new4" and 3 more' in text
+    assert '8 records only in B: "new7", "new6", "new5", "new4", "new3" and 3 more' in text
     assert '3 records with other tensors: "k03", "k09", "k10" (at most mean 3, logvar 0)' in text
 
 
 def test_mirrored_encodings_are_compared_too(tmp_path: Path) -> None:
     make(tmp_path / "a", [ITEMS], flips=True)
-    make(tmp_path / "b", [ITEMS], flips=True, split="train")
-    same = compare(open_dataset(str(tmp_path / "a")), open_dataset(str(tmp_path / "b")))
-    assert same.same_records
-    make(tmp_path / "c", [ITEMS], flips=False)
-    found = compare(open_dataset(str(tmp_path / "a")), open_dataset(str(tmp_path / "c")))
-    assert found.settings["flips"] == (True, False)
+    manifest = make(tmp_path / "b", [ITEMS], flips=True)
+    a, b = (open_dataset(str(tmp_path / name)) for name in "ab")
+    assert compare(a, b).same_records
+    records = [encode_record(r.key, r.label, r.tensors, SPECS) for r in b.records(manifest.shards[1])]
+    mirrored = tensors("k05", "train_flip")
+    records[5] = encode_record("k05", 1, {**mirrored, "logvar": mirrored["logvar"] + np.float16(0.5)}, SPECS)
+    replaced(tmp_path / "b", manifest, 1, records)
+    found = compare(a, open_dataset(str(tmp_path / "b")))
+    assert found.tensors == Difference(1, ("k05",))
+    assert found.largest == {"mean": 0.0, "logvar": pytest.approx(0.5, abs=0.01)}
+
+
+def test_mirrored_encodings_that_only_one_has_are_a_setting(tmp_path: Path) -> None:
+    make(tmp_path / "a", [ITEMS], flips=True)
+    make(tmp_path / "b", [ITEMS], flips=False)
+    for one, two in ("ab", "ba"):
+        found = compare(open_dataset(str(tmp_path / one)), open_dataset(str(tmp_path / two)))
+        assert set(found.settings["flips"]) == {True, False}
+        assert found.same_records
 
 
 def test_other_tensors_are_not_measured(tmp_path: Path) -> None:

@@ -12,16 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from flowtrain.cli import main
-from pipelines.dataset import finish_dataset
 from pipelines.preprocess import preprocess
-from pipelines.shards import write_shard
-from pipelines.storage import LocalDirectory
 from pipelines.verification import verify
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, Manifest, ShardInfo, read_manifest, write_manifest
+from schemas.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from schemas.record import encode_record
 from schemas.sealed import seal
-from tests.pipelines.datasets import SPECS, make, tensors
+from tests.pipelines.datasets import SPECS, make, replaced, tensors
 from tests.pipelines.running import contents, plan
 
 BITS = 100
@@ -159,15 +156,6 @@ def test_settings_of_another_dataset_are_noticed(whole: Path, photos: Path, tmp_
     preprocess(plan(photos, tmp_path / "other"), progress=False)
     shutil.copy(tmp_path / "other" / "settings.json", copy)
     assert [damage.file for damage in verify(str(copy)).damaged] == ["settings.json"]
-
-
-def replaced(directory: Path, manifest: Manifest, number: int, records: list[bytes]) -> None:
-    """Another content of a shard, with its checksum in the manifest: the work of a writer that is wrong."""
-    shard = manifest.shards[number]
-    written = write_shard(directory / shard.name, records)
-    shards = list(manifest.shards)
-    shards[number] = ShardInfo(name=shard.name, split=shard.split, **written._asdict())
-    finish_dataset(LocalDirectory(str(directory)), manifest.model_copy(update={"shards": tuple(shards)}))
 
 
 def raw(key: str, label: int = 0, **changes: np.ndarray) -> bytes:

@@ -6,7 +6,6 @@ depend neither on the runner, nor on the number of workers, nor on how often the
 
 import functools
 import itertools
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,6 @@ from pipelines.encoders import Encoder, load_encoder
 from pipelines.finish import finish, take_failure
 from pipelines.index import INDEX_NAME, write_index
 from pipelines.lock import exclusive
-from pipelines.orphans import end_with
 from pipelines.plan import Plan
 from pipelines.progress import ProgressBar, Ticker
 from pipelines.results import ShardFailure, ShardResult, recall_markers
@@ -39,7 +37,7 @@ COUNTERS = ("read", "decoded", "encoded", "rejected", "bytes")
 class Config:
     """What the graph needs; small enough to travel in it.
 
-    `ticks` is a local folder for the progress of shards, `command` the process id of the command.
+    `ticks` is a local folder for the progress of shards, `run` tells this run from others in the same directory.
     """
 
     directory: Directory
@@ -48,7 +46,6 @@ class Config:
     max_bad_fraction: float
     min_psnr: float
     ticks: str | None = None
-    command: int = field(default_factory=os.getpid)
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
@@ -64,7 +61,7 @@ def define_pipeline(root: beam.Pipeline, config: Config) -> None:
         root
         | "Slices" >> beam.Create(config.slices)
         | "Spread" >> beam.Reshuffle()
-        | "Encode" >> beam.ParDo(EncodeShard(config.directory, config.settings, config.ticks, config.command))
+        | "Encode" >> beam.ParDo(EncodeShard(config.directory, config.settings, config.ticks))
         | "Merge" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
         | "Finish" >> beam.Map(functools.partial(finish, *finishing))
     )
@@ -76,17 +73,12 @@ class EncodeShard(beam.DoFn):
     Counts what it does in Beam's counters, for runners that show them; the truth is in the results.
     """
 
-    def __init__(self, directory: Directory, settings: Settings, ticks: str | None, command: int):
+    def __init__(self, directory: Directory, settings: Settings, ticks: str | None):
         self._directory = directory
         self._settings = settings
         self._ticks = ticks
-        self._command = command
         self._shared = Shared()
         self._encoder: Encoder | None = None  # Shared holds it weakly
-
-    def setup(self) -> None:
-        """Once a process and thread."""
-        end_with(self._command)
 
     def process(self, element: Slice) -> Iterator[ShardResult | ShardFailure]:
         """See `pipelines.work.make_shard`."""

@@ -1,0 +1,26 @@
+"""`python -m pipelines.worker COMMAND`: a worker process of Beam's that ends with the process that began it, COMMAND.
+
+Left to itself, a worker whose parent is killed works on to the end of its bundle: here a shard, which may take minutes;
+and one that was still starting waits for good. What it would write does no harm (see `pipelines.lock.check_ours`), but
+the command that goes on wants the cores.
+"""
+
+import os
+import sys
+import threading
+import time
+
+_INTERVAL = 0.5  # seconds
+
+
+def _end_with(command: int) -> None:
+    while os.getppid() == command:
+        time.sleep(_INTERVAL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True, name="end with the command").start()
+    from apache_beam.runners.worker import sdk_worker_main
+
+    sdk_worker_main.main(sys.argv[:1])

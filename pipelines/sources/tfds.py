@@ -1,81 +1,79 @@
 """`tfds:NAME`: a prepared TensorFlow Datasets builder, read without TensorFlow.
 
 Only builders in the array_record format have random access. Records are read by position; what a record holds, its
-label included, is known when it is read.
+label included, is known when it is read. TFDS's own data source keeps every shard open that was read from, and decodes
+all features: a thousand open files, and no way to object stores.
 """
 
-import hashlib
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from pipelines import files
 from pipelines.images import ImageError, decode_image
 from pipelines.sources.base import UNLABELLED, Item, Picture, Source
-from pipelines.sources.listed import FLAT_CLASS
-from schemas.errors import UserError
+from pipelines.sources.keeper import Keeper
+from pipelines.sources.tfds_builder import Split, builder_digest, builder_directory, open_split
 
-INFO, FEATURES = "dataset_info.json", "features.json"
-FORMAT = "array_record"
-_DEPTHS = ("uint8", "uint16")  # other images are stored as numbers in disguise
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A split of a builder: its records, and the features of them that count."""
-
-    records: Sequence[bytes]
-    image: str
-    label: str | None
-    classes: tuple[str, ...]
+SHARDS_KEPT = 3  # open at a time; rows of a shard stay together
 
 
 class TfdsSource(Source):
     """A split of a builder. Labels come with the records; without a class label in them there is one class.
 
+    A shard on an object store is copied to the local disk as a whole, for as long as it is read from.
+
     Args:
-        name: `imagenet2012`, `celeb_a_hq/256`, `NAME@DATA_DIR`, or the directory of a builder (which holds
+        name: `imagenet2012`, `celeb_a_hq/256`, `NAME@DATA_DIR`, or the directory or URL of a builder (which holds
             `dataset_info.json`). Without DATA_DIR, TFDS looks where it always does, TFDS_DATA_DIR included.
         split: of the builder.
 
     Raises:
-        UserError: no such builder, or it is not prepared.
+        UserError: no such builder on the local disk. An object store is asked when it is listed.
     """
 
     def __init__(self, name: str, split: str):
-        self._directory = _builder_directory(name)
+        self._directory = builder_directory(name)
         self.descriptor = f"tfds:{self._directory}"
         self.split = split
-        self.fingerprint = _fingerprint(self._directory)
+        self._kept = Keeper(SHARDS_KEPT)
         self._lock = threading.Lock()
-        self._cached: _Opened | None = None
+        self._cached: Split | None = None
 
     def __reduce__(self) -> tuple[type["TfdsSource"], tuple[str, str]]:
         return type(self), (self._directory, self.split)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the files that describe the builder."""
+        return builder_digest(self._directory)
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self._open().classes
 
     def index(self) -> Iterator[Item]:
-        label = 0 if self._open().label is None else UNLABELLED
-        for row in range(len(self._open().records)):
-            yield Item(f"{self.split}/{row:07d}", label, 0, str(row))
+        opened, row = self._open(), 0
+        label = 0 if opened.label is None else UNLABELLED
+        for number, (name, records) in enumerate(opened.shards):
+            for place in range(records):
+                yield Item(f"{self.split}/{row:07d}", label, 0, f"{number}:{place}", group=name)
+                row += 1
 
     def read(self, item: Item) -> Picture:
         from google.protobuf.message import DecodeError
         from tensorflow_datasets.proto import tf_example_pb2
 
         opened = self._open()
+        number, place = map(int, item.location.split(":"))
+        shard = self._kept.get(number, lambda: self._open_shard(*opened.shards[number]))
+        record = shard.read(place)
         try:
-            record = opened.records[int(item.location)]
             parsed = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
-        except (ValueError, RuntimeError, IndexError, DecodeError) as error:  # whatever array_record says of damage
-            raise ImageError("its record cannot be read: the shard is damaged", type(error).__name__) from error
+        except DecodeError as error:
+            raise ImageError("its record is not a tf.train.Example", "DecodeError") from error
         example = parsed.features.feature
         images = example[opened.image].bytes_list.value
         labels = [0] if opened.label is None else example[opened.label].int64_list.value
@@ -85,107 +83,45 @@ class TfdsSource(Source):
             raise ImageError(f"has no label: {labels[0]} is none of {len(opened.classes)} classes")
         return Picture(decode_image(images[0]), labels[0])
 
-    def _open(self) -> _Opened:
+    def _open(self) -> Split:
         with self._lock:
             if self._cached is None:
-                self._cached = _open(self._directory, self.split)
+                self._cached = open_split(self._directory, self.split)
             return self._cached
 
-
-def _builder_directory(name: str) -> str:
-    """Where the builder lies: absolute, with its configuration and version."""
-    dataset, _, data_dir = name.partition("@")
-    for path in (dataset, data_dir):
-        if files.is_url(path):
-            raise UserError(f"tfds:{name}: builders are read from the local disk; copy it there first")
-    path = Path(dataset).expanduser()
-    if (path / INFO).is_file() and not data_dir:
-        return str(path.absolute())
-    if path.is_absolute() or dataset.startswith(("~", ".")):
-        raise UserError(f"tfds:{name}: no {INFO} in this directory; give the one of a builder, as NAME/CONFIG/VERSION")
-    from tensorflow_datasets.core.read_only_builder import builder_from_files
-    from tensorflow_datasets.core.registered import DatasetNotFoundError
-
-    try:
-        builder = builder_from_files(dataset, **({"data_dir": str(Path(data_dir).expanduser())} if data_dir else {}))
-    except (DatasetNotFoundError, ValueError, OSError) as error:
-        where = f"in {data_dir}" if data_dir else "where TFDS looks (TFDS_DATA_DIR)"
-        raise UserError(
-            f"tfds:{name}: no prepared dataset {dataset} {where}; prepare it with "
-            f"`tfds build {dataset} --file_format={FORMAT}`, or say tfds:NAME@DATA_DIR"
-        ) from error
-    return str(Path(builder.data_dir).absolute())
+    def _open_shard(self, name: str, records: int) -> "_Shard":
+        path = files.join(self._directory, name)
+        if not files.is_url(path):
+            return _Shard(path, records, path)
+        with tempfile.TemporaryDirectory() as place:  # an open file outlives its name
+            local = Path(place, name)
+            files.download(path, local)
+            return _Shard(str(local), records, path)
 
 
-def _fingerprint(directory: str) -> str:
-    """SHA-256 (hex) of the two files that describe the builder: splits, shards, their records and bytes, features."""
-    digest = hashlib.sha256()
-    for name in (INFO, FEATURES):
+class _Shard:
+    """An array_record file, open.
+
+    Raises:
+        OSError: it is not whole.
+    """
+
+    def __init__(self, path: str, records: int, shown: str):
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        self._reader = ArrayRecordReader(path, options="readahead_buffer_size:0", file_reader_buffer_size=32768)
+        self._lock = threading.Lock()  # not every version of the reader takes calls from several threads
+        if not self._reader.ok() or self._reader.num_records() != records:
+            raise OSError(f"{shown} is damaged: it does not hold its {records} records; prepare the builder again")
+
+    def read(self, place: int) -> bytes:
+        """A record.
+
+        Raises:
+            ImageError: it is damaged.
+        """
         try:
-            digest.update(Path(directory, name).read_bytes())
-        except OSError as error:
-            raise UserError(
-                f"tfds:{directory}: {name} cannot be read ({error.strerror}); prepare the builder again"
-            ) from error
-    return digest.hexdigest()
-
-
-def _open(directory: str, split: str) -> _Opened:
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder_from_directory(directory)
-        info = builder.info
-        formats = {kind.value for kind in info.available_file_formats()}
-    except Exception as error:  # TFDS raises whatever its parsers stumble on
-        raise UserError(
-            f"tfds:{directory}: TensorFlow Datasets cannot open it ({_brief(error)}); prepare it again"
-        ) from error
-    if FORMAT not in formats:
-        raise UserError(
-            f"tfds:{directory}: prepared as {' and '.join(sorted(formats))}, which needs TensorFlow to be read; "
-            f"prepare it with `tfds build {info.name} --file_format={FORMAT}`"
-        )
-    if split not in info.splits:
-        raise UserError(f"tfds:{directory}: no split {split!r}; it has {' and '.join(info.splits) or 'none'}")
-    features: dict[str, Any] = (
-        dict(sorted(info.features.items())) if isinstance(info.features, tfds.features.FeaturesDict) else {}
-    )
-    image = _image_feature(features, directory)
-    label = _label_feature(features, directory)
-    missing = [file for file in info.splits[split].filenames if not Path(directory, file).is_file()]
-    if missing:
-        raise UserError(f"tfds:{directory}: {missing[0]} is not there ({len(missing)} such); prepare the builder again")
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    records = builder.as_data_source(split, deserialize_method=raw, file_format=FORMAT)  # pyright: ignore[reportCallIssue]
-    classes = (FLAT_CLASS,) if label is None else tuple(features[label].names)
-    return _Opened(records, image, label, classes)
-
-
-def _image_feature(features: dict[str, Any], directory: str) -> str:
-    """The feature named image, or the only one that is an image."""
-    import tensorflow_datasets as tfds
-
-    images = [name for name, feature in features.items() if type(feature) is tfds.features.Image]
-    if "image" not in images and len(images) != 1:
-        found = f"several images ({', '.join(images)}), none of them named image" if images else "no image"
-        raise UserError(f"tfds:{directory}: {found} among its features ({', '.join(features)}); it cannot be encoded")
-    name = "image" if "image" in images else images[0]
-    depth = np.dtype(features[name].np_dtype).name
-    if depth not in _DEPTHS:
-        raise UserError(f"tfds:{directory}: its images hold {depth} numbers; only {' and '.join(_DEPTHS)} are pixels")
-    return name
-
-
-def _label_feature(features: dict[str, Any], directory: str) -> str | None:
-    """The class label named label, or the only one; None where there is none."""
-    import tensorflow_datasets as tfds
-
-    labels = [name for name, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
-    if "label" not in labels and len(labels) > 1:
-        raise UserError(f"tfds:{directory}: several class labels ({', '.join(labels)}), none of them named label")
-    return "label" if "label" in labels else next(iter(labels), None)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+            with self._lock:
+                return self._reader.read([place])[0]
+        except (RuntimeError, ValueError, IndexError) as error:  # array_record has no kinds of its own
+            raise ImageError("its record cannot be read: the shard is damaged", type(error).__name__) from error

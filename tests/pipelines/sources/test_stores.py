@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from pipelines import files
 from pipelines.sources import Item, Source, open_source
 from schemas.errors import UserError
 from tests.pipelines.servers import Store, now_and_then
 from tests.pipelines.sources.miniature import IMAGES, SYNSETS, Miniature, add, jpeg, png
-from tests.pipelines.sources.prepared import make_parquet, make_zip
+from tests.pipelines.sources.prepared import make_builder, make_parquet, make_zip
 
 
 @pytest.fixture(params=["s3_store", "google_store"])
@@ -129,6 +130,23 @@ def test_zip_and_parquet(store: Store, place: str, miniature: Miniature, tmp_pat
     one, other = (open_source(f"parquet:{root}", "train") for root in (f"{place}/hub", tmp_path / "hub"))
     assert same(one, other) == 18
     assert one.fingerprint == other.fingerprint
+
+
+def test_builder(store: Store, place: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+    local = make_builder(tmp_path, features, [{"image": jpeg(rng), "label": row % 2} for row in range(7)])
+    for path in local.iterdir():
+        files.write(f"{place}/tiny/1.0.0/{path.name}", path.read_bytes())
+    one, other = (open_source(f"tfds:{root}", "train") for root in (f"{place}/tiny/1.0.0", local))
+    assert same(one, other) == 7
+    assert one.fingerprint == other.fingerprint
+    assert [one.read(item).label for item in one.index()] == [row % 2 for row in range(7)]
+    files.delete(f"{place}/tiny/1.0.0/features.json")
+    with pytest.raises(UserError, match=r"no features\.json in it"):
+        list(open_source(one.descriptor, "train").index())
+    with pytest.raises(UserError, match=r"no dataset_info\.json in it"):
+        list(open_source(f"tfds:{place}/nothing", "train").index())
 
 
 def test_through_trouble(store: Store, place: str, miniature: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:

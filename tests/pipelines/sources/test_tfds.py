@@ -1,3 +1,4 @@
+import gc
 import pickle
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from pipelines.images import ImageError, decode_image
 from pipelines.sources import UNLABELLED, open_source
+from pipelines.sources.tfds import SHARDS_KEPT
 from schemas.errors import UserError
 from tests.pipelines.sources.miniature import jpeg, png
 from tests.pipelines.sources.prepared import make_builder
@@ -46,6 +48,8 @@ def test_rows_are_items_and_records_know_their_labels(labelled: Path, pictures: 
     assert source.classes == ("cat", "dog", "eel")
     items = list(source.index())
     assert [(item.key, item.label) for item in items] == [(f"train/{n:07d}", UNLABELLED) for n in range(COUNT)]
+    assert [item.group[-5:] for item in items] == ["00002"] * COUNT
+    assert len({item.group for item in items}) == 2
     with ThreadPoolExecutor(4) as pool:
         read = list(pool.map(source.read, items))
     for row, picture in enumerate(read):
@@ -129,6 +133,30 @@ def test_damaged_record_is_rejected(labelled: Path, pictures: list[bytes]) -> No
     assert failed == [("train/0000002", "its record cannot be read: the shard is damaged")]
 
 
+def test_shard_that_is_not_whole_is_not_a_bad_image(labelled: Path) -> None:
+    (shard, _) = sorted(labelled.glob("*array_record*"))
+    source = open_source(f"tfds:{labelled}", "train")
+    items = list(source.index())
+    whole = shard.read_bytes()
+    for data in (b"", whole[: len(whole) // 2], whole[:-100]):
+        shard.write_bytes(data)
+        with pytest.raises(OSError, match="is damaged: it does not hold its 6 records"):
+            source.read(items[0])
+    assert source.read(items[-1]).pixels.shape == (24, 30, 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted in /proc")
+def test_few_files_are_open(tmp_path: Path, pictures: list[bytes]) -> None:
+    rows = [{"image": data} for data in pictures]
+    path = make_builder(tmp_path, {"image": image()}, rows, shards=COUNT)
+    source = open_source(f"tfds:{path}", "train")
+    for item in source.index():
+        source.read(item)
+    gc.collect()
+    links = (link.readlink() for link in Path("/proc/self/fd").iterdir() if link.exists())
+    assert 0 < sum("array_record" in target.name for target in links) <= SHARDS_KEPT
+
+
 def refusal(descriptor: str, split: str = "train") -> str:
     with pytest.raises(UserError) as caught:
         list(open_source(descriptor, split).index())
@@ -156,9 +184,9 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, pictures: list[
     assert "tfds build imagenet2012 --file_format=array_record" in refusal(f"tfds:imagenet2012@{tmp_path}")
     assert "no prepared dataset no_such_thing" in refusal(f"tfds:no_such_thing@{tmp_path}")
     assert "no dataset_info.json in this directory" in refusal(f"tfds:{tmp_path}")
-    assert "copy it there first" in refusal("tfds:gs://bucket/imagenet2012/5.1.0")
+    assert "give the directory of the builder" in refusal("tfds:imagenet2012@gs://bucket/tfds")
     (labelled / "features.json").unlink()
-    assert "features.json cannot be read" in refusal(f"tfds:{labelled}")
+    assert "no features.json in it" in refusal(f"tfds:{labelled}")
 
 
 def test_missing_and_broken_parts_are_told(labelled: Path) -> None:

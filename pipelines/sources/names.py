@@ -1,13 +1,12 @@
 """Names of files in a source: which are images, which are left out, and how a name is written down."""
 
-from pathlib import PurePosixPath
-
 from pipelines.images import SUFFIXES
 
 # Images by their names, of kinds that are not decoded here: listed all the same, so that they are rejected by name and
 # not left out in silence.
 OTHER_SUFFIXES = frozenset({".tif", ".tiff", ".jp2", ".jxl", ".avif", ".heic", ".heif"})
 
+_IMAGES = SUFFIXES | OTHER_SUFFIXES
 LEADS_OUT = "its name leads out of the archive"
 
 _MAC_COPIES = "__MACOSX"  # where macOS puts its side files in a zip
@@ -15,7 +14,8 @@ _MAC_COPIES = "__MACOSX"  # where macOS puts its side files in a zip
 
 def is_image(name: str) -> bool:
     """Whether a file is an image, by its extension."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES | OTHER_SUFFIXES
+    _, dot, extension = name.rpartition(".")
+    return dot + extension.lower() in _IMAGES
 
 
 def is_hidden(name: str) -> bool:

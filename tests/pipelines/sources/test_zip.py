@@ -2,7 +2,9 @@ import os
 import pickle
 import stat
 import struct
+import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,26 @@ def test_really_beyond_four_gigabytes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read(items["z.png"]).pixels[0, 0], [0, 0, 255])
 
 
+def test_local_header_longer_than_the_directory_tells(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "x.zip", {"a.png": png("blue", (300, 300))})
+    data = bytearray(path.read_bytes())
+    data[28:30] = struct.pack("<H", 1000)
+    data[35:35] = bytes(1000)  # behind the name
+    end = data.rindex(b"PK\x05\x06")
+    data[end + 16 : end + 20] = struct.pack("<L", struct.unpack_from("<L", data, end + 16)[0] + 1000)
+    path.write_bytes(data)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    source = opened(path)
+    np.testing.assert_array_equal(source.read(next(source.index())).pixels[0, 0], [0, 0, 255])
+
+
+def test_giant_file_is_rejected_unread(tmp_path: Path) -> None:
+    source = opened(make_zip(tmp_path / "x.zip", {"a.png": png()}))
+    item = replace(next(source.index()), size=2**30, location="nowhere")
+    assert "more than the 536870912 allowed" in reason(source, item)
+
+
 def test_damaged_member_is_rejected(tmp_path: Path) -> None:
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         path = make_zip(tmp_path / "x.zip", {"a.bmp": os.urandom(500), "b.png": png()}, method)
@@ -123,7 +145,11 @@ def test_deflate_bomb_is_not_unpacked(tmp_path: Path) -> None:
     data[at + 24 : at + 28] = struct.pack("<L", 1000)  # the directory promises less
     path.write_bytes(data)
     source = opened(path)
-    assert "CRC-32" in reason(source, by_key(source)["a.bmp"])
+    item = by_key(source)["a.bmp"]
+    tracemalloc.start()
+    assert "CRC-32" in reason(source, item)
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
 
 
 def test_members_that_cannot_be_used_are_rejected_with_a_reason(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ plan is written first and the manifest last; shards that are done are marked, an
 
 import hashlib
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -113,7 +115,7 @@ def merge(parts: Sequence[str], out: str, split: str | None = None, progress: bo
     if directory.root in [part.root for part in plan.parts]:
         raise UserError(f"{out} is one of the datasets to merge; give a new directory")
     _check_ours(directory, plan)
-    with reported(directory), exclusive(directory):
+    with reported(directory), _parts_reported(plan), exclusive(directory):
         _check_ours(directory, plan)  # again: another command may have come first
         directory.sweep()
         done = _finished(directory)
@@ -123,9 +125,23 @@ def merge(parts: Sequence[str], out: str, split: str | None = None, progress: bo
         return done
 
 
+@contextmanager
+def _parts_reported(plan: _Plan) -> Iterator[None]:
+    """Tells a part that cannot be read from a directory that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        where = str(error.filename or "")
+        if any(where.startswith(part.root) for part in plan.parts):
+            raise UserError(f"{where}: cannot be read ({error.strerror or error})") from error
+        raise
+
+
 def _make_plan(parts: Sequence[str], split: str | None) -> _Plan:
     if len(parts) < 2:
         raise UserError("give at least two datasets to merge, and then the directory for the new one")
+    if split is not None and not re.fullmatch(r"[A-Za-z0-9_]+", split):
+        raise UserError(f"--split {split!r}: letters, digits and underscores only; it is part of file names")
     datasets = tuple(open_dataset(part) for part in parts)
     for other in datasets[1:]:
         _check_fit(datasets[0], other)

@@ -146,6 +146,17 @@ def test_a_damaged_part_is_named_and_nothing_is_finished(parts: Parts, tmp_path:
     merge(list(map(str, parts)), str(tmp_path / "out"))
 
 
+def test_a_part_that_cannot_be_read_is_no_fault_of_the_output(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(source))
+
+    monkeypatch.setattr("pipelines.merging.shutil.copyfile", refuse)
+    with pytest.raises(UserError, match=rf"{parts[0]}/latents.*: cannot be read \(Permission denied\)"):
+        merge(list(map(str, parts)), str(tmp_path / "out"))
+
+
 def test_other_mistakes(parts: Parts, tmp_path: Path) -> None:
     a, b = parts
     (tmp_path / "full").mkdir()
@@ -158,6 +169,7 @@ def test_other_mistakes(parts: Parts, tmp_path: Path) -> None:
         ((a, b, tmp_path / "full"), "not empty (thesis.txt)"),
         ((a, tmp_path / "nowhere", tmp_path / "out"), "no such dataset"),
         ((a, tmp_path / "bare", tmp_path / "out"), "no shards.jsonl"),
+        ((a, b, tmp_path / "out", "--split", "a-b"), "letters, digits and underscores only"),
     ):
         result = command("merge", *arguments)
         assert result.exit_code == 2, arguments

@@ -260,6 +260,13 @@ class _Encode:
 
 def _torch_vae(width: int) -> Any:
     import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except Exception:  # one that was built for another torch breaks diffusers, which can do without
+        from diffusers.utils import import_utils
+
+        vars(import_utils)["_torchvision_available"] = False
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)

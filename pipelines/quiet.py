@@ -28,7 +28,5 @@ def quiet_threads() -> Iterator[None]:
             before(arguments)
 
     threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before
+    yield
+    threading.excepthook = before  # not after a failure: the threads of that run are still to tell of it

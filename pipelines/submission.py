@@ -1,5 +1,8 @@
 """What is particular about the runners that work outside this process: what they need, and what their failures mean."""
 
+import atexit
+import logging
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -63,10 +66,19 @@ class Portable(Elsewhere):
         if endpoint != "embed":
             _reach(endpoint, f"no job service answers at --job_endpoint={endpoint}; start it, for one `{JOB_SERVICE}`")
 
+    def settle(self, pipeline: beam.Pipeline) -> None:
+        """See `Elsewhere`. What workers in this process would log comes back in the failure of the job."""
+        if pipeline.options.view_as(PortableOptions).environment_type == "LOOPBACK":
+            logging.getLogger("apache_beam.runners.worker").setLevel(logging.CRITICAL)
+
     def explain(self, error: Exception, options: PipelineOptions) -> str | None:
         """See `Elsewhere`."""
         portable = options.view_as(PortableOptions)
         if type(error).__module__.startswith("grpc"):
+            if portable.environment_type == "LOOPBACK":
+                # Threads of this process still encode for the job that is gone. Python would stop them in the middle
+                # of compiled code, which aborts the process with a message of its own.
+                atexit.register(os._exit, 2)
             return f"the job service at {portable.job_endpoint} is gone ({one_line(error)}); start it again"
         if "StatusCode.UNAVAILABLE" in str(error) and portable.environment_type == "EXTERNAL":
             return f"no worker pool answers at {portable.environment_config}; start it there: `{WORKER_POOL}`"

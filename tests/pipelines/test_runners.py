@@ -18,7 +18,7 @@ from tests.pipelines.running import contents, run, start
 
 SHARDS = 12
 PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-WORKERS = ("sdk_worker_main", "SdkHarness", "spawn_main")  # of processes, of a pool, of Dask: in their command lines
+WORKERS = ("pipelines.worker", "SdkHarness", "spawn_main")  # of processes, a pool, Dask: in their command lines
 needs_dask = pytest.mark.skipif(importlib.util.find_spec("dask") is None, reason="dask: pip install 'flowtrain[dask]'")
 
 
@@ -76,11 +76,6 @@ def worker_pool() -> Iterator[tuple[int, str]]:
 
 
 @pytest.fixture(scope="module")
-def loopback(job_service: str) -> list[str]:
-    return ["--runner=PortableRunner", job_service, "--environment_type=LOOPBACK"]
-
-
-@pytest.fixture(scope="module")
 def pool(job_service: str, worker_pool: tuple[int, str]) -> list[str]:
     return ["--runner=PortableRunner", job_service, "--environment_type=EXTERNAL", worker_pool[1]]
 
@@ -105,21 +100,33 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> str:
     return errors
 
 
-def kill_a_worker(out: Path, process: subprocess.Popen[str], above: int) -> None:
-    """SIGKILL to a worker below a process when the first shard is done."""
+def wait_for_a_shard(out: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while not list(out.glob(f"{WORK}/*/{DONE}/[0-9]*.json")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def kill_a_worker(out: Path, process: subprocess.Popen[str], above: int) -> None:
+    """SIGKILL to a worker below a process when the first shard is done."""
+    wait_for_a_shard(out, process)
     os.kill(workers_of(above)[0], signal.SIGKILL)
 
 
-def test_work_in_this_process_for_a_job_service(
-    photos: Path, arguments: list[object], expected: dict[str, bytes], loopback: list[str], tmp_path: Path
+def test_work_in_this_process_for_a_job_service_that_is_killed(
+    photos: Path, arguments: list[object], expected: dict[str, bytes], job_service: str, tmp_path: Path
 ) -> None:
-    assert finish(start(photos, tmp_path / "out", *arguments, "--", *loopback)) == ""
-    assert contents(tmp_path / "out") == expected
+    out, port = tmp_path / "out", free_port()
+    loopback = ["--runner=PortableRunner", "--environment_type=LOOPBACK"]
+    for service in serve("apache_beam.runners.portability.local_job_service_main", f"--port={port}", port=port):
+        process = start(photos, out, *arguments, "--", *loopback, f"--job_endpoint=localhost:{port}")
+        wait_for_a_shard(out, process)
+        service.kill()
+        (line,) = finish(process, 2).splitlines()
+        assert line.startswith(f"Error: PortableRunner: the job service at localhost:{port} is gone")
+    assert finish(start(photos, out, *arguments, "--", *loopback, job_service)) == ""
+    assert contents(out) == expected
 
 
 def test_processes_on_this_machine_one_of_them_killed(

@@ -6,7 +6,6 @@ A directory belongs to one `Settings`. Whoever comes back with others is told wh
 import hashlib
 import json
 import shlex
-from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -67,7 +66,7 @@ class Settings(BaseModel):
         split = self.source.split
         return (split, f"{split}_flip") if self.flips else (split,)
 
-    @cached_property
+    @property
     def work(self) -> str:
         """Folder of what a run in progress needs. Named for the settings: nobody takes what was begun with others."""
         return f"{WORK}/{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]}"

@@ -62,7 +62,7 @@ class Command:
 
     def running(self) -> bool:
         """Whether it has not ended; it is a zombie until it is waited for."""
-        return self.pid in session(self.pid)
+        return _status(self.pid)[0] != "Z"
 
     def text(self) -> str:
         """What it has printed, on stdout and stderr."""
@@ -107,16 +107,19 @@ def template(folder: Path) -> Iterator[Template]:
         process.communicate()
 
 
+def _status(process: int) -> tuple[str, int]:
+    """Letter of a process's state, and its session; "Z" for a zombie and for what is not there."""
+    try:
+        state, _, _, number = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:4]
+    except OSError:
+        return "Z", 0
+    return state, int(number)
+
+
 def session(leader: int) -> list[int]:
     """Processes of a session that have not ended."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                state, _, _, number = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(number) == leader and state != "Z":
-                    found.append(int(entry.name))
-    return found
+    every = ((int(entry.name), _status(int(entry.name))) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [process for process, (state, number) in every if number == leader and state != "Z"]
 
 
 def kill(*processes: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from flowtrain.cli import main
+from pipelines import files
 from pipelines.plan import Plan, Request, make_plan
 
 
@@ -46,3 +47,8 @@ def plan(source: Path | str, out: Path | str, **changes: Any) -> Plan:
 def contents(directory: Path) -> dict[str, bytes]:
     """Every file below a directory and its bytes."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def objects(url: str) -> dict[str, bytes]:
+    """Every object below a URL and its bytes."""
+    return {entry.name: files.read(files.join(url, entry.name)) for entry in files.entries(url)}

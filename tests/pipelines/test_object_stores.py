@@ -18,7 +18,7 @@ from pipelines.storage import open_directory
 from schemas.errors import UserError
 from schemas.manifest import parse_manifest
 from tests.pipelines.forked import Template
-from tests.pipelines.running import contents, plan, run
+from tests.pipelines.running import contents, objects, plan, run
 from tests.pipelines.servers import PASS, Store, now_and_then, well
 
 OPTIONS = ("--resolution", 16, "--vae", "none", "--shards", 4, "--batch-size", 8, "--seed", 3)
@@ -55,11 +55,6 @@ def expected(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between two attempts are short."""
     monkeypatch.setattr(files, "PAUSE", 0.001)
-
-
-def objects(url: str) -> dict[str, bytes]:
-    """Every object below a URL and its bytes."""
-    return {entry.name: files.read(files.join(url, entry.name)) for entry in files.entries(url)}
 
 
 def put_photos(photos: Path, url: str) -> None:

@@ -1,3 +1,5 @@
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,21 @@ from pipelines.encoders import PixelEncoder
 from pipelines.index import INDEX_NAME, write_index
 from pipelines.plan import Plan
 from pipelines.preprocess import make_slices
-from pipelines.results import ShardResult
+from pipelines.results import ShardFailure, ShardResult
 from pipelines.settings import write_settings
 from pipelines.shards import read_shard
-from pipelines.work import RECONSTRUCTED, make_shard, reconstruction_quota
+from pipelines.sources import Item, Picture
+from pipelines.sources.folder import FolderSource
+from pipelines.storage import LocalDirectory
+from pipelines.work import (
+    MAX_DECODERS,
+    RECONSTRUCTED,
+    REMOTE_READERS,
+    Slice,
+    make_shard,
+    reader_threads,
+    reconstruction_quota,
+)
 from schemas.record import decode_record
 from tests.pipelines.running import plan
 
@@ -87,3 +100,74 @@ def test_quota_is_spread_evenly(shards: int) -> None:
     quotas = [reconstruction_quota(shard, shards) for shard in range(shards)]
     assert sum(quotas) == RECONSTRUCTED
     assert max(quotas) - min(quotas) <= 1
+
+
+@pytest.mark.parametrize("lost", ["index.jsonl", "settings.json"])
+def test_worker_that_was_left_behind_writes_nothing_more(task: Plan, lost: str) -> None:
+    """Its dataset was finished and cleared away, or deleted and begun anew, while it was at work."""
+    directory = task.directory
+    assert isinstance(directory, LocalDirectory)
+
+    class Overtaken(Probe):
+        def start(self, pixels: NDArray[np.uint8]) -> Callable[[], dict[str, NDArray[Any]]]:
+            for path in directory.local().rglob(lost):
+                path.unlink()
+            return super().start(pixels)
+
+    outcome = make_shard(directory, task.settings, make_slices(task)[0], Overtaken, ignore)
+    assert isinstance(outcome, ShardFailure)
+    assert "by another command meanwhile; repeat the command" in outcome.message
+    left = {path.name for path in directory.local().rglob("*") if path.is_file()}
+    assert left == {"index.jsonl", "settings.json"} - {lost}
+
+
+def test_label_outside_the_classes_is_a_reject(task: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the record knows its label, and knows better than the classes."""
+
+    class Odd(FolderSource):
+        def read(self, item: Item) -> Picture:
+            return super().read(item)._replace(label=7 if "000" in item.key else 1)
+
+    monkeypatch.setattr("pipelines.work.open_source", Odd)
+    results = [make_shard(task.directory, task.settings, piece, Probe, ignore) for piece in make_slices(task)]
+    rejects = [reject for result in results if isinstance(result, ShardResult) for reject in result.rejects]
+    assert [(r.key, r.reason, r.exception) for r in rejects if r.exception != "OverflowError"] == [
+        ("ant/000.png", "its label 7 is not one of the 3 classes", "ValueError")
+    ]
+
+
+def test_images_are_read_ahead_but_not_without_bound(task: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a batch is encoded, threads read on; how far does not depend on the shard."""
+    read: list[str] = []
+    leads: list[int] = []
+
+    class Watched(FolderSource):
+        def read(self, item: Item) -> Picture:
+            read.append(item.key)
+            return super().read(item)
+
+    class Slow(Probe):
+        def start(self, pixels: NDArray[np.uint8]) -> Callable[[], dict[str, NDArray[Any]]]:
+            time.sleep(0.03)
+            leads.append(len(read) - 2 * (len(self.shapes) + 1))
+            return super().start(pixels)
+
+    settings = task.settings.model_copy(update={"batch_size": 2, "shards": 1, "flips": False})
+    monkeypatch.setattr("pipelines.work.open_source", Watched)
+    monkeypatch.setattr("pipelines.work.reader_threads", lambda descriptor: 3)
+    write_index(task.directory, f"{settings.work}/{INDEX_NAME}", task.index)
+    monkeypatch.setattr("pipelines.work.check_ours", lambda directory, settings: None)
+    piece = Slice(0, 0, task.index.offsets([60])[0])
+    slow = Slow()
+    make_shard(task.directory, settings, piece, lambda: slow, ignore)
+    assert len(read) == 60
+    assert max(leads) >= 3
+    assert max(leads) <= 2 * max(2, 3)
+
+
+def test_threads_are_as_many_as_cores_or_as_the_wait_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(5)))
+    assert reader_threads("/photos") == 5
+    assert reader_threads("tar:gs://bucket/train.tar") == REMOTE_READERS
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(200)))
+    assert reader_threads("/photos") == reader_threads("s3://bucket/photos") == MAX_DECODERS

@@ -131,10 +131,10 @@ def read_settings(directory: Directory) -> Settings | None:
     Raises:
         UserError: the file is damaged or of another release.
     """
-    if not directory.exists(SETTINGS_NAME):
-        return None
     try:
         return Settings.model_validate(json.loads(unseal(directory.read(SETTINGS_NAME))))
+    except FileNotFoundError:
+        return None
     except (ValueError, ValidationError):
         raise UserError(
             f"{directory.root}/{SETTINGS_NAME} is damaged or written by another release of flowtrain; "

@@ -279,3 +279,22 @@ def test_object_that_was_copied_there_is_read_through(store: Store) -> None:
     assert directory.matches("copied", len(data), digest)
     assert not directory.matches("copied", len(data), "0" * 64)
     assert not directory.matches("nothing", len(data), digest)
+
+
+def test_options_of_beam_reach_the_workers(s3_store: Store, photos: Path, commands: Template, tmp_path: Path) -> None:
+    """Endpoint and credentials come after `--`; the environment says nothing, or what is wrong."""
+    s3_store.proxy.reset()
+    given = s3_store.environment
+    options = [
+        "--direct_running_mode=multi_processing",
+        "--direct_num_workers=2",
+        f"--s3_endpoint_url={given['AWS_ENDPOINT_URL']}",
+        f"--s3_access_key_id={given['AWS_ACCESS_KEY_ID']}",
+        f"--s3_secret_access_key={given['AWS_SECRET_ACCESS_KEY']}",
+        f"--s3_region_name={given['AWS_DEFAULT_REGION']}",
+    ]
+    environment = {**given, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": ""}
+    url = f"{s3_store.url}/options"
+    command = commands.start(photos, url, *OPTIONS, "--", *options, **environment)
+    assert command.wait() == 0, command.text()
+    assert files.exists(f"{url}/manifest.json")

@@ -332,6 +332,21 @@ def test_only_what_is_missing_is_made_again(photos: Path, tmp_path: Path) -> Non
     assert (out / names[0]).stat().st_mtime_ns == kept
 
 
+def test_work_that_other_settings_left_is_not_taken(photos: Path, tmp_path: Path) -> None:
+    """`rm -r OUT/*` spares what begins with a dot."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    begun = plan(photos, out, seed=1)
+    write_settings(begun.directory, begun.settings)
+    write_index(begun.directory, f"{begun.settings.work}/{INDEX_NAME}", begun.index)
+    for piece in make_slices(begun)[:2]:
+        make_shard(begun.directory, begun.settings, piece, PixelEncoder, lambda name, more: None)
+    for path in out.glob("[!.]*"):
+        path.unlink()
+    preprocess(plan(photos, out), progress=False)
+    preprocess(plan(photos, other), progress=False)
+    assert contents(out) == contents(other)
+
+
 def preprocess_into(photos: Path, out: Path) -> Path:
     preprocess(plan(photos, out), progress=False)
     return out

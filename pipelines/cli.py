@@ -19,8 +19,10 @@ CROP_RULES = ("adm", "none")
 EPILOG = """\b
 Examples:
   flowtrain preprocess embedded:digits digits --resolution 32 --vae embedded
-  flowtrain preprocess photos/ latents --resolution 256 --flips
-  flowtrain preprocess photos/ latents --resolution 256 -- --direct_running_mode=multi_processing --direct_num_workers=4
+  flowtrain preprocess photos/ latents --flips
+  flowtrain preprocess tar:ILSVRC2012_img_train.tar,ILSVRC2012_devkit_t12.tar.gz latents
+  flowtrain preprocess tfds:celeb_a_hq/256 s3://bucket/latents -- --s3_region_name=eu-west-1
+  flowtrain preprocess photos/ latents -- --direct_running_mode=multi_processing --direct_num_workers=4
 
 The same command again goes on where the last one stopped."""
 
@@ -41,7 +43,7 @@ The same command again goes on where the last one stopped."""
     "--vae",
     default="stabilityai/sd-vae-ft-mse",
     show_default=True,
-    help="A directory in diffusers' format, a hub id, embedded, or none to store pixels.",
+    help="A hub id (org/name, org/name:folder), a directory in diffusers' format, embedded, or none to store pixels.",
 )
 @click.option("--vae-revision", default=None, help="Branch, tag or commit of a VAE on the hub.")
 @click.option(
@@ -85,7 +87,8 @@ def preprocess(
 ) -> None:
     """Encode the images of SOURCE into a latent dataset at OUT.
 
-    SOURCE is a folder of images (its sub-folders are the classes) or embedded:digits. OUT can be opened by
+    SOURCE is a folder of images (its sub-folders are the classes), tar:FILE, zip:FILE, tfds:NAME, parquet:PATH or
+    embedded:digits. SOURCE and OUT may be in object stores (gs://, s3://). OUT can be opened by
     `tfds.builder_from_directory(OUT)`. What follows -- goes to Beam.
     """
     from pipelines import plan as planning

@@ -1,8 +1,10 @@
 """What turns a batch of pixels into the tensors of a record: a VAE, or nothing at all."""
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from schemas.layout import Layout
 from schemas.manifest import VaeInfo
 from schemas.pixels import to_uint8
 
+if TYPE_CHECKING:
+    import jax
+
 Tensors = Mapping[str, NDArray[Any]]
 
 # Four images of 256 x 256, which the encoder of Stable Diffusion turns into moments in 0.4 GB, and 32 in 3 GB; the time
@@ -21,7 +26,13 @@ CPU_PIXELS = 2**18
 
 
 class Encoder(Protocol):
-    """Works on batches of one fixed size, so that everything is compiled once and batches round alike."""
+    """Works on batches of one fixed size, so that everything is compiled once and batches round alike.
+
+    Attributes:
+        devices: how many batches it works on at the same time.
+    """
+
+    devices: int
 
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
         """Begin to encode (n, H, W, 3); the result is a call that waits for the tensors, (n, ...) each."""
@@ -35,6 +46,8 @@ class Encoder(Protocol):
 class PixelEncoder:
     """Stores the pixels as they are."""
 
+    devices = 1
+
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
         """See `Encoder`."""
         return lambda: {"image": pixels}
@@ -45,9 +58,18 @@ class PixelEncoder:
 
 
 class VaeEncoder:
-    """Raw posterior moments in float16. What overflows becomes infinite, and is rejected where records are written."""
+    """Raw posterior moments in float16. What overflows becomes infinite, and is rejected where records are written.
 
-    def __init__(self, info: VaeInfo):
+    Args:
+        info: which VAE, and its precision.
+        devices: take turns, a whole batch each, so that their number does not show in a record; None for all local
+            accelerators, or one CPU.
+
+    Raises:
+        UserError: the VAE cannot be had, or is another one here.
+    """
+
+    def __init__(self, info: VaeInfo, devices: "Sequence[jax.Device] | None" = None):
         import jax
 
         from pipelines.vae_weights import load_vae
@@ -59,14 +81,20 @@ class VaeEncoder:
                 "give all workers the same weights"
             )
         self._on_cpu = jax.default_backend() == "cpu"
+        chosen = devices or jax.local_devices()[: 1 if self._on_cpu else None]
+        self.devices = len(chosen)
+        copies = [(device, replace(self._vae, params=jax.device_put(self._vae.params, device))) for device in chosen]
+        self._turns = itertools.cycle(copies)
         self._compiling = threading.Lock()  # threads of one process must not compile the same program side by side
 
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
         """See `Encoder`. JAX computes in the background until the result is asked for."""
-        import jax.numpy as jnp
+        import jax
 
         with self._compiling:
-            begun = [self._vae.encode_pixels(jnp.asarray(some)) for some in self._parts(pixels, pixels.shape)]
+            device, vae = next(self._turns)
+            parts = self._parts(pixels, pixels.shape)
+            begun = [vae.encode_pixels(jax.device_put(some, device)) for some in parts]
 
         def finish() -> Tensors:
             mean, logvar = (np.concatenate(moment) for moment in zip(*begun, strict=True))

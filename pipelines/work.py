@@ -29,7 +29,7 @@ from pipelines.results import (
     read_marker,
     write_marker,
 )
-from pipelines.settings import Settings
+from pipelines.settings import Settings, current_versions
 from pipelines.shards import ShardFile, ShardWriter
 from pipelines.sources import Item, Picture, Source, open_source
 from pipelines.storage import Directory
@@ -40,7 +40,7 @@ from schemas.record import encode_record
 RECONSTRUCTED = 32  # records of a dataset that are decoded again to measure the reconstruction
 MAX_DECODERS = 32
 REMOTE_READERS = 32  # threads that read from an object store: they wait more than they work
-BEGUN = 2  # batches that the device has to do while the one before them is written
+BEGUN = 2  # batches that each device has to do while the one before them is written
 _SUMS_KEPT = 1024  # of batches, before they are merged
 
 Count = Callable[[str, int], None]  # takes how many more were "read", "decoded", "encoded", "rejected", or "bytes"
@@ -108,6 +108,9 @@ def make_shard(
 
 
 def _make(directory: Directory, settings: Settings, piece: Slice, encoder: Encoder, count: Count) -> ShardResult:
+    if (versions := current_versions()) != settings.versions:
+        other = ", ".join(f"{name} {versions[name]}" for name in versions if versions[name] != settings.versions[name])
+        raise UserError(f"a worker has other versions than the command ({other}); give both the same environment")
     check_ours(directory, settings)
     items = read_index(directory, f"{settings.work}/{INDEX_NAME}", piece.offset, piece.length)
     names = settings.shard_files(piece.shard)
@@ -216,7 +219,7 @@ def _encoded(batches: Iterator[_Batch], encoder: Encoder, flips: bool) -> Iterat
     for batch in batches:
         views = [batch.pixels, batch.pixels[:, :, ::-1]] if flips else [batch.pixels]
         begun.append((batch, [encoder.start(view) for view in views]))
-        if len(begun) > BEGUN:
+        if len(begun) > BEGUN * encoder.devices:
             ready, waits = begun.popleft()
             yield ready, [wait() for wait in waits]
     for ready, waits in begun:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -85,3 +86,24 @@ def test_batches_are_compiled_once(tiny_vae: Path, monkeypatch: pytest.MonkeyPat
     waits = [encoder.start(view) for batch in batches for view in (batch, batch[:, :, ::-1])]
     assert len({wait()["mean"].tobytes() for wait in waits}) == 6
     assert traced == [(8, 32, 32, 3)]
+
+
+def test_devices_take_turns_and_do_not_show(tiny_vae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = np.random.default_rng(0).integers(0, 256, (3, 2, 16, 16, 3), dtype=np.uint8)
+    first, second = jax.local_devices()[:2]
+    one, two = VaeEncoder(info(tiny_vae)), VaeEncoder(info(tiny_vae), [first, second])
+    assert (one.devices, two.devices) == (1, 2)
+    expected = [one.start(batch)() for batch in batches]
+    used = []
+    encode = vae_weights.Vae.encode_pixels
+
+    def watched(vae: vae_weights.Vae, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        moments = encode(vae, pixels)
+        used.append(moments[0].devices())
+        return moments
+
+    monkeypatch.setattr(vae_weights.Vae, "encode_pixels", watched)
+    for tensors, waiting in zip(expected, [two.start(batch) for batch in batches], strict=True):
+        for name, values in waiting().items():
+            np.testing.assert_array_equal(values, tensors[name])
+    assert used == [{first}, {second}, {first}]

@@ -34,6 +34,8 @@ from tests.pipelines.running import plan
 class Probe:
     """An encoder whose latent tells the pixel it came from, and that fails on very bright images."""
 
+    devices = 1
+
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
@@ -171,3 +173,13 @@ def test_threads_are_as_many_as_cores_or_as_the_wait_is_worth(monkeypatch: pytes
     assert reader_threads("tar:gs://bucket/train.tar") == REMOTE_READERS
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(200)))
     assert reader_threads("/photos") == reader_threads("s3://bucket/photos") == MAX_DECODERS
+
+
+def test_worker_with_other_versions_is_refused(photos: Path, tmp_path: Path) -> None:
+    task = plan(photos, tmp_path / "out", shards=2)
+    versions = {**task.settings.versions, "jax": "0.0.1"}
+    settings = task.settings.model_copy(update={"versions": versions})
+    write_settings(task.directory, settings)
+    outcome = make_shard(task.directory, settings, make_slices(task)[0], Probe, ignore)
+    assert isinstance(outcome, ShardFailure)
+    assert "a worker has other versions than the command (jax " in outcome.message

@@ -4,7 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,6 @@ from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.manifest import VaeInfo
 from schemas.pixels import to_uint8
-
-if TYPE_CHECKING:
-    import jax
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -62,14 +59,14 @@ class VaeEncoder:
 
     Args:
         info: which VAE, and its precision.
-        devices: take turns, a whole batch each, so that their number does not show in a record; None for all local
+        devices: of JAX; they take turns, a whole batch each, so that their number does not show in a record; None for all local
             accelerators, or one CPU.
 
     Raises:
         UserError: the VAE cannot be had, or is another one here.
     """
 
-    def __init__(self, info: VaeInfo, devices: "Sequence[jax.Device] | None" = None):
+    def __init__(self, info: VaeInfo, devices: Sequence[Any] | None = None):
         import jax
 
         from pipelines.vae_weights import load_vae

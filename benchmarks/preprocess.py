@@ -129,7 +129,8 @@ def pipeline(options: argparse.Namespace) -> None:
     from pipelines.plan import make_plan
     from pipelines.preprocess import preprocess
 
-    pipelines.work.RECONSTRUCTED = 0  # decoding 32 images is a fixed cost, which a million records do not feel
+    # Decoding 32 images again is a fixed cost, which a million records do not feel.
+    pipelines.work.reconstruction_quota = lambda shard, shards: 0
     with tempfile.TemporaryDirectory() as folder:
         vae, photos = _saved_vae(folder, options.width), _photos(folder, options)
         batches = list(_batches(options, options.num, uint8=True))

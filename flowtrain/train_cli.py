@@ -12,7 +12,7 @@ INTERRUPTED = 130
 
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data")
 @click.option(
     "--workdir", required=True, type=click.Path(path_type=Path), help="Checkpoints, metrics and run.json go here."
 )
@@ -20,7 +20,7 @@ INTERRUPTED = 130
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one value of the recipe.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and plan, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as one JSON object.")
-def train(data: Path, workdir: Path, recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+def train(data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Train a flow-matching DiT on the latent dataset DATA. The same command again resumes.
 
     On SIGTERM the state is saved and the exit status is 75; on Ctrl-C likewise, with 130.
@@ -29,6 +29,13 @@ def train(data: Path, workdir: Path, recipe: str, overrides: tuple[str, ...], dr
     """
     from flowtrain.recipes import find_recipe
     from schemas.config import load_recipe
+    from schemas.errors import UserError
+
+    if "://" in data:
+        raise UserError(
+            f"{data}: training reads single records at random, from a local disk; copy the dataset to one first "
+            "(aws s3 sync, gcloud storage rsync -r)"
+        )
 
     resolved = load_recipe(find_recipe(recipe), overrides)
 
@@ -36,7 +43,7 @@ def train(data: Path, workdir: Path, recipe: str, overrides: tuple[str, ...], dr
     from flowtrain.train import make_plan
     from flowtrain.train import train as run_training
 
-    plan = make_plan(data, resolved)
+    plan = make_plan(Path(data), resolved)
     if dry_run:
         work.check(workdir, plan.run)
         _print({"recipe": resolved.model_dump(mode="json"), "plan": plan.summary()}, as_json)

@@ -25,7 +25,7 @@ def data() -> None:
     """Look at datasets, check them, compare them, join them."""
 
 
-@data.command()
+@data.command(short_help="What a dataset is: card, classes, a picture of its images.")
 @click.argument("directory", metavar="DIR")
 @_JSON
 @click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), help="Write decoded records to this PNG.")
@@ -51,7 +51,7 @@ def inspect(directory: str, as_json: bool, grid: Path | None, num: int, seed: in
         write_png(grid, inspection.grid_rows(dataset, num, seed))
 
 
-@data.command()
+@data.command(short_help="Check every checksum and every record.")
 @click.argument("directory", metavar="DIR")
 @_JSON
 def verify(directory: str, as_json: bool) -> None:
@@ -90,7 +90,7 @@ def _tell_report(report: Any) -> None:
         click.echo(f"not part of the dataset: {name}")
 
 
-@data.command()
+@data.command(short_help="How two datasets differ: settings and records.")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @_JSON
@@ -109,7 +109,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
     sys.exit(0 if found.same else DIFFERENT)
 
 
-@data.command()
+@data.command(short_help="Join datasets into a new one.")
 @click.argument("parts", metavar="DIR DIR...", nargs=-1, required=True)
 @click.argument("out", metavar="OUT")
 @click.option("--split", default=None, help="Name of the split in OUT.  [default: that of the parts]")

@@ -63,3 +63,10 @@ def test_every_mistake_is_one_line_and_status_2(latents: Path, tmp_path: Path):
         assert not (tmp_path / "run").exists()
     code, _, err = _run(latents, "--workdir", empty, "--recipe", "debug", "--dry-run")
     assert (code, "not empty (something)" in err) == (2, True)
+
+
+def test_dataset_in_an_object_store_is_to_be_copied_first(tmp_path: Path):
+    code, _, err = _run("s3://bucket/latents", "--workdir", tmp_path / "w", "--recipe", "debug")
+    assert code == 2
+    assert "copy the dataset to one first" in err
+    assert not (tmp_path / "w").exists()

@@ -190,7 +190,7 @@ def _proxy(port: int) -> Iterator[Proxy]:
 @contextmanager
 def s3() -> Iterator[Store]:
     """An S3 server."""
-    pytest.importorskip("moto", reason="no S3 server: pip install 'flowtrain[servers]'")
+    pytest.importorskip("moto", reason="no S3 server: pip install 'flowtrain[test]'")
     port = _free_port()
     with _server("moto.server", "-H", "127.0.0.1", "-p", str(port), port=port), _proxy(port) as proxy:
         environment = {
@@ -210,7 +210,7 @@ def s3() -> Iterator[Store]:
 @contextmanager
 def google() -> Iterator[Store]:
     """A server that speaks like Google Cloud Storage, but knows no conditional writes."""
-    pytest.importorskip("gcp_storage_emulator", reason="no GCS emulator: pip install 'flowtrain[servers]'")
+    pytest.importorskip("gcp_storage_emulator", reason="no GCS emulator: pip install 'flowtrain[test]'")
     port = _free_port()
     with ExitStack() as stack:
         arguments = ("start", "--host", "127.0.0.1", "--port", str(port), "--in-memory", "--default-bucket", BUCKET)

@@ -59,8 +59,8 @@ class VaeEncoder:
 
     Args:
         info: which VAE, and its precision.
-        devices: of JAX; they take turns, a whole batch each, so that their number does not show in a record; None for all local
-            accelerators, or one CPU.
+        devices: of JAX; they take turns, a whole batch each, so that their number does not show in a record. None for
+            all local accelerators, or one CPU.
 
     Raises:
         UserError: the VAE cannot be had, or is another one here.

@@ -100,7 +100,14 @@ def make_plan(request: Request) -> Plan:
             f"--resolution {request.resolution} is not divisible by {vae.factor}, the factor of the VAE {request.vae}; "
             f"take {f'{lower} or ' if lower else ''}{lower + vae.factor}"
         )
-    index = build_index(source.index(), request.seed, source.fingerprint)
+    try:
+        index = build_index(source.index(), request.seed, source.fingerprint)
+        classes = source.classes
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{source.descriptor}: cannot be listed ({reason}); mend that and repeat the command"
+        ) from error
     records = index.records
     shards = request.shards or min(max(1, round(records / SHARD_RECORDS)), MAX_SHARDS)
     if shards > records:
@@ -111,7 +118,7 @@ def make_plan(request: Request) -> Plan:
             "source_times": index.times,
             "records": records,
             "duplicates": index.duplicates,
-            "classes": source.classes,
+            "classes": classes,
             "resolution": request.resolution,
             "crop": request.crop,
             "vae": vae,

@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,31 +132,43 @@ def pipeline(options: argparse.Namespace) -> None:
 
     # Decoding 32 images again is a fixed cost, which a million records do not feel.
     pipelines.work.reconstruction_quota = lambda shard, shards: 0
+    published: list[float] = []
+    write_marker = pipelines.work.write_marker
+
+    def note(*arguments: Any) -> None:
+        write_marker(*arguments)
+        published.append(time.perf_counter())
+
+    pipelines.work.write_marker = note
     with tempfile.TemporaryDirectory() as folder:
         vae, photos = _saved_vae(folder, options.width), _photos(folder, options)
         batches = list(_batches(options, options.num, uint8=True))
         plans = (make_plan(_request(photos, f"{folder}/out{n}", vae, options)) for n in itertools.count())
         first = next(plans)
         encoder = load_encoder(first.settings)
-        encoder.start(batches[0])()
-
-        def alone() -> None:
+        rates: dict[str, list[float]] = {"encoder alone": [], "pipeline": [], "decoding and cropping, one thread": []}
+        preprocess(first)  # compiles
+        for _ in range(options.rounds):
+            start = time.perf_counter()
             waiting = [encoder.start(batches[0])]
             for batch in batches[1:]:
                 waiting.append(encoder.start(batch))
                 waiting.pop(0)()
             waiting.pop()()
-
-        preprocess(first)  # compiles
-        times = _interleaved({"encoder alone": alone, "pipeline": lambda: preprocess(next(plans))}, options.rounds)
-        decode = _interleaved({"decode": lambda: list(_batches(options, options.num, uint8=True))}, options.rounds)
-    rows = [
-        (name, f"{options.num / seconds:.3g}", f"{times['encoder alone'] / seconds:.2f}")
-        for name, seconds in times.items()
-    ]
+            rates["encoder alone"].append(options.num / (time.perf_counter() - start))
+            published.clear()
+            plan = next(plans)
+            preprocess(plan)
+            shard = options.num / plan.settings.shards
+            rates["pipeline"].append(shard * (len(published) - 1) / (published[-1] - published[0]))
+            start = time.perf_counter()
+            for _ in _batches(options, options.num, uint8=True):
+                pass
+            rates["decoding and cropping, one thread"].append(options.num / (time.perf_counter() - start))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    rows = [(name, f"{rate:.3g}", f"{rate / medians['encoder alone']:.2f}") for name, rate in medians.items()]
     _table(("what", "images/s", "of encoder alone"), rows)
-    print(f"decoding and cropping alone, one thread: {options.num / decode['decode']:.3g} images/s")
-    print("the pipeline's figure holds listing, settings, weights and Beam's start of a run of that many images")
+    print("the pipeline's rate is that between its first and last shard: without listing, weights and Beam's start")
 
 
 def workers(options: argparse.Namespace) -> None:
@@ -355,7 +368,7 @@ def _pinned_rate(photos: str, out: Path, vae: str, count: int, options: argparse
     pinning.start()
     seen: dict[str, float] = {}
     while process.poll() is None:
-        for path in (out / ".work" / "done").glob("[0-9]*.json"):
+        for path in (out / ".work").glob("*/done/[0-9]*.json"):
             seen.setdefault(path.name, time.monotonic())
         time.sleep(0.01)
     if process.returncode:
@@ -369,13 +382,16 @@ def _pin_workers(process: subprocess.Popen[bytes], cores: list[int]) -> None:
     """Give each worker process a core of its own before it counts the cores it may use."""
     pinned: dict[int, int] = {}
     while process.poll() is None:
-        for child in Path(f"/proc/{process.pid}/task").glob("*/children"):
-            for pid in map(int, child.read_text().split()):
-                if b"sdk_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    core = pinned.setdefault(pid, cores[len(pinned) % len(cores)])
-                    for task in Path(f"/proc/{pid}/task").iterdir():
-                        os.sched_setaffinity(int(task.name), {core})
+        with suppress(ProcessLookupError, FileNotFoundError):  # a process or a thread that ends while we look
+            for child in Path(f"/proc/{process.pid}/task").glob("*/children"):
+                for pid in map(int, child.read_text().split()):
+                    if b"pipelines.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        core = pinned.setdefault(pid, cores[len(pinned) % len(cores)])
+                        for task in Path(f"/proc/{pid}/task").iterdir():
+                            os.sched_setaffinity(int(task.name), {core})
         time.sleep(0.05)
+    if len(pinned) != len(cores):
+        print(f"{len(pinned)} worker processes were pinned, not {len(cores)}", file=sys.stderr)
 
 
 def _tar_of_specks(path: Path, records: int) -> None:

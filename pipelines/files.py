@@ -48,7 +48,7 @@ def size(path: str) -> int:
 
 
 def facts(url: str) -> Facts:
-    """Size of an object, and its checksum where `upload` wrote it."""
+    """Size and time of change of an object, and its checksum where `upload` wrote it."""
     return _ask(url, lambda store: store.facts(url))
 
 
@@ -64,8 +64,8 @@ def exists(path: str) -> bool:
 
 
 def modified(path: str) -> int:
-    """Time of change of a local file in ns since 1970; 0 for an object, whose bytes never change under it."""
-    return 0 if is_url(path) else Path(path).stat().st_mtime_ns
+    """Time of change of a file in ns since 1970; S3 knows seconds only."""
+    return facts(path).modified if is_url(path) else Path(path).stat().st_mtime_ns
 
 
 def read(path: str, offset: int = 0, length: int = -1) -> bytes:

@@ -29,15 +29,15 @@ _ORDERED = "CREATE TABLE ordered AS SELECT line FROM chosen ORDER BY rank, line"
 class Index:
     """The items of a dataset in their final order, what was left out, and the digests of all that was listed.
 
-    `digest` is of keys, labels and sizes and the same wherever the source lies; `times` is of the times of change, by
-    which to tell an image that was replaced by another one of the same size.
+    `digest` is of keys, labels and sizes and the same wherever the source lies; `state` is of times of change and of
+    where the bytes are, by which to tell an image or an archive that was replaced by another one of the same size.
     """
 
     database: sqlite3.Connection  # private and temporary; holds the table `ordered`
     records: int
     duplicates: int
     digest: str
-    times: str
+    state: str
 
     def items(self) -> Iterator[Item]:
         """The items in order, without their times and groups."""
@@ -83,7 +83,7 @@ def build_index(items: Iterable[Item], seed: int, fingerprint: str = "") -> Inde
 
 
 def _order(database: sqlite3.Connection, fingerprint: str) -> Index:
-    digest, times = hashlib.sha256(fingerprint.encode()), hashlib.sha256()
+    digest, state = hashlib.sha256(fingerprint.encode()), hashlib.sha256()
     listed = 0
 
     def unique() -> Iterator[tuple[bytes, bytes]]:
@@ -95,7 +95,7 @@ def _order(database: sqlite3.Connection, fingerprint: str) -> Index:
         ):
             listed += 1
             digest.update(json.dumps([key.decode(), label, size]).encode() + b"\n")
-            times.update(b"%d\n" % modified)
+            state.update(b"%d " % modified + line)
             if key != last:
                 yield rank, line
             last = key
@@ -106,7 +106,7 @@ def _order(database: sqlite3.Connection, fingerprint: str) -> Index:
     database.execute(_ORDERED)
     database.execute("DROP TABLE chosen")
     (records,) = database.execute("SELECT count(*) FROM ordered").fetchone()
-    return Index(database, records, listed - records, digest.hexdigest(), times.hexdigest())
+    return Index(database, records, listed - records, digest.hexdigest(), state.hexdigest())
 
 
 def write_index(directory: Directory, name: str, index: Index) -> None:

@@ -30,10 +30,14 @@ class Entry(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What a store says of an object: its bytes, and the hex SHA-256 that `ObjectStore.upload` was given, if it was."""
+    """What a store says of an object.
+
+    Its bytes, the hex SHA-256 that `ObjectStore.upload` was given, if it was, and the time of change in ns since 1970.
+    """
 
     size: int
     sha256: str | None
+    modified: int = 0
 
 
 class ObjectStore(ABC):
@@ -117,7 +121,8 @@ class S3Store(ObjectStore):
 
     def facts(self, url: str) -> Facts:
         head = self._client.head_object(**_bucket_key(url))
-        return Facts(head["ContentLength"], head["Metadata"].get(CHECKSUM))
+        modified = int(head["LastModified"].timestamp() * 1e9)
+        return Facts(head["ContentLength"], head["Metadata"].get(CHECKSUM), modified)
 
     def entries(self, root: str) -> Iterator[Entry]:
         place = _bucket_key(root)
@@ -146,11 +151,13 @@ class S3Store(ObjectStore):
 
     def status(self, error: Exception) -> int | None:
         from boto3.exceptions import RetriesExceededError, S3UploadFailedError
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
         cause = error.__context__ if isinstance(error, S3UploadFailedError) and error.__context__ else error
         if isinstance(cause, ClientError):
             return cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if isinstance(cause, (NoCredentialsError, PartialCredentialsError)):
+            return 401  # asking again would not help
         return 0 if isinstance(cause, (BotoCoreError, S3UploadFailedError, RetriesExceededError)) else None
 
 
@@ -185,7 +192,8 @@ class GoogleStore(ObjectStore):
     def facts(self, url: str) -> Facts:
         blob = self._blob(url)
         blob.reload(retry=None)
-        return Facts(blob.size or 0, (blob.metadata or {}).get(CHECKSUM))
+        modified = int(blob.updated.timestamp() * 1e9) if blob.updated else 0
+        return Facts(blob.size or 0, (blob.metadata or {}).get(CHECKSUM), modified)
 
     def entries(self, root: str) -> Iterator[Entry]:
         place = _bucket_key(root)

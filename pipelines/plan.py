@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from pipelines.dataset import dataset_whole
+from pipelines.files import absolute
 from pipelines.finish import check_quality
 from pipelines.images import CROPS, ImageError
 from pipelines.index import Index, build_index
@@ -88,7 +89,11 @@ def make_plan(request: Request) -> Plan:
     """
     if not re.fullmatch(r"[A-Za-z0-9_]+", request.split):
         raise UserError(f"--split {request.split!r}: letters, digits and underscores only; it is part of file names")
+    if not request.source or not request.out:
+        raise UserError("SOURCE and OUT must not be empty; is a variable of your shell not set?")
     directory = open_directory(request.out)
+    if directory.root.startswith(f"{absolute(request.source).rstrip('/')}/"):
+        raise UserError(f"{request.out} lies in {request.source}, and would be part of it; choose a directory outside")
     source = open_source(request.source, request.split)
     with reported(directory):
         begun = read_settings(directory)
@@ -115,7 +120,7 @@ def make_plan(request: Request) -> Plan:
     settings = Settings.model_validate(
         {
             "source": SourceInfo(descriptor=source.descriptor, split=request.split, digest=index.digest),
-            "source_times": index.times,
+            "source_state": index.state,
             "records": records,
             "duplicates": index.duplicates,
             "classes": classes,

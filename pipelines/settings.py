@@ -29,7 +29,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: SourceInfo
-    source_times: str  # `Index.times`: guards against mixed images, and is no part of what the dataset is
+    source_state: str  # `Index.state`: guards against mixed images, and is no part of what the dataset is
     records: int = Field(ge=1)  # distinct keys in the source, good or bad
     duplicates: int = Field(ge=0)
     classes: tuple[str, ...] = Field(min_length=1)
@@ -164,10 +164,16 @@ def check_ownership(directory: Directory, settings: Settings) -> None:
     if finished:  # its bytes stand; who reads them need not have the versions that made them
         settings = settings.model_copy(update={"versions": begun.versions})
     changed = differences(begun, settings)
-    if [name.partition(":")[0] for name in changed] == ["source_times"]:
+    names = {name.partition(":")[0] for name in changed}
+    if names == {"source_state"}:
         raise UserError(
             f"images of {settings.source.descriptor} have changed since {directory.root} was begun: names and sizes "
-            "are the same, the modification times are not; restore them, or choose another output directory"
+            "are the same, the modification times or places are not; restore them, or choose another output directory"
+        )
+    if names and names <= {"source_state", "source.digest", "records", "duplicates", "classes"}:
+        raise UserError(
+            f"{settings.source.descriptor} has changed since {directory.root} was begun: it listed {begun.records} "
+            f"images then and lists {settings.records} now, or others; restore it, or choose another output directory"
         )
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -57,9 +57,9 @@ class TfdsSource(Source):
     def index(self) -> Iterator[Item]:
         opened, row = self._open(), 0
         label = 0 if opened.label is None else UNLABELLED
-        for number, (name, records) in enumerate(opened.shards):
+        for number, (name, records, modified) in enumerate(opened.shards):
             for place in range(records):
-                yield Item(f"{self.split}/{row:07d}", label, 0, f"{number}:{place}", group=name)
+                yield Item(f"{self.split}/{row:07d}", label, 0, f"{number}:{place}", modified, group=name)
                 row += 1
 
     def read(self, item: Item) -> Picture:
@@ -68,7 +68,7 @@ class TfdsSource(Source):
 
         opened = self._open()
         number, place = map(int, item.location.split(":"))
-        shard = self._kept.get(number, lambda: self._open_shard(*opened.shards[number]))
+        shard = self._kept.get(number, lambda: self._open_shard(*opened.shards[number][:2]))
         record = shard.read(place)
         try:
             parsed = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]

@@ -21,9 +21,9 @@ _DEPTHS = ("uint8", "uint16")  # other images are stored as numbers in disguise
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a builder: its shards as (file name, records), and the features that count."""
+    """A split of a builder: its shards as (file name, records, time of change), and the features that count."""
 
-    shards: tuple[tuple[str, int], ...]
+    shards: tuple[tuple[str, int, int], ...]
     image: str
     label: str | None
     classes: tuple[str, ...]
@@ -111,21 +111,23 @@ def open_split(directory: str, split: str) -> Split:
         if split not in info.splits:
             raise UserError(f"tfds:{directory}: no split {split!r}; it has {' and '.join(info.splits) or 'none'}")
         parts = info.splits[split].file_instructions
-        shards = tuple((Path(part.filename).name, part.examples_in_shard) for part in parts)
+        counts = [(Path(part.filename).name, part.examples_in_shard) for part in parts]
         features: dict[str, Any] = (
             dict(sorted(info.features.items())) if isinstance(info.features, tfds.features.FeaturesDict) else {}
         )
-    missing = [name for name, _ in shards if name not in names]
+    missing = [name for name, _ in counts if name not in names]
     if missing:
         raise UserError(f"tfds:{directory}: {missing[0]} is not there ({len(missing)} such); prepare the builder again")
     image, label = _image_feature(features, directory), _label_feature(features, directory)
     classes = (FLAT_CLASS,) if label is None else tuple(features[label].names)
+    shards = tuple((name, records, names[name]) for name, records in counts)
     return Split(shards, image, label, classes)
 
 
-def _list(directory: str) -> set[str]:
+def _list(directory: str) -> dict[str, int]:
+    """Names of the files of a builder, and when they last changed."""
     try:
-        return {entry.name for entry in files.entries(directory) if "/" not in entry.name}
+        return {entry.name: entry.modified for entry in files.entries(directory) if "/" not in entry.name}
     except OSError as error:
         raise UserError(f"tfds:{directory}: cannot be listed ({error.strerror or error})") from error
 

@@ -143,8 +143,21 @@ def test_changed_source_is_another_configuration(photos: Path, tmp_path: Path, o
     assert run(tmp_path / "in", out, *SMALL, "--vae", "none").exit_code == 0
     shutil.copy(tmp_path / "in/ant/000.png", tmp_path / "in/bee/000.png")
     line = refused(tmp_path / "in", out, *SMALL, "--vae", "none")
-    assert "source.digest: " in line
-    assert f"records: {IMAGES} -> {IMAGES + 1}" in line
+    assert "has changed since" in line
+    assert f"listed {IMAGES} images then and lists {IMAGES + 1} now" in line
+
+
+def test_directory_within_the_source_would_be_part_of_it(photos: Path) -> None:
+    before = contents(photos)
+    assert "choose a directory outside" in refused(photos, photos / "latents", *SMALL, "--vae", "none")
+    assert contents(photos) == before
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_variable_that_is_not_set(photos: Path, out: Path, empty: int) -> None:
+    places = [photos, out]
+    places[empty] = ""  # type: ignore[call-overload]
+    assert "must not be empty" in refused(*places, *SMALL, "--vae", "none")
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -159,7 +172,7 @@ def test_image_replaced_by_one_of_the_same_size_is_noticed(
     victim = tmp_path / "in/ant/003.bmp"
     kept, time = victim.read_bytes(), victim.stat()
     victim.write_bytes(kept[:-50] + bytes(50))
-    assert "the modification times are not" in refused(tmp_path / "in", out, *SMALL, "--vae", "none")
+    assert "the modification times or places are not" in refused(tmp_path / "in", out, *SMALL, "--vae", "none")
     assert contents(out) == before
     victim.write_bytes(kept)
     os.utime(victim, ns=(time.st_atime_ns, time.st_mtime_ns))

@@ -1,5 +1,6 @@
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def items(count: int) -> list[Item]:
 
 
 def facts(index: Index) -> tuple[object, ...]:
-    return list(index.items()), index.records, index.duplicates, index.digest, index.times
+    return list(index.items()), index.records, index.duplicates, index.digest, index.state
 
 
 def test_order_follows_from_keys_and_seed_alone() -> None:
@@ -60,10 +61,13 @@ def test_digest_sees_keys_labels_sizes_and_the_fingerprint() -> None:
     assert len(digests) == 5
 
 
-def test_times_are_a_digest_of_their_own() -> None:
-    indexes = [build_index([Item("a", 0, 1, "", time), Item("b", 0, 1, "", 7)], 0) for time in (0, 1)]
-    assert indexes[0].digest == indexes[1].digest
-    assert indexes[0].times != indexes[1].times
+def test_times_and_places_are_a_digest_of_their_own() -> None:
+    listed = [Item("a", 0, 1, "0:512", 7), Item("b", 0, 1, "0:1536", 7)]
+    later = [replace(listed[0], modified=8), listed[1]]
+    exchanged = [replace(listed[0], location="0:1536"), replace(listed[1], location="0:512")]
+    indexes = [build_index(items, 0) for items in (listed, later, exchanged)]
+    assert len({index.digest for index in indexes}) == 1
+    assert len({index.state for index in indexes}) == 3
 
 
 def test_a_worker_reads_its_slice_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from pipelines import files
+from pipelines.index import build_index
 from pipelines.sources import Item, Source, open_source
 from schemas.errors import UserError
 from tests.pipelines.servers import Store, now_and_then
@@ -68,6 +69,20 @@ def test_tar_of_tars_with_the_devkit(store: Store, place: str, miniature: Miniat
     assert len(list(remote.index())) == SYNSETS * IMAGES
     assert gets(store) < SYNSETS * (2 * IMAGES + 3)  # small ones here: at most two requests a member
     assert same(remote, open_source(f"tar:{miniature.train}", "train")) == SYNSETS * IMAGES
+
+
+def test_archive_packed_anew_with_the_same_members_is_noticed(store: Store, place: str, tmp_path: Path) -> None:
+    def pack(names: Sequence[str]) -> str:
+        with tarfile.open(tmp_path / "x.tar", "w") as archive:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                data = png()
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        files.write(f"{place}/x.tar", (tmp_path / "x.tar").read_bytes())
+        return build_index(open_source(f"tar:{place}/x.tar", "train").index(), 0).state
+
+    assert pack(["cat/1.png", "cat/2.png"]) != pack(["cat/2.png", "cat/1.png"])  # within one second, too
 
 
 def test_a_read_is_one_request(store: Store, place: str, miniature: Miniature) -> None:

@@ -1,4 +1,5 @@
 import gc
+import os
 import pickle
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from pipelines.images import ImageError, decode_image
+from pipelines.index import build_index
 from pipelines.sources import UNLABELLED, open_source
 from pipelines.sources.tfds import SHARDS_KEPT
 from schemas.errors import UserError
@@ -106,6 +108,13 @@ def test_fingerprint_tells_builders_apart(tmp_path: Path, pictures: list[bytes])
     prints = [open_source(f"tfds:{path}", "train").fingerprint for path in paths]
     assert len(set(prints)) == 2
     assert all(len(one) == 64 for one in prints)
+
+
+def test_shards_that_were_prepared_anew_are_noticed(labelled: Path) -> None:
+    before = build_index(open_source(f"tfds:{labelled}", "train").index(), 0).state
+    (shard, *_) = sorted(labelled.glob("*array_record*"))
+    os.utime(shard, ns=(1, 1))
+    assert build_index(open_source(f"tfds:{labelled}", "train").index(), 0).state != before
 
 
 def test_unlabelled_record_is_rejected(tmp_path: Path, pictures: list[bytes]) -> None:

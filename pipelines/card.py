@@ -36,6 +36,11 @@ def size_category(records: int) -> str:
     return next((name for limit, name in _SIZES if records < limit), _LARGEST)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 file`, `1,000 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def pretty_name(manifest: Manifest) -> str:
     """A name for people: source, split, size, content."""
     if manifest.parts:
@@ -74,6 +79,7 @@ def dataset_card(manifest: Manifest) -> str:
 def facts(manifest: Manifest) -> list[tuple[str, str]]:
     """What there is to know, as name and value; the card and `data inspect` show the same."""
     counts, vae = manifest.counts, manifest.vae
+    size = sum(shard.bytes for shard in manifest.shards)
     tensors = ", ".join(f"{name} {_shape(spec.shape)} {spec.dtype}" for name, spec in manifest.tensors.items())
     rows = [
         ("records", f"{counts.written:,} in {' and as many in '.join(manifest.splits)}"),
@@ -82,7 +88,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("resolution", f"{manifest.resolution} px, crop rule {manifest.crop}"),
         ("source", _source(manifest)),
         ("source records", f"{counts.source:,}: {_parts_of(manifest)}"),
-        ("shards", f"{len(manifest.shards):,} files, {sum(shard.bytes for shard in manifest.shards):,} bytes"),
+        ("shards", f"{counted(len(manifest.shards), 'file')}, {counted(size, 'byte')}"),
     ]
     if vae is not None:
         revision = f" at revision {vae.revision}" if vae.revision else ""

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 DIFFERENT = DAMAGED = 1
+GRID_RECORDS = 64
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 GROUP_EPILOG = """\b
@@ -28,27 +29,40 @@ def data() -> None:
 @data.command(short_help="What a dataset is: card, classes, a picture of its images.")
 @click.argument("directory", metavar="DIR")
 @_JSON
-@click.option("--grid", type=click.Path(path_type=Path, dir_okay=False), help="Write decoded records to this PNG.")
-@click.option("--num", type=click.IntRange(min=1), default=64, show_default=True, help="Records in the grid.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which records.")
-def inspect(directory: str, as_json: bool, grid: Path | None, num: int, seed: int) -> None:
+@click.option("--grid", type=click.Path(dir_okay=False), help="Write decoded records to this PNG.")
+@click.option("--num", type=click.IntRange(min=1), help=f"Records in the grid.  [default: {GRID_RECORDS}]")
+@click.option("--seed", type=click.IntRange(min=0), help="Which records are in the grid.  [default: 0]")
+def inspect(directory: str, as_json: bool, grid: str | None, num: int | None, seed: int | None) -> None:
     """Show what the dataset DIR is, how many records each class has, and, with --grid, what they look like.
 
     Example: flowtrain data inspect latents --grid grid.png --num 36
     """
     from pipelines import inspection
+    from pipelines.card import counted
     from pipelines.stored import open_dataset
     from schemas.errors import UserError
 
-    if grid is not None and grid.suffix.lower() != ".png":
-        raise UserError(f"--grid {grid}: the picture is a PNG; give a name that ends in .png")
-    dataset = open_dataset(directory)
-    found = inspection.inspect(dataset, progress=None)
-    click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
+    if grid is None and (num is not None or seed is not None):
+        raise UserError("--num and --seed choose the records of a picture; give --grid FILE.png as well")
     if grid is not None:
-        from pipelines.grid import write_png
+        from pipelines.grid import check_place, write_png
 
-        write_png(grid, inspection.grid_rows(dataset, num, seed))
+        check_place(grid)
+    dataset = open_dataset(directory)
+    if grid is not None:
+        inspection.check_drawable(dataset)
+    found = inspection.inspect(dataset, progress=None)
+    facts = found.to_json()
+    if not as_json:
+        click.echo(found.to_text())
+    if grid is not None:
+        rows = inspection.grid_rows(dataset, num or GRID_RECORDS, seed or 0)
+        write_png(Path(grid), rows)
+        facts["grid"] = grid
+        if not as_json:
+            click.echo(f"\n{counted(sum(map(len, rows)), 'record')} drawn in {grid}")
+    if as_json:
+        click.echo(json.dumps(facts))
 
 
 @data.command(short_help="Check every checksum and every record.")
@@ -75,8 +89,11 @@ def verify(directory: str, as_json: bool) -> None:
 
 
 def _tell_report(report: Any) -> None:
+    from pipelines.card import counted
+
     if not report.damaged:
-        click.echo(f"{report.root} is whole: {report.files} files, {report.bytes:,} bytes, {report.records:,} records")
+        content = (counted(report.files, "file"), counted(report.bytes, "byte"), counted(report.records, "record"))
+        click.echo(f"{report.root} is whole: {', '.join(content)}")
     else:
         click.echo(f"{report.root} is damaged:")
         for damage in report.damaged:

@@ -1,6 +1,7 @@
 """Many small images as one picture."""
 
 import io
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipelines.files import is_url
+from schemas.errors import UserError
 from schemas.files import write_atomic
 
 GAP = 2
@@ -46,6 +49,37 @@ def png(picture: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
+def check_place(path: str) -> None:
+    """See that a picture can be written, before the work for it is done.
+
+    Raises:
+        UserError: no local path, no PNG, or a directory that is missing or cannot be written to.
+    """
+    if is_url(path):
+        raise UserError(f"{path}: the picture goes to a local file; give a path on this machine")
+    if Path(path).suffix.lower() != ".png":
+        raise UserError(f"{path}: the picture is a PNG; give a name that ends in .png")
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise UserError(f"{path}: there is no directory {folder} for the picture; make it first")
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # permissions alone do not tell of a disk that is read-only
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def write_png(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
-    """Write a grid whole or not at all; the format is PNG."""
-    write_atomic(path, png(tile(rows)))
+    """Write a grid whole or not at all; the format is PNG.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        write_atomic(path, png(tile(rows)))
+    except OSError as error:
+        raise _unwritable(str(path), error) from error
+
+
+def _unwritable(path: str, error: OSError) -> UserError:
+    return UserError(f"{path}: the picture cannot be written there ({error.strerror or error}); choose another place")

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines.card import facts, pretty_name
-from pipelines.decoding import decode_records
+from pipelines.decoding import decode_records, decoding_vae
 from pipelines.stored import StoredDataset
+from schemas.layout import Layout
 
 BAR = 40  # characters of the longest bar of the histogram
-LISTED = 20  # classes shown; the rest is summed up
+LISTED = 20  # classes that are all shown
+FULLEST, NARROW_BAR = 5, 20  # shown of more classes than that, and how
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,17 @@ class Inspection:
         return "\n".join(lines)
 
     def _bars(self) -> list[str]:
-        """The fullest classes, in order of their labels, and what the others hold together."""
+        """Every class in order of the labels; of many the fullest ones, and what the others hold together."""
         counts, names = np.array(self.histogram), self.dataset.manifest.classes
-        shown = np.sort(np.argsort(-counts, kind="stable")[:LISTED])
-        width, top = max(len(names[i]) for i in shown), max(int(counts.max()), 1)
-        digits = len(f"{top:,}")
+        top, many = max(int(counts.max()), 1), len(names) > LISTED
+        shown = np.argsort(-counts, kind="stable")[:FULLEST] if many else np.arange(len(names))
+        longest = min(NARROW_BAR, top) if many else BAR
+        width, digits = max(len(names[i]) for i in shown), len(f"{top:,}")
         lines = [
-            f"{names[i]:<{width}}  {counts[i]:>{digits},}  {'#' * (BAR * int(counts[i]) // top)}".rstrip()
+            f"{names[i]:<{width}}  {counts[i]:>{digits},}  {'#' * (longest * int(counts[i]) // top)}".rstrip()
             for i in shown
         ]
-        if len(names) > LISTED:
+        if many:
             others = np.delete(counts, shown)
             lines.append(
                 f"and {len(others):,} more classes of {others.min():,} to {others.max():,} records "
@@ -75,6 +78,17 @@ def inspect(dataset: StoredDataset, progress: bool | None = False) -> Inspection
             counts += np.bincount(labels, minlength=len(counts))[: len(counts)] if labels else 0
             bar.update(len(labels))
     return Inspection(dataset, tuple(counts.tolist()))
+
+
+def check_drawable(dataset: StoredDataset) -> None:
+    """See that the records can be made pictures, before the work for them is done. Loads the VAE, where one is needed.
+
+    Raises:
+        UserError: the VAE cannot be had, or is another one.
+    """
+    manifest = dataset.manifest
+    if manifest.vae is not None and manifest.layout is not Layout.IMAGE:
+        decoding_vae(manifest.vae)
 
 
 def grid_rows(dataset: StoredDataset, num: int, seed: int) -> list[NDArray[np.uint8]]:

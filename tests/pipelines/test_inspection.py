@@ -18,7 +18,7 @@ from pipelines.vae_info import describe_vae
 from pipelines.vae_weights import load_vae
 from schemas.manifest import Normalization
 from schemas.pixels import to_uint8
-from tests.pipelines.datasets import make
+from tests.pipelines.datasets import VAE, make
 from tests.pipelines.running import plan
 
 
@@ -46,16 +46,18 @@ def test_many_classes_are_summed_up(tmp_path: Path) -> None:
     assert sum(counts) == manifest.counts.written
     assert (counts[3], counts[40]) == (1, 1)
     text = Inspection(dataset, tuple(range(50))).to_text()
-    assert "class 49  49" in text
-    assert "class 30" in text
-    assert "class 29 " not in text
-    assert "and 30 more classes of 0 to 29 records (14.5 on average)" in text
+    *_, first, second, third, fourth, fifth, rest = text.splitlines()
+    assert first == f"class 49  49  {'#' * 20}"
+    assert [line[:12] for line in (second, third, fourth, fifth)] == [f"class {n}  {n}" for n in (48, 47, 46, 45)]
+    assert rest == "and 45 more classes of 0 to 44 records (22.0 on average)"
+    assert Inspection(dataset, (1,) * 50).to_text().splitlines()[-6:-1] == [f"class {n}  1  #" for n in range(5)]
 
 
 def test_grid_of_moments_is_the_decoded_means(photos: Path, tiny_vae: Path, tmp_path: Path) -> None:
     preprocess(plan(photos, tmp_path / "out", vae=str(tiny_vae)), progress=False)
     result = command(tmp_path / "out", "--grid", tmp_path / "grid.png", "--num", 5, "--seed", 3)
     assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == f"5 records drawn in {tmp_path / 'grid.png'}"
     drawn = np.asarray(Image.open(tmp_path / "grid.png"))
     chosen = np.sort(np.random.default_rng(3).choice(60, 5, replace=False))
     records = list(LatentDataset(tmp_path / "out").records())
@@ -108,9 +110,34 @@ def test_grid_of_generated_latents_undoes_the_scale(tiny_vae: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((), "no such dataset directory"), (("--grid", "grid.jpg"), "ends in .png"), (("--num", "0"), "--num")],
+    [
+        ((), "no such dataset directory"),
+        (("--grid", "grid.jpg"), "ends in .png"),
+        (("--grid", "s3://bucket/grid.png"), "the picture goes to a local file"),
+        (("--grid", "no/such/grid.png"), "no directory no/such"),
+        (("--grid", "/proc/grid.png"), "the picture cannot be written there"),
+        (("--num", "0"), "--num"),
+        (("--num", "5"), "give --grid FILE.png as well"),
+        (("--seed", "0"), "give --grid FILE.png as well"),
+    ],
 )
 def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     result = command(tmp_path / "nowhere", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1 or result.stderr.startswith("Usage:")
+
+
+def test_a_vae_that_is_missing_is_told_before_the_records_are_counted(tmp_path: Path) -> None:
+    make(tmp_path / "a", [{"x": "ant"}], vae=VAE.model_copy(update={"id": str(tmp_path / "gone")}))
+    result = command(tmp_path / "a", "--grid", tmp_path / "grid.png")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"no such VAE directory: {tmp_path / 'gone'}" in result.stderr
+
+
+def test_one_json_object_tells_where_the_picture_is(photos: Path, tmp_path: Path) -> None:
+    preprocess(plan(photos, tmp_path / "out", shards=1), progress=False)
+    result = command(tmp_path / "out", "--grid", tmp_path / "grid.png", "--num", 1, "--json")
+    assert json.loads(result.stdout)["grid"] == str(tmp_path / "grid.png")
+    assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (16, 16, 3)
+    assert "1 file, " in command(tmp_path / "out").stdout

@@ -23,7 +23,7 @@ _LOADING = threading.Lock()  # functools.cache alone would load twice when two t
 
 
 @functools.cache
-def _vae(name: str, revision: str | None, sha256: str) -> "Vae":
+def _vae(name: str, revision: str | None, sha256: str, config_sha256: str) -> "Vae":
     from pipelines.vae_weights import load_vae
 
     vae = load_vae(name, revision=revision)
@@ -32,6 +32,8 @@ def _vae(name: str, revision: str | None, sha256: str) -> "Vae":
             f"VAE {name}: its weights ({vae.digest[:12]}...) are not those that made the latents "
             f"({sha256[:12]}...); put the right VAE there"
         )
+    if vae.config.digest() != config_sha256:
+        raise UserError(f"VAE {name}: its config.json is not that which made the latents; put the right VAE there")
     return vae
 
 
@@ -39,10 +41,10 @@ def decoding_vae(info: VaeInfo) -> "Vae":
     """The VAE that a manifest names, once a process. It decodes in float32, whatever the latents were encoded in.
 
     Raises:
-        UserError: it cannot be had, or has other weights than the latents were made with.
+        UserError: it cannot be had, or has other weights or another config than the latents were made with.
     """
     with _LOADING:
-        return _vae(info.id, info.revision, info.sha256)
+        return _vae(info.id, info.revision, info.sha256, info.config_sha256)
 
 
 def decode_batch_size(resolution: int) -> int:

@@ -77,6 +77,11 @@ class VaeEncoder:
                 f"the VAE {info.id} on this worker has the digest {self._vae.digest[:12]}, not {info.sha256[:12]}; "
                 "give all workers the same weights"
             )
+        if self._vae.config.digest() != info.config_sha256:
+            raise UserError(
+                f"the config.json of the VAE {info.id} on this worker says another network than it did to the command; "
+                "give all workers the same file"
+            )
         self._on_cpu = jax.default_backend() == "cpu"
         chosen = devices or jax.local_devices()[: 1 if self._on_cpu else None]
         self.devices = len(chosen)

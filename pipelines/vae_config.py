@@ -1,5 +1,7 @@
 """`config.json` of diffusers' AutoencoderKL: what it says of the network, checked. Needs only the standard library."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -67,10 +69,17 @@ class VaeConfig:
                 raise UserError(f"the VAE's config.json has {key} {value!r}, which is of the wrong type")
         if "block_out_channels" in known:
             known["block_out_channels"] = tuple(known["block_out_channels"])
+        for key in ("scaling_factor", "shift_factor"):
+            if key in known:
+                known[key] = float(known[key])
         config = cls(**known)
         _check_block_types(values, len(config.block_out_channels))
         _check_sizes(config)
         return config
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of all fields as JSON with sorted keys: of what is computed, not of how the file says it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of a `config.json` that diffusers (and `from_dict`) reads back."""

@@ -35,6 +35,7 @@ def describe_vae(name: str, revision: str | None = None, dtype: str | None = Non
             "id": found.name,
             "revision": found.revision,
             "sha256": vae_digest(found.directory),
+            "config_sha256": config.digest(),
             "factor": config.factor,
             "latent_channels": config.latent_channels,
             "scaling_factor": config.scaling_factor,

@@ -34,11 +34,16 @@ class SourceInfo(_Frozen):
 
 
 class VaeInfo(_Frozen):
-    """The VAE that made the latents and decodes them. `sha256` is that of its weights file."""
+    """The VAE that made the latents and decodes them.
+
+    `sha256` is that of its weights file, `config_sha256` that of what its config says of the network
+    (`pipelines.vae_config.VaeConfig.digest`): activation and number of groups show in no shape of the weights.
+    """
 
     id: str
     revision: str | None = None
     sha256: str
+    config_sha256: str
     factor: int = Field(ge=1)
     latent_channels: int = Field(ge=1)
     scaling_factor: float

@@ -67,6 +67,7 @@ def make_vae(directory: Path) -> VaeInfo:
     return VaeInfo(
         id=str(directory),
         sha256=loaded.digest,
+        config_sha256=config.digest(),
         factor=2,
         latent_channels=4,
         scaling_factor=config.scaling_factor,

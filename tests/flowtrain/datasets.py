@@ -76,6 +76,7 @@ def write_dataset(
         vae=VaeInfo(
             id="none",
             sha256="0" * 64,
+            config_sha256="0" * 64,
             factor=factor,
             latent_channels=shape[2],
             scaling_factor=SCALE,

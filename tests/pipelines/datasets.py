@@ -16,7 +16,7 @@ from schemas.tfds_metadata import shard_name
 
 SHAPE = (2, 2, 4)
 SPECS = layout_tensors(Layout.MOMENTS, SHAPE)
-VAE = VaeInfo(id="tiny", sha256="1" * 64, factor=4, latent_channels=4, scaling_factor=0.5)
+VAE = VaeInfo(id="tiny", sha256="1" * 64, config_sha256="3" * 64, factor=4, latent_channels=4, scaling_factor=0.5)
 
 
 def tensors(key: str, split: str = "train") -> dict[str, np.ndarray]:

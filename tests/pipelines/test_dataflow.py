@@ -39,6 +39,7 @@ VAE = VaeInfo(
     revision="0" * 40,
     dtype="bfloat16",
     sha256="0" * 64,
+    config_sha256="0" * 64,
     factor=8,
     latent_channels=4,
     scaling_factor=0.18215,

@@ -62,6 +62,8 @@ def test_pixel_models_need_no_decoder() -> None:
 def test_another_vae_in_the_same_place_is_refused(vae: VaeInfo) -> None:
     with pytest.raises(UserError, match="not those that made the latents"):
         decoding_vae(vae.model_copy(update={"sha256": "f" * 64}))
+    with pytest.raises(UserError, match="is not that which made the latents"):
+        decoding_vae(vae.model_copy(update={"config_sha256": "f" * 64}))
 
 
 def test_batch_sizes_follow_the_resolution() -> None:

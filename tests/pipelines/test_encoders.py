@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -7,6 +9,7 @@ import pytest
 from pipelines import encoders, vae_weights
 from pipelines.encoders import VaeEncoder, load_encoder, part_size
 from pipelines.vae import AutoencoderKL
+from pipelines.vae_files import CONFIG_FILE
 from pipelines.vae_info import describe_vae
 from pipelines.vae_weights import load_vae
 from schemas.errors import UserError
@@ -38,6 +41,15 @@ def test_moments_are_those_of_the_vae_in_float16(tiny_vae: Path) -> None:
 def test_other_weights_than_planned_are_refused(tiny_vae: Path) -> None:
     with pytest.raises(UserError, match="give all workers the same weights"):
         VaeEncoder(info(tiny_vae).model_copy(update={"sha256": "0" * 64}))
+
+
+def test_another_config_than_planned_is_refused(tiny_vae: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_vae, tmp_path / "copy"))
+    planned = info(copy)
+    config = json.loads((copy / CONFIG_FILE).read_text())
+    (copy / CONFIG_FILE).write_text(json.dumps({**config, "act_fn": "relu"}))
+    with pytest.raises(UserError, match="says another network than it did to the command"):
+        VaeEncoder(planned)
 
 
 def test_pixels_pass_through(photos: Path, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_a_merged_dataset_is_verified_trained_on_opened_and_merged_again(parts: 
         ({"crop": "none"}, 'crop is "adm" and "none"'),
         ({"flips": False}, "flips is true and false"),
         ({"vae": VAE.model_copy(update={"sha256": "f" * 64})}, "the VAE's sha256 is"),
+        ({"vae": VAE.model_copy(update={"config_sha256": "f" * 64})}, "the VAE's config_sha256 is"),
         ({"vae": VAE.model_copy(update={"dtype": "bfloat16"})}, 'dtype is "float32" and "bfloat16"'),
         ({"vae": VAE.model_copy(update={"scaling_factor": 0.75})}, "scaling_factor is 0.5 and 0.75"),
         ({"split": "test"}, "the split is train in"),

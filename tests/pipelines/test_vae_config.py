@@ -74,6 +74,15 @@ def test_null_shift_is_no_shift_and_old_files_get_diffusers_defaults() -> None:
     assert (config.shift_factor, config.scaling_factor, config.use_quant_conv) == (0.0, 0.18215, True)
 
 
+def test_the_digest_is_of_what_is_computed_and_not_of_how_it_is_said() -> None:
+    digest = VaeConfig.from_dict({**SMALL, "scaling_factor": 1.0}).digest()
+    same = dict(reversed(list(SMALL.items()))) | {"scaling_factor": 1, "act_fn": "silu", "sample_size": 512}
+    assert VaeConfig.from_dict(same).digest() == digest
+    changes = ({"act_fn": "relu"}, {"norm_num_groups": 2}, {"scaling_factor": 1.5}, {"use_quant_conv": False})
+    others = {VaeConfig.from_dict({**SMALL, "scaling_factor": 1.0, **change}).digest() for change in changes}
+    assert len(others | {digest}) == 5
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.vae_files import WEIGHTS_FILE, vae_digest
+from pipelines.vae_files import CONFIG_FILE, WEIGHTS_FILE, read_vae_config, vae_digest
 from pipelines.vae_info import default_dtype, describe_vae
 from schemas.errors import UserError
 
@@ -19,6 +19,7 @@ def test_everything_that_a_manifest_says_of_a_vae(tiny_vae: Path, monkeypatch: p
         "id": str(tiny_vae),
         "revision": None,
         "sha256": vae_digest(tiny_vae),
+        "config_sha256": read_vae_config(tiny_vae).digest(),
         "factor": 2,
         "latent_channels": 4,
         "scaling_factor": 0.18215,
@@ -26,6 +27,23 @@ def test_everything_that_a_manifest_says_of_a_vae(tiny_vae: Path, monkeypatch: p
         "dtype": "bfloat16",
     }
     assert describe_vae("none", None, None) is None
+
+
+@pytest.mark.parametrize(("field", "value"), [("act_fn", "relu"), ("norm_num_groups", 2)])
+def test_what_no_shape_of_the_weights_tells_makes_another_vae(
+    tiny_vae: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    copy = Path(shutil.copytree(tiny_vae, tmp_path / "copy"))
+    before = describe_vae(str(copy), None, "float32")
+    config = json.loads((copy / CONFIG_FILE).read_text())
+    (copy / CONFIG_FILE).write_text(json.dumps({"sample_size": 7, **config}))
+    assert describe_vae(str(copy), None, "float32") == before
+    (copy / CONFIG_FILE).write_text(json.dumps({**config, field: value}))
+    after = describe_vae(str(copy), None, "float32")
+    assert before is not None
+    assert after is not None
+    assert after.sha256 == before.sha256
+    assert after.config_sha256 != before.config_sha256
 
 
 def test_the_shipped_vae_goes_by_its_name() -> None:

@@ -60,6 +60,11 @@ class LazyGroup(click.Group):
         use_compilation_cache()
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            command = ctx.command_path if error.ctx is None else error.ctx.command_path
+            _refuse(f"{error.format_message().rstrip('.')}; see `{command} --help`")
         except UserError as error:
             _refuse(str(error))
         except OSError as error:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from click.testing import CliRunner
 
 from flowtrain.cli import main
@@ -24,6 +25,23 @@ def test_what_the_disk_refuses_is_one_line(tmp_path):
     result = CliRunner().invoke(main, [*arguments, "--set", "train.batch_size=8"])
     assert result.exit_code == 2, result.output
     assert os.strerror(errno.ENOTDIR) in result.output
+    assert result.output.startswith("Error: ")
+    assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["frob"], "No such command 'frob'; see `flowtrain --help`"),
+        (["train"], "Missing argument 'DATA'; see `flowtrain train --help`"),
+        (["data", "verify", "a", "b"], "Got unexpected extra argument (b); see `flowtrain data verify --help`"),
+        (["preprocess", "a", "b", "--seed", "x"], "is not a valid integer range; see `flowtrain preprocess --help`"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, line):
+    result = CliRunner().invoke(main, arguments, prog_name="flowtrain")
+    assert result.exit_code == 2
+    assert result.output.endswith(f"{line}\n")
     assert result.output.startswith("Error: ")
     assert result.output.count("\n") == 1
 

@@ -59,7 +59,7 @@ def find_vae(name: str, revision: str | None = None) -> VaeFiles:
     if hub_id is None:
         raise UserError(
             f"no such VAE directory: {name} (give a directory, a hub id like org/name or org/name:folder, "
-            f"or {EMBEDDED!r})"
+            f"{EMBEDDED!r}, or 'none' to store pixels)"
         )
     from pipelines.vae_hub import fetch_vae
 

@@ -62,6 +62,7 @@ def test_of_a_whole_pipeline_the_vae_is_taken(saved: Path, tmp_path: Path) -> No
 def test_wrong_directories_say_what_to_do(saved: Path, tmp_path: Path) -> None:
     assert "no such VAE directory" in fails(tmp_path / "nothing")
     assert "org/name" in fails("a/b/c")
+    assert "'embedded', or 'none'" in fails("nope")
     (tmp_path / "empty").mkdir()
     assert "no config.json" in fails(tmp_path / "empty")
     assert "is a file" in fails(saved / WEIGHTS_FILE)

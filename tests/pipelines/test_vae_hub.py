@@ -199,6 +199,19 @@ def test_without_a_network_the_cache_serves(tmp_path: Path) -> None:
     found, missing = look_up(tmp_path, ("org/vae", None), ("org/missing", None), HF_ENDPOINT=nowhere)
     assert found[1] == FIRST
     assert f"the hub at {nowhere} gave no answer" in missing
+    assert "`--vae embedded` and `--vae none` of preprocess need no network" in missing
+
+
+def test_a_hub_that_is_not_there_is_asked_once_and_quietly(tmp_path: Path) -> None:
+    """Where the client alone would sleep between six attempts and tell of each."""
+    program = LOOK_UP.replace("time.sleep = lambda seconds: None", "time.sleep = None")
+    names = [("org/vae", None), ("org/half", None), ("org/vae:a/b", FIRST)]
+    fill_cache(tmp_path, "org/half", FIRST, {CONFIG_FILE: CONFIG}, main=FIRST)  # the weights are still to come
+    done = run_python(program, names, tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == 3
+    assert all("gave no answer" in line for line in told)
 
 
 COMMAND = """

@@ -123,7 +123,7 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
         with reported(directory):
             check_ownership(directory, settings)  # again: another command may have come first
             directory.sweep()
-            done = plan.finished_manifest()
+            done = _finished(plan)
             if done is None:  # else the run that wrote the manifest was killed, or was faster than we
                 _prepare(plan)
         if done is None:
@@ -154,11 +154,31 @@ def _places(plan: Plan) -> dict[str, str]:
     return {"OUT": plan.directory.root, "SOURCE": plan.settings.source.descriptor, **vae}
 
 
+def _finished(plan: Plan) -> Manifest | None:
+    """The manifest when the dataset is whole. Where it is not, the manifest goes: only what is damaged is made again.
+
+    In an object store another command may finish or mend the dataset between any two of our requests. So a manifest
+    goes only when it was read twice and its dataset found wanting twice, the second time just before.
+    """
+    directory, seen = plan.directory, None
+    while True:
+        try:
+            manifest = directory.read(MANIFEST_NAME)
+        except FileNotFoundError:
+            return None
+        done = plan.finished_manifest()
+        if done is not None:
+            return done
+        if manifest == seen:
+            directory.remove(MANIFEST_NAME)
+            return None
+        _check_reopen(directory, plan.settings)
+        seen = manifest
+
+
 def _prepare(plan: Plan) -> None:
     """Bring the directory to the state in which shards can be made: half-made, with settings and index."""
     directory, settings = plan.directory, plan.settings
-    if plan.finished:
-        _reopen(directory, settings)
     if not directory.exists(SETTINGS_NAME):
         write_settings(directory, settings)
     index_name = f"{settings.work}/{INDEX_NAME}"
@@ -200,8 +220,8 @@ def make_slices(plan: Plan) -> tuple[Slice, ...]:
     return tuple(Slice(shard, start, stop - start) for shard, (start, stop) in enumerate(itertools.pairwise(offsets)))
 
 
-def _reopen(directory: Directory, settings: Settings) -> None:
-    """Make a finished dataset with a missing or truncated file half-made again: only that shard will be redone.
+def _check_reopen(directory: Directory, settings: Settings) -> None:
+    """Whether a finished dataset with a missing or truncated file can be made half-made again.
 
     Raises:
         UserError: it was made with other versions, which might give other bytes.
@@ -215,4 +235,3 @@ def _reopen(directory: Directory, settings: Settings) -> None:
             f"{directory.root} has damaged shards, but was made with other versions ({'; '.join(changed)}); "
             "install those, or preprocess into a new directory"
         )
-    directory.remove(MANIFEST_NAME)

@@ -262,6 +262,39 @@ def test_command_that_finds_the_work_done_by_another_one_is_content(
     assert objects(out) == expected
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_manifest_of_another_command_is_never_deleted(
+    google_store: Store, photos: Path, expected: dict[str, bytes], damaged: bool
+) -> None:
+    """The other one does, or mends, all of it just before any of the requests by which ours looks for the manifest."""
+    store = google_store
+    for nth in range(1, 20):
+        out = f"{store.url}/{'damaged' if damaged else 'new'}-{nth}"
+        if damaged:
+            for name, data in expected.items():
+                files.write(f"{out}/{name}", data[: len(data) - ("00002-of" in name)])
+        seen, manifests = [], []
+
+        def overtake(number: int, method: str, path: str) -> str:
+            if method in ("HEAD", "GET") and "manifest.json" in path and not manifests:  # noqa: B023
+                seen.append(path)  # noqa: B023
+                if len(seen) == nth:  # noqa: B023
+                    store.proxy.trouble = well
+                    manifests.append(preprocess(plan(photos, out, **CHANGES), progress=False))  # noqa: B023
+            return PASS
+
+        store.proxy.reset(overtake)
+        result = run(photos, out, *OPTIONS)
+        deleted = [path for method, path in store.proxy.log if method == "DELETE" and "manifest.json" in path]
+        store.proxy.reset()
+        assert result.exit_code == 0, result.stderr
+        assert objects(out) == expected, nth
+        assert len(deleted) == int(damaged), nth
+        if not manifests:  # ours did not look as often
+            break
+    assert nth > 3
+
+
 def test_object_that_was_copied_there_is_read_through(store: Store) -> None:
     directory = open_directory(f"{store.url}/copied")
     assert isinstance(directory, RemoteDirectory)

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,7 @@ from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version
 
 MERGED = "flowtrain:merge"  # in place of a source
-_WORK = f"{WORK}/merge"
-_UNIQUE = f"{_WORK}/unique"  # says that the keys have been looked at
+_UNIQUE = "unique"  # says that the keys have been looked at
 _VERSIONS = ("flowtrain", "array-record", "numpy")
 
 
@@ -84,6 +84,11 @@ class _Plan:
             PartInfo(digest=each.digest(), source=each.source, counts=each.counts, seed=each.seed, command=each.command)
             for each in manifests
         )
+
+    @cached_property
+    def work(self) -> str:
+        """Folder of what a merge in progress needs. Named for the merge: nobody takes what was begun by another."""
+        return f"{WORK}/merge-{hashlib.sha256(self.text().encode()).hexdigest()[:16]}"
 
     def text(self) -> str:
         """Content of `merge.json`: decides every byte of the merged dataset."""
@@ -239,11 +244,12 @@ def _write(directory: Directory, plan: _Plan, disable: bool | None) -> Manifest:
     if not directory.exists(MERGE_NAME):
         directory.create(MERGE_NAME, plan.text())
     total = sum(shard.bytes for part in plan.parts for shard in part.manifest.shards)
-    if not directory.exists(_UNIQUE):
+    unique = f"{plan.work}/{_UNIQUE}"
+    if not directory.exists(unique):
         with tqdm(total=total, unit="B", unit_scale=True, desc="keys", disable=disable) as bar:
             _check_keys(plan.parts, bar)
-        directory.write(_UNIQUE, "yes\n")
-    recall_markers(directory, _WORK)
+        directory.write(unique, "yes\n")
+    recall_markers(directory, plan.work)
     results = []
     with tqdm(total=total, unit="B", unit_scale=True, desc="copy", disable=disable) as bar:
         starts = [0, *accumulate(map(len, plan.results))]
@@ -280,7 +286,7 @@ def _merge_shard(
     directory: Directory, plan: _Plan, part: StoredDataset, result: ShardResult, number: int
 ) -> ShardResult:
     """Bring one shard, in all splits, to its new place and name."""
-    done = read_marker(directory, _WORK, number)
+    done = read_marker(directory, plan.work, number)
     if done is not None:
         return done
     infos = []
@@ -291,7 +297,7 @@ def _merge_shard(
             directory.publish(folder / name, name)
         infos.append(ShardInfo(name=name, split=split, **written._asdict()))
     merged = result.model_copy(update={"shard": number, "files": tuple(infos)})
-    write_marker(directory, _WORK, merged)
+    write_marker(directory, plan.work, merged)
     return merged
 
 

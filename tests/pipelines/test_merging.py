@@ -220,6 +220,26 @@ merging.merge({list(map(str, parts))!r}, {str(out)!r})
     assert contents(out) == contents(undisturbed)
 
 
+def test_nothing_is_taken_over_from_another_merge_that_was_killed(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = map(str, parts)
+    out, clashing = tmp_path / "out", str(tmp_path / "clashing")
+    make(tmp_path / "clashing", [{"c0": "ant", "a2": "bee"}], flips=True)
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipelines.merging.finish_dataset", die)
+        merge([a, b], str(out))
+    for path in out.glob("*"):  # as `rm -rf out/*`: the hidden folder stays
+        if path.name != ".work":
+            path.unlink()
+    with pytest.raises(UserError, match='the key "a2" is in'):
+        merge([a, clashing], str(out))
+
+
 def test_printed_commands_bring_every_file_back(parts: Parts, tmp_path: Path) -> None:
     out = tmp_path / "out"
     merge(list(map(str, parts)), str(out))

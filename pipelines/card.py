@@ -4,13 +4,18 @@ Made from the manifest alone, so the same dataset has the same card anywhere.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 
-from pipelines.thresholds import MIN_PSNR
 from schemas.layout import Layout
 from schemas.manifest import Manifest
+from schemas.tfds_metadata import LABELS_NAME
 
 CARD_NAME = "README.md"
+CLASSES = 20  # named on the card
+
+_LOCAL_PATH = re.compile(r"(?P<kind>[a-z]+:)?/(?!/)(?:.*/)?(?P<name>[^/]+)/*", re.DOTALL)
 
 _SIZES = (
     (10**3, "n<1K"),
@@ -65,7 +70,8 @@ def dataset_card(manifest: Manifest) -> str:
         "## Open it",
         _opening(manifest),
         "## Facts",
-        _table(("what", "value"), facts(manifest)),
+        _table(("what", "value"), facts(manifest, whole_paths=False)),
+        *_classes(manifest),
         "## Statistics",
         _statistics(manifest),
         "## How it was made",
@@ -76,9 +82,9 @@ def dataset_card(manifest: Manifest) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def facts(manifest: Manifest) -> list[tuple[str, str]]:
-    """What there is to know, as name and value; the card and `data inspect` show the same."""
-    counts, vae = manifest.counts, manifest.vae
+def facts(manifest: Manifest, whole_paths: bool = True) -> list[tuple[str, str]]:
+    """What there is to know, as name and value; the card and `data inspect` show the same, but for folders."""
+    counts, vae, named = manifest.counts, manifest.vae, str if whole_paths else _without_folder
     size = sum(shard.bytes for shard in manifest.shards)
     tensors = ", ".join(f"{name} {_shape(spec.shape)} {spec.dtype}" for name, spec in manifest.tensors.items())
     rows = [
@@ -86,30 +92,49 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("tensors", tensors),
         ("classes", f"{len(manifest.classes):,}"),
         ("resolution", f"{manifest.resolution} px, crop rule {manifest.crop}"),
-        ("source", _source(manifest)),
+        ("source", _source(manifest, named)),
         ("source records", f"{counts.source:,}: {_parts_of(manifest)}"),
         ("shards", f"{counted(len(manifest.shards), 'file')}, {counted(size, 'byte')}"),
     ]
     if vae is not None:
         revision = f" at revision {vae.revision}" if vae.revision else ""
         rows += [
-            ("VAE", f"{vae.id}{revision}, computed in {vae.dtype}"),
+            ("VAE", f"{named(vae.id)}{revision}, computed in {vae.dtype}"),
             ("VAE weights", f"sha256 {vae.sha256}"),
             ("VAE geometry", f"{vae.latent_channels} channels, {vae.factor} pixels a latent cell"),
             ("VAE scaling", f"z = (raw - {vae.shift_factor}) * {vae.scaling_factor}"),
         ]
     if manifest.reconstruction is not None:
         gate = f"{manifest.reconstruction.psnr_db:.2f} dB PSNR over {manifest.reconstruction.records} decoded records"
-        rows.append(("reconstruction", f"{gate} (--min-psnr is {MIN_PSNR:g} dB unless given)"))
+        rows.append(("reconstruction", gate))
     rows += [(f"sampling {name}", str(value)) for name, value in (manifest.sampling or {}).items() if value is not None]
     rows += [("seed", str(manifest.seed)), ("schema version", str(manifest.schema_version))]
     return rows
 
 
-def _source(manifest: Manifest) -> str:
+def _source(manifest: Manifest, named: Callable[[str], str]) -> str:
     if manifest.parts:
         return f"{len(manifest.parts)} merged datasets"
-    return f"{manifest.source.descriptor}, split {manifest.source.split}"
+    return f"{named(manifest.source.descriptor)}, split {manifest.source.split}"
+
+
+def _without_folder(word: str) -> str:
+    """The last part of a local path, after the kind of source where there is one; any other word as it is.
+
+    Where the maker of a dataset keeps things is nobody's business.
+    """
+    path = _LOCAL_PATH.fullmatch(word)
+    return f"{path['kind'] or ''}{path['name']}" if path else word
+
+
+def _classes(manifest: Manifest) -> list[str]:
+    """The names of the first classes, as sections; none where there is one class, which is as good as none."""
+    names = manifest.classes
+    if len(names) < 2:
+        return []
+    told = "" if len(names) <= CLASSES else f"The first {CLASSES} of {len(names):,}. "
+    rows = [(str(label), _plain(name)) for label, name in enumerate(names[:CLASSES])]
+    return ["## Classes", f"{told}Line n of `{LABELS_NAME}` names label n - 1.\n\n{_table(('label', 'class'), rows)}"]
 
 
 def _parts_of(manifest: Manifest) -> str:
@@ -122,7 +147,8 @@ def _front_matter(manifest: Manifest) -> str:
     tags = ["latents", "flow-matching", "diffusion", "tensorflow-datasets", "array-record", "flowtrain"]
     metadata: dict[str, str | list[str]] = {
         "pretty_name": pretty_name(manifest),
-        "task_categories": ["unconditional-image-generation"],
+        "license": "other",  # that of the images, which is not known here
+        "task_categories": ["image-classification" if len(manifest.classes) > 1 else "unconditional-image-generation"],
         "size_categories": [size_category(manifest.counts.written)],
         "tags": tags,
     }
@@ -147,7 +173,8 @@ source = tfds.builder_from_directory("DIR").as_data_source("{manifest.split}")
 source[0]["{name}"]  # {shape} {manifest.tensors[name].dtype}; source[0]["label"], source[0]["key"]
 ```
 
-With flowtrain (`manifest.json` holds everything on this page):
+With flowtrain, the Python package that made it, which trains image generators on such datasets (`pip install flowtrain`
+brings the command `flowtrain`; `manifest.json` holds everything on this page):
 
 ```sh
 flowtrain data inspect DIR --grid grid.png
@@ -180,12 +207,15 @@ def _statistics(manifest: Manifest) -> str:
 
 
 def _making(manifest: Manifest) -> str:
-    text = f"```sh\n{manifest.command}\n```\n\nOUT is where the dataset goes. The same command with the same versions "
-    text += f"gives the same bytes:\n\n{_table(('package', 'version'), sorted(manifest.versions.items()))}"
+    command = shlex.join(map(_without_folder, shlex.split(manifest.command)))
+    text = f"```sh\n{command}\n```\n\nOUT is where the dataset goes; local paths are without their folders, which "
+    text += "`manifest.json` has. The same command with the same versions gives the same bytes:\n\n"
+    text += _table(("package", "version"), sorted(manifest.versions.items()))
     if manifest.parts:
         rows = [
-            (part.source.descriptor, part.source.split, f"{part.counts.written:,}", str(part.seed), part.digest)
+            (_without_folder(source.descriptor), source.split, f"{part.counts.written:,}", str(part.seed), part.digest)
             for part in manifest.parts
+            for source in (part.source,)
         ]
         text += f"\n\nMerged from:\n\n{_table(('source', 'split', 'records', 'seed', 'digest'), rows)}"
     return text
@@ -194,6 +224,11 @@ def _making(manifest: Manifest) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     cells = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in cells)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown and HTML take for what it is."""
+    return re.sub(r"([\\`*_\[\]<>&])", r"\\\1", text)
 
 
 def _cell(text: str) -> str:

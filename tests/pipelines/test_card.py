@@ -12,12 +12,12 @@ from pipelines.card import CARD_NAME, dataset_card, size_category
 from pipelines.dataset import LatentDataset
 from pipelines.preprocess import preprocess
 from schemas.manifest import Manifest
-from tests.pipelines.datasets import make
+from tests.pipelines.datasets import VAE, make
 from tests.pipelines.running import plan
 
 # What the hub's documentation of dataset cards names: huggingface.co/docs/hub/datasets-cards
 SIZES = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M 100M<n<1B 1B<n<10B 10B<n<100B 100B<n<1T n>1T".split()
-FIELDS = {"pretty_name", "task_categories", "size_categories", "tags", "viewer"}
+FIELDS = {"pretty_name", "license", "task_categories", "size_categories", "tags", "viewer"}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,8 @@ def test_the_hub_reads_its_metadata(manifest: Manifest) -> None:
     data = card.data.to_dict()
     assert data.keys() == FIELDS
     assert data["pretty_name"] == "photos, train, 8 px, latents"
-    assert data["task_categories"] == ["unconditional-image-generation"]
+    assert data["task_categories"] == ["image-classification"]
+    assert data["license"] == "other"
     assert data["size_categories"] == ["n<1K"]
     assert data["viewer"] is False
     assert all(re.fullmatch(r"[a-z0-9-]+", tag) for tag in data["tags"])
@@ -62,10 +63,45 @@ def test_says_what_is_in_the_manifest(manifest: Manifest) -> None:
         "z = (raw - 0.0) * 0.5",
         f"{manifest.reconstruction.psnr_db:.2f} dB" if manifest.reconstruction else "",
         f"sha256 {manifest.vae.sha256}" if manifest.vae else "",
-        manifest.command,
+        "| source | photos, split train |",
+        "flowtrain preprocess photos OUT",
+        "pip install flowtrain",
+        "| 1 | bee |",
         f"| 3 | {manifest.channels.mean[3]:.6g} | {manifest.channels.std[3]:.6g} |",
     ):
         assert told in text
+
+
+def test_the_first_classes_are_named(manifest: Manifest) -> None:
+    many = manifest.model_copy(update={"classes": tuple(f"<b>|*{number}" for number in range(1000))})
+    text = dataset_card(many)
+    assert "The first 20 of 1,000. Line n of `label.labels.txt`" in text
+    assert "| 19 | \\<b\\>\\|\\*19 |" in text
+    assert "| 20 |" not in text
+    alone = dataset_card(manifest.model_copy(update={"classes": ("all",)}))
+    assert "## Classes" not in alone
+    assert DatasetCard(alone).data.to_dict()["task_categories"] == ["unconditional-image-generation"]
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "told"),
+    [
+        ("/home/me/photos/", "photos"),
+        ("tar:/home/me/train.tar", "tar:train.tar"),
+        ("s3://bucket/photos", "s3://bucket/photos"),
+        ("tfds:s3://bucket/set/1.0.0", "tfds:s3://bucket/set/1.0.0"),
+        ("embedded:digits", "embedded:digits"),
+    ],
+)
+def test_folders_of_the_maker_are_left_out(manifest: Manifest, descriptor: str, told: str) -> None:
+    source = manifest.source.model_copy(update={"descriptor": descriptor})
+    vae = VAE.model_copy(update={"id": "/home/me/vae"})
+    command = f"flowtrain preprocess {descriptor} OUT --vae /home/me/vae"
+    text = dataset_card(manifest.model_copy(update={"source": source, "vae": vae, "command": command}))
+    assert f"| source | {told}, split train |" in text
+    assert f"flowtrain preprocess {told} OUT --vae vae\n" in text
+    assert "| VAE | vae, computed" in text
+    assert "/home" not in text
 
 
 def test_its_code_opens_the_dataset(photos: Path, tmp_path: Path) -> None:
@@ -81,4 +117,6 @@ def test_its_code_opens_the_dataset(photos: Path, tmp_path: Path) -> None:
     exec(code.replace('"DIR"', repr(str(tmp_path / "one"))), names)
     assert len(names["source"]) == len(LatentDataset(tmp_path / "one"))  # type: ignore[arg-type]
     commands = re.findall(r"```sh\n(.*?)```", texts[0], re.DOTALL)
-    assert shlex.split(commands[-1]) == shlex.split(LatentDataset(tmp_path / "one").manifest.command)
+    whole = shlex.split(LatentDataset(tmp_path / "one").manifest.command)
+    assert shlex.split(commands[-1]) == [photos.name if word == str(photos) else word for word in whole]
+    assert str(photos) not in texts[0]

@@ -1,11 +1,13 @@
 """`data diff`: which settings and which records of two datasets differ. Records are matched by key, wherever they lie.
 
-Each dataset is read once into a few numbers a record: a hash of the key, one of the label's name, one of the tensors.
+Each dataset is read once into a few numbers a record: a hash of the key, one of the class, one of the tensors.
 Records whose tensors differ are then read again, in pairs, to say by how much.
 """
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -20,7 +22,8 @@ from schemas.manifest import Manifest, ShardInfo
 from schemas.record import Record
 
 NAMED = 5  # records named of each kind
-_WIDTH, _LEAD = 60, 20  # characters of a value that are shown, and of them before the first difference
+_WIDTH, _LEAD = 80, 20  # characters of a value that are shown, and of them before the first difference, about
+_PIECE = re.compile(r"[^\s/]+|[\s/]")  # where a long value may be cut: words and parts of paths, and what is between
 # Not settings: what follows from the records, and what the records are compared by.
 _RESULTS = {"counts", "channels", "reconstruction", "shards", "files", "sealed"}
 _Pair = tuple[int, int]  # rows in the one and in the other dataset
@@ -36,7 +39,7 @@ class Difference:
     def to_text(self, what: str) -> str:
         """One line."""
         more = f" and {self.count - len(self.names):,} more" if self.count > len(self.names) else ""
-        return f"{self.count:,} {what}: {', '.join(map(json.dumps, self.names))}{more}"
+        return f"{self.count:,} {what}: {', '.join(map(_json, self.names))}{more}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ class Comparison:
 
     def to_text(self) -> str:
         """For people: one line a setting, one a kind of record."""
-        lines = [f"{name}: {' -> '.join(_short(a, b))}" for name, (a, b) in self.settings.items()]
+        # A command says again what the other settings say, unless it is all that there is.
+        told = {name: pair for name, pair in self.settings.items() if name != "command"} or self.settings
+        lines = [f"{name}: {' -> '.join(_short(a, b))}" for name, (a, b) in told.items()]
         if self.only_a.count:
             lines.append(self.only_a.to_text("records only in A"))
         if self.only_b.count:
@@ -90,7 +95,9 @@ class Comparison:
             lines.append(self.labels.to_text("records of another class"))
         if self.tensors.count:
             largest = ", ".join(f"{name} {value:.3g}" for name, value in self.largest.items())
-            lines.append(f"{self.tensors.to_text('records with other tensors')} (at most {largest})")
+            lines.append(
+                self.tensors.to_text("records with other tensors") + (f" (at most {largest})" if largest else "")
+            )
         if self.same_records:
             lines.append(f"the {self.common:,} records are the same")
         return "\n".join(lines)
@@ -98,14 +105,27 @@ class Comparison:
 
 def _short(*values: Any) -> list[str]:
     """The values as JSON; of long ones the part around the first difference."""
-    texts = [json.dumps(value) for value in values]
-    common = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
-    start = max(0, common - _LEAD)
+    texts = [_json(value) for value in values]
     if max(map(len, texts)) <= _WIDTH:
         return texts
-    return [
-        f"{'...' * (start > 0)}{text[start : start + _WIDTH]}{'...' * (len(text) > start + _WIDTH)}" for text in texts
-    ]
+    common = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
+    begins = [found.start() for found in _PIECE.finditer(texts[0][:common]) if found.start() < common - _LEAD]
+    start = begins[-1] if begins else 0
+    return [_cut(text, start) for text in texts]
+
+
+def _cut(text: str, start: int) -> str:
+    """A text from `start` on, to the end of the word or part of a path that is the last to fit."""
+    end = len(text)
+    if end - start > _WIDTH:
+        # At least one piece is shown, however long.
+        ends = [found.end() for found in _PIECE.finditer(text, start)]
+        end = max((place for place in ends if place - start <= _WIDTH), default=ends[0])
+    return f"{'...' * (start > 0)}{text[start:end]}{'...' * (end < len(text))}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def compare(a: StoredDataset, b: StoredDataset, progress: bool | None = False) -> Comparison:
@@ -140,7 +160,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Summary:
-    """One entry a record, in the order of the dataset: hashes of key, class name and tensors (of all splits read)."""
+    """One entry a record, in the order of the dataset: hashes of key, class and tensors (of all splits read)."""
 
     keys: NDArray[np.uint64]
     labels: NDArray[np.uint64]
@@ -150,7 +170,7 @@ class _Summary:
 def _summarise(dataset: StoredDataset, splits: int, bar: Any) -> _Summary:
     """Read the first one or two splits: those that both datasets have."""
     manifest = dataset.manifest
-    names = np.array([key_hash(name) for name in manifest.classes], np.uint64)
+    names = _class_hashes(manifest.classes)
     rows = np.zeros((manifest.counts.written, 3), np.uint64)
     for number, split in enumerate(manifest.splits[:splits]):
         place = 0
@@ -165,6 +185,16 @@ def _summarise(dataset: StoredDataset, splits: int, bar: Any) -> _Summary:
             if number == 0:
                 bar.update(shard.records)
     return _Summary(rows[:, 0], rows[:, 1], rows[:, 2])
+
+
+def _class_hashes(classes: Sequence[str]) -> NDArray[np.uint64]:
+    """A class is its name and, since a table may hold a name twice, how many before it have the same."""
+    before: Counter[str] = Counter()
+    hashes = []
+    for name in classes:
+        hashes.append(key_hash(f"{before[name]} {name}"))
+        before[name] += 1
+    return np.array(hashes, np.uint64)
 
 
 def _content_hash(record: Record) -> int:

@@ -134,8 +134,8 @@ def diff(first: str, second: str, as_json: bool) -> None:
 def merge(parts: tuple[str, ...], out: str, split: str | None, as_json: bool) -> None:
     """Join the datasets DIR into a new one at OUT.
 
-    They must agree in VAE, resolution, crop, tensors and mirrored split. Classes are united by name; keys must be
-    unique. The same command again goes on where the last one stopped.
+    They must agree in VAE, resolution, crop, tensors and mirrored split. Classes are united by name, or left alone if
+    all have the same; keys must be unique. The same command again goes on where the last one stopped.
 
     Example: flowtrain data merge latents-a latents-b latents-ab
     """

@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,9 +155,27 @@ def _make_plan(parts: Sequence[str], split: str | None) -> _Plan:
     if split is None and len(names) > 1:
         told = " and ".join(f"{name} in {root}" for name, root in list(names.items())[:2])
         raise UserError(f"the split is {told}; say with --split how to call it in the merged dataset")
-    classes = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.manifest.classes))
     results = tuple(_read_results(dataset) for dataset in datasets)
-    return _Plan(datasets, results, classes, split or datasets[0].manifest.split, split is not None)
+    return _Plan(datasets, results, _united_classes(datasets), split or datasets[0].manifest.split, split is not None)
+
+
+def _united_classes(datasets: Sequence[StoredDataset]) -> tuple[str, ...]:
+    """The table of classes that all have; where they differ, all names, as they come.
+
+    A table may hold a name twice (ImageNet's: crane, maillot), for two classes that the name does not tell apart.
+    """
+    first = datasets[0].manifest.classes
+    other = next((dataset for dataset in datasets if dataset.manifest.classes != first), None)
+    if other is None:
+        return first
+    for dataset in datasets:
+        name, times = Counter(dataset.manifest.classes).most_common(1)[0]
+        if times > 1:
+            raise UserError(
+                f"cannot merge {datasets[0].root} and {other.root}: their classes differ and {times} classes of "
+                f"{dataset.root} are called {json.dumps(name)}; preprocess again with names that tell them apart"
+            )
+    return tuple(dict.fromkeys(name for dataset in datasets for name in dataset.manifest.classes))
 
 
 def _check_fit(first: StoredDataset, other: StoredDataset) -> None:
@@ -303,7 +322,8 @@ def _merge_shard(
 
 def _transfer(plan: _Plan, part: StoredDataset, file: ShardInfo, source: Path, target: Path) -> ShardFile:
     """Copy a shard, with other label numbers where the classes are numbered otherwise."""
-    labels = [plan.classes.index(name) for name in part.manifest.classes]
+    same = part.manifest.classes == plan.classes  # then a name may be there twice
+    labels = [number if same else plan.classes.index(name) for number, name in enumerate(part.manifest.classes)]
     if not source.is_file():
         raise _damaged(part, file.name)
     shutil.copyfile(source, target)

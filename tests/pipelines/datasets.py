@@ -27,7 +27,7 @@ def tensors(key: str, split: str = "train") -> dict[str, np.ndarray]:
 
 def make(
     directory: Path,
-    shards: Sequence[Mapping[str, str]],
+    shards: Sequence[Mapping[str, str | int]],
     *,
     classes: Sequence[str] = ("ant", "bee"),
     rejects: Sequence[str] = (),
@@ -36,7 +36,7 @@ def make(
     changes: Mapping[str, Mapping[str, np.ndarray]] | None = None,
     **others: object,
 ) -> Manifest:
-    """A dataset whose shards hold the keys given, each with the name of its class.
+    """A dataset whose shards hold the keys given, each with the name or the number of its class.
 
     `changes` replaces the tensors of some keys; `others` are fields of the manifest.
     """
@@ -47,7 +47,8 @@ def make(
         files = []
         for name in splits:
             values = {key: {**tensors(key, name), **(changes or {}).get(key, {})} for key in items}
-            records = [encode_record(key, classes.index(label), values[key], SPECS) for key, label in items.items()]
+            labels = {key: classes.index(c) if isinstance(c, str) else c for key, c in items.items()}
+            records = [encode_record(key, label, values[key], SPECS) for key, label in labels.items()]
             file = shard_name(name, number, len(shards))
             files.append(ShardInfo(name=file, split=name, **write_shard(directory / file, records)._asdict()))
         mine = [{**tensors(key, split), **(changes or {}).get(key, {})} for key in items]

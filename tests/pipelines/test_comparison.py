@@ -85,6 +85,17 @@ def test_every_kind_of_difference(tmp_path: Path) -> None:
     assert '3 records with other tensors: "k03", "k09", "k10" (at most mean 3, logvar 0)' in text
 
 
+def test_classes_of_one_name_are_two_classes(tmp_path: Path) -> None:
+    classes = ("crane", "dog", "crane")
+    items = {f"k{label}": label for label in range(3)}
+    make(tmp_path / "a", [items], classes=classes)
+    make(tmp_path / "b", [{**items, "k2": 0}], classes=classes)
+    make(tmp_path / "c", [{"k0": 0, "k1": 2, "k2": 1}], classes=("crane", "crane", "dog"))
+    a, b, c = (open_dataset(str(tmp_path / name)) for name in "abc")
+    assert compare(a, b).labels == Difference(1, ("k2",))
+    assert not compare(a, c).labels.count
+
+
 def test_mirrored_encodings_are_compared_too(tmp_path: Path) -> None:
     make(tmp_path / "a", [ITEMS], flips=True)
     manifest = make(tmp_path / "b", [ITEMS], flips=True)

@@ -96,6 +96,24 @@ def test_a_merged_dataset_is_verified_trained_on_opened_and_merged_again(parts: 
     assert [shard.sha256 for shard in pieces.shards] == [shard.sha256 for shard in manifest.shards]
 
 
+def test_names_that_occur_twice_keep_their_labels(tmp_path: Path) -> None:
+    classes = ("tench", "crane", "dog", "crane", "zebra")
+    for name in "ab":
+        make(tmp_path / name, [{f"{name}{label}": label for label in range(5)}], classes=classes)
+    a, b, out = tmp_path / "a", tmp_path / "b", tmp_path / "out"
+    manifest = merge([str(a), str(b)], str(out))
+    assert manifest.classes == classes
+    assert [record.label for record in LatentDataset(out).records()] == [*range(5), *range(5)]
+    assert [s.sha256 for s in manifest.shards] == [read_manifest(part).shards[0].sha256 for part in (a, b)]
+    make(tmp_path / "c", [{"c0": "dog"}], classes=("dog", "eel"))
+    for parts in ((a, b, tmp_path / "c"), (tmp_path / "c", a)):
+        result = command("merge", *parts, tmp_path / "new")
+        assert result.exit_code == 2
+        assert f'2 classes of {a} are called "crane"' in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [

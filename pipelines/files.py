@@ -78,10 +78,11 @@ def read(path: str, offset: int = 0, length: int = -1) -> bytes:
 
 
 def entries(root: str) -> Iterator[Entry]:
-    """Every file below a directory, in any order. Local links are followed, but never in a circle."""
-    if not is_url(root):
-        return _local_entries(root)
-    return iter(_ask(root, lambda store: list(store.entries(root))))
+    """Every file below a directory, in any order. Local links are followed, but never in a circle.
+
+    Listed while it is read: a page of an object store is asked for when those before it are used up.
+    """
+    return _remote_entries(root) if is_url(root) else _local_entries(root)
 
 
 def write(path: str, data: bytes) -> None:
@@ -121,6 +122,15 @@ def delete(path: str) -> None:
         _ask(path, lambda store: store.delete(path))
     else:
         Path(path).unlink(missing_ok=True)
+
+
+def _remote_entries(root: str) -> Iterator[Entry]:
+    found = _ask(root, lambda store: store.page(root, None))
+    yield from found.entries
+    while found.more is not None:
+        more = found.more
+        found = _ask(root, lambda store: store.page(root, more))  # noqa: B023
+        yield from found.entries
 
 
 def _local_entries(root: str) -> Iterator[Entry]:

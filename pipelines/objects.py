@@ -7,7 +7,7 @@ object appears whole or not at all.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from schemas.errors import UserError
 
 CONNECTIONS = 64  # kept open by a process; more than it has threads that read at once
 SINGLE_UPLOAD = 64 << 20  # bytes that travel in one request
+PAGE = 1000  # entries in an answer to a listing, at most; S3 gives no more
 CHECKSUM = "sha256"  # name of the note on an object
 BINARY = "application/octet-stream"
 
@@ -27,6 +28,13 @@ class Entry(NamedTuple):
     name: str
     size: int
     modified: int
+
+
+class Page(NamedTuple):
+    """A piece of a listing; `more` asks for the one after it, None where it is the last."""
+
+    entries: list[Entry]
+    more: str | None
 
 
 class Facts(NamedTuple):
@@ -52,8 +60,8 @@ class ObjectStore(ABC):
         """Size and checksum of an object, which is not read."""
 
     @abstractmethod
-    def entries(self, root: str) -> Iterator[Entry]:
-        """All objects below `root/`."""
+    def page(self, root: str, more: str | None) -> Page:
+        """Objects below `root/`: the first ones where `more` is None, else those that it asks for."""
 
     @abstractmethod
     def write(self, url: str, data: bytes) -> None:
@@ -124,14 +132,16 @@ class S3Store(ObjectStore):
         modified = int(head["LastModified"].timestamp() * 1e9)
         return Facts(head["ContentLength"], head["Metadata"].get(CHECKSUM), modified)
 
-    def entries(self, root: str) -> Iterator[Entry]:
+    def page(self, root: str, more: str | None) -> Page:
         place = _bucket_key(root)
         prefix = _prefix(place["Key"])
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=place["Bucket"], Prefix=prefix)
-        for page in pages:
-            for found in page.get("Contents", ()):
-                modified = int(found["LastModified"].timestamp() * 1e9)
-                yield Entry(found["Key"].removeprefix(prefix), found["Size"], modified)
+        on = {} if more is None else {"ContinuationToken": more}
+        answer = self._client.list_objects_v2(Bucket=place["Bucket"], Prefix=prefix, MaxKeys=PAGE, **on)
+        entries = [
+            Entry(found["Key"].removeprefix(prefix), found["Size"], int(found["LastModified"].timestamp() * 1e9))
+            for found in answer.get("Contents", ())
+        ]
+        return Page(entries, answer.get("NextContinuationToken") or None)
 
     def write(self, url: str, data: bytes) -> None:
         self._client.put_object(**_bucket_key(url), Body=data)
@@ -195,12 +205,25 @@ class GoogleStore(ObjectStore):
         modified = int(blob.updated.timestamp() * 1e9) if blob.updated else 0
         return Facts(blob.size or 0, (blob.metadata or {}).get(CHECKSUM), modified)
 
-    def entries(self, root: str) -> Iterator[Entry]:
+    def page(self, root: str, more: str | None) -> Page:
         place = _bucket_key(root)
         prefix = _prefix(place["Key"])
-        for blob in self._client.list_blobs(place["Bucket"], prefix=prefix, retry=None):  # pyright: ignore[reportArgumentType]
-            modified = int(blob.updated.timestamp() * 1e9) if blob.updated else 0
-            yield Entry(blob.name.removeprefix(prefix), blob.size or 0, modified)
+        listing = self._client.list_blobs(
+            place["Bucket"],
+            prefix=prefix,
+            page_token=more,  # pyright: ignore[reportArgumentType]
+            page_size=PAGE,
+            retry=None,  # pyright: ignore[reportArgumentType]
+        )
+        entries = [
+            Entry(
+                blob.name.removeprefix(prefix),
+                blob.size or 0,
+                int(blob.updated.timestamp() * 1e9) if blob.updated else 0,
+            )
+            for blob in next(listing.pages)
+        ]
+        return Page(entries, listing.next_page_token or None)
 
     def write(self, url: str, data: bytes) -> None:
         self._blob(url).upload_from_string(data, content_type=BINARY, retry=None)

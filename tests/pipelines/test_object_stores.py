@@ -295,6 +295,36 @@ def test_manifest_of_another_command_is_never_deleted(
     assert nth > 3
 
 
+def test_listing_of_many_pages_asks_again_for_the_page_that_failed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    root = f"{store.url}/pages/a b?#%"
+    names = {f"{number:03d} +é.png" for number in range(60)}
+    files.write(f"{root}0", b"beside it")
+    for name in names:
+        files.write(f"{root}/{name}", b"x" * len(name))
+    monkeypatch.setattr(stores, "PAGE", 3)
+    failed = []
+
+    def fail(number: int, method: str, path: str) -> str:
+        """Every second request: more often in one listing than anything is asked again."""
+        failed.extend([path] * (number % 2))
+        return "503" if number % 2 else PASS
+
+    store.proxy.reset(fail)
+    listing = files.entries(root)
+    first = [next(listing) for _ in range(3)]
+    asked = len(store.proxy.log)
+    found = [*first, *listing]
+    store.proxy.reset()
+    assert sorted(entry.name for entry in found) == sorted(names)
+    assert {entry.size for entry in found} == {len(name) for name in names}
+    if store.scheme == "s3":  # Google's emulator gives all in one page
+        assert asked == 2
+        assert len(failed) == 20
+    assert list(files.entries(f"{store.url}/pages/nothing")) == []
+
+
 def test_object_that_was_copied_there_is_read_through(store: Store) -> None:
     directory = open_directory(f"{store.url}/copied")
     assert isinstance(directory, RemoteDirectory)

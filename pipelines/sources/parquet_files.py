@@ -5,6 +5,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ _SHOWN = 3
 
 
 class Columns(NamedTuple):
-    """The columns that count. `names` are the names of the classes, None where the file does not tell them."""
+    """The columns of a file that count. `names` are those of the classes, None where it does not tell them."""
 
+    path: str
     image: str
     label: str | None
     names: tuple[str, ...] | None
@@ -86,27 +88,32 @@ def find_columns(path: str) -> Columns:
         raise UserError(
             f"{path}: no column of images (a struct with bytes, or bytes); it has {', '.join(schema.names)}"
         )
-    features = _features(schema.metadata)
-    classed = [name for name, names in features.items() if name in schema.names]
-    label = "label" if "label" in schema.names else _choose("label", classed, path, "column of labels", schema.names)
+    label = _label_column(path, schema)
     if label is not None and not kinds.is_integer(schema.field(label).type):
         raise UserError(f"{path}: the column {label} holds {schema.field(label).type}; labels must be whole numbers")
-    return Columns(image, label, features.get(label) if label is not None else None)
+    return Columns(path, image, label, _class_names(schema, label))
+
+
+def _label_column(path: str, schema: Any) -> str | None:
+    classed = [name for name in _features(schema.metadata) if name in schema.names]
+    return "label" if "label" in schema.names else _choose("label", classed, path, "column of labels", schema.names)
+
+
+def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
+    return None if label is None else _features(schema.metadata).get(label)
 
 
 def row_groups(path: str, columns: Columns) -> Iterator[RowGroup]:
     """The row groups of a file, with their labels.
 
     Raises:
-        UserError: the file lacks one of the columns, or is damaged.
+        UserError: the file lacks one of the columns, has other classes than the one that told them, or is damaged.
         OSError: it cannot be read.
     """
     import pyarrow
 
     with open_parquet(path) as file:
-        for name in filter(None, (columns.image, columns.label)):
-            if name not in file.schema_arrow.names:
-                raise UserError(f"{path}: has no column {name}, as the first file has; leave out files of another kind")
+        _check_same(path, file.schema_arrow, columns)
         first = 0
         for number in range(file.num_row_groups):
             rows = file.metadata.row_group(number).num_rows
@@ -122,11 +129,37 @@ def row_groups(path: str, columns: Columns) -> Iterator[RowGroup]:
             first += rows
 
 
+def _check_same(path: str, schema: Any, columns: Columns) -> None:
+    """Refuse a file whose rows do not mean the same as those of the file that `columns` are of."""
+    for name in filter(None, (columns.image, columns.label)):
+        if name not in schema.names:
+            raise UserError(f"{path}: has no column {name}, as the first file has; leave out files of another kind")
+    label = columns.label or _label_column(path, schema)
+    if label != columns.label:
+        raise UserError(f"{path}: has a column {label}, and {columns.path} has none; leave out files of another kind")
+    names = _class_names(schema, label)
+    if names != columns.names:
+        raise UserError(
+            f"{path}: {_first_difference(names, columns.names)} {columns.path}; preprocess files of other classes "
+            "into a dataset of their own and join them with `flowtrain data merge`, which goes by names"
+        )
+
+
+def _first_difference(mine: tuple[str, ...] | None, others: tuple[str, ...] | None) -> str:
+    """Where two tables of classes differ; a sentence that the name of the file with the second one ends."""
+    if mine is None or others is None:
+        return "names its classes, unlike" if others is None else "does not name its classes, unlike"
+    told = [[json.dumps(name) for name in names] for names in (mine, others)]
+    rows = enumerate(zip_longest(*told, fillvalue="none"))
+    number, (one, other) = next((number, pair) for number, pair in rows if pair[0] != pair[1])
+    return f"class {number} is {one}, and {other} in"
+
+
 def of_split(names: Sequence[str], split: str, where: str) -> list[str]:
     """Those of the files that belong to a split, by names like train-00000-of-00005.parquet; all, if none is so named.
 
     Raises:
-        UserError: no such split, or one of its files is missing.
+        UserError: no such split, it is there in several folders, or one of its files is missing.
     """
     parts = [(name, match) for name in names if (match := _PART.fullmatch(PurePosixPath(name).name))]
     if not parts:
@@ -135,6 +168,13 @@ def of_split(names: Sequence[str], split: str, where: str) -> list[str]:
     if not chosen:
         known = " and ".join(sorted({match["split"] for _, match in parts}))
         raise UserError(f"{where}: no split {split!r}; it has {known} (--split)")
+    folders = sorted({str(PurePosixPath(name).parent) for name, _ in chosen})
+    if len(folders) > 1:
+        shown = " and ".join(folders[:_SHOWN]) + (", ..." if len(folders) > _SHOWN else "")
+        raise UserError(
+            f"{where}: files of {split!r} are in {len(folders)} folders ({shown}), as those of several configurations; "
+            f"name the one that is meant, like {where}/{folders[-1]}, or take the others out"
+        )
     counts = {int(match["count"]) for _, match in chosen}
     if len(counts) > 1:
         raise UserError(f"{where}: files of {split!r} cut into {' and '.join(map(str, sorted(counts)))}; keep one kind")

@@ -92,6 +92,35 @@ def test_splits_by_file_names(tmp_path: Path, pictures: list[bytes]) -> None:
     assert "the files 00000 are missing (1 in all)" in refusal(tmp_path)
 
 
+def test_configurations_are_not_mixed(tmp_path: Path, pictures: list[bytes]) -> None:
+    for folder in ("cropped", "full"):
+        for split in ("train", "test"):
+            make_parquet(tmp_path / folder / f"{split}-00000-of-00001.parquet", pictures[:4])
+    told = refusal(tmp_path)
+    assert "files of 'train' are in 2 folders (cropped and full)" in told
+    assert f"parquet:{tmp_path}/full" in told
+    assert len(list(open_source(f"parquet:{tmp_path / 'full'}", "train").index())) == 4
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["dog", "cat"], 'class 0 is "dog", and "cat" in'),
+        (["cat", "dog", "eel"], 'class 2 is "eel", and none in'),
+        (["cat"], 'class 1 is none, and "dog" in'),
+        (None, "does not name its classes, unlike"),
+    ],
+)
+def test_files_that_name_other_classes_are_refused(
+    tmp_path: Path, pictures: list[bytes], names: list[str] | None, told: str
+) -> None:
+    first = make_parquet(tmp_path / "a.parquet", pictures[:2], [0, 1], ["cat", "dog"])
+    make_parquet(tmp_path / "b.parquet", pictures[2:4], [0, 1], ["cat", "dog"])
+    assert len(list(open_source(f"parquet:{tmp_path}", "train").index())) == 4
+    third = make_parquet(tmp_path / "c.parquet", pictures[4:6], [0, 0], names)
+    assert f"{third}: {told} {first}" in refusal(tmp_path)
+
+
 def test_fingerprint_is_of_content_and_not_of_place(tmp_path: Path, pictures: list[bytes]) -> None:
     one = make_parquet(tmp_path / "a/x.parquet", pictures)
     same = make_parquet(tmp_path / "b/x.parquet", pictures)
@@ -140,6 +169,8 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, pictures: list[bytes]) -> N
     make_parquet(tmp_path / "mixed/a.parquet", pictures[:2], [0, 1])
     make_parquet(tmp_path / "mixed/b.parquet", pictures[:2])
     assert "has no column label" in refusal(tmp_path / "mixed")
+    make_parquet(tmp_path / "mixed/0.parquet", pictures[:2])
+    assert f"has a column label, and {tmp_path}/mixed/0.parquet has none" in refusal(tmp_path / "mixed")
 
 
 def test_damage_that_shows_when_images_are_read_is_not_a_bad_image(tmp_path: Path, pictures: list[bytes]) -> None:

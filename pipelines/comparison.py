@@ -7,16 +7,18 @@ Records whose tensors differ are then read again, in pairs, to say by how much.
 import hashlib
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipelines.card import counted
 from pipelines.stored import StoredDataset, key_hash
 from schemas.manifest import Manifest, ShardInfo
 from schemas.record import Record
@@ -24,6 +26,7 @@ from schemas.record import Record
 NAMED = 5  # records named of each kind
 _WIDTH, _LEAD = 80, 20  # characters of a value that are shown, and of them before the first difference, about
 _PIECE = re.compile(r"[^\s/]+|[\s/]")  # where a long value may be cut: words and parts of paths, and what is between
+_ONLY_IN_COMMAND = ("shards", "batch-size")  # options that no other setting tells
 # Not settings: what follows from the records, and what the records are compared by.
 _RESULTS = {"counts", "channels", "reconstruction", "shards", "files", "sealed"}
 _Pair = tuple[int, int]  # rows in the one and in the other dataset
@@ -39,7 +42,7 @@ class Difference:
     def to_text(self, what: str) -> str:
         """One line."""
         more = f" and {self.count - len(self.names):,} more" if self.count > len(self.names) else ""
-        return f"{self.count:,} {what}: {', '.join(map(_json, self.names))}{more}"
+        return f"{counted(self.count, 'record')} {what}: {', '.join(map(_json, self.names))}{more}"
 
 
 @dataclass(frozen=True)
@@ -82,25 +85,38 @@ class Comparison:
             "records": {**records, "common": self.common, "max_abs_difference": self.largest},
         }
 
+    def _settings_told(self) -> list[tuple[str, tuple[Any, Any]]]:
+        """The settings without the command, which says most of them again, but with what it alone says."""
+        told = {name: pair for name, pair in self.settings.items() if name != "command"}
+        if "command" in self.settings:
+            a, b = self.settings["command"]
+            for option in _ONLY_IN_COMMAND:
+                if (pair := (_option(a, option), _option(b, option))) and pair[0] != pair[1]:
+                    told[option] = pair
+        return list((told or self.settings).items())
+
     def to_text(self) -> str:
         """For people: one line a setting, one a kind of record."""
-        # A command says again what the other settings say, unless it is all that there is.
-        told = {name: pair for name, pair in self.settings.items() if name != "command"} or self.settings
-        lines = [f"{name}: {' -> '.join(_short(a, b))}" for name, (a, b) in told.items()]
+        lines = [f"{name}: {' -> '.join(_short(a, b))}" for name, (a, b) in self._settings_told()]
         if self.only_a.count:
-            lines.append(self.only_a.to_text("records only in A"))
+            lines.append(self.only_a.to_text("only in A"))
         if self.only_b.count:
-            lines.append(self.only_b.to_text("records only in B"))
+            lines.append(self.only_b.to_text("only in B"))
         if self.labels.count:
-            lines.append(self.labels.to_text("records of another class"))
+            lines.append(self.labels.to_text("of another class"))
         if self.tensors.count:
             largest = ", ".join(f"{name} {value:.3g}" for name, value in self.largest.items())
-            lines.append(
-                self.tensors.to_text("records with other tensors") + (f" (at most {largest})" if largest else "")
-            )
+            lines.append(self.tensors.to_text("with other tensors") + (f" (at most {largest})" if largest else ""))
         if self.same_records:
-            lines.append(f"the {self.common:,} records are the same")
+            lines.append(f"the {counted(self.common, 'record')} {'is' if self.common == 1 else 'are'} the same")
         return "\n".join(lines)
+
+
+def _option(command: str, name: str) -> int | str | None:
+    """What a command gives an option; None where it is not given."""
+    words = shlex.split(command)
+    value = next((word for option, word in pairwise(words) if option == f"--{name}"), None)
+    return int(value) if value is not None and value.isdigit() else value
 
 
 def _short(*values: Any) -> list[str]:
@@ -121,7 +137,7 @@ def _cut(text: str, start: int) -> str:
         # At least one piece is shown, however long.
         ends = [found.end() for found in _PIECE.finditer(text, start)]
         end = max((place for place in ends if place - start <= _WIDTH), default=ends[0])
-    return f"{'...' * (start > 0)}{text[start:end]}{'...' * (end < len(text))}"
+    return f"{'...' * (start > 0)}{text[start:end].strip()}{'...' * (end < len(text))}"
 
 
 def _json(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Differences between datasets: every kind is counted, named and measured; order does not matter."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from flowtrain.cli import main
 from pipelines.comparison import NAMED, Difference, compare
 from pipelines.stored import open_dataset
 from schemas.layout import Layout
+from schemas.manifest import SourceInfo
 from schemas.record import encode_record
 from tests.pipelines.datasets import SPECS, VAE, make, replaced, tensors
 
@@ -38,14 +40,42 @@ def test_same_records_in_other_shards_and_order(tmp_path: Path) -> None:
 
 def test_long_settings_are_shown_where_they_differ(tmp_path: Path) -> None:
     long = "flowtrain preprocess /somewhere/far/away/in/a/deep/folder OUT --split train --resolution 256"
-    make(tmp_path / "a", [ITEMS], command=f"{long} --vae a --seed 0 --and --many --more --words --until --the --end")
-    make(tmp_path / "b", [ITEMS], command=f"{long} --vae b --seed 0")
+    source = SourceInfo(descriptor="/photos", split="train", digest="2" * 64)
+    make(
+        tmp_path / "a",
+        [ITEMS],
+        source=source,
+        command=f"{long} --vae a --seed 0 --and --many --more --words --until --the --end",
+    )
+    make(tmp_path / "b", [ITEMS], source=source, command=f"{long} --vae b --seed 0")
     (line,) = (text for text in diff(tmp_path / "a", tmp_path / "b").stdout.splitlines() if text.startswith("command"))
     before, after = line.removeprefix("command: ").split(" -> ")
     assert before.startswith("...")
     assert "--vae a --seed 0" in before
     assert before.endswith("...")
     assert after.endswith('--vae b --seed 0"')
+
+
+def test_values_are_cut_between_words_and_parts_of_paths(tmp_path: Path) -> None:
+    folder = "/".join(["", *["münchen"] * 20])
+    for name, end in (("a", "alt/a/b"), ("b", "neu/a/b")):
+        make(tmp_path / name, [ITEMS], source=SourceInfo(descriptor=f"{folder}/{end}", split="train", digest="2" * 64))
+    (line,) = (text for text in diff(tmp_path / "a", tmp_path / "b").stdout.splitlines() if "descriptor" in text)
+    before, after = line.removeprefix("source.descriptor: ").split(" -> ")
+    assert re.fullmatch(r'\.\.\.(/?münchen)*/alt/a/b"', before)
+    assert re.fullmatch(r'\.\.\.(/?münchen)*/neu/a/b"', after)
+
+
+def test_of_the_command_only_what_no_setting_says(tmp_path: Path) -> None:
+    command = "flowtrain preprocess {} OUT --resolution 8 --shards 1 --batch-size {} --seed {}"
+    make(tmp_path / "a", [ITEMS], command=command.format("/photos/a", 32, 0))
+    make(tmp_path / "b", [ITEMS], command=command.format("/photos/b", 16, 4), seed=4)
+    assert diff(tmp_path / "a", tmp_path / "b").stdout.splitlines() == [
+        'source.descriptor: "/photos/a" -> "/photos/b"',
+        "seed: 0 -> 4",
+        "batch-size: 32 -> 16",
+        "the 12 records are the same",
+    ]
 
 
 def test_a_dataset_is_the_same_as_itself(tmp_path: Path) -> None:
@@ -121,13 +151,16 @@ def test_mirrored_encodings_that_only_one_has_are_a_setting(tmp_path: Path) -> N
 
 def test_other_tensors_are_not_measured(tmp_path: Path) -> None:
     make(tmp_path / "a", [ITEMS])
-    manifest = make(tmp_path / "b", [ITEMS])
+    manifest = make(tmp_path / "b", [ITEMS], changes={"k03": {"mean": tensors("k04")["mean"]}})
     specs = {"mean": manifest.tensors["mean"]}  # as if only one of the two were stored
     path = tmp_path / "b" / "manifest.json"
     path.write_text(manifest.model_copy(update={"tensors": specs, "layout": Layout.LATENT}).to_json())
     result = diff(tmp_path / "a", tmp_path / "b")
     assert result.exit_code == 1
     assert 'layout: "moments" -> "latent"' in result.stdout
+    assert "12 records with other tensors: " in result.stdout
+    assert "at most" not in result.stdout
+    assert Difference(1, ("k05",)).to_text("only in A") == '1 record only in A: "k05"'
 
 
 def test_trouble_is_two(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Everything is named relative to the dataset's root, with `/`. Files appear whole
 to a staging folder on a local disk first, and then published.
 """
 
+import errno
 import os
 import shutil
 import uuid
@@ -21,6 +22,8 @@ from schemas.files import sha256_file, write_atomic
 
 WORK = ".work"  # what only a run in progress needs; gone once the manifest stands
 STAGING = f"{WORK}/staging"
+_STORES = ("s3", "gs")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or what a file may be
 GONE = f"{WORK}.gone."  # what WORK is called while it is deleted
 
 
@@ -173,7 +176,9 @@ class LocalDirectory(Directory):
 
     def trouble(self, error: OSError) -> str:
         """See `Directory`."""
-        return f"cannot write {self.root} ({error.strerror or error}); make room and repeat the command"
+        full = error.errno in _FULL
+        advice = "make room and repeat the command" if full else "mend that or choose another directory, then repeat"
+        return f"cannot write {self.root} ({error.strerror or error}); {advice}"
 
 
 @contextmanager
@@ -189,13 +194,31 @@ def open_directory(where: str) -> Directory:
     """The dataset root a person named: a local path, or a URL of an object store, which is asked whether it is there.
 
     Raises:
-        UserError: no such store, nothing that can be reached there, or a file where a directory should be.
+        UserError: no such store, nothing that can be reached there, a file where a directory should be, or a name that
+            is meant for something else.
     """
+    _check_meant(where)
     root = absolute(where)
     if is_url(root):
         from pipelines.remote import open_remote
 
         return open_remote(root)
-    if Path(root).exists() and not Path(root).is_dir():
-        raise UserError(f"{where} is a file; give a directory for the dataset")
-    return LocalDirectory(root)
+    directory = LocalDirectory(root)
+    with reported(directory):
+        for path in (Path(root), *Path(root).parents):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{where if path == Path(root) else path} is a file; give a directory for the dataset")
+    return directory
+
+
+def _check_meant(where: str) -> None:
+    """Refuse local paths that nobody means: URLs with a slash too few, and sources."""
+    from pipelines.sources import SCHEMES
+
+    kind, colon, rest = where.partition(":")
+    if is_url(where) or not colon:
+        return
+    if kind in _STORES:
+        raise UserError(f"{where} is no URL; did you mean {kind}://{rest.lstrip('/')}?")
+    if kind in SCHEMES:
+        raise UserError(f"{where} names a source, and a dataset goes to a directory; give a path, s3:// or gs://")

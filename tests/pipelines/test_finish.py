@@ -7,7 +7,7 @@ import pytest
 from pipelines.finish import finish, take_failure
 from pipelines.index import INDEX_NAME, write_index
 from pipelines.plan import Plan
-from pipelines.results import ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
+from pipelines.results import NOT_FINITE, ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
 from pipelines.settings import write_settings
 from schemas.manifest import MANIFEST_NAME, ShardInfo, read_manifest
 from tests.pipelines.running import plan
@@ -57,7 +57,9 @@ def test_lost_or_doubled_shards_are_noticed(task: Plan, shards: tuple[int, ...])
 def test_file_that_cannot_be_written_is_told(task: Plan, name: str) -> None:
     task.directory.local(name).mkdir(parents=True)
     finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in range(3)])
-    assert "(Is a directory); make room and repeat the command" in (take_failure(task.directory, FAILURE) or "")
+    assert "(Is a directory); mend that or choose another directory, then repeat" in (
+        take_failure(task.directory, FAILURE) or ""
+    )
 
 
 def test_full_disk_leaves_no_word_and_is_told_all_the_same(task: Plan) -> None:
@@ -82,7 +84,7 @@ def test_failures_of_shards_are_told_once(task: Plan) -> None:
 
 
 def test_latents_that_are_not_finite_fail_the_build_whatever_the_thresholds(task: Plan) -> None:
-    reject = Reject(key="bee/7.png", reason="its latent is not finite in float16", exception="OverflowError", size=9)
+    reject = Reject(key="bee/7.png", reason="its latent is not finite in float16", exception=NOT_FINITE, size=9)
     broken = result(task, 1, 19).model_copy(update={"rejects": (reject,)})
     finish(task.directory, task.settings, 1.0, 0.0, FAILURE, [result(task, 0), broken, result(task, 2)])
     assert '1 of 60 images have latents that are not finite in float16 (first: "bee/7.png")' in (
@@ -90,6 +92,14 @@ def test_latents_that_are_not_finite_fail_the_build_whatever_the_thresholds(task
     )
     assert not task.directory.exists(MANIFEST_NAME)
     assert b"bee/7.png" in task.directory.read("rejects.jsonl")
+
+
+def test_an_overflow_in_a_decoder_is_a_bad_image_and_no_bad_latent(task: Plan) -> None:
+    reject = Reject(key="bee/7.png", reason="cannot be decoded", exception=OverflowError.__name__, size=9)
+    bad = result(task, 1, 19).model_copy(update={"rejects": (reject,)})
+    finish(task.directory, task.settings, 0.02, 0.0, FAILURE, [result(task, 0), bad, result(task, 2)])
+    assert take_failure(task.directory, FAILURE) is None
+    assert read_manifest(task.directory.local()).counts.rejected == 1
 
 
 def test_statistics_that_are_not_finite_fail_the_build(task: Plan) -> None:

@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -91,3 +93,32 @@ def test_other_file_systems_and_files_are_refused(tmp_path: Path, monkeypatch: p
         open_directory(str(tmp_path / "file"))
     monkeypatch.chdir(tmp_path)
     assert open_directory("a/b").root == str(tmp_path / "a/b")
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("s3:/bucket/set", "did you mean s3://bucket/set[?]"),
+        ("gs:bucket/set", "did you mean gs://bucket/set[?]"),
+        ("zip:set", "zip:set names a source"),
+        ("tar:/a/set.tar", "names a source"),
+        ("/dev/null/set", "^/dev/null is a file; give a directory"),
+        ("x" * 300, "File name too long[)]; mend that or choose another directory"),
+    ],
+)
+def test_names_that_cannot_be_meant_or_made_are_refused(where: str, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        open_directory(where)
+
+
+@pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_room_is_asked_for_where_there_is_none(kind: int) -> None:
+    directory = LocalDirectory("/data/set")
+    assert "make room" in directory.trouble(OSError(kind, os.strerror(kind)))
+    assert "make room" not in directory.trouble(OSError(errno.EROFS, os.strerror(errno.EROFS)))
+
+
+def test_colons_may_be_part_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("run:1", "./s3:x", "a/zip:x"):
+        assert open_directory(name).root == str(tmp_path / name)

@@ -7,13 +7,12 @@ from contextlib import suppress
 
 from pipelines.dataset import finish_dataset
 from pipelines.lock import check_ours
-from pipelines.results import ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
+from pipelines.results import NOT_FINITE, ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
 from pipelines.settings import SETTINGS_NAME, Settings
 from pipelines.storage import Directory
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, Counts, Manifest
 
-_NOT_FINITE = OverflowError.__name__  # as `pipelines.work` rejects what the VAE did not encode to finite numbers
 _OTHER_VAE = "the VAE or its precision is wrong for these images; preprocess into a new directory with another"
 
 
@@ -132,7 +131,7 @@ def check_quality(manifest: Manifest, max_bad_fraction: float, min_psnr: float, 
         UserError: latents that are not finite, too many bad images, or too poor a reconstruction.
     """
     counts, reconstruction = manifest.counts, manifest.reconstruction
-    broken = [reject.key for reject in rejects if reject.exception == _NOT_FINITE]
+    broken = [reject.key for reject in rejects if reject.exception == NOT_FINITE]
     if broken:  # not a matter of the images: no threshold lets it pass
         raise UserError(
             f"{len(broken)} of {counts.source} images have latents that are not finite in float16 (first: "

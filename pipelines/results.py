@@ -21,8 +21,11 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+NOT_FINITE = "NotFinite"  # in place of an exception, where the VAE gave no finite numbers; no decoder raises that
+
+
 class Reject(_Frozen):
-    """An item that was left out. `exception` names the class of what was raised, `size` is in bytes."""
+    """An item that was left out. `exception` is the class of what was raised or `NOT_FINITE`, `size` is in bytes."""
 
     key: str
     reason: str

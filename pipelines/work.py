@@ -21,6 +21,7 @@ from pipelines.images import CROPS, ImageError
 from pipelines.index import INDEX_NAME, read_index
 from pipelines.lock import check_ours
 from pipelines.results import (
+    NOT_FINITE,
     ChannelSums,
     ErrorSums,
     Reject,
@@ -241,7 +242,7 @@ def _write_batch(
             good &= np.isfinite(values[:count]).reshape(count, -1).all(axis=1)
     for row, item in enumerate(batch.items):
         if not good[row]:
-            tally.reject(item, "its latent is not finite in float16", "OverflowError")
+            tally.reject(item, "its latent is not finite in float16", NOT_FINITE)
             continue
         for tensors, writer in zip(views, writers, strict=True):
             one = {name: values[row] for name, values in tensors.items()}

@@ -12,7 +12,7 @@ from pipelines.encoders import PixelEncoder
 from pipelines.index import INDEX_NAME, write_index
 from pipelines.plan import Plan
 from pipelines.preprocess import make_slices
-from pipelines.results import ShardFailure, ShardResult
+from pipelines.results import NOT_FINITE, ShardFailure, ShardResult
 from pipelines.settings import write_settings
 from pipelines.shards import read_shard
 from pipelines.sources import Item, Picture
@@ -66,7 +66,7 @@ def test_latents_that_are_not_finite_are_rejected_from_both_splits(task: Plan) -
     probe = Probe()
     result = make_shard(task.directory, task.settings, make_slices(task)[0], lambda: probe, ignore)
     assert isinstance(result, ShardResult)
-    assert {reject.exception for reject in result.rejects} == {"OverflowError"}
+    assert {reject.exception for reject in result.rejects} == {NOT_FINITE}
     assert 0 < len(result.rejects) < 30
     assert [file.records for file in result.files] == [30 - len(result.rejects)] * 2
     main, mirrored = (
@@ -133,7 +133,7 @@ def test_label_outside_the_classes_is_a_reject(task: Plan, monkeypatch: pytest.M
     monkeypatch.setattr("pipelines.work.open_source", Odd)
     results = [make_shard(task.directory, task.settings, piece, Probe, ignore) for piece in make_slices(task)]
     rejects = [reject for result in results if isinstance(result, ShardResult) for reject in result.rejects]
-    assert [(r.key, r.reason, r.exception) for r in rejects if r.exception != "OverflowError"] == [
+    assert [(r.key, r.reason, r.exception) for r in rejects if r.exception != NOT_FINITE] == [
         ("ant/000.png", "its label 7 is not one of the 3 classes", "ValueError")
     ]
 

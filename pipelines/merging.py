@@ -25,7 +25,15 @@ from pipelines import files
 from pipelines.dataset import dataset_whole, finish_dataset
 from pipelines.lock import exclusive
 from pipelines.repair import MERGE_NAME
-from pipelines.results import ChannelSums, ErrorSums, ShardResult, read_marker, recall_markers, write_marker
+from pipelines.results import (
+    ChannelSums,
+    ErrorSums,
+    ShardResult,
+    drop_damaged_results,
+    read_marker,
+    recall_markers,
+    write_marker,
+)
 from pipelines.shards import ShardFile, write_shard
 from pipelines.storage import GONE, WORK, Directory, open_directory, reported
 from pipelines.stored import StoredDataset, key_hash, local_copy, open_dataset, repeated
@@ -255,6 +263,7 @@ def _finished(directory: Directory) -> Manifest | None:
     manifest = parse_manifest(directory.read(MANIFEST_NAME), files.join(directory.root, MANIFEST_NAME))
     if dataset_whole(directory.root, manifest):
         return manifest
+    drop_damaged_results(directory, manifest)
     directory.remove(MANIFEST_NAME)
     return None
 

@@ -21,13 +21,13 @@ from pipelines.index import INDEX_NAME, write_index
 from pipelines.lock import exclusive
 from pipelines.plan import Plan
 from pipelines.progress import ProgressBar, Ticker
-from pipelines.results import ShardFailure, ShardResult, recall_markers
+from pipelines.results import ShardFailure, ShardResult, drop_damaged_results, recall_markers
 from pipelines.runner import check_runner, run_pipeline
 from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, differences, read_settings, write_settings
 from pipelines.storage import Directory, reported
 from pipelines.work import Slice, make_shard
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, Manifest
+from schemas.manifest import MANIFEST_NAME, Manifest, parse_manifest
 
 NAMESPACE = "preprocess"
 COUNTERS = ("read", "decoded", "encoded", "rejected", "bytes")
@@ -173,6 +173,7 @@ def _finished(plan: Plan) -> Manifest | None:
             directory.remove(MANIFEST_NAME)
             return None
         _check_reopen(directory, plan.settings)
+        drop_damaged_results(directory, parse_manifest(manifest, directory.root))
         seen = manifest
 
 

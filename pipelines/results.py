@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.storage import Directory
 from schemas.layout import Layout
-from schemas.manifest import RESULTS_NAME, ChannelStatistics, Reconstruction, ShardInfo
+from schemas.manifest import RESULTS_NAME, ChannelStatistics, Manifest, Reconstruction, ShardInfo
 from schemas.pixels import from_uint8
 
 PEAK = 255.0
@@ -167,3 +167,13 @@ def recall_markers(directory: Directory, work: str) -> None:
                 write_marker(directory, work, ShardResult.model_validate_json(line))
             except ValidationError:
                 return  # damaged; what is not marked is made again
+
+
+def drop_damaged_results(directory: Directory, manifest: Manifest) -> None:
+    """Delete the results of a dataset that is to be made again in part, when they are not those of its manifest.
+
+    Whoever believed them would merge wrong counts or statistics. Without them all shards are made again.
+    """
+    info = next((info for info in manifest.files if info.name == RESULTS_NAME), None)
+    if info is None or not directory.matches(RESULTS_NAME, info.bytes, info.sha256):
+        directory.remove(RESULTS_NAME)

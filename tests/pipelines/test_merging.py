@@ -259,6 +259,17 @@ def test_nothing_is_taken_over_from_another_merge_that_was_killed(
         merge([a, clashing], str(out))
 
 
+def test_results_that_are_not_those_of_the_manifest_are_not_believed(parts: Parts, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = merge(list(map(str, parts)), str(out))
+    before = contents(out)
+    text = (out / "shards.jsonl").read_text()
+    (out / "shards.jsonl").write_text(text.replace('"positions":', '"positions":1', 1))
+    (out / manifest.shards[1].name).unlink()
+    merge(list(map(str, parts)), str(out))
+    assert contents(out) == before
+
+
 def test_printed_commands_bring_every_file_back(parts: Parts, tmp_path: Path) -> None:
     out = tmp_path / "out"
     merge(list(map(str, parts)), str(out))

@@ -332,6 +332,20 @@ def test_only_what_is_missing_is_made_again(photos: Path, tmp_path: Path) -> Non
     assert (out / names[0]).stat().st_mtime_ns == kept
 
 
+def test_results_that_are_not_those_of_the_manifest_are_not_believed(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = preprocess(plan(photos, out), progress=False)
+    before = contents(out)
+    results = out / "shards.jsonl"
+    text = results.read_text()
+    place = text.index('"squares":[') + len('"squares":[')
+    results.write_text(f"{text[:place]}{(int(text[place]) + 1) % 10}{text[place + 1 :]}")
+    assert results.stat().st_size == len(text.encode())
+    (out / manifest.shards[1].name).unlink()
+    preprocess(plan(photos, out), progress=False)
+    assert contents(out) == before
+
+
 def test_work_that_other_settings_left_is_not_taken(photos: Path, tmp_path: Path) -> None:
     """`rm -r OUT/*` spares what begins with a dot."""
     out, other = tmp_path / "out", tmp_path / "other"

@@ -176,7 +176,8 @@ class LocalDirectory(Directory):
 
     def trouble(self, error: OSError) -> str:
         """See `Directory`."""
-        full = error.errno in _FULL
+        # The writer of shards raises without a number, but with the system's words.
+        full = error.errno in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
         advice = "make room and repeat the command" if full else "mend that or choose another directory, then repeat"
         return f"cannot write {self.root} ({error.strerror or error}); {advice}"
 

@@ -115,6 +115,7 @@ def test_names_that_cannot_be_meant_or_made_are_refused(where: str, told: str) -
 def test_room_is_asked_for_where_there_is_none(kind: int) -> None:
     directory = LocalDirectory("/data/set")
     assert "make room" in directory.trouble(OSError(kind, os.strerror(kind)))
+    assert "make room" in directory.trouble(OSError(f"write() failed: {os.strerror(kind)}"))
     assert "make room" not in directory.trouble(OSError(errno.EROFS, os.strerror(errno.EROFS)))
 
 

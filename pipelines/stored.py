@@ -10,11 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import files
+from pipelines.repair import MERGE_NAME
+from pipelines.settings import SETTINGS_NAME
 from pipelines.shards import read_shard, read_some
+from pipelines.storage import WORK
 from pipelines.temporary import temporary_folder
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, REBUILD, Manifest, ShardInfo, parse_manifest, unfinished
 from schemas.record import Record, decode_record
+
+# What the commands that make a dataset leave there from their first moment on.
+_BEGUN = (WORK, SETTINGS_NAME, MERGE_NAME, ".plan.json")
 
 
 @dataclass(frozen=True)
@@ -75,15 +81,33 @@ def read_manifest_bytes(root: str) -> bytes:
     Raises:
         UserError: no such directory, no manifest in it, or it cannot be read.
     """
+    if not files.is_url(root) and Path(root).is_file():
+        raise UserError(f"{root} is a file, not a dataset directory; give the directory that holds {MANIFEST_NAME}")
     if not files.is_url(root) and not Path(root).is_dir():
         raise UserError(f"{root}: no such dataset directory; make it with `flowtrain preprocess`")
     path = files.join(root, MANIFEST_NAME)
     try:
         return files.read(path)
     except FileNotFoundError:
-        raise unfinished(root) from None
+        if _begun(root):
+            raise unfinished(root) from None
+        raise UserError(
+            f"{root}: no {MANIFEST_NAME}, so this is not a dataset; make one with `flowtrain preprocess`"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _begun(root: str) -> bool:
+    """Whether a command has begun a dataset here; where the storage does not tell, it may have."""
+    try:
+        if any(files.exists(files.join(root, name)) for name in _BEGUN):
+            return True
+        return files.is_url(root) and next(files.entries(files.join(root, WORK)), None) is not None
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 @contextmanager

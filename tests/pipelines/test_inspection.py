@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from flowtrain.cli import main
+from pipelines import files
 from pipelines.dataset import LatentDataset
 from pipelines.grid import tile
 from pipelines.inspection import Inspection, grid_rows, inspect
@@ -20,6 +21,7 @@ from schemas.manifest import Normalization
 from schemas.pixels import to_uint8
 from tests.pipelines.datasets import VAE, make
 from tests.pipelines.running import plan
+from tests.pipelines.servers import Store
 
 
 def command(*arguments: object) -> Result:
@@ -106,6 +108,28 @@ def test_grid_of_generated_latents_undoes_the_scale(tiny_vae: Path, tmp_path: Pa
     raw = latents.astype(np.float32) / 2 + 0.5
     expected = to_uint8(np.asarray(load_vae(str(tiny_vae)).decode(raw)))[0]
     assert np.abs(image.astype(int) - expected.astype(int)).max() <= 1
+
+
+def test_what_is_no_dataset_is_told_from_one_that_is_not_finished(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "im.zip").touch()
+    assert "im.zip is a file, not a dataset directory" in command(tmp_path / "im.zip").stderr
+    result = command(photos)
+    assert result.exit_code == 2
+    assert "this is not a dataset; make one with `flowtrain preprocess`" in result.stderr
+    for mark in ("settings.json", "merge.json", ".plan.json", ".work/index.jsonl"):
+        path = tmp_path / Path(mark).stem / mark
+        path.parent.mkdir(parents=True)
+        path.touch()
+        begun = command(tmp_path / Path(mark).stem)
+        assert "repeat the `flowtrain` command that began it" in begun.stderr, mark
+
+
+def test_an_empty_place_in_a_store_is_no_dataset(s3_store: Store) -> None:
+    s3_store.proxy.reset()
+    where = f"{s3_store.url}/nothing"
+    assert "this is not a dataset" in command(where).stderr
+    files.write(files.join(where, ".work/1/index.jsonl"), b"x")
+    assert "repeat the `flowtrain` command that began it" in command(where).stderr
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,12 @@ def _pixels(tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], N
     return values, np.zeros_like(values)
 
 
-_MEASURED = {Layout.MOMENTS: _moments, Layout.IMAGE: _pixels}
+def _latents(tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values = tensors["latent"].astype(np.float64)
+    return values, np.zeros_like(values)
+
+
+_MEASURED = {Layout.MOMENTS: _moments, Layout.IMAGE: _pixels, Layout.LATENT: _latents}
 
 
 class ErrorSums(_Frozen):

@@ -1,11 +1,13 @@
 """`data verify`: is every byte of a dataset what its manifest says, and does every record hold what it should?
 
 Nothing is taken on trust, the manifest included: it and `settings.json` carry their own digests, the manifest those of
-all other files. Records are decoded although the checksums would tell damage, since a writer may be wrong too.
+all other files. Records are decoded although the checksums would tell damage, since a writer may be wrong too; so are
+the statistics of the channels computed again.
 """
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,16 +21,19 @@ from tqdm import tqdm
 
 from pipelines import files
 from pipelines.repair import repair_commands
+from pipelines.results import ChannelSums
 from pipelines.shards import read_shard
 from pipelines.stored import StoredDataset, key_hash, local_copy, read_manifest_bytes, repeated
 from schemas.errors import UserError
 from schemas.files import sha256_file
 from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, FileInfo, Manifest, ShardInfo, parse_manifest
-from schemas.record import decode_record
+from schemas.record import Record, decode_record
 from schemas.sealed import unseal
 from schemas.tfds_metadata import FEATURES_NAME, INFO_NAME, LABELS_NAME
 
 MAX_WORKERS = 8
+TOLERANCE = 1e-6  # of the channel statistics, relative to the root mean square: sums in another order round otherwise
+_BATCH_VALUES = 2**14  # values that are summed at once
 _OTHER_BYTES = "its bytes are not those of the checksum in the manifest"
 
 
@@ -56,12 +61,16 @@ class Report:
 
 @dataclass
 class _Shard:
-    """What was read of a shard. `keys` are hashes; both arrays are empty where there is damage."""
+    """What was read of a shard. `keys` are hashes; where there is damage the arrays are empty and nothing is summed.
+
+    `channels` are the sums over the records of the main split.
+    """
 
     info: ShardInfo
     problem: str | None = None
     keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    channels: tuple[ChannelSums, ...] = ()
 
 
 def verify(where: str, progress: bool | None = False) -> Report:
@@ -100,6 +109,8 @@ def verify(where: str, progress: bool | None = False) -> Report:
     damaged += _check_keys(dataset, shards)
     if not damaged:
         damaged += _check_agreement(dataset)
+    if not damaged:
+        damaged += _check_statistics(manifest, shards)
     known = {info.name for info in (*manifest.shards, *manifest.files)} | {*manifest.sealed, MANIFEST_NAME}
     return Report(
         root,
@@ -159,33 +170,61 @@ def _unreadable(error: OSError) -> str:
 def _read_records(path: Path, manifest: Manifest, info: ShardInfo) -> _Shard:
     """Decode every record; the first that is not as it should be is the shard's problem."""
     keys, labels = np.zeros(info.records, np.uint64), np.zeros(info.records, np.int64)
-    count = 0
+    count, sums = 0, _Sums(manifest)
     try:
         for count, serialized in enumerate(read_shard(path), 1):
-            problem, key, label = _record_problem(serialized, manifest)
-            if problem:
-                return _Shard(info, f"record {count - 1}: {problem}")
+            record = _checked(serialized, manifest)
+            if isinstance(record, str):
+                return _Shard(info, f"record {count - 1}: {record}")
             if count <= info.records:
-                keys[count - 1], labels[count - 1] = key_hash(key), label
+                keys[count - 1], labels[count - 1] = key_hash(record.key), record.label
+            if info.split == manifest.split:
+                sums.add(record)
     except UserError:
         return _Shard(info, f"cannot be read beyond record {count}")
     if count != info.records:
         return _Shard(info, f"{count} records instead of {info.records}")
-    return _Shard(info, None, keys, labels)
+    return _Shard(info, None, keys, labels, sums.done())
 
 
-def _record_problem(serialized: bytes, manifest: Manifest) -> tuple[str | None, str, int]:
-    """(what is wrong, key, label)."""
+def _checked(serialized: bytes, manifest: Manifest) -> Record | str:
+    """A record, or what is wrong with it."""
     try:
         record = decode_record(serialized, manifest.tensors)
     except ValueError as error:
-        return str(error), "", 0
+        return str(error)
     if not 0 <= record.label < len(manifest.classes):
-        return f"label {record.label} of {json.dumps(record.key)} is none of the classes", "", 0
+        return f"label {record.label} of {json.dumps(record.key)} is none of the classes"
     for name, values in record.tensors.items():
         if not np.isfinite(values).all():
-            return f"{name} of {json.dumps(record.key)} is not finite", "", 0
-    return None, record.key, record.label
+            return f"{name} of {json.dumps(record.key)} is not finite"
+    return record
+
+
+class _Sums:
+    """Adds up the channels of records, a batch at a time: one by one small ones take six times as long."""
+
+    def __init__(self, manifest: Manifest):
+        self._layout, self._channels = manifest.layout, manifest.shape[2]
+        self._most = max(1, _BATCH_VALUES // math.prod(manifest.shape))
+        self._waiting: list[Record] = []
+        self._sums: tuple[ChannelSums, ...] = ()
+
+    def add(self, record: Record) -> None:
+        self._waiting.append(record)
+        if len(self._waiting) >= self._most:
+            self.done()
+
+    def done(self) -> tuple[ChannelSums, ...]:
+        """The sums of all that was added; empty when nothing was."""
+        if self._waiting:
+            names = self._waiting[0].tensors
+            stacked = {name: np.stack([record.tensors[name] for record in self._waiting]) for name in names}
+            with np.errstate(over="ignore"):
+                batch = ChannelSums.of(self._layout, stacked)
+            self._sums = (ChannelSums.merge((*self._sums, batch), self._channels),)
+            self._waiting = []
+        return self._sums
 
 
 def _check_files(dataset: StoredDataset, bar: Any) -> Iterator[Damage]:
@@ -261,6 +300,20 @@ def _check_agreement(dataset: StoredDataset) -> Iterator[Damage]:
                 agrees = False
             if not agrees:
                 yield Damage(name, "does not agree with the manifest")
+
+
+def _check_statistics(manifest: Manifest, shards: Sequence[_Shard]) -> Iterator[Damage]:
+    """The statistics of the channels are those of the records; where they come from wrong sums, these are to blame."""
+    sums = [part for shard in shards for part in shard.channels]
+    if not sums:
+        return
+    found, told = ChannelSums.merge(sums, manifest.shape[2]).statistics(), manifest.channels
+    scale = TOLERANCE * np.hypot(told.mean, told.std)
+    near = [np.abs(np.subtract(a, b)) <= scale for a, b in ((found.mean, told.mean), (found.std, told.std))]
+    if not np.all(near):
+        listed = any(info.name == RESULTS_NAME for info in manifest.files)
+        name = RESULTS_NAME if listed else MANIFEST_NAME
+        yield Damage(name, "the mean and deviation of the channels are not those of the records")
 
 
 def _features_agree(data: bytes, manifest: Manifest) -> bool:

@@ -190,6 +190,35 @@ def test_records_are_looked_at_although_the_checksums_are_right(
     assert problem in damage.problem
 
 
+@pytest.mark.parametrize("results", [True, False])
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_statistics_are_those_of_the_records(tmp_path: Path, name: str, results: bool) -> None:
+    out = tmp_path / "out"
+    manifest = make(out, [{f"k{n}": "ant" for n in range(9)}, {}, {"z": "bee"}], flips=True)
+    files = tuple(info for info in manifest.files if results or info.name != "shards.jsonl")
+    manifest = manifest.model_copy(update={"files": files})
+    for factor in (1 + 1e-8, 0.99):
+        values = (*getattr(manifest.channels, name)[:-1], factor * getattr(manifest.channels, name)[-1])
+        channels = manifest.channels.model_copy(update={name: values})
+        write_manifest(out, manifest.model_copy(update={"channels": channels}))
+        if factor > 1:
+            assert not verify(str(out)).damaged
+    (damage,) = verify(str(out)).damaged
+    assert damage.file == ("shards.jsonl" if results else MANIFEST_NAME)
+    assert "not those of the records" in damage.problem
+
+
+def test_wrong_sums_are_found_and_made_again(whole: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
+    manifest = read_manifest(copy)
+    channels = manifest.channels.model_copy(update={"mean": (0.5, 0.5, 0.5)})
+    write_manifest(copy, manifest.model_copy(update={"channels": channels}))
+    report = verify(str(copy))
+    assert [damage.file for damage in report.damaged] == ["shards.jsonl"]
+    follow(report.commands)
+    assert contents(copy) == contents(whole)
+
+
 @pytest.mark.parametrize("keys", [("k1", "k0"), ("k0", "kX")])
 def test_mirrored_split_has_the_same_keys_in_the_same_order(tmp_path: Path, keys: tuple[str, str]) -> None:
     out = tmp_path / "out"

@@ -5,17 +5,16 @@ label included, is known when it is read. TFDS's own data source keeps every sha
 all features: a thousand open files, and no way to object stores.
 """
 
-import tempfile
 import threading
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 
 from pipelines import files
 from pipelines.images import ImageError, decode_image
 from pipelines.sources.base import UNLABELLED, Item, Picture, Source
 from pipelines.sources.keeper import Keeper
 from pipelines.sources.tfds_builder import Split, builder_digest, builder_directory, open_split
+from pipelines.temporary import temporary_folder
 
 SHARDS_KEPT = 3  # open at a time; rows of a shard stay together
 
@@ -93,8 +92,8 @@ class TfdsSource(Source):
         path = files.join(self._directory, name)
         if not files.is_url(path):
             return _Shard(path, records, path)
-        with tempfile.TemporaryDirectory() as place:  # an open file outlives its name
-            local = Path(place, name)
+        with temporary_folder() as place:  # an open file outlives its name
+            local = place / name
             files.download(path, local)
             return _Shard(str(local), records, path)
 

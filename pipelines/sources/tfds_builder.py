@@ -1,7 +1,6 @@
 """A prepared TensorFlow Datasets builder, local or on an object store, and what it tells without a record read."""
 
 import hashlib
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from pipelines import files
 from pipelines.sources.listed import FLAT_CLASS
+from pipelines.temporary import temporary_folder
 from schemas.errors import UserError
 
 INFO, FEATURES = "dataset_info.json", "features.json"
@@ -90,7 +90,7 @@ def open_split(directory: str, split: str) -> Split:
     with ExitStack() as stack:
         local = directory
         if files.is_url(directory):  # TFDS would want TensorFlow to read there; what describes a builder is small
-            local = stack.enter_context(tempfile.TemporaryDirectory())
+            local = str(stack.enter_context(temporary_folder()))
             for name in names:
                 if name in (INFO, FEATURES) or name.endswith(_LABELS):
                     Path(local, name).write_bytes(_read(directory, name))

@@ -1,7 +1,12 @@
 """Sources on object stores, against servers on loopback: the same items and pixels as locally, in few requests."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +17,7 @@ import tensorflow_datasets as tfds
 from pipelines import files
 from pipelines.index import build_index
 from pipelines.sources import Item, Source, open_source
+from pipelines.temporary import sweep_temporary
 from schemas.errors import UserError
 from tests.pipelines.servers import Store, now_and_then
 from tests.pipelines.sources.miniature import IMAGES, SYNSETS, Miniature, add, jpeg, png
@@ -162,6 +168,37 @@ def test_builder(store: Store, place: str, tmp_path: Path) -> None:
         list(open_source(one.descriptor, "train").index())
     with pytest.raises(UserError, match=r"no dataset_info\.json in it"):
         list(open_source(f"tfds:{place}/nothing", "train").index())
+
+
+@pytest.mark.parametrize("where", ["pipelines.files.download", "pipelines.sources.tfds_builder._read"])
+def test_what_a_killed_reader_of_a_builder_leaves_is_swept(
+    s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+    local = make_builder(tmp_path / "local", features, [{"image": jpeg(np.random.default_rng(0)), "label": 0}])
+    url = f"{s3_store.url}/killed/tiny/1.0.0"
+    s3_store.proxy.reset()
+    for path in local.iterdir():
+        files.write(f"{url}/{path.name}", path.read_bytes())
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    module, _, name = where.rpartition(".")
+    script = f"""
+import os, signal, {module}
+from pipelines.sources import open_source
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+{module}.{name} = die
+source = open_source("tfds:{url}", "train")
+source.read(next(iter(source.index())))
+"""
+    environment = {**os.environ, **s3_store.environment, "TMPDIR": str(temporary)}
+    died = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    assert list(temporary.iterdir())
+    sweep_temporary()
+    assert list(temporary.iterdir()) == []
 
 
 def test_through_trouble(store: Store, place: str, miniature: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,11 @@ def _complete(settings: Settings, outcomes: Sequence[ShardResult | ShardFailure]
         start, stop = settings.shard_range(result.shard)
         sizes = {file.records + len(result.rejects) for file in result.files}
         if sizes != {stop - start}:
-            raise RuntimeError(f"shard {result.shard} accounts for {sizes} of {stop - start} items")
+            told = " and ".join(map(str, sorted(sizes)))
+            raise UserError(
+                f"shard {result.shard} accounts for {told} of its {stop - start} images, a fault of flowtrain; "
+                "preprocess into a new directory and report it"
+            )
     return results
 
 

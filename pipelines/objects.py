@@ -249,13 +249,14 @@ class GoogleStore(ObjectStore):
     def status(self, error: Exception) -> int | None:
         from google.api_core.exceptions import GoogleAPICallError, RetryError
         from google.auth.exceptions import GoogleAuthError, TransportError
+        from google.cloud.storage.blob import DataCorruption  # where it comes from differs between versions
         from requests.exceptions import RequestException
 
         if isinstance(error, GoogleAPICallError):
             return int(error.code or 0)
         if isinstance(error, GoogleAuthError) and not isinstance(error, TransportError):
             return 401
-        return 0 if isinstance(error, (RetryError, TransportError, RequestException)) else None
+        return 0 if isinstance(error, (RetryError, TransportError, RequestException, DataCorruption)) else None
 
     def _blob(self, url: str) -> Any:
         place = _bucket_key(url)

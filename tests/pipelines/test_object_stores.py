@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -323,6 +324,31 @@ def test_listing_of_many_pages_asks_again_for_the_page_that_failed(
         assert asked == 2
         assert len(failed) == 20
     assert list(files.entries(f"{store.url}/pages/nothing")) == []
+
+
+def test_download_that_does_not_match_its_checksum_is_asked_for_again(
+    google_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    download = pytest.importorskip("google.cloud.storage._media.requests.download")
+    google_store.proxy.reset()
+    url, local = f"{google_store.url}/torn", tmp_path / "torn"
+    files.write(url, b"whole")
+    spoiled = []
+    compare = download._helpers._get_expected_checksum
+
+    def spoil(*arguments: Any, **options: Any) -> Any:
+        expected, computed = compare(*arguments, **options)
+        spoiled.append(expected)
+        return (expected if len(spoiled) > until else "spoiled"), computed
+
+    monkeypatch.setattr(download._helpers, "_get_expected_checksum", spoil)
+    until = 2
+    files.download(url, local)
+    assert local.read_bytes() == b"whole"
+    assert len(spoiled) == 3
+    until = 99
+    with pytest.raises(OSError, match="the object store fails"):
+        files.download(url, local)
 
 
 def test_object_that_was_copied_there_is_read_through(store: Store) -> None:

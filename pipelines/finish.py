@@ -3,17 +3,20 @@
 import json
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from pipelines.dataset import finish_dataset
 from pipelines.lock import check_ours
 from pipelines.results import NOT_FINITE, ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
 from pipelines.settings import SETTINGS_NAME, Settings
-from pipelines.storage import Directory
+from pipelines.storage import Directory, LocalDirectory
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, Counts, Manifest
+from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, Counts, Manifest, ShardInfo
 
 _OTHER_VAE = "the VAE or its precision is wrong for these images; preprocess into a new directory with another"
+_ASKED_AT_ONCE = 16  # shards in an object store
 
 
 def finish(
@@ -32,6 +35,7 @@ def finish(
     try:
         results = _complete(settings, outcomes)
         check_ours(directory, settings)
+        _check_published(directory, results)
         rejects = sorted((reject for result in results for reject in result.rejects), key=lambda r: r.key)
         lines = "".join(reject.model_dump_json() + "\n" for reject in rejects)
         directory.write(REJECTS_NAME, lines)
@@ -87,6 +91,25 @@ def _complete(settings: Settings, outcomes: Sequence[ShardResult | ShardFailure]
                 "preprocess into a new directory and report it"
             )
     return results
+
+
+def _check_published(directory: Directory, results: Sequence[ShardResult]) -> None:
+    """The shards that lie there are those that were made.
+
+    In an object store the same command on a machine of another kind may have put other bytes in their place.
+    """
+    shards = [file for result in results for file in result.files]
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        for shard, there in zip(shards, pool.map(partial(_published, directory), shards), strict=True):
+            if not there:
+                raise UserError(f"{directory.root}/{shard.name} was lost or replaced meanwhile; repeat the command")
+
+
+def _published(directory: Directory, shard: ShardInfo) -> bool:
+    if not isinstance(directory, LocalDirectory):
+        return directory.matches(shard.name, shard.bytes, shard.sha256)
+    path = directory.local(shard.name)  # only the holder of the lock writes there, and reading it all takes long
+    return path.is_file() and path.stat().st_size == shard.bytes
 
 
 def make_manifest(settings: Settings, results: Sequence[ShardResult]) -> Manifest:

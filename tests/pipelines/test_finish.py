@@ -20,6 +20,9 @@ def task(photos: Path, tmp_path: Path) -> Plan:
     task = plan(photos, tmp_path / "out", shards=3)
     write_settings(task.directory, task.settings)
     write_index(task.directory, f"{task.settings.work}/{INDEX_NAME}", task.index)
+    for shard in range(3):
+        for name in task.settings.shard_files(shard):
+            task.directory.write(name, "x")
     return task
 
 
@@ -75,6 +78,17 @@ def test_lost_records_are_our_fault(task: Plan) -> None:
     assert not task.directory.exists(MANIFEST_NAME)
 
 
+@pytest.mark.parametrize("content", [None, b"longer"])
+def test_shards_that_are_not_there_any_more_are_noticed(task: Plan, content: bytes | None) -> None:
+    (name,) = task.settings.shard_files(1)
+    task.directory.remove(name)
+    if content is not None:
+        task.directory.write(name, content)
+    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in range(3)])
+    assert f"{name} was lost or replaced meanwhile; repeat" in (take_failure(task.directory, FAILURE) or "")
+    assert not task.directory.exists(MANIFEST_NAME)
+
+
 def test_failures_of_shards_are_told_once(task: Plan) -> None:
     failures = [ShardFailure(shard=shard, message=f"disk {shard} is gone") for shard in (2, 1)]
     finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, 0), *failures])
@@ -114,7 +128,8 @@ def test_manifest_holds_the_checksum_of_every_other_file(task: Plan) -> None:
     manifest = read_manifest(task.directory.local())
     listed = {info.name: (info.bytes, info.sha256) for info in manifest.files}
     found = {name: task.directory.read(name) for name in task.directory.names() if name != ".work"}
-    assert listed.keys() == found.keys() - {MANIFEST_NAME, *manifest.sealed}
+    shards = {shard.name for shard in manifest.shards}
+    assert listed.keys() == found.keys() - {MANIFEST_NAME, *manifest.sealed, *shards}
     assert manifest.sealed == ("settings.json",)
     for name, facts in listed.items():
         assert facts == (len(found[name]), hashlib.sha256(found[name]).hexdigest())

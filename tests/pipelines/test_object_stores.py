@@ -351,6 +351,28 @@ def test_download_that_does_not_match_its_checksum_is_asked_for_again(
         files.download(url, local)
 
 
+def test_shard_with_other_bytes_of_the_same_size_is_noticed_before_the_manifest(
+    s3_store: Store, photos: Path, expected: dict[str, bytes]
+) -> None:
+    out, replaced = f"{s3_store.url}/replaced", []
+    victim = min(name for name in expected if "array_record" in name)
+
+    def replace(number: int, method: str, path: str) -> str:
+        if method == "PUT" and "done/00000.json" in path and not replaced:  # the shard has just been published
+            replaced.append(victim)
+            files.write(f"{out}/{victim}", bytes(len(expected[victim])))
+        return PASS
+
+    s3_store.proxy.reset(replace)
+    result = run(photos, out, *OPTIONS)
+    s3_store.proxy.reset()
+    assert result.exit_code == 2
+    assert result.stderr.strip().endswith(f"{out}/{victim} was lost or replaced meanwhile; repeat the command")
+    assert not files.exists(f"{out}/manifest.json")
+    assert run(photos, out, *OPTIONS).exit_code == 0
+    assert objects(out) == expected
+
+
 def test_object_that_was_copied_there_is_read_through(store: Store) -> None:
     directory = open_directory(f"{store.url}/copied")
     assert isinstance(directory, RemoteDirectory)

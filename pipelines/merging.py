@@ -269,14 +269,14 @@ def _finished(directory: Directory) -> Manifest | None:
 
 
 def _write(directory: Directory, plan: _Plan, disable: bool | None) -> Manifest:
-    if not directory.exists(MERGE_NAME):
-        directory.create(MERGE_NAME, plan.text())
     total = sum(shard.bytes for part in plan.parts for shard in part.manifest.shards)
     unique = f"{plan.work}/{_UNIQUE}"
     if not directory.exists(unique):
         with tqdm(total=total, unit="B", unit_scale=True, desc="keys", disable=disable) as bar:
             _check_keys(plan.parts, bar)
-        directory.write(unique, "yes\n")
+    if not directory.exists(MERGE_NAME):  # only now: a merge that cannot be takes no directory
+        directory.create(MERGE_NAME, plan.text())
+    directory.write(unique, "yes\n")
     recall_markers(directory, plan.work)
     results = []
     with tqdm(total=total, unit="B", unit_scale=True, desc="copy", disable=disable) as bar:

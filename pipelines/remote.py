@@ -21,7 +21,7 @@ _DELETERS = 16
 
 @dataclass(frozen=True)
 class RemoteDirectory(Directory):
-    """A dataset root at `s3://` or `gs://`. Objects appear whole; one that machines of one kind write twice is the same."""
+    """A dataset root at `s3://` or `gs://`. Objects appear whole; machines of one kind write the same ones."""
 
     root: str
     patience: ClassVar[float] = 10.0

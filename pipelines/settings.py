@@ -154,6 +154,9 @@ def check_ownership(directory: Directory, settings: Settings) -> None:
         return
     if begun is None:
         foreign = [name for name in directory.names() if name != WORK and not name.startswith((GONE, ".settings"))]
+        if SETTINGS_NAME in foreign:  # another command began between our two looks
+            check_ownership(directory, settings)
+            return
         if foreign:
             raise UserError(
                 f"{directory.root} is not empty ({foreign[0]}) and was not begun by `flowtrain preprocess`; "

@@ -176,7 +176,7 @@ def test_what_a_killed_reader_of_a_builder_leaves_is_swept(
 ) -> None:
     features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
     local = make_builder(tmp_path / "local", features, [{"image": jpeg(np.random.default_rng(0)), "label": 0}])
-    url = f"{s3_store.url}/killed/tiny/1.0.0"
+    url = f"{s3_store.url}/killed-reader/tiny/1.0.0"
     s3_store.proxy.reset()
     for path in local.iterdir():
         files.write(f"{url}/{path.name}", path.read_bytes())

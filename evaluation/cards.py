@@ -6,9 +6,14 @@ from typing import Any, NamedTuple
 from evaluation.generate import CYCLIC
 from evaluation.imagesets import DECODED
 from evaluation.results import Result
-from evaluation.tables import figure, setting_text
+from evaluation.tables import figure, setting_text, weights_text
 from schemas.manifest import Manifest
 from schemas.run import Run
+
+# How a network was trained, by kind of objective.
+_TRAINED_BY = {"flow": "flow matching", "diffusion": "denoising diffusion"}
+# Solvers by name.
+_SOLVERS = {"euler": "Euler's method", "ddim": "DDIM", "ddpm": "DDPM's ancestral sampling"}
 
 Card = list[tuple[str, str]]
 Metrics = Sequence[Mapping[str, float]]
@@ -62,8 +67,9 @@ def summary(run: Run) -> str:
     h, w, c = run.latent_shape
     space = "pixels" if run.vae is None else f"latents of the VAE {run.vae.id}"
     classes = f"{len(run.classes)} classes" if len(run.classes) > 1 else "no classes"
+    how = _TRAINED_BY[run.recipe.objective.kind]
     return (
-        f"A Diffusion Transformer trained by flow matching on {run.dataset.records:,} records of "
+        f"A Diffusion Transformer trained by {how} on {run.dataset.records:,} records of "
         f"{run.dataset.source} ({run.dataset.split}, {classes}), as {h} x {w} x {c} {space}."
     )
 
@@ -179,8 +185,9 @@ def protocol(result: Result) -> Card:
     return [
         *card,
         ("samples", f"{sampling.num_samples:,} a setting, seed {sampling.seed}, labels: {labels}"),
-        ("weights", f"{'moving average' if sampling.weights == 'ema' else 'raw'}, step {sampling.step:,}"),
-        ("guidance", f"v_uncond + w (v_cond - v_uncond) on {channels}"),
+        ("sampler", _SOLVERS.get(sampling.sampler, sampling.sampler)),
+        ("weights", f"{weights_text(sampling)}, step {sampling.step:,}"),
+        ("guidance", f"uncond + w (cond - uncond) on {channels}"),
         ("run digest", sampling.run[:16]),
     ]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from schemas.config import SOLVERS, choose_solver
 from schemas.errors import UserError
 from schemas.run import Run, read_run
 
@@ -41,15 +42,16 @@ class _List(click.ParamType):
 
 def _sampling_options(command: _F) -> _F:
     """Options that `sample` and `eval` share."""
-    weights = click.Choice(["ema", "params"])
+    solvers = click.Choice(list(dict.fromkeys(name for names in SOLVERS.values() for name in names)))
+    weights = "ema, or params (not averaged), or another average: ema0.999, power0.05, posthoc0.13."
     for option in (
         click.option("--batch-size", type=_POSITIVE, default=250, show_default=True, help="Samples at once."),
-        click.option("--weights", type=weights, default="ema", show_default=True, help="Averaged or raw weights."),
+        click.option("--weights", metavar="NAME", default="ema", show_default=True, help=weights),
         click.option("--step", type=click.IntRange(min=0), help="Checkpoint step.  [default: newest]"),
         click.option("--seed", type=_SEED, default=0, show_default=True),
         click.option("--class", "class_name", metavar="NAME", help="Only this class.  [default: all in turn]"),
         click.option("--cfg-channels", type=_POSITIVE, help="Guide only the first channels.  [default: recipe]"),
-        click.option("--solver", type=click.Choice(["euler"]), default="euler", show_default=True),
+        click.option("--solver", type=solvers, help="One that goes with the objective.  [default: recipe]"),
     ):
         command = option(command)
     return command
@@ -234,14 +236,20 @@ def report(workdir: Path, out: Path | None, dry_run: bool) -> None:
 def _settings(
     run: Run, steps: list[int], guidances: list[float | None], num: int | None, options: dict[str, Any]
 ) -> list["Setting"]:
-    """Every pair of steps and guidance; what was left out comes from the recipe."""
+    """Every pair of steps and guidance; what was left out comes from the recipe.
+
+    Raises:
+        UserError: the run cannot be sampled so.
+    """
     from evaluation.generate import Setting
 
     defaults = run.recipe.sampler
     channels = options["cfg_channels"] or defaults.cfg_channels
     if channels is not None and channels > run.latent_shape[2]:
         raise UserError(f"--cfg-channels {channels}: the model has {run.latent_shape[2]} channels")
-    label = _label(options["class_name"], run.classes)
+    if max(steps) > run.recipe.most_steps:
+        raise UserError(f"--steps {max(steps)}: the run has only {run.recipe.most_steps} noise levels; take fewer")
+    solver, label = choose_solver(run.recipe, options["solver"]), _label(options["class_name"], run.classes)
     return [
         Setting(
             num=num or 10 * (min(len(run.classes), 20) if label is None else 1),
@@ -250,7 +258,7 @@ def _settings(
             cfg_channels=channels,
             label=label,
             seed=options["seed"],
-            solver=options["solver"],
+            solver=solver,
         )
         for cfg in guidances
         for count in steps

@@ -71,7 +71,7 @@ def evaluate(workdir: str, run: Run, series: Sequence[Result]) -> str:
 
 def _sampling_options(sampling: Sampling, run: Run) -> dict[str, Any]:
     return {
-        "--solver": _unless("euler", sampling.sampler),
+        "--solver": _unless(run.recipe.sampler.solver, sampling.sampler),
         "--cfg-channels": _unless(run.recipe.sampler.cfg_channels, sampling.cfg_channels),
         "--class": _unless(CYCLIC, sampling.labels),
         "--seed": _unless(0, sampling.seed),

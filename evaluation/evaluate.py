@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from evaluation.generate import BATCH_SIZE, Setting, generate, sampling_facts, setting_name
 from evaluation.imagesets import dataset_images
@@ -38,14 +38,14 @@ EVAL_DIR = "eval"
 
 @dataclass(frozen=True)
 class Request:
-    """What `eval` was asked for. `step` None is the newest checkpoint."""
+    """What `eval` was asked for. `step` None is the newest checkpoint, `weights` as for `load_for_sampling`."""
 
     workdir: Path
     reference: Path
     recipe: Recipe
     settings: tuple[Setting, ...]
     step: int | None = None
-    weights: Literal["ema", "params"] = "ema"
+    weights: str = "ema"
     batch_size: int = BATCH_SIZE
     beam_args: tuple[str, ...] = ()
 
@@ -59,7 +59,7 @@ def evaluate(request: Request, notify: Notify, bar: MakeBar) -> list[Result]:
         bar: makes a progress bar over samples.
 
     Raises:
-        UserError: no checkpoint, or a reference that cannot be compared with.
+        UserError: no checkpoint, no such weights, or a reference that cannot be compared with.
     """
     from flowtrain.checkpoint import load_for_sampling
 
@@ -131,7 +131,7 @@ def plan(request: Request, run: Run) -> dict[str, Any]:
         "checkpoint": f"{'newest' if request.step is None else request.step}, {request.weights} weights",
         "reference": request.reference,
         "protocol": f"{request.recipe.name}, printed as {request.recipe.metric}",
-        "settings": f"{len(settings)}: steps {steps}; guidance {guidances}",
+        "settings": f"{len(settings)}: {settings[0].solver}, steps {steps}; guidance {guidances}",
         "samples": f"{settings[0].num} a setting, {sum(setting.num for setting in settings):,} in all",
         "network evaluations": f"{evaluations:,}",
         "samples in": request.workdir / SAMPLES_DIR,

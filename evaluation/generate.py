@@ -12,12 +12,13 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.results import Sampling
+from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED
 from schemas.errors import UserError
 from schemas.files import sha256_file, write_atomic
 from schemas.layout import Layout, layout_tensors
@@ -39,7 +40,7 @@ CYCLIC = "cyclic"
 
 @dataclass(frozen=True)
 class Setting:
-    """What to draw. `label` None: sample i has class i modulo the number of classes."""
+    """What to draw. `label` None: sample i has class i modulo the number of classes. `solver` goes with the run."""
 
     num: int
     steps: int
@@ -47,11 +48,11 @@ class Setting:
     cfg_channels: int | None = None
     label: int | None = None
     seed: int = 0
-    solver: Literal["euler"] = "euler"
+    solver: str = "euler"
 
     @property
     def nfe(self) -> int:
-        """Network evaluations a sample; guidance evaluates the network twice a step."""
+        """Network evaluations a sample: one a step, whichever the solver; guidance takes another."""
         return self.steps * (1 if self.cfg == 1 else 2)
 
     def labels(self, indices: NDArray[np.int64], num_classes: int) -> NDArray[np.int32]:
@@ -62,10 +63,10 @@ class Setting:
 
 def run_digest(run: Run) -> str:
     """SHA-256 of everything in run.json that the weights of a step depend on, and nothing of where and how it ran."""
-    bookkeeping = {"log_every", "checkpoint_every", "keep"}
-    if run.recipe.optimizer.schedule == "constant":
-        bookkeeping.add("steps")  # a run that was made longer is the same run
-    recipe = {"sampler": True, "train": bookkeeping}
+    train = set(BOOKKEEPING)
+    if run.recipe.optimizer.schedule in ENDLESS_SCHEDULES:
+        train.add("steps")  # a run that was made longer is the same run
+    recipe = {"sampler": True, "preview": True, "train": train, "model": set(UNLEARNED)}
     content = run.model_dump(mode="json", exclude={"dataset": {"path"}, "versions": True, "recipe": recipe})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -129,6 +130,7 @@ def draw_at(
             cfg=setting.cfg,
             cfg_channels=setting.cfg_channels,
             batch_size=batch_size,
+            solver=setting.solver,
         )
         with np.errstate(over="ignore"):  # told below
             stored = latents.astype(np.float16)

@@ -113,7 +113,10 @@ def collect(workdir: Path, notify: Callable[[str], object]) -> dict[str, Any]:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl; a last line that is being written is left out."""
+    """The lines of metrics.jsonl that tell of training; a last line that is being written is left out.
+
+    Lines without a loss are of validation and previews, or of steps that were all skipped.
+    """
     path = workdir / METRICS_NAME
     lines: list[dict[str, float]] = []
     for line in path.read_text().splitlines() if path.is_file() else []:
@@ -121,7 +124,7 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
             lines.append(json.loads(line))
         except ValueError:
             break
-    return lines
+    return [line for line in lines if "loss" in line]
 
 
 def _or_none(make: Callable[[], Any], notify: Callable[[str], object]) -> Any:

@@ -96,7 +96,7 @@ def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[n
     from flowtrain.checkpoint import load_for_sampling
 
     sampler, classes = run.recipe.sampler, len(run.classes)
-    setting = Setting(classes * COLUMNS, sampler.steps, sampler.cfg, sampler.cfg_channels)
+    setting = Setting(classes * COLUMNS, sampler.steps, sampler.cfg, sampler.cfg_channels, solver=sampler.solver)
     numbers = np.arange(setting.num, dtype=np.int64)
     numbers = numbers[setting.labels(numbers, classes) < MOST_CLASSES]  # the others would not be shown
     return images_and_labels(load_for_sampling(workdir), setting, 64, lambda count: None, numbers)

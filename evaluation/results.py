@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,13 +25,14 @@ class _Frozen(BaseModel):
 class Sampling(_Frozen):
     """What a set of generated samples depends on, independent of where the run lies.
 
-    `run` is the digest of the run (recipe, dataset, classes); `nfe` counts network evaluations a sample, those of
-    the unconditional half of guidance included; `labels` is "cyclic" (i modulo classes) or one class's name.
+    `run` is the digest of the run (recipe, dataset, classes); `weights` is "params" or the name of an average
+    (`flowtrain.checkpoint.load_for_sampling`); `sampler` is the solver; `nfe` counts network evaluations a sample,
+    those of the unconditional half of guidance included; `labels` is "cyclic" (i modulo classes) or a class's name.
     """
 
     run: str
     step: int
-    weights: Literal["ema", "params"]
+    weights: str
     sampler: str
     steps: int
     nfe: int

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,13 @@ MOST_ROWS = 20
 
 @dataclass(frozen=True)
 class Request:
-    """What `sample` was asked for. `step` None is the newest checkpoint."""
+    """What `sample` was asked for. `step` None is the newest checkpoint, `weights` as for `load_for_sampling`."""
 
     workdir: Path
     out: Path
     setting: Setting
     step: int | None
-    weights: Literal["ema", "params"]
+    weights: str
     batch_size: int
 
 
@@ -42,7 +42,7 @@ def draw_to(request: Request, bar: MakeBar) -> None:
     """Draw the samples and write them.
 
     Raises:
-        UserError: no checkpoint, or OUT cannot be written.
+        UserError: no checkpoint, no such weights, or OUT cannot be written.
     """
     from flowtrain.checkpoint import load_for_sampling
 

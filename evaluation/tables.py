@@ -11,11 +11,16 @@ def describe(result: Result) -> str:
     against = f"against {result.reference.n} images" if result.reference.n else "against given statistics"
     if sampling is None:
         return f"{protocol.metric}, {result.n} images {against}"
-    weights = "EMA weights" if sampling.weights == "ema" else "raw weights"
     return (
-        f"{protocol.metric}, {result.n} samples {against}; {weights} of step {sampling.step}, "
+        f"{protocol.metric}, {result.n} samples {against}; {weights_text(sampling)} of step {sampling.step}, "
         f"{sampling.sampler}, seed {sampling.seed}"
     )
+
+
+def weights_text(sampling: Sampling) -> str:
+    """Which weights, in words; those of further averages by their names."""
+    name = {"ema": "EMA", "params": "raw"}.get(sampling.weights, sampling.weights)
+    return f"{name} weights"
 
 
 def by_setting(results: Sequence[Result]) -> tuple[list[int], list[float], dict[tuple[int, float], Result]]:

@@ -1,90 +1,117 @@
 """Checkpoints on disk, hidden from the rest: an orbax manager with one item for each thing that is restored alone.
 
-Items: `params`, `ema`, `opt` (arrays), `data` (the loader's state) and `meta` (step, dataset digest, recipe). A save is
-asynchronous and is committed by a rename, so a killed process leaves the step before intact.
+Items: `params`, `opt`, one for each moving average by its name (arrays), `data` (the loader's state) and `meta` (step,
+dataset digest, recipe, counters). A save is asynchronous and is committed by a rename, so a killed process leaves the
+step before intact.
 """
 
-import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
-from jax.sharding import Sharding, SingleDeviceSharding
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, SingleDeviceSharding
+from orbax.checkpoint import checkpoint_managers as policy
 
-from flowtrain.model import Params, Velocity, make_network
+from flowtrain.ema import MAIN, average_names
+from flowtrain.folders import LOSS, StepFolders
+from flowtrain.model import Params, Predict, make_network
+from flowtrain.posthoc import parse_width, reconstruct
+from flowtrain.snapshots import Snapshots
 from flowtrain.state import TrainState
+from schemas.config import TrainConfig
 from schemas.errors import UserError
 from schemas.run import Run, read_run
 
 CHECKPOINTS = "checkpoints"
-ARRAY_ITEMS = ("params", "ema", "opt")
-Weights = Literal["ema", "params"]
+PARAMS, OPT, DATA, META = "params", "opt", "data", "meta"
 
 
-def _options(**changes: Any) -> ocp.CheckpointManagerOptions:
-    return ocp.CheckpointManagerOptions(**changes)
+@dataclass(frozen=True)
+class _Kept:
+    """An orbax policy of which checkpoints stay: the last ones, those of every so many steps, and the best."""
+
+    config: TrainConfig
+
+    def should_preserve(
+        self, checkpoints: Sequence[policy.PolicyCheckpointInfo], *, context: policy.PreservationContext
+    ) -> list[bool]:
+        """One answer for each of `checkpoints`; without a finite validation loss, none is among the best."""
+        steps = sorted(one.step for one in checkpoints)
+        losses = {one.step: one.metrics[LOSS] for one in checkpoints if one.metrics}
+        best = sorted((loss, -step) for step, loss in losses.items() if math.isfinite(loss))  # of equals, the later one
+        kept = {*steps[-self.config.keep :], *(-step for _, step in best[: self.config.keep_best])}
+        kept.update(_regular(steps, self.config)[-1:])  # what a rollback goes back to
+        every = self.config.keep_every
+        return [one.step in kept or (every is not None and one.step % every == 0) for one in checkpoints]
 
 
-class Checkpoints:
-    """The checkpoints of a work directory, open for writing. A context: leaving it waits for pending saves."""
+def _regular(steps: Sequence[int], config: TrainConfig) -> list[int]:
+    """Those that every run of this recipe makes, and not only one that was stopped there; in order."""
+    return sorted(step for step in steps if step % config.checkpoint_every == 0)
 
-    def __init__(self, workdir: Path, *, keep: int):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every phase of every save otherwise
-        options = _options(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager((workdir / CHECKPOINTS).resolve(), options=options)
 
-    def __enter__(self) -> Self:
-        return self
+class Checkpoints(StepFolders):
+    """The checkpoints of a work directory, open for writing: a `StepFolders` that stores a `TrainState`."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._manager.close()
+    def __init__(self, workdir: Path, config: TrainConfig):
+        super().__init__(workdir / CHECKPOINTS, "checkpoint", preserve=_Kept(config))
+        self._config = config
 
     def latest(self) -> int | None:
-        """The newest committed step, or None."""
-        return self._manager.latest_step()
+        """The newest committed step, or None; waits for one that is being saved."""
+        return next(reversed(self.steps()), None)
 
-    def save(self, step: int, state: TrainState, data: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    def latest_regular(self) -> int | None:
+        """The newest that a run which was never stopped has too, or None; waits for one that is being saved."""
+        return next(reversed(_regular(self.steps(), self._config)), None)
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        data: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        validation_loss: float | None = None,
+    ) -> None:
         """Begin to save; returns when the arrays have been copied off, so their buffers may be donated."""
-        arrays = {name: ocp.args.StandardSave(getattr(state, name)) for name in ARRAY_ITEMS}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(**arrays, data=ocp.args.JsonSave(dict(data)), meta=ocp.args.JsonSave(dict(meta))),
-            force=True,
-        )
+        counters = {"skipped": int(state.skipped), "streak": int(state.streak)}
+        arrays = {PARAMS: state.params, OPT: state.opt, **state.ema}
+        self.write(step, arrays, {DATA: dict(data), META: {**meta, **counters}}, validation_loss)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
         """(state, data, meta) of `step`. `like` is a tree of ShapeDtypeStructs with shardings: where to put it."""
-        arrays = {name: ocp.args.StandardRestore(getattr(like, name)) for name in ARRAY_ITEMS}
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(**arrays, data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
-        )
-        number = jax.device_put(jax.numpy.int32(step), like.step.sharding)
-        return (
-            TrainState(number, restored["params"], restored["ema"], restored["opt"]),
-            restored["data"],
-            restored["meta"],
-        )
+        restored = self.read(step, {PARAMS: like.params, OPT: like.opt, **like.ema}, (DATA, META))
+        meta = restored[META]
+        if "skipped" not in meta:
+            raise UserError(f"checkpoint {step} is of an older release of flowtrain; train in a new directory")
+        counters = np.array([step, meta["skipped"], meta["streak"]], np.int32)
+        count, skipped, streak = jax.jit(lambda: tuple(jnp.asarray(counters)), out_shardings=like.step.sharding)()
+        averages = {name: restored[name] for name in like.ema}
+        return TrainState(count, restored[PARAMS], averages, restored[OPT], skipped, streak), restored[DATA], meta
 
 
-def with_sharding(abstract: Any, sharding: Sharding) -> Any:
-    """ShapeDtypeStructs that say where each array goes, for `restore`."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract)
+def with_sharding(abstract: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs that say where each array goes, for `restore`; one sharding, or a tree of them."""
+    if isinstance(shardings, NamedSharding | SingleDeviceSharding):
+        shardings = jax.tree.map(lambda leaf: shardings, abstract)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, shardings
+    )
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What sampling needs of a run: `velocity(params, x, t, label)` with shapes as `DiT.__call__`."""
+    """What sampling needs of a run: `predict(params, x, t, label)` with shapes as `DiT.__call__`."""
 
     run: Run
     step: int
-    weights: Weights
-    velocity: Velocity
+    weights: str
+    predict: Predict
     params: Params
 
     @property
@@ -93,30 +120,35 @@ class TrainedModel:
         return len(self.run.classes)
 
 
-def load_for_sampling(workdir: Path, step: int | None = None, weights: Weights = "ema") -> TrainedModel:
+def load_for_sampling(workdir: Path, step: int | None = None, weights: str = MAIN) -> TrainedModel:
     """Restore one set of weights of one checkpoint, and nothing else, onto the first device.
 
     Args:
         workdir: the work directory of a run, which may be training at this moment.
         step: default: the newest.
-        weights: the moving average, or the parameters themselves.
+        weights: a moving average by its name (`ema`, `ema0.999`, `power0.05`), `params` for the parameters themselves,
+            or `posthoc0.13` for the power-function average of that relative width, reconstructed from snapshots.
 
     Raises:
-        UserError: no run, no checkpoint, or not this step.
+        UserError: no run, no checkpoint, not this step, no such weights, or damaged files.
     """
     run = read_run(workdir)
-    directory = (workdir / CHECKPOINTS).resolve()
-    if not directory.is_dir():
-        raise UserError(f"{workdir}: no checkpoint yet; let `flowtrain train` run to its first one")
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    with ocp.CheckpointManager(directory, options=_options(read_only=True)) as manager:
-        known = sorted(manager.all_steps())
+    network = make_network(run.recipe.model, run.latent_shape, len(run.classes))
+    target = with_sharding(network.abstract, SingleDeviceSharding(jax.local_devices()[0]))
+    width = parse_width(weights)
+    if width is not None:
+        with Snapshots(workdir, run.recipe.train, read_only=True) as snapshots:
+            chosen, params = reconstruct(snapshots, width, target, step)
+        return TrainedModel(run, chosen, weights, network.predict, params)
+    known_weights = (*average_names(run.recipe.train), PARAMS)
+    if weights not in known_weights:
+        raise UserError(f"{workdir}: no weights {weights!r}; this run keeps {', '.join(known_weights)}")
+    with StepFolders(workdir / CHECKPOINTS, "checkpoint", read_only=True) as folders:
+        known = folders.steps()
         if not known:
             raise UserError(f"{workdir}: no checkpoint yet; let `flowtrain train` run to its first one")
         chosen = known[-1] if step is None else step
         if chosen not in known:
             raise UserError(f"{workdir}: no checkpoint of step {step}; there are {', '.join(map(str, known))}")
-        network = make_network(run.recipe.model, run.latent_shape, len(run.classes))
-        target = with_sharding(network.abstract, SingleDeviceSharding(jax.local_devices()[0]))
-        restored = manager.restore(chosen, args=ocp.args.Composite(**{weights: ocp.args.StandardRestore(target)}))
-    return TrainedModel(run, chosen, weights, network.velocity, restored[weights])
+        params = folders.read(chosen, {weights: target})[weights]
+    return TrainedModel(run, chosen, weights, network.predict, params)

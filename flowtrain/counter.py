@@ -23,6 +23,9 @@ class Purpose(IntEnum):
     ORDER = 5
     FLIP = 6
     SAMPLE_NOISE = 7
+    SOLVER_NOISE = 8
+    HOLDOUT = 9
+    VALIDATION = 10
 
 
 def record_keys(key: jax.Array, purpose: Purpose, epoch: jax.Array, index: jax.Array) -> jax.Array:

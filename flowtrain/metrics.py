@@ -1,126 +1,87 @@
-"""What a run reports about itself: JSON lines, TensorBoard files, and a progress bar."""
+"""The numbers of a run: steps are gathered into an interval, and an interval gives the numbers of one line."""
 
-import json
-import math
-import sys
-import time
-from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from collections.abc import Iterable, Mapping
+from typing import Any, SupportsFloat
 
-from tensorboardX import SummaryWriter
-from tqdm import tqdm
+from flowtrain.objective import TIME_BINS
 
-from schemas.errors import UserError
-from schemas.files import write_atomic
-from schemas.run import METRICS_NAME
-
-TENSORBOARD = "tensorboard"
+_AVERAGED = ("loss", "grad_norm", "update_norm")
+_LATEST = ("param_norm", "learning_rate")
 
 
-def cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a last line torn by a kill, so that a resumed curve holds no step twice."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except (ValueError, KeyError, TypeError):
-            break
-        kept.append(line)
-    write_atomic(path, "".join(f"{line}\n" for line in kept))
+def loss_by_time(sums: Iterable[SupportsFloat], counts: Iterable[SupportsFloat]) -> dict[str, float]:
+    """`loss_t0.0` ... `loss_t0.9`: the mean loss of the records whose t fell into [k/10, (k+1)/10).
+
+    Args:
+        sums: (10,) summed losses of the records of each tenth.
+        counts: (10,) numbers of those records. A tenth without any is left out.
+    """
+    tenths = zip(range(TIME_BINS), sums, counts, strict=True)
+    return {f"loss_t0.{k}": float(total) / float(count) for k, total, count in tenths if float(count) > 0}
 
 
-class MetricsWriter:
-    """Appends one object a line to metrics.jsonl and the same numbers to TensorBoard, after `start_step`."""
+class Interval:
+    """The steps since the last line, and what they say about loss, norms and speed.
 
-    def __init__(self, workdir: Path, start_step: int):
-        cut_metrics(workdir / METRICS_NAME, start_step)
-        self._lines = open(workdir / METRICS_NAME, "a")  # noqa: SIM115  (closed by __exit__)
-        self._board = SummaryWriter(str(workdir / TENSORBOARD), purge_step=start_step + 1, flush_secs=10)
+    A step that was skipped counts for the time and not for the averages: its loss may be no number.
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line for `step`, on disk when this returns."""
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            self._board.add_scalar(f"train/{name}", value, step)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lines.close()
-        self._board.close()
-
-
-class Progress:
-    """Collects the metrics of each step, averages them over `log_every` steps, and shows them.
-
-    `push` takes the arrays of a step that has only been dispatched and reads those of the step before, so the device
-    always has work queued. The clock starts when the first step is done: compilation is not throughput.
+    Args:
+        batch_size: images of a step, over all devices.
+        flops_per_image: FLOPs that the model needs to train on one image: three forward passes,
+            6 x `flowtrain.model.forward_macs`.
+        ceiling: FLOP/s that the devices reach together, from `flowtrain.ceiling.matmul_ceiling`; None: no `mfu`.
     """
 
-    def __init__(self, writer: MetricsWriter, *, start: int, steps: int, batch_size: int, log_every: int):
-        self._writer, self._batch_size, self._log_every = writer, batch_size, log_every
-        self._pending: tuple[int, Mapping[str, object]] | None = None
-        slow = not sys.stderr.isatty()  # a log file needs no bar that moves
-        self._bar = tqdm(initial=start, total=steps, unit="step", desc="compile", mininterval=20 if slow else 0.2)
-        self._reset(None)
+    def __init__(self, batch_size: int, flops_per_image: float, ceiling: float | None):
+        self._batch_size, self._flops_per_image, self._ceiling = batch_size, flops_per_image, ceiling
+        self.clear()
 
-    def push(self, step: int, metrics: Mapping[str, object], waited: float) -> None:
-        """Metrics of the dispatched `step`; `waited` is the seconds that the loop stood waiting for its batch."""
-        self._waited += waited
-        before, self._pending = self._pending, (step, metrics)
-        if before is not None:
-            self._take(*before)
+    def clear(self) -> None:
+        """Begin the next interval."""
+        self._made, self._timed, self._seconds, self._waited = 0, 0, 0.0, 0.0
+        self._sums = dict.fromkeys(_AVERAGED, 0.0)
+        self._latest: dict[str, float] = {}
+        self._time_loss, self._time_count = [0.0] * TIME_BINS, [0.0] * TIME_BINS
 
-    def flush(self) -> None:
-        """Read what is pending. After this every loss up to the last step is known to be finite."""
-        before, self._pending = self._pending, None
-        if before is not None:
-            self._take(*before)
+    def add(self, values: Mapping[str, Any], seconds: float | None, waited: float) -> None:
+        """Add one step.
 
-    def close(self) -> None:
-        """End the bar's line."""
-        self._bar.close()
+        Args:
+            values: what the train step returned, read from the device.
+            seconds: since the step before was done, without pauses; None: not known (it held the compilation).
+            waited: seconds of those that the loop stood waiting for a batch.
+        """
+        if seconds is not None:
+            self._timed, self._seconds, self._waited = self._timed + 1, self._seconds + seconds, self._waited + waited
+        self._latest = {name: float(values[name]) for name in _LATEST} | {"skipped": int(values["skipped"])}
+        if not values["finite"]:
+            return
+        self._made += 1
+        for name in _AVERAGED:
+            self._sums[name] += float(values[name])
+        for k in range(TIME_BINS):
+            self._time_loss[k] += float(values["time_loss"][k])
+            self._time_count[k] += float(values["time_count"][k])
 
-    def _reset(self, now: float | None) -> None:
-        self._since, self._waited, self._count, self._timed = now, 0.0, 0, 0
-        self._sums = {"loss": 0.0, "grad_norm": 0.0}
+    def line(self) -> dict[str, float]:
+        """The numbers of the interval so far.
 
-    def _take(self, step: int, metrics: Mapping[str, object]) -> None:
-        values = {name: float(value) for name, value in metrics.items()}  # type: ignore[arg-type]
-        if not all(math.isfinite(value) for value in values.values()):
-            raise UserError(
-                f"step {step}: the loss is no longer finite (loss {values['loss']}, gradient {values['grad_norm']}); "
-                "train again in a new directory with a lower optimizer.learning_rate, a longer optimizer.warmup_steps "
-                "or optimizer.clip_norm=1"
-            )
-        self._count += 1
-        for name in self._sums:
-            self._sums[name] += values[name]
-        if self._since is None:
-            self._since, self._waited = time.perf_counter(), 0.0
-            self._bar.unpause()  # else the bar's time left believes in compiling at every step
-            self._bar.set_description("train", refresh=False)
-        else:
-            self._timed += 1
-        self._bar.update(1)
-        if step % self._log_every == 0 or step == self._bar.total:
-            self._report(step, values)
+        `loss`, `grad_norm`, `update_norm`: means over the steps made, left out when all were skipped. `param_norm`,
+        `learning_rate`: of the last step. `skipped`: steps of the run so far. `images_per_s`; `step_s`: seconds a
+        step; `wait_s`: those that the loop stood waiting for its batch, while the device may have been busy with the
+        step before; `compute_s`: the others; `data_wait`: wait_s / step_s. `mfu`: the model's FLOP/s as a share of the
+        measured ceiling of the devices (not of a data sheet). `loss_t0.0` ...: see `loss_by_time`.
+        """
+        means = {name: total / self._made for name, total in self._sums.items()} if self._made else {}
+        return means | self._latest | self._speed() | loss_by_time(self._time_loss, self._time_count)
 
-    def _report(self, step: int, values: Mapping[str, float]) -> None:
-        now = time.perf_counter()
-        line = dict(values) | {name: total / self._count for name, total in self._sums.items()}
-        seconds = now - (self._since or now)
-        if self._timed and seconds > 0:
-            line |= {"images_per_s": self._timed * self._batch_size / seconds, "data_wait": self._waited / seconds}
-            self._bar.set_postfix(loss=f"{line['loss']:.4f}", img_s=f"{line['images_per_s']:.0f}", refresh=False)
-        self._writer.write(step, line)
-        self._reset(now)
+    def _speed(self) -> dict[str, float]:
+        if not self._timed or self._seconds <= 0:
+            return {}
+        step, wait = self._seconds / self._timed, self._waited / self._timed
+        rate = self._batch_size / step
+        speed = {"images_per_s": rate, "step_s": step, "wait_s": wait, "compute_s": step - wait}
+        speed["data_wait"] = wait / step
+        if self._ceiling:
+            speed["mfu"] = self._flops_per_image * rate / self._ceiling
+        return speed

@@ -1,4 +1,4 @@
-"""The Diffusion Transformer with adaLN-Zero (Peebles & Xie 2023, arXiv:2212.09748), as a velocity network.
+"""The Diffusion Transformer with adaLN-Zero (Peebles & Xie 2023, arXiv:2212.09748).
 
 Needs jax, flax and numpy only. Parameters are float32; `config.dtype` is the dtype of matrix products. Norms,
 modulation, softmax and the embedding of t stay in float32.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, int, int]
 Params = Any  # nested dict of float32 arrays
-Velocity = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+Predict = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+Constrain = Callable[[jax.Array], jax.Array]  # says where activations (n, ...) live; the identity on one device
 
 FREQUENCIES = 256  # of the sin-cos embedding of t
 NORM_EPSILON = 1e-6
@@ -47,14 +48,23 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
     return np.concatenate([encode(column), encode(row)], axis=1).astype(np.float32)
 
 
-def time_features(t: jax.Array, time_scale: float) -> jax.Array:
-    """cos then sin of t * time_scale * 10000^(-k / half), k < half = 128: (n,) -> (n, 256) float32.
+# What k is divided by in the exponent of the frequencies, for half of them cosines.
+_FREQUENCY_SPAN: dict[str, Callable[[int], int]] = {"half": lambda half: half, "half_minus_one": lambda half: half - 1}
 
-    DiT and SiT divide by `half`; diffusers divides by `half - 1` and is not compatible.
+
+def time_features(t: jax.Array, config: ModelConfig) -> jax.Array:
+    """cos then sin of time * 10000^(-k / span), k < 128: t (n,) in [0, 1] -> (n, 256) float32.
+
+    `ModelConfig` says what the network's time is and what the span. DiT and SiT divide by half of the number of
+    frequencies, diffusers by one less; confusing them is an error of 0.3 where time reaches 1000.
     """
+    time = t.astype(jnp.float32)
+    time = (1 - time if config.time_direction == "to_noise" else time) * config.time_scale + config.time_offset
+    time = jnp.round(time) if config.time_integer else time
     half = FREQUENCIES // 2
-    frequency = np.exp(-math.log(10000.0) * np.arange(half) / half).astype(np.float32)
-    angle = t.astype(jnp.float32)[:, None] * time_scale * frequency[None, :]
+    span = _FREQUENCY_SPAN[config.time_frequencies](half)
+    frequency = np.exp(-math.log(10000.0) * np.arange(half) / span).astype(np.float32)
+    angle = time[:, None] * frequency[None, :]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
@@ -65,6 +75,13 @@ def layer_norm(x: jax.Array) -> jax.Array:
     return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + NORM_EPSILON)
 
 
+def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+    """Unit mean square over the last axis, in float32, times `scale` (d,); in x's dtype (Zhang & Sennrich 2019)."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + NORM_EPSILON)
+    return (wide * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """adaLN: normalise x (n, T, D), then scale and shift by (n, D) each; float32."""
     return layer_norm(x) * (1 + scale[:, None, :]) + shift[:, None, :]
@@ -72,6 +89,16 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
 
 def _linear(fan_in: int, fan_out: int, dtype: Any, rngs: nnx.Rngs, init: Any = _xavier) -> nnx.Linear:
     return nnx.Linear(fan_in, fan_out, dtype=dtype, kernel_init=init, rngs=rngs)
+
+
+def _attention_kernel(dtype: Any, head_width: int) -> Literal["cudnn"] | None:
+    """cuDNN's fused attention where it exists: NVIDIA GPUs from Ampere on, 16 bits, these widths; else XLA's."""
+    capability = getattr(
+        jax.local_devices()[0], "compute_capability", ""
+    )  # "8.0"; AMD's reads "gfx90a", a CPU has none
+    major = capability.partition(".")[0]
+    fits = jnp.dtype(dtype).itemsize == 2 and head_width % 8 == 0 and head_width <= 128
+    return "cudnn" if fits and major.isdecimal() and int(major) >= 8 else None
 
 
 class Block(nnx.Module):
@@ -85,12 +112,18 @@ class Block(nnx.Module):
         self.mlp_in = _linear(width, hidden, dtype, rngs)
         self.mlp_out = _linear(hidden, width, dtype, rngs)
         self.modulation = _linear(width, 6 * width, dtype, rngs, _zeros)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_scale, self.k_scale = (nnx.Param(jnp.ones(width // config.heads)) for _ in range(2))
 
     def _attention(self, x: jax.Array) -> jax.Array:
         n, tokens, width = x.shape
         qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
-        return self.attention_out(jax.nn.dot_product_attention(q, k, v).reshape(n, tokens, width))
+        if self.qk_norm:
+            q, k = rms_norm(q, self.q_scale[...]), rms_norm(k, self.k_scale[...])
+        kernel = _attention_kernel(self.dtype, width // self.heads)
+        return self.attention_out(jax.nn.dot_product_attention(q, k, v, implementation=kernel).reshape(x.shape))
 
     def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
         """x (n, T, D) in `dtype`, condition (n, D) after SiLU -> (n, T, D) in `dtype`."""
@@ -104,34 +137,41 @@ class Block(nnx.Module):
 
 
 class DiT(nnx.Module):
-    """Velocity network: latent, time and label in, velocity out.
+    """Latent, time and label in, prediction out; what is predicted is the recipe's affair (`ModelConfig.output`).
 
     Raises:
         ValueError: the latent's height or width is not divisible by the patch size.
     """
 
-    def __init__(self, config: ModelConfig, latent_shape: Shape, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, latent_shape: Shape, num_classes: int, constrain: Constrain, *, rngs: nnx.Rngs
+    ):
         height, width, channels = latent_shape
         if height % config.patch or width % config.patch:
             raise ValueError(f"latent {height}x{width} is not divisible by patch {config.patch}")
         dtype = jnp.dtype(config.dtype)
-        self.patch, self.dtype, self.time_scale = config.patch, dtype, config.time_scale
+        self.config, self.constrain, self.patch, self.dtype = config, constrain, config.patch, dtype
         pixels = config.patch**2 * channels
         self.patch_embed = _linear(pixels, config.width, dtype, rngs)
-        self.time_in = _linear(FREQUENCIES, config.width, jnp.float32, rngs, _normal)
-        self.time_out = _linear(config.width, config.width, jnp.float32, rngs, _normal)
+        if config.time_conditioning:
+            self.time_in = _linear(FREQUENCIES, config.width, jnp.float32, rngs, _normal)
+            self.time_out = _linear(config.width, config.width, jnp.float32, rngs, _normal)
         # One row more than classes: the last is the learned null class of classifier-free guidance.
         self.label_embed = nnx.Embed(num_classes + 1, config.width, embedding_init=_normal, rngs=rngs)
-        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.depth)])
+        keys = jax.random.split(rngs.params(), config.depth)  # so that both forms begin with the same numbers
+        if config.scan:
+            self.blocks = nnx.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+        else:
+            self.blocks = nnx.List([Block(config, rngs=nnx.Rngs(key)) for key in keys])
         self.final_modulation = _linear(config.width, 2 * config.width, dtype, rngs, _zeros)
         self.final = _linear(config.width, pixels, dtype, rngs, _zeros)
 
     def __call__(self, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
-        """Velocity at x.
+        """The prediction at x.
 
         Args:
             x: (n, h, w, c) float32, latent in model scale.
-            t: (n,) float32 in [0, 1]; 0 is noise and 1 is data.
+            t: (n,) float32 in [0, 1]; 0 is noise and 1 is data, whatever convention the network was trained in.
             label: (n,) int32 in [0, num_classes]; num_classes is the null class.
 
         Returns:
@@ -143,42 +183,88 @@ class DiT(nnx.Module):
         tokens = self.patch_embed(patches.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows * columns, -1))
         tokens = tokens + sincos_positions(rows, columns, tokens.shape[-1])[None].astype(self.dtype)
 
-        time = self.time_out(jax.nn.silu(self.time_in(time_features(t, self.time_scale))))
-        condition = jax.nn.silu(time + self.label_embed(label)).astype(self.dtype)
-        for block in self.blocks:
-            tokens = block(tokens, condition)
+        condition = self._condition(t, label)
+        tokens = self._through_blocks(self.constrain(tokens), condition)
         shift, scale = jnp.split(self.final_modulation(condition).astype(jnp.float32), 2, axis=-1)
         patches = self.final(modulate(tokens, shift, scale).astype(self.dtype)).astype(jnp.float32)
 
         patches = patches.reshape(n, rows, columns, self.patch, self.patch, channels)
         return patches.transpose(0, 1, 3, 2, 4, 5).reshape(n, height, width, channels)
 
+    def _condition(self, t: jax.Array, label: jax.Array) -> jax.Array:
+        """(n, D) in `dtype`, after SiLU."""
+        embedding = self.label_embed(label)
+        if self.config.time_conditioning:
+            embedding = self.time_out(jax.nn.silu(self.time_in(time_features(t, self.config)))) + embedding
+        return self.constrain(jax.nn.silu(embedding).astype(self.dtype))
+
+    def _through_blocks(self, tokens: jax.Array, condition: jax.Array) -> jax.Array:
+        """All blocks, one compiled body over stacked parameters or each on its own."""
+
+        def apply(graph: Any, state: Any, tokens: jax.Array) -> jax.Array:
+            return self.constrain(nnx.merge(graph, state)(tokens, condition))
+
+        if self.config.remat or self.config.scan:
+            # A loop keeps each value of its body that the backward pass wants, where XLA would have fused most away.
+            policy = None if self.config.remat else _is_product
+            # In a loop nothing can be merged with the backward pass, so the barriers against it would only cost.
+            apply = jax.checkpoint(apply, prevent_cse=not self.config.scan, static_argnums=0, policy=policy)
+        if self.config.scan:
+            graph, state = nnx.split(self.blocks)
+            return jax.lax.scan(lambda x, layer: (apply(graph, layer, x), None), tokens, state)[0]
+        for block in self.blocks:  # pyright: ignore[reportGeneralTypeIssues]
+            tokens = apply(*nnx.split(block), tokens)
+        return tokens
+
 
 class Network(NamedTuple):
     """A DiT taken apart into pure functions over a nested dict of parameters."""
 
     init: Callable[[jax.Array], Params]  # key -> parameters; jit it
-    velocity: Velocity  # (params, x, t, label) -> velocity, shapes as `DiT.__call__`
+    predict: Predict  # (params, x, t, label) -> prediction, shapes as `DiT.__call__`
     abstract: Params  # the parameters as ShapeDtypeStructs
 
 
-def make_network(config: ModelConfig, latent_shape: Shape, num_classes: int) -> Network:
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    """What is worth keeping for the backward pass: matrix products and fused attention; the rest is cheap."""
+    return primitive.name == "dot_general" or primitive.name.startswith("dot_product_attention_fwd")
+
+
+def _anywhere(x: jax.Array) -> jax.Array:
+    return x
+
+
+def make_network(
+    config: ModelConfig, latent_shape: Shape, num_classes: int, constrain: Constrain = _anywhere
+) -> Network:
     """Split the module once; after this, plain `jax.jit` over dicts (nnx.jit costs more dispatch a step)."""
 
     def build(key: jax.Array) -> DiT:
-        return DiT(config, latent_shape, num_classes, rngs=nnx.Rngs(key))
+        return DiT(config, latent_shape, num_classes, constrain, rngs=nnx.Rngs(key))
 
     def init(key: jax.Array) -> Params:
         return nnx.to_pure_dict(nnx.split(build(key))[1])
 
     skeleton, state = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
 
-    def velocity(params: Params, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+    def predict(params: Params, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         filled = jax.tree.map(lambda leaf: leaf, state)
         nnx.replace_by_pure_dict(filled, params)
         return nnx.merge(skeleton, filled)(x, t, label)
 
-    return Network(init, velocity, jax.eval_shape(init, jax.random.key(0)))
+    return Network(init, predict, jax.eval_shape(init, jax.random.key(0)))
+
+
+def stack_blocks(params: Params) -> Params:
+    """Parameters of a network without `scan` as those of the same network with it: depth is the blocks' first axis."""
+    blocks = [params["blocks"][number] for number in range(len(params["blocks"]))]
+    return {**params, "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+
+
+def unstack_blocks(params: Params, depth: int) -> Params:
+    """The inverse of `stack_blocks`."""
+    layers = {number: jax.tree.map(lambda leaf, i=number: leaf[i], params["blocks"]) for number in range(depth)}
+    return {**params, "blocks": layers}
 
 
 def count_parameters(params: Params) -> int:
@@ -190,10 +276,11 @@ def forward_macs(config: ModelConfig, latent_shape: Shape) -> int:
     """Multiply-accumulates of one forward pass of one image; FLOPs are twice that, a training step three times those.
 
     By formula, since XLA's cost analysis counts a loop body once:
-    depth (12 T D^2 + 2 T^2 D + 6 D^2) + 2 T p^2 c D + 256 D + 3 D^2, with 12 = 4 + 2 mlp_ratio.
+    depth (12 T D^2 + 2 T^2 D + 6 D^2) + 2 T p^2 c D + 2 D^2 + (256 D + D^2 for t), with 12 = 4 + 2 mlp_ratio.
     """
     height, width, channels = latent_shape
     tokens, d = (height // config.patch) * (width // config.patch), config.width
     hidden = int(d * config.mlp_ratio)
     block = tokens * (4 * d * d + 2 * d * hidden) + 2 * tokens * tokens * d + 6 * d * d
-    return config.depth * block + 2 * tokens * config.patch**2 * channels * d + FREQUENCIES * d + 3 * d * d
+    time = FREQUENCIES * d + d * d if config.time_conditioning else 0
+    return config.depth * block + 2 * tokens * config.patch**2 * channels * d + 2 * d * d + time

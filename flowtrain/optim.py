@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 import optax
 
 if TYPE_CHECKING:
     from schemas.config import OptimizerConfig
 
-SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
-    "constant": lambda peak, steps: optax.constant_schedule(peak),
-    "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, max(steps, 1)),
+
+def _rsqrt(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """peak / sqrt(max(step / rsqrt_steps, 1)): EDM2's inverse square root (Karras et al. 2024, arXiv:2312.02696)."""
+    begin = config.warmup_steps  # rsqrt_steps count from the first step
+    return lambda step: config.learning_rate / jnp.sqrt(jnp.maximum((step + begin) / config.rsqrt_steps, 1.0))
+
+
+# By name: (config, steps after the warm-up) -> learning rate by step after the warm-up.
+SCHEDULES: dict[str, Callable[[OptimizerConfig, int], optax.Schedule]] = {
+    "constant": lambda config, steps: optax.constant_schedule(config.learning_rate),
+    "cosine": lambda config, steps: optax.cosine_decay_schedule(config.learning_rate, max(steps, 1)),
+    "linear": lambda config, steps: optax.linear_schedule(config.learning_rate, 0.0, max(steps, 1)),
+    "rsqrt": _rsqrt,
 }
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate by step: linear over `warmup_steps`, then the recipe's schedule to the last step."""
-    after = SCHEDULES[config.schedule](config.learning_rate, steps - config.warmup_steps)
+    """Learning rate by number of updates made: linear over `warmup_steps`, then the recipe's schedule to the end."""
+    after = SCHEDULES[config.schedule](config, steps - config.warmup_steps)
     if config.warmup_steps == 0:
         return after
     # Update k is made with (k + 1) / warmup_steps of the peak, so that the first one already moves.

@@ -1,56 +1,183 @@
-"""The linear path between noise and data, and what can be known from a velocity on it.
+"""Paths from noise to data, and what can be known from one prediction at a point of a path.
 
-Time runs from noise at t = 0 to data at t = 1: x_t = (1 - t) x_0 + t x_1 with x_0 ~ N(0, I), so that the velocity is
-x_1 - x_0 (Lipman et al. 2022, arXiv:2210.02747; Liu et al. 2022, arXiv:2209.03003). With the velocity and x_t known,
-the other views of the same prediction follow by solving two linear equations; each has its inverse here.
+Time runs from noise at t = 0 to data at t = 1, and x_t = alpha(t) x_1 + sigma(t) x_0 with x_0 ~ N(0, I). The linear
+path, alpha = t and sigma = 1 - t, has the velocity x_1 - x_0 (Lipman et al. 2022, arXiv:2210.02747; Liu et al. 2022,
+arXiv:2209.03003). The variance-preserving one is that of DDPM (Ho et al. 2020, arXiv:2006.11239). With x_t known, each
+of velocity, noise (epsilon), data and score gives the others, by solving two linear equations.
+
+Arrays are (n, ...), t is (n,) in [0, 1], all float32.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def _per_sample(t: jax.Array, like: jax.Array) -> jax.Array:
     return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 
-@dataclass(frozen=True)
-class LinearPath:
-    """x_t = (1 - t) noise + t data. Arrays are (n, ...) and t is (n,) in [0, 1], all float32."""
+class Ends(NamedTuple):
+    """Both ends of a path, known or predicted."""
+
+    noise: jax.Array
+    data: jax.Array
+
+
+class Path(ABC):
+    """x_t = alpha(t) data + sigma(t) noise."""
+
+    @abstractmethod
+    def coefficients(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(alpha, sigma) at t, each of t's shape."""
+
+    @abstractmethod
+    def derivatives(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(d alpha / dt, d sigma / dt) at t, each of t's shape."""
+
+    @abstractmethod
+    def grid(self, i: jax.Array, steps: jax.Array) -> jax.Array:
+        """The time, () float32, at which step `i` of `steps` begins, counted from the noise; 1 where i = steps."""
 
     def interpolate(self, noise: jax.Array, data: jax.Array, t: jax.Array) -> jax.Array:
         """The point x_t on the path."""
-        t = _per_sample(t, data)
-        return (1 - t) * noise + t * data
+        alpha, sigma = self._at(t, data)
+        return sigma * noise + alpha * data
 
-    def velocity(self, noise: jax.Array, data: jax.Array) -> jax.Array:
-        """The regression target d x_t / dt, which does not depend on t."""
-        return data - noise
+    def velocity(self, noise: jax.Array, data: jax.Array, t: jax.Array) -> jax.Array:
+        """The derivative d x_t / dt."""
+        d_alpha, d_sigma = (_per_sample(value, data) for value in self.derivatives(t))
+        return d_alpha * data + d_sigma * noise
 
-    def data_from_velocity(self, velocity: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-        """x_1 = x_t + (1 - t) v."""
-        return x + (1 - _per_sample(t, x)) * velocity
+    def _at(self, t: jax.Array, like: jax.Array) -> tuple[jax.Array, jax.Array]:
+        alpha, sigma = self.coefficients(t)
+        return _per_sample(alpha, like), _per_sample(sigma, like)
 
-    def velocity_from_data(self, data: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-        """v = (x_1 - x_t) / (1 - t); singular at t = 1."""
-        return (data - x) / (1 - _per_sample(t, x))
+    def ends(self, kind: str, prediction: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
+        """Noise and data from x_t and a prediction of one kind of `VIEWS`.
 
-    def noise_from_velocity(self, velocity: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-        """x_0 = x_t - t v."""
-        return x - _per_sample(t, x) * velocity
+        Singular where the kind says nothing of an end: epsilon where alpha = 0, data where sigma = 0, score at both.
+        """
+        return VIEWS[kind].ends(self, prediction, x, t)
 
-    def velocity_from_noise(self, noise: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-        """v = (x_t - x_0) / t; singular at t = 0."""
-        return (x - noise) / _per_sample(t, x)
+    def view(self, kind: str, ends: Ends, t: jax.Array) -> jax.Array:
+        """One kind of `VIEWS`, from both ends."""
+        return VIEWS[kind].of(self, ends, t)
 
-    def score_from_velocity(self, velocity: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-        """Gradient of log p_t at x_t: -E[x_0 | x_t] / (1 - t) (Tweedie); singular at t = 1."""
-        return -self.noise_from_velocity(velocity, x, t) / (1 - _per_sample(t, x))
+    def convert(self, kind: str, prediction: jax.Array, x: jax.Array, t: jax.Array, to: str) -> jax.Array:
+        """A prediction of one kind as another kind; the same kind is returned as it is."""
+        return prediction if kind == to else self.view(to, self.ends(kind, prediction, x, t), t)
 
-    def velocity_from_score(self, score: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-        """The inverse of `score_from_velocity`; singular at t = 0."""
-        return self.velocity_from_noise(-(1 - _per_sample(t, x)) * score, x, t)
+
+@dataclass(frozen=True)
+class LinearPath(Path):
+    """x_t = (1 - t) noise + t data. Its velocity, data - noise, does not depend on t."""
+
+    def coefficients(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Path`."""
+        return t, 1 - t
+
+    def derivatives(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Path`."""
+        return jnp.ones_like(t), -jnp.ones_like(t)
+
+    def grid(self, i: jax.Array, steps: jax.Array) -> jax.Array:
+        """Equal steps."""
+        return jnp.where(i < steps, i.astype(jnp.float32) / steps.astype(jnp.float32), 1.0)
+
+
+@dataclass(frozen=True)
+class VariancePreservingPath(Path):
+    """DDPM's forward process: alpha^2 + sigma^2 = 1, alpha^2 = prod(1 - beta) over `levels` linear betas.
+
+    Level k = 0 is data and k = `levels` the noisiest; t = 1 - k / levels. Between levels log alpha is linear in t.
+    What other systems call timestep s = 0 ... levels - 1 is k - 1. float32 has t to 3e-8 and so both coefficients to
+    2e-7; sigma alone, which is 0.01 at k = 1, to 1e-5 of itself.
+    """
+
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    levels: int = 1000
+
+    @cached_property
+    def _log_alpha(self) -> np.ndarray:
+        """(levels + 1,) float32, by level."""
+        betas = np.linspace(self.beta_start, self.beta_end, self.levels)
+        return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))]).astype(np.float32)
+
+    def coefficients(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Path`."""
+        level, table = (1 - t) * self.levels, jnp.asarray(self._log_alpha)
+        low = jnp.clip(jnp.floor(level), 0, self.levels - 1).astype(jnp.int32)
+        log_alpha = table[low] + (level - low) * (table[low + 1] - table[low])
+        return jnp.exp(log_alpha), jnp.sqrt(jnp.abs(jnp.expm1(2 * log_alpha)))  # abs, or sigma would be -0 at t = 1
+
+    def derivatives(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """See `Path`; that of sigma is infinite at t = 1."""
+        table = jnp.asarray(self._log_alpha)
+        low = jnp.clip(jnp.floor((1 - t) * self.levels), 0, self.levels - 1).astype(jnp.int32)
+        alpha, sigma = self.coefficients(t)
+        d_alpha = alpha * (table[low] - table[low + 1]) * self.levels
+        return d_alpha, -alpha * d_alpha / sigma
+
+    def grid(self, i: jax.Array, steps: jax.Array) -> jax.Array:
+        """Whole levels, evenly spaced from the noisiest ("trailing" spacing, Lin et al. 2023, arXiv:2305.08891).
+
+        In whole numbers, halves to even as NumPy rounds them, so that no device takes another level. More steps than
+        levels repeat some.
+        """
+        level, rest = jnp.divmod(self.levels * (steps - i), steps)
+        up = (2 * rest > steps) | ((2 * rest == steps) & (level % 2 == 1))
+        return 1 - (level + up.astype(jnp.int32)).astype(jnp.float32) / self.levels
+
+
+class View(NamedTuple):
+    """One kind of prediction: how both ends follow from it, and it from both ends."""
+
+    ends: Callable[[Path, jax.Array, jax.Array, jax.Array], Ends]  # path, prediction, x, t
+    of: Callable[[Path, Ends, jax.Array], jax.Array]
+
+
+def _ends_of_velocity(path: Path, velocity: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
+    """Solves x = alpha d + sigma n and v = alpha' d + sigma' n."""
+    alpha, sigma = path._at(t, x)
+    d_alpha, d_sigma = (_per_sample(value, x) for value in path.derivatives(t))
+    determinant = alpha * d_sigma - sigma * d_alpha
+    noise, data = (alpha * velocity - d_alpha * x) / determinant, (d_sigma * x - sigma * velocity) / determinant
+    return Ends(noise, data)
+
+
+def _ends_of_noise(path: Path, noise: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
+    alpha, sigma = path._at(t, x)
+    return Ends(noise, (x - sigma * noise) / alpha)
+
+
+def _ends_of_data(path: Path, data: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
+    alpha, sigma = path._at(t, x)
+    return Ends((x - alpha * data) / sigma, data)
+
+
+def _ends_of_score(path: Path, score: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
+    return _ends_of_noise(path, -path._at(t, x)[1] * score, x, t)
+
+
+VIEWS: dict[str, View] = {
+    "velocity": View(_ends_of_velocity, lambda path, ends, t: path.velocity(ends.noise, ends.data, t)),
+    "negative_velocity": View(
+        lambda path, v, x, t: _ends_of_velocity(path, -v, x, t),
+        lambda path, ends, t: -path.velocity(ends.noise, ends.data, t),
+    ),
+    "epsilon": View(_ends_of_noise, lambda path, ends, t: ends.noise),
+    "data": View(_ends_of_data, lambda path, ends, t: ends.data),
+    # Gradient of log p_t at x_t: -E[x_0 | x_t] / sigma (Tweedie).
+    "score": View(_ends_of_score, lambda path, ends, t: -ends.noise / path._at(t, ends.noise)[1]),
+}
 
 
 def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:

@@ -11,9 +11,20 @@ from flowtrain.model import Params
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """One pytree: `step` is the number of updates made, () int32; `opt` is the state of the optax transformation."""
+    """One pytree. The numbers are () int32.
+
+    Attributes:
+        step: batches that went through, those of skipped updates included.
+        params: of the network.
+        ema: moving averages of the parameters, by name (`flowtrain.ema.averages`).
+        opt: state of the optax transformation.
+        skipped: updates that were not made, since the loss or the gradient was not finite.
+        streak: how many of them were the last ones, without a good step after them.
+    """
 
     step: jax.Array
     params: Params
-    ema: Params
+    ema: dict[str, Params]
     opt: Any
+    skipped: jax.Array
+    streak: jax.Array

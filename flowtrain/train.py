@@ -1,182 +1,80 @@
-"""The training loop: a plan, one jitted step, and a loop that can be killed at any moment and repeated.
+"""The training loop: it can be killed at any moment and repeated, and ends with the same bits.
 
-Every number of a step follows from (recipe, dataset, step), so a run that was stopped and resumed ends with the same
-bits as one that was not, on the same kind and number of devices.
+Every number of a step follows from (recipe, dataset, step), on the same kind and number of devices. What the loop wants
+from evaluation (pictures and distances while it trains) comes in as a hook.
 """
 
-import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import jax
-import jax.numpy as jnp
-import optax
+import numpy as np
+from jax.sharding import Mesh
 
-from flowtrain.checkpoint import Checkpoints, with_sharding
-from flowtrain.counter import Purpose
-from flowtrain.data import Batch, BatchReader, LatentReader, make_loader, seek
-from flowtrain.ema import update_ema
-from flowtrain.latents import model_latents
-from flowtrain.metrics import MetricsWriter, Progress
-from flowtrain.model import Network, count_parameters, forward_macs, make_network
-from flowtrain.objective import draw, flow_loss
-from flowtrain.optim import make_optimizer, make_schedule
-from flowtrain.sharding import Devices, batch_sharding, data_mesh, replicated
+from flowtrain.ceiling import matmul_ceiling
+from flowtrain.checkpoint import Checkpoints, TrainedModel, with_sharding
+from flowtrain.data import Batch, BatchReader, make_loader, seek
+from flowtrain.ema import MAIN
+from flowtrain.faults import memory_faults
+from flowtrain.hosts import any_process, is_main, on_one_device, put_batch, rows
+from flowtrain.order import holdout_records
+from flowtrain.plan import Plan
+from flowtrain.progress import Progress
+from flowtrain.reader import LatentReader
+from flowtrain.rollback import Position, write_rollbacks
+from flowtrain.sharding import (
+    Devices,
+    batch_sharding,
+    check_batch,
+    constrain_batch,
+    make_mesh,
+    replicated,
+    state_shardings,
+)
+from flowtrain.sinks import JsonLines, Sink, TensorBoard
+from flowtrain.snapshots import Snapshots
 from flowtrain.state import TrainState
+from flowtrain.step import Setup, init_state, make_train_step
+from flowtrain.validation import Validation
 from flowtrain.workdir import claimed
-from schemas.config import Recipe
+from schemas.config import format_recipe
 from schemas.errors import UserError
-from schemas.manifest import Manifest, Normalization
-from schemas.run import DatasetRef, Run
-from schemas.versions import installed_version
 
-TrainStep = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, dict[str, jax.Array]]]
-_PACKAGES = ("flowtrain", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+class PreviewResult(Protocol):
+    """What a preview drew and measured: pictures (H, W, 3) uint8 and numbers, by name."""
+
+    @property
+    def images(self) -> Mapping[str, np.ndarray]: ...
+    @property
+    def scalars(self) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A run that has been checked and not begun."""
+class Options:
+    """How a run is carried out, which changes nothing of what it computes.
 
-    run: Run
-    reader: LatentReader
-    network: Network
-    from_stored: Normalization  # what a batch goes through; run.normalization is the same from the VAE's own scale
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.run.recipe
-
-    def summary(self) -> dict[str, Any]:
-        """What `--dry-run` prints. FLOPs are twice the multiply-accumulates; a training step costs three forwards."""
-        recipe, parameters = self.recipe, self.run.parameters
-        return {
-            "dataset": self.run.dataset.path,
-            "records": self.run.dataset.records,
-            "classes": len(self.run.classes),
-            "latent": "x".join(map(str, self.run.latent_shape)),
-            "steps": recipe.train.steps,
-            "batch_size": recipe.train.batch_size,
-            "epochs": round(recipe.train.steps * recipe.train.batch_size / self.run.dataset.records, 2),
-            "parameters": parameters,
-            "forward_gflop_per_image": round(2e-9 * forward_macs(recipe.model, self.run.latent_shape), 4),
-            "checkpoint_bytes": 4 * 4 * parameters,  # parameters, EMA and Adam's two moments, float32
-        }
-
-
-def make_plan(data: Path, recipe: Recipe) -> Plan:
-    """Open the dataset and check that the recipe fits it.
-
-    Raises:
-        UserError: the dataset is not whole, or its latents or its size do not fit the model or the batch.
+    Attributes:
+        devices: to train on; default: all of all hosts.
+        fsdp: over how many of them parameters are cut.
+        should_stop: asked after every step (with several processes, after every `log_every`); when it says yes, the
+            state is saved and the call returns.
+        preview: called every `preview.every` steps with the averaged weights of the moment.
+        sinks: where metrics go besides metrics.jsonl and TensorBoard; made once the work directory is this process's.
+        validate_on: a dataset to validate on, in the place of held-out records.
     """
-    reader = LatentReader(data)
-    manifest = reader.manifest
-    _check_shapes(manifest, recipe)
-    if recipe.train.batch_size > len(reader):
-        raise UserError(
-            f"{data}: train.batch_size {recipe.train.batch_size} is larger than the dataset ({len(reader)} records); "
-            f"lower it with --set train.batch_size={len(reader)}"
-        )
-    network = make_network(recipe.model, manifest.shape, len(manifest.classes))
-    from_stored = _FROM_STORED[recipe.train.normalization](manifest)
-    dataset = DatasetRef(
-        path=str(data.resolve()),
-        digest=manifest.digest(),
-        split=manifest.split,
-        records=len(reader),
-        flips=manifest.flips,
-        source=manifest.source.descriptor,
-        resolution=manifest.resolution,
-    )
-    run = Run(
-        recipe=recipe,
-        dataset=dataset,
-        latent_shape=manifest.shape,
-        classes=manifest.classes,
-        normalization=_from_raw(manifest, from_stored),
-        vae=manifest.vae,
-        parameters=count_parameters(network.abstract),
-        versions={"python": platform.python_version()} | {name: installed_version(name) for name in _PACKAGES},
-    )
-    return Plan(run, reader, network, from_stored)
 
-
-def _vae_scale(manifest: Manifest) -> Normalization:
-    """Samples of a model are stored in a model's scale already."""
-    return (
-        manifest.model_normalization() if manifest.normalization is None else Normalization.identity(manifest.shape[2])
-    )
-
-
-# From what is stored to what the model sees, by `train.normalization`.
-_FROM_STORED: dict[str, Callable[[Manifest], Normalization]] = {
-    "vae": _vae_scale,
-    "channel": Manifest.channel_normalization,
-}
-
-
-def _from_raw(manifest: Manifest, from_stored: Normalization) -> Normalization:
-    """From the VAE's scale to what the model sees: decoding inverts it."""
-    return from_stored if manifest.normalization is None else manifest.normalization.then(from_stored)
-
-
-def _check_shapes(manifest: Manifest, recipe: Recipe) -> None:
-    height, width, _ = manifest.shape
-    patch = recipe.model.patch
-    if height % patch or width % patch:
-        factor = manifest.vae.factor if manifest.vae else 1
-        raise UserError(
-            f"resolution {manifest.resolution} is not divisible by VAE factor {factor} x patch {patch}: the latents "
-            f"are {height}x{width}; choose model.patch to divide them, or encode at a multiple of {factor * patch}"
-        )
-
-
-def make_train_step(plan: Plan) -> TrainStep:
-    """`(state, batch, key) -> (state, metrics)`, jitted, with the state's buffers donated.
-
-    The batch is that of `BatchReader`; metrics are float32 scalars.
-    """
-    recipe, run = plan.recipe, plan.run
-    optimizer = make_optimizer(recipe.optimizer, recipe.train.steps)
-    schedule = make_schedule(recipe.optimizer, recipe.train.steps)
-    layout, scale = plan.reader.manifest.layout, plan.from_stored
-
-    def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        data = model_latents(key, batch, layout, scale.offset, scale.scale)
-        draws = draw(key, batch, run.latent_shape, recipe.objective, null_class=len(run.classes))
-
-        def loss_of(params: Any) -> jax.Array:
-            return jnp.mean(flow_loss(plan.network.velocity, params, data, draws))
-
-        loss, gradient = jax.value_and_grad(loss_of)(state.params)
-        updates, opt = optimizer.update(gradient, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = update_ema(state.ema, params, recipe.train.ema_decay)
-        metrics = {
-            "loss": loss,
-            "grad_norm": _global_norm(gradient),
-            "param_norm": _global_norm(params),
-            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-        }
-        return TrainState(state.step + 1, params, ema, opt), metrics
-
-    return jax.jit(step, donate_argnums=0)
-
-
-def init_state(plan: Plan, key: jax.Array) -> TrainState:
-    """The state before the first step; the EMA starts at the parameters. Jit it."""
-    params = plan.network.init(jax.random.fold_in(key, Purpose.INIT))
-    optimizer = make_optimizer(plan.recipe.optimizer, plan.recipe.train.steps)
-    return TrainState(jnp.int32(0), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
-
-
-def _global_norm(tree: Any) -> jax.Array:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+    devices: Devices | None = None
+    fsdp: int = 1
+    should_stop: Callable[[], bool] = lambda: False
+    preview: Callable[[TrainedModel], PreviewResult] | None = None
+    sinks: Sequence[Callable[[], Sink]] = ()
+    validate_on: LatentReader | None = None
 
 
 @dataclass(frozen=True)
@@ -187,85 +85,265 @@ class Outcome:
     stopped: bool
 
 
-def train(
-    plan: Plan,
-    workdir: Path,
-    *,
-    should_stop: Callable[[], bool] = lambda: False,
-    devices: Devices | None = None,
-) -> Outcome:
+def train(plan: Plan, workdir: Path, options: Options | None = None) -> Outcome:
     """Train in `workdir`, from its newest checkpoint if there is one, to the recipe's last step.
 
     Args:
         plan: from `make_plan`.
         workdir: a new directory, or that of the same run.
-        should_stop: asked after every step; when it says yes, the state is saved and the call returns.
-        devices: to cut the batch over; default: all local ones.
+        options: how.
 
     Raises:
-        UserError: the directory is not this run's, the loss is no longer finite, or a record is damaged.
+        UserError: the directory is not this run's, the batch cannot be cut over the devices, the loss is no longer
+            finite, a record is damaged, or memory or disk is full.
     """
+    options = options or Options()
     recipe = plan.recipe.train
-    mesh = data_mesh(recipe.batch_size, devices)
-    key = jax.device_put(jax.random.key(recipe.seed), replicated(mesh))
-    batches = BatchReader(plan.reader, batch_size=recipe.batch_size, seed=recipe.seed, flip=recipe.flip)
-    loader = make_loader(batches, recipe.steps)
-    with claimed(workdir, plan.run), Checkpoints(workdir, keep=recipe.keep) as checkpoints:
-        start, state = _begin(plan, checkpoints, loader, key, mesh)
-        if start >= recipe.steps:
-            return Outcome(start, stopped=False)
-        with MetricsWriter(workdir, start) as writer:
-            progress = Progress(
-                writer, start=start, steps=recipe.steps, batch_size=recipe.batch_size, log_every=recipe.log_every
+    mesh = make_mesh(options.devices, options.fsdp)
+    check_batch(mesh, recipe.batch_size, recipe.accumulate)
+    setup = plan.setup(constrain_batch(mesh) if mesh.size > 1 else None)
+    with ExitStack() as stack:
+        stack.enter_context(memory_faults())
+        stack.enter_context(claimed(workdir, plan.run))
+        checkpoints = stack.enter_context(Checkpoints(workdir, recipe))
+        snapshots = stack.enter_context(Snapshots(workdir, recipe))
+        loop = Loop(plan, setup, mesh, workdir, options, checkpoints, snapshots)
+        state, position = loop.begin()
+        if position.step >= recipe.steps:
+            return Outcome(position.step, stopped=False)
+        progress = make_progress(plan, mesh, workdir, position.step, options.sinks)
+        stack.callback(progress.close)
+        return loop.run(state, position, progress)
+
+
+def make_progress(
+    plan: Plan, mesh: Mesh, workdir: Path, start: int, more: Sequence[Callable[[], Sink]] = ()
+) -> Progress:
+    """Bar and sinks; only the main process writes."""
+    recipe = plan.recipe.train
+    ceiling = matmul_ceiling(plan.recipe.model.dtype, list(mesh.local_devices)) * mesh.size / len(mesh.local_devices)
+    sinks: list[Sink] = []
+    if is_main():  # those that may refuse come first, before files are open
+        sinks = [*(make() for make in more), JsonLines(workdir, start), TensorBoard(workdir, start)]
+    progress = Progress(
+        sinks,
+        start=start,
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        log_every=recipe.log_every,
+        flops_per_image=plan.flops_per_image,
+        ceiling=ceiling,
+        shown=is_main(),
+    )
+    progress.text(start, "recipe", format_recipe(plan.recipe))
+    return progress
+
+
+@dataclass
+class Loop:
+    """One call of `train`: what a step needs, and what happens between steps."""
+
+    plan: Plan
+    setup: Setup
+    mesh: Mesh
+    workdir: Path
+    options: Options
+    checkpoints: Checkpoints
+    snapshots: Snapshots
+    progress: Progress = field(init=False)
+    position: Position = field(init=False)
+    loader: grain.DatasetIterator[Batch] = field(init=False)
+
+    def __post_init__(self) -> None:
+        recipe = self.plan.recipe.train
+        self._placement, everywhere = batch_sharding(self.mesh), replicated(self.mesh)
+        self._key = jax.jit(lambda: jax.random.key(recipe.seed), out_shardings=everywhere)()
+        self._batches = BatchReader(
+            self.plan.reader,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            flip=recipe.flip,
+            selection=self.plan.selection,
+            rows=rows(self._placement, recipe.batch_size),
+            on_corrupt=recipe.on_corrupt,
+        )
+        self._validation = _make_validation(self.plan, self.setup, self.options.validate_on, self.mesh)
+        self._told: set[int] = set()  # damaged records that the user has read of
+
+    def begin(self) -> tuple[TrainState, Position]:
+        """The state to go on from, and where that is; the loader is moved there."""
+        step = self.checkpoints.latest()
+        if step is None:
+            abstract = jax.eval_shape(lambda key: init_state(self.setup, key), self._key)
+            init = jax.jit(lambda key: init_state(self.setup, key), out_shardings=state_shardings(self.mesh, abstract))
+            self.snapshots.cut(0)
+            self._move(Position())
+            return init(self._key), self.position
+        return self._restore(step)
+
+    def run(self, state: TrainState, position: Position, progress: Progress) -> Outcome:
+        """Train to the recipe's last step, or until asked to stop."""
+        self.position, self.progress = position, progress
+        recipe = self.plan.recipe.train
+        train_step = make_train_step(self.setup, self.mesh if self.mesh.size > 1 else None)
+        while self.position.step < recipe.steps:
+            begin = time.perf_counter()
+            batch = put_batch(next(self.loader), self._placement)
+            waited = time.perf_counter() - begin
+            state, metrics = train_step(state, batch, self._key)
+            self.position = self.position.advanced()
+            step = self.position.step
+            reads = [progress.push(step, metrics, waited)]
+            stopped = self._asked_to_stop(step)
+            ends = stopped or step == recipe.steps
+            if ends or self._anything_due(step):
+                reads.append(progress.flush())
+            streaks = {int(read["step"]): int(read["streak"]) for read in reads if read is not None}
+            bad = [one for one, streak in streaks.items() if streak >= recipe.max_bad_steps]
+            if bad:
+                del state  # there may be no room for two
+                state = self._roll_back(bad[0])
+                continue
+            good = streaks.get(step, 0) == 0
+            self._between_steps(state, step, stopped=stopped, good=good)
+            if stopped:
+                return Outcome(step, stopped=step < recipe.steps)
+        return Outcome(recipe.steps, stopped=False)
+
+    def _asked_to_stop(self, step: int) -> bool:
+        if jax.process_count() > 1 and step % self.plan.recipe.train.log_every:
+            return False  # to agree costs a wait for the device
+        return any_process(self.options.should_stop())
+
+    def _anything_due(self, step: int) -> bool:
+        recipe = self.plan.recipe
+        every = [recipe.train.checkpoint_every]
+        every += [recipe.train.validate_every] if self._validation else []
+        every += [recipe.preview.every] if self._previews else []
+        every += [recipe.train.ema_snapshot_every] if recipe.train.ema_power else []
+        return any(step % one == 0 for one in every)
+
+    @property
+    def _previews(self) -> bool:
+        return self.options.preview is not None and self.plan.recipe.preview.every > 0
+
+    def _between_steps(self, state: TrainState, step: int, *, stopped: bool, good: bool) -> None:
+        """Whatever is due after `step`: validation, snapshot, preview, checkpoint, and news of damaged records.
+
+        A checkpoint is what a rollback goes back to, so none is made in the middle of bad steps, unless the call ends.
+        One that is stopped has little time: it only saves.
+        """
+        recipe, last = self.plan.recipe, step == self.plan.recipe.train.steps
+        saves = stopped or last or (good and step % recipe.train.checkpoint_every == 0)
+        hurries = stopped and not last
+        judged = last or (saves and recipe.train.keep_best > 0) or step % recipe.train.validate_every == 0
+        loss = None
+        if self._validation and judged and not hurries:
+            loss = self._validate(self._validation, state, step)
+        if recipe.train.ema_power and good and step % recipe.train.ema_snapshot_every == 0:
+            self.snapshots.save(step, state.ema)
+        if self._previews and (last or step % recipe.preview.every == 0) and not hurries:
+            self._draw(state, step)
+        if saves:  # last, so that a kill loses none of the others
+            with self.progress.paused("save"):
+                self.checkpoints.save(step, state, dict(self.loader.get_state()), self._meta(), loss)
+        for index, what in self._batches.damaged.items():
+            if index not in self._told:
+                self._told.add(index)
+                self.progress.note(f"skipped: {what}")
+
+    def _validate(self, validation: Validation, state: TrainState, step: int) -> float:
+        with self.progress.paused("validate"):
+            raw, averaged = (validation(params, self._key) for params in (state.params, state.ema[MAIN]))
+        averages = {name.replace("loss", "loss_ema", 1): value for name, value in averaged.items()}
+        self.progress.validation(step, raw | averages)
+        return averaged["loss"]
+
+    def _draw(self, state: TrainState, step: int) -> None:
+        assert self.options.preview is not None
+        weights = on_one_device(state.ema[MAIN]) if self.mesh.size > 1 else state.ema[MAIN]
+        if not is_main():
+            return
+        try:
+            with self.progress.paused("preview"):
+                trained = TrainedModel(self.plan.run, step, MAIN, self.plan.network.predict, weights)
+                drawn = self.options.preview(trained)
+        except Exception as error:  # a picture is not worth a run
+            told = " ".join(str(error).split())[:200]
+            self.progress.note(f"step {step}: no preview ({type(error).__name__}: {told}); training goes on")
+            return
+        for name, picture in drawn.images.items():
+            self.progress.image(step, f"preview/{name}", picture)
+        self.progress.scalars(step, {f"preview/{name}": value for name, value in drawn.scalars.items()})
+
+    def _roll_back(self, bad: int) -> TrainState:
+        """The state of the last regular checkpoint, after a streak of bad steps up to step `bad`.
+
+        Raises:
+            UserError: there is none, or the run has gone back too often.
+        """
+        recipe = self.plan.recipe.train
+        good = self.checkpoints.latest_regular()
+        row = f"{recipe.max_bad_steps} steps in a row" if recipe.max_bad_steps > 1 else "one step"
+        told = f"step {bad}: loss or gradient was not finite for {row}"
+        if good is None or len(self.position.rollbacks) >= recipe.max_rollbacks:
+            times = f"the run has gone back {len(self.position.rollbacks)} times (train.max_rollbacks)"
+            why = "there is no checkpoint to go back to" if good is None else times
+            raise UserError(
+                f"{told}, and {why}; train in a new directory with a lower optimizer.learning_rate, a longer "
+                "optimizer.warmup_steps or optimizer.clip_norm=1"
             )
-            try:
-                return _loop(plan, state, start, loader, checkpoints, progress, key, mesh, should_stop)
-            finally:
-                progress.close()
+        position = self.position.back(bad, good)
+        self.checkpoints.cut(good)
+        self.progress.rewind(good)
+        self.progress.note(f"{told}; back to the checkpoint of step {good}, past the batches of the steps between")
+        state, _ = self._restore(good, position)
+        return state
+
+    def _restore(self, step: int, position: Position | None = None) -> tuple[TrainState, Position]:
+        """The state of a checkpoint; `position` where it is not the checkpoint's own."""
+        abstract = jax.eval_shape(lambda key: init_state(self.setup, key), self._key)
+        like = with_sharding(abstract, state_shardings(self.mesh, abstract))
+        state, data, meta = self.checkpoints.restore(step, like)
+        saved = Position(step, tuple((good, over) for good, over in meta["rollbacks"]))
+        if (
+            meta["step"] != step
+            or meta["dataset"] != self.plan.run.dataset.digest
+            or data != {"next_index": saved.batch}
+        ):
+            raise UserError(
+                f"checkpoint {step} belongs to another run or data position ({meta}, {data}); train elsewhere"
+            )
+        self.snapshots.resume(step, state.ema)
+        self._move(position or saved)
+        return state, self.position
+
+    def _move(self, position: Position) -> None:
+        """Go on from `position`: the loader's next batch is the one after it."""
+        self.position = position
+        if is_main():
+            write_rollbacks(self.workdir, position.rollbacks)
+        left = self.plan.recipe.train.steps - position.step
+        self.loader = make_loader(self._batches, position.batch + max(left, 0))
+        if left > 0:
+            seek(self.loader, position.batch)
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "step": self.position.step,
+            "dataset": self.plan.run.dataset.digest,
+            "recipe": self.plan.recipe.model_dump(mode="json"),
+            "rollbacks": [list(one) for one in self.position.rollbacks],
+        }
 
 
-def _begin(
-    plan: Plan, checkpoints: Checkpoints, loader: grain.DatasetIterator[Batch], key: jax.Array, mesh: Any
-) -> tuple[int, TrainState]:
-    """The first step to make and the state before it; the loader is moved to it."""
-    init = jax.jit(lambda k: init_state(plan, k), out_shardings=replicated(mesh))
-    step = checkpoints.latest()
-    if step is None:
-        return 0, init(key)
-    like = with_sharding(jax.eval_shape(init, key), replicated(mesh))
-    state, data, meta = checkpoints.restore(step, like)
-    if meta["step"] != step or meta["dataset"] != plan.run.dataset.digest or data.get("next_index") != step:
-        raise UserError(f"checkpoint {step} belongs to another run or data position ({meta}, {data}); train elsewhere")
-    if step < plan.recipe.train.steps:
-        seek(loader, step)
-    return step, state
-
-
-def _loop(
-    plan: Plan,
-    state: TrainState,
-    start: int,
-    loader: grain.DatasetIterator[Batch],
-    checkpoints: Checkpoints,
-    progress: Progress,
-    key: jax.Array,
-    mesh: Any,
-    should_stop: Callable[[], bool],
-) -> Outcome:
+def _make_validation(plan: Plan, setup: Setup, other: LatentReader | None, mesh: Mesh) -> Validation | None:
+    """On another dataset, or on the records held out of this one; None where there are neither."""
     recipe = plan.recipe.train
-    train_step, placement = make_train_step(plan), batch_sharding(mesh)
-    meta = {"dataset": plan.run.dataset.digest, "recipe": plan.recipe.model_dump(mode="json")}
-    stopped = False
-    for step in range(start + 1, recipe.steps + 1):
-        begin = time.perf_counter()
-        batch = jax.device_put(next(loader), placement)
-        waited = time.perf_counter() - begin
-        state, metrics = train_step(state, batch, key)
-        progress.push(step, metrics, waited)
-        stopped = should_stop()
-        if stopped or step % recipe.checkpoint_every == 0 or step == recipe.steps:
-            progress.flush()  # a state whose loss is not finite is never saved
-            checkpoints.save(step, state, loader.get_state(), meta | {"step": step})
-        if stopped:
-            return Outcome(step, stopped=step < recipe.steps)
-    return Outcome(recipe.steps, stopped=False)
+    if other is not None:
+        _, index = holdout_records(len(other), min(recipe.validation_records, len(other)))
+        return Validation(setup, other, index, recipe.batch_size, mesh)
+    if not recipe.holdout:
+        return None
+    _, index = holdout_records(len(plan.reader), min(recipe.holdout, recipe.validation_records))
+    return Validation(setup, plan.reader, index, recipe.batch_size, mesh)

@@ -1,59 +1,212 @@
 """`flowtrain train`."""
 
+import importlib
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowtrain.bars import bar
+from schemas.errors import UserError
+
+if TYPE_CHECKING:
+    from flowtrain.cache import Cache
+    from flowtrain.plan import Plan
+    from flowtrain.train import Options
+    from schemas.config import Recipe
+
 PREEMPTED = 75  # EX_TEMPFAIL: saved; repeat the command to go on
 INTERRUPTED = 130
+CACHES = ("none", "disk", "ram")
+_PATH = click.Path(path_type=Path)
+_POSITIVE = click.IntRange(min=1)
 
 
 @click.command()
 @click.argument("data")
-@click.option(
-    "--workdir", required=True, type=click.Path(path_type=Path), help="Checkpoints, metrics and run.json go here."
-)
+@click.option("--workdir", required=True, type=_PATH, help="Checkpoints, metrics and run.json go here.")
 @click.option("--recipe", required=True, help="Name of a recipe of the package, or a TOML file.")
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one value of the recipe.")
+@click.option("--overfit", type=_POSITIVE, metavar="N", help="Train on N records only: can it learn them?")
+@click.option("--validation", metavar="DATA", help="Dataset for the validation loss.  [default: held-out records]")
+@click.option("--reference", type=_PATH, help="Statistics or dataset for the distances of previews.")
+@click.option(
+    "--cache", type=click.Choice(CACHES), default="none", show_default=True, help="Stage the records once, for speed."
+)
+@click.option("--cache-dir", type=_PATH, help="Where to stage.  [default: the user's cache folder]")
+@click.option("--fsdp", type=_POSITIVE, default=1, show_default=True, help="Cut parameters over so many devices.")
+@click.option("--distributed", is_flag=True, help="Join the other processes of a cluster, as its environment says.")
+@click.option("--coordinator", metavar="HOST:PORT", help="Process 0, where the environment does not say.")
+@click.option("--processes", type=_POSITIVE, help="How many there are.")
+@click.option("--process", type=click.IntRange(min=0), help="Number of this one, from 0.")
+@click.option("--wandb", metavar="PROJECT", help="Report to Weights & Biases too (pip install flowtrain[wandb]).")
+@click.option("--replay", type=_POSITIVE, metavar="STEP", help="Print the records that made a step, and stop.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and plan, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as one JSON object.")
-def train(data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """Train a flow-matching DiT on the latent dataset DATA. The same command again resumes.
+@click.option("--json", "as_json", is_flag=True, help="Print the plan, the records or the result as JSON.")
+def train(data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
+    """Train a DiT on the latent dataset DATA (local, gs:// or s3://). The same command again resumes.
 
     On SIGTERM the state is saved and the exit status is 75; on Ctrl-C likewise, with 130.
 
-    Example: flowtrain train latents/ --workdir run/ --recipe digits --set train.steps=500
+    \b
+    Example:
+      flowtrain train latents/ --workdir run/ --recipe digits --set train.steps=500
     """
     from flowtrain.recipes import find_recipe
-    from schemas.config import load_recipe
-    from schemas.errors import UserError
+    from schemas.config import format_recipe, load_recipe
 
-    if "://" in data:
-        raise UserError(
-            f"{data}: training reads single records at random, from a local disk; copy the dataset to one first "
-            "(aws s3 sync, gcloud storage rsync -r)"
-        )
-
+    if options["overfit"] is not None:
+        overrides = (*overrides, f"train.overfit={options['overfit']}")
     resolved = load_recipe(find_recipe(recipe), overrides)
+    _check_options(resolved, options)
+    if options["distributed"] or options["coordinator"]:
+        from flowtrain.hosts import join
+
+        join(options["coordinator"], options["processes"], options["process"])
 
     from flowtrain import workdir as work
-    from flowtrain.train import make_plan
-    from flowtrain.train import train as run_training
+    from flowtrain.plan import make_plan
 
-    plan = make_plan(Path(data), resolved)
-    if dry_run:
+    as_json = options["as_json"]
+    plan = make_plan(_local(data, options["cache_dir"]), resolved)
+    _check_devices(plan, options["fsdp"])
+    if options["replay"]:
         work.check(workdir, plan.run)
-        _print({"recipe": resolved.model_dump(mode="json"), "plan": plan.summary()}, as_json)
+        _print_replay(plan, workdir, options["replay"], as_json)
         return
-    stop = _StopRequest()
-    outcome = run_training(plan, workdir, should_stop=lambda: stop.signal is not None)
+    if options["dry_run"]:
+        work.check(workdir, plan.run)
+        if as_json:
+            _print({"recipe": resolved.model_dump(mode="json"), "plan": plan.summary()}, as_json)
+            return
+        click.echo(format_recipe(resolved))
+        _print({"plan": plan.summary()}, as_json)
+        return
+    _train(plan, workdir, options)
+
+
+def _train(plan: "Plan", workdir: Path, options: dict[str, Any]) -> None:
+    from flowtrain import workdir as work
+    from flowtrain.train import train as run_training
+    from schemas.config import format_recipe
+
+    work.check(workdir, plan.run)  # before records are staged
+    click.echo(format_recipe(plan.recipe), err=True)
+    settings = _options(plan, workdir, options)
+    plan = _staged(plan, options["cache"], options["cache_dir"])
+    stop = _StopRequest()  # from here on there is something to save
+    settings = replace(settings, should_stop=lambda: stop.signal is not None)
+    outcome = run_training(plan, workdir, settings)
     if outcome.stopped:
         click.echo(f"{workdir}: stopped; saved step {outcome.step}, repeat the command to go on", err=True)
         sys.exit(INTERRUPTED if stop.signal == signal.SIGINT else PREEMPTED)
-    _print({"workdir": str(workdir), "step": outcome.step}, as_json)
+    _print({"workdir": str(workdir), "step": outcome.step}, options["as_json"])
+
+
+def _check_options(recipe: "Recipe", options: dict[str, Any]) -> None:
+    """What can be told before anything is opened.
+
+    Raises:
+        UserError: options that need each other.
+    """
+    count, number = options["processes"], options["process"]
+    if options["coordinator"] and (count is None or number is None):
+        raise UserError("--coordinator needs --processes N and --process I")
+    if not options["coordinator"] and not options["distributed"] and (count or number):
+        raise UserError("--processes and --process need --coordinator HOST:PORT, or --distributed")
+    if count is not None and number is not None and number >= count:
+        raise UserError(f"--process {number}: of {count} processes the last is number {count - 1}")
+    if options["reference"] is not None and not (recipe.preview.every and recipe.preview.distance_samples):
+        raise UserError(
+            "--reference is for the distances of previews, and there are none; set preview.every and "
+            "preview.distance_samples, or leave it out"
+        )
+    if recipe.train.keep_best and not recipe.train.holdout and options["validation"] is None:
+        raise UserError("train.keep_best needs a validation loss; give --validation DATA or --set train.holdout=N")
+
+
+def _check_devices(plan: "Plan", fsdp: int) -> None:
+    """Before hours of staging: whether the batch can be cut over the devices."""
+    from flowtrain.sharding import check_batch, make_mesh
+
+    train = plan.recipe.train
+    check_batch(make_mesh(fsdp=fsdp), train.batch_size, train.accumulate)
+
+
+def _options(plan: "Plan", workdir: Path, options: dict[str, Any]) -> "Options":
+    """How the run is carried out, with what other packages bring to it."""
+    from flowtrain.plan import check_validation
+    from flowtrain.reader import LatentReader
+    from flowtrain.train import Options
+
+    validate_on = None
+    if options["validation"] is not None:
+        validate_on = LatentReader(_local(options["validation"], options["cache_dir"]))
+        check_validation(plan, validate_on.manifest, validate_on.directory)
+    preview = None
+    if plan.recipe.preview.every:
+        # Evaluation is above the trainer: named by string, like the commands of other packages in `flowtrain.cli`.
+        try:
+            make_preview = importlib.import_module("evaluation.preview").make_preview
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"previews need the package {error.name}, which is not installed; install it, or set preview.every=0"
+            ) from None
+        data, directory = Path(plan.run.dataset.path), workdir / "previews"
+        preview = make_preview(plan.run, data, options["reference"], _warn, directory=directory, make_bar=bar)
+    sinks = []
+    if options["wandb"]:
+        from flowtrain.sinks import WandbSink
+
+        sinks.append(lambda: WandbSink(options["wandb"], workdir, plan.recipe.model_dump(mode="json")))
+    return Options(fsdp=options["fsdp"], preview=preview, sinks=sinks, validate_on=validate_on)
+
+
+def _local(data: str, cache_dir: Path | None) -> Path:
+    """The dataset on a local disk: training reads single records at random, so one in an object store is staged."""
+    if "://" not in data:
+        return Path(data)
+    from flowtrain.cache import cache_directory
+
+    staging = importlib.import_module("pipelines.staging")
+    with bar(total=staging.staged_bytes(data), desc="stage", unit="B", unit_scale=True) as progress:
+        return staging.stage(data, cache_directory(cache_dir), progress.update)
+
+
+def _staged(plan: "Plan", cache: "Cache", cache_dir: Path | None) -> "Plan":
+    """The plan with its records where they are fastest."""
+    if cache == "none":
+        return plan
+    from flowtrain.cache import open_records
+    from flowtrain.rows import row_count
+
+    with bar(total=row_count(plan.reader.manifest), desc="cache", unit="record") as progress:
+        return replace(plan, reader=open_records(plan.reader.directory, cache, cache_dir, progress.update))
+
+
+def _print_replay(plan: "Plan", workdir: Path, step: int, as_json: bool) -> None:
+    from flowtrain.replay import replay
+
+    records = list(replay(plan, workdir, step))
+    if as_json:
+        for record in records:
+            click.echo(json.dumps(record))
+        return
+    columns = {name: [_cell(record[name]) for record in records] for name in records[0]}
+    widths = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
+    click.echo("  ".join(f"{name:<{widths[name]}}" for name in columns).rstrip())
+    for row in zip(*columns.values(), strict=True):
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths.values(), strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6f}" if isinstance(value, float) else str(value)
 
 
 class _StopRequest:
@@ -67,6 +220,10 @@ class _StopRequest:
         self.signal = number
         for which, handler in self._before.items():
             signal.signal(which, handler)
+
+
+def _warn(message: str) -> None:
+    click.echo(f"Warning: {message}", err=True)
 
 
 def _print(content: dict[str, object], as_json: bool) -> None:

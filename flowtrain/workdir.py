@@ -6,35 +6,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flowtrain.hosts import is_main
+from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED, format_recipe
 from schemas.errors import UserError
+from schemas.files import write_atomic
 from schemas.run import METRICS_NAME, RUN_NAME, Run, read_run, write_run
 
-LOCK_NAME = ".lock"
-# What may change between the commands of one run without changing what it computes.
-FREE = ("train.log_every", "train.checkpoint_every", "train.keep", "sampler.")
+LOCK_NAME, RECIPE_NAME = ".lock", "recipe.toml"
+# What may change between the commands of one run without changing what it computes: numbers, and whole tables.
+FREE = frozenset({*(f"train.{name}" for name in BOOKKEEPING), *(f"model.{name}" for name in UNLEARNED)})
+FREE_TABLES = ("sampler.", "preview.")
 
 
 @contextmanager
 def claimed(workdir: Path, run: Run) -> Iterator[None]:
-    """Hold the work directory for this process while in the context; it is made, or checked, and `run.json` written.
+    """Hold the work directory for this run while in the context; it is made, or checked, and `run.json` written.
+
+    Of several processes the main one does that, and the others rely on it.
 
     Raises:
         UserError: the directory is another run's, holds something else, or another process is training in it.
     """
+    if not is_main():
+        yield
+        return
     check(workdir, run)
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be made ({error.strerror}); give another --workdir") from None
     with open(workdir / LOCK_NAME, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system, also on SIGKILL
         except BlockingIOError:
             raise UserError(f"{workdir}: another process is training here; wait for it or stop it") from None
         check(workdir, run)
-        for name in (RUN_NAME, METRICS_NAME):  # left by a killed process
+        for name in (RUN_NAME, RECIPE_NAME, METRICS_NAME):  # left by a killed process
             for left in workdir.glob(f".{name}.*.tmp"):
                 left.unlink()
         if (workdir / RUN_NAME).exists():
             run = run.model_copy(update={"versions": read_run(workdir).versions})  # those that began the run
         write_run(workdir, run)
+        write_atomic(workdir / RECIPE_NAME, format_recipe(run.recipe))
         yield
 
 
@@ -63,7 +76,7 @@ def check(workdir: Path, run: Run) -> None:
     if differences:
         raise UserError(
             f"{workdir}: belongs to another recipe: {'; '.join(differences)}; "
-            "repeat the first command, or give a new directory for --workdir"
+            "repeat the command as it was, or give a new directory for --workdir"
         )
 
 
@@ -77,12 +90,12 @@ def _describe(run: Run) -> str:
 
 def _differences(before: Run, now: Run) -> list[str]:
     old, new = _flat(before.recipe.model_dump()), _flat(now.recipe.model_dump())
-    if now.recipe.optimizer.schedule == "constant" and new["train.steps"] > old["train.steps"]:
+    if now.recipe.optimizer.schedule in ENDLESS_SCHEDULES and new["train.steps"] > old["train.steps"]:
         del old["train.steps"], new["train.steps"]  # a longer run is the same run, unless its schedule depends on it
     return [
         f"{name} was {old.get(name)} and is now {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and not name.startswith(FREE)
+        if old.get(name) != new.get(name) and name not in FREE and not name.startswith(FREE_TABLES)
     ]
 
 

@@ -4,6 +4,7 @@ What a person types wins: a model size fills in only the fields that were left o
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,13 +31,60 @@ SIZES: dict[str, DiTSize] = {
     "XL": DiTSize(28, 1152, 16),
 }
 
+ENDLESS_SCHEDULES = ("constant", "rsqrt")  # that do not depend on train.steps: such a run can be made longer
+SCAN_FROM_DEPTH = 24  # L and XL
+# What may change between the commands of one run without changing, but for rounding, what an undisturbed one computes.
+UNLEARNED = ("latent", "classes", "remat")  # of the model
+BOOKKEEPING = (
+    *("log_every", "validate_every", "validation_records"),
+    *("checkpoint_every", "keep", "keep_every", "keep_best"),
+    *("on_corrupt", "max_bad_steps", "max_rollbacks", "accumulate"),
+)
+
+# By kind of objective: what it may predict, and what the other tables take from it unless they are told otherwise.
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "flow": ("velocity", "negative_velocity", "data"),
+    "diffusion": ("epsilon", "data"),
+}
+SOLVERS: dict[str, tuple[str, ...]] = {"flow": ("euler", "ddim", "ddpm"), "diffusion": ("ddim", "ddpm")}
+_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "diffusion": {
+        # Time is the timestep of DDPM, 0 ... diffusion_steps - 1.
+        "model": {
+            "output": "epsilon",
+            "time_direction": "to_noise",
+            "time_scale": 1000.0,  # diffusion_steps, where that is given
+            "time_offset": -1.0,
+            "time_integer": True,
+        },
+        "objective": {"time": "uniform"},
+        "sampler": {"solver": "ddim"},
+    }
+}
+# An override of one of these (with what it is when left out) takes what it governs out of a file that was written for
+# another one, unless that is overridden too.
+_GOVERNED: dict[tuple[str, str], tuple[str | None, dict[str, tuple[str, ...]]]] = {
+    ("model", "size"): (None, {"model": DiTSize._fields}),
+    ("objective", "kind"): ("flow", {table: tuple(content) for table, content in _DEFAULTS["diffusion"].items()}),
+}
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ModelConfig(_Table):
-    """The Diffusion Transformer. Give a `size`, or depth, width and heads, or a size and what differs from it."""
+    """The Diffusion Transformer. Give a `size`, or depth, width and heads, or a size and what differs from it.
+
+    The conventions of its input time and of its output are data, so that weights of other systems fit:
+
+    - the network's time is `time_scale * t + time_offset` with `time_direction` "to_data" (t = 1 is data), and
+      `time_scale * (1 - t) + time_offset` with "to_noise"; rounded to a whole number if `time_integer`;
+    - it enters as cos and sin of time * 10000^(-k / n), n = half the frequencies ("half": DiT, SiT) or one less
+      ("half_minus_one": diffusers);
+    - `output` is what the network is trained to give: the path's velocity (to data), its negative, the noise
+      (epsilon), or the data.
+    """
 
     size: Literal["debug", "S", "B", "L", "XL"] | None = None
     depth: int = Field(ge=1)
@@ -44,16 +92,26 @@ class ModelConfig(_Table):
     heads: int = Field(ge=1)
     patch: int = Field(default=2, ge=1)
     mlp_ratio: float = Field(default=4.0, gt=0)
+    latent: tuple[int, int, int] | None = None  # (h, w, c) that the recipe is made for; None: as the dataset has them
+    classes: int | None = Field(default=None, ge=1)  # that the recipe is made for; None: as the dataset has them
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
-    # How t in [0, 1] enters the sin-cos embedding: cos(t * time_scale * f_k), f_k = 10000^(-k / half).
+    qk_norm: bool = False  # RMS norm of queries and keys, with a learned scale
+    # One compiled block over stacked parameters; default: from depth 24, where compiling is long.
+    scan: bool = Field(default_factory=lambda data: data.get("depth", 0) >= SCAN_FROM_DEPTH)
+    remat: bool = False  # compute activations of a block again in the backward pass, instead of keeping them
+    time_conditioning: bool = True  # False: the network is not told t
+    time_direction: Literal["to_data", "to_noise"] = "to_data"
     time_scale: float = Field(default=1000.0, gt=0)
+    time_offset: float = 0.0
+    time_integer: bool = False
+    time_frequencies: Literal["half", "half_minus_one"] = "half"
+    output: Literal["velocity", "negative_velocity", "epsilon", "data"] = "velocity"
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_size(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("size") in SIZES:
-            return {**SIZES[values["size"]]._asdict(), **values}
-        return values
+        size = values.get("size") if isinstance(values, Mapping) else None
+        return {**SIZES[size]._asdict(), **values} if isinstance(size, str) and size in SIZES else values
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -65,12 +123,19 @@ class ModelConfig(_Table):
 
 
 class ObjectiveConfig(_Table):
-    """Flow matching on the linear path, x_t = (1 - t) noise + t data, target data - noise."""
+    """What is learned.
 
-    kind: Literal["flow"] = "flow"
-    time: Literal["logit_normal", "uniform"] = "logit_normal"
+    "flow": the linear path x_t = (1 - t) noise + t data. "diffusion": the variance-preserving noise of DDPM,
+    `diffusion_steps` levels with linear betas, t = 1 - k / diffusion_steps for k = 1 (almost data) to all (noise).
+    """
+
+    kind: Literal["flow", "diffusion"] = "flow"
+    time: Literal["logit_normal", "uniform"] = "logit_normal"  # diffusion: the levels, uniformly
     logit_mean: float = 0.0
     logit_std: float = Field(default=1.0, gt=0)
+    beta_start: float = Field(default=1e-4, gt=0, lt=1)
+    beta_end: float = Field(default=0.02, gt=0, lt=1)
+    diffusion_steps: int = Field(default=1000, ge=2, le=10_000)
     label_drop: float = Field(default=0.1, ge=0, lt=1)
 
 
@@ -83,31 +148,77 @@ class OptimizerConfig(_Table):
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "rsqrt"] = "constant"
+    rsqrt_steps: int = Field(default=70_000, ge=1)  # rsqrt: the rate is flat to here, then falls as 1 / sqrt(step)
     clip_norm: float | None = Field(default=None, gt=0)
 
 
 class TrainConfig(_Table):
-    """Length, batch and bookkeeping of a run."""
+    """Length, batch, averages, data and bookkeeping of a run."""
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    accumulate: int = Field(default=1, ge=1)  # parts in which a batch goes through the network, one after another
     seed: int = Field(default=0, ge=0, lt=2**32)  # JAX keys are made of 32 bits
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
+    ema_extra: tuple[float, ...] = ()  # decays of further averages
+    ema_power: tuple[float, ...] = ()  # relative widths (sigma_rel) of power-function averages, for post-hoc EMA
+    ema_snapshot_every: int = Field(default=5000, ge=1)  # steps between the snapshots that post-hoc EMA needs
     normalization: Literal["vae", "channel"] = "vae"
     flip: bool = True  # choose between a record and its mirror image, when the dataset has mirrored encodings
+    holdout: int = Field(default=0, ge=0)  # records kept from training, for the validation loss
+    overfit: int | None = Field(default=None, ge=1)  # train on so many records only, to see whether it can learn
+    on_corrupt: Literal["stop", "skip"] = "stop"  # a damaged record: end with its name, or take the next one
+    max_bad_steps: int = Field(default=10, ge=1)  # non-finite steps in a row before rolling back
+    max_rollbacks: int = Field(default=3, ge=0)
     log_every: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=1000, ge=1)  # when there are records to validate on
+    validation_records: int = Field(default=1024, ge=1)  # at most
     checkpoint_every: int = Field(default=5000, ge=1)
-    keep: int = Field(default=2, ge=1)
+    keep: int = Field(default=2, ge=1)  # the last checkpoints,
+    keep_every: int | None = Field(default=None, ge=1)  # those of every so many steps,
+    keep_best: int = Field(default=0, ge=0)  # and those of the lowest validation loss
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+        if not all(0 <= decay < 1 for decay in self.ema_extra):
+            raise ValueError(f"ema_extra {list(self.ema_extra)}: each decay must be in [0, 1)")
+        if not all(0 < width < 0.28 for width in self.ema_power):  # gamma >= 0 ends at 1 / sqrt(12)
+            raise ValueError(f"ema_power {list(self.ema_power)}: each relative width must be in (0, 0.28)")
+        for name, values in (("ema_extra", self.ema_extra), ("ema_power", self.ema_power)):
+            if len(set(values)) < len(values):  # an average is named by its value
+                raise ValueError(f"{name} {list(values)}: give each value once")
+        return self
 
 
 class SamplerConfig(_Table):
     """Defaults of `sample` and of previews."""
 
-    solver: Literal["euler"] = "euler"
+    solver: Literal["euler", "ddim", "ddpm"] = "euler"  # default: ddim for diffusion
     steps: int = Field(default=50, ge=1)
     cfg: float = Field(default=4.0, ge=0)
     cfg_channels: int | None = Field(default=None, ge=1)  # None: guidance on all channels
+
+
+class PreviewConfig(_Table):
+    """What a run draws of itself while it trains."""
+
+    every: int = Field(default=0, ge=0)  # steps; 0: never
+    steps: tuple[int, ...] = (1, 4, 32)
+    cfg: tuple[float, ...] = (1.0, 4.0)
+    classes: int = Field(default=10, ge=1)  # rows of a grid, at most
+    columns: int = Field(default=8, ge=1)
+    noise_levels: int = Field(default=8, ge=1)  # of the one-step reconstructions
+    distance_samples: int = Field(default=0, ge=0)  # for a distance to --reference; 0: none
+    protocol: str = "embedded"
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if not self.steps or not self.cfg or min(self.steps) < 1 or min(self.cfg) < 0:
+            raise ValueError("steps and cfg must each hold a number, steps of at least 1 and cfg of at least 0")
+        return self
 
 
 class Recipe(_Table):
@@ -118,6 +229,69 @@ class Recipe(_Table):
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig
     sampler: SamplerConfig = SamplerConfig()
+    preview: PreviewConfig = PreviewConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_objective(cls, values: Any) -> Any:
+        objective = values.get("objective") if isinstance(values, Mapping) else None
+        if not isinstance(objective, Mapping) or not isinstance(objective.get("kind"), str):
+            return values
+        levels = objective.get("diffusion_steps")
+        scale = {"time_scale": levels} if isinstance(levels, int) else {}
+        for table, content in _DEFAULTS.get(objective["kind"], {}).items():
+            typed = values.get(table, {})
+            if isinstance(typed, Mapping):
+                values = {**values, table: {**content, **(scale if table == "model" else {}), **typed}}
+        return values
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        kind = self.objective.kind
+        if self.model.output not in OUTPUTS[kind]:
+            raise ValueError(_does_not_go(f"model.output {self.model.output}", kind, OUTPUTS))
+        if self.sampler.solver not in SOLVERS[kind]:
+            raise ValueError(_does_not_go(f"sampler.solver {self.sampler.solver}", kind, SOLVERS))
+        if kind == "diffusion" and self.objective.time != "uniform":
+            raise ValueError("objective.time must be uniform for objective.kind diffusion")
+        drawn = {"sampler.steps": self.sampler.steps}
+        if self.preview.every:
+            drawn["preview.steps"] = max(self.preview.steps)
+        for name, steps in drawn.items():
+            if steps > self.most_steps:
+                raise ValueError(
+                    f"{name} {steps}: objective.diffusion_steps has only {self.most_steps} levels; lower it"
+                )
+        return self
+
+    @property
+    def most_steps(self) -> float:
+        """Sampling steps that there are at most: one a noise level; of a flow as many as one likes."""
+        return self.objective.diffusion_steps if self.objective.kind == "diffusion" else float("inf")
+
+
+def _does_not_go(what: str, kind: str, allowed: Mapping[str, tuple[str, ...]]) -> str:
+    return f"{what} does not go with objective.kind {kind}; use {' or '.join(allowed[kind])}"
+
+
+def choose_solver(recipe: Recipe, asked: str | None) -> str:
+    """The solver that a command asked for, or the recipe's.
+
+    Raises:
+        UserError: it does not go with the recipe's objective.
+    """
+    kind, solver = recipe.objective.kind, asked or recipe.sampler.solver
+    if solver not in SOLVERS[kind]:
+        raise UserError(_does_not_go(f"--solver {solver}", kind, SOLVERS))
+    return solver
+
+
+def format_recipe(recipe: Recipe) -> str:
+    """A resolved recipe as TOML, which `load_recipe` reads back as the same; what is None is left out."""
+    lines = []
+    for table, content in recipe.model_dump(mode="json", exclude_none=True).items():
+        lines += [f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in content.items()), ""]
+    return "\n".join(lines)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -141,22 +315,31 @@ def make_recipe(content: Mapping[str, Any], overrides: Sequence[str] = (), *, wh
         name: dict(table) if isinstance(table, Mapping) else table for name, table in content.items()
     }
     parsed = [_parse_override(override) for override in overrides]
-    typed = {key for table, key, _ in parsed if table == "model"}
-    for table, key, value in parsed:
+    for table, _, _ in parsed:
         if not isinstance(tables.setdefault(table, {}), dict):
             raise UserError(f"{where}: [{table}] must be a table")
-        if (table, key) == ("model", "size"):  # what the file spells out of another size must not survive it
-            for field in DiTSize._fields:
-                if field not in typed:
-                    tables[table].pop(field, None)
+    for override in parsed:
+        _forget_governed(tables, *override)
+    for table, key, value in parsed:
         tables[table][key] = value
     _check_names(tables, where)
     try:
         return Recipe.model_validate(tables)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: {name}: {first['msg']}") from None
+        place = [where, ".".join(str(part) for part in first["loc"])]  # the second is empty where two tables disagree
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(": ".join([*filter(None, place), message])) from None
+
+
+def _forget_governed(tables: dict[str, Any], table: str, key: str, value: Any) -> None:
+    """Before an override: what the file spells out for another value of a key of `_GOVERNED` goes."""
+    unsaid, governed = _GOVERNED.get((table, key), (value, {}))
+    if tables[table].get(key, unsaid) == value:
+        return
+    for name, fields in governed.items():
+        if isinstance(tables.get(name), dict):
+            tables[name] = {field: said for field, said in tables[name].items() if field not in fields}
 
 
 def _parse_override(text: str) -> tuple[str, str, Any]:

@@ -11,11 +11,13 @@ HEAVY = {"jax", "flax", "optax", "orbax", "grain", "apache_beam", "tensorflow_da
 # What a machine that only computes has, besides the standard library.
 COMPUTE = ["jax", "jaxlib", "flax", "optax", "numpy"]
 COMPUTE_MODULES = [
+    "flowtrain.ceiling",
     "flowtrain.counter",
     "flowtrain.latents",
     "flowtrain.model",
     "flowtrain.objective",
     "flowtrain.path",
+    "flowtrain.step",
     "pipelines.vae",
     "evaluation.extractors.embedded",
 ]
@@ -35,7 +37,7 @@ for name in absent:
 importlib.import_module({module!r})
 """
 ABSENT = ["apache_beam", "array_record", "grain", "orbax", "pydantic", "PIL", "safetensors", "tensorflow_datasets"]
-ABSENT += ["diffusers", "torch", "click", "matplotlib", "tqdm", "jinja2", "mlxtend", "tensorboardX"]
+ABSENT += ["diffusers", "torch", "click", "matplotlib", "tqdm", "jinja2", "mlxtend", "tensorboardX", "wandb"]
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

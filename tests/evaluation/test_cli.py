@@ -14,8 +14,9 @@ from evaluation.imagesets import dataset_images
 from evaluation.results import read_results
 from flowtrain.cli import main
 from pipelines.dataset import LatentDataset
+from schemas.config import make_recipe
 from schemas.manifest import MANIFEST_NAME, write_manifest
-from schemas.run import RUN_NAME
+from schemas.run import RUN_NAME, read_run, write_run
 from schemas.statistics import FeatureStatistics, read_statistics, write_statistics
 from tests.evaluation import tiny
 from tests.evaluation.conftest import World
@@ -51,6 +52,14 @@ def reference(world: World, tmp_path: Path) -> Path:
     out = tmp_path / "reference.npz"
     succeed("stats", world.dataset, out, "--extractor", "tiny")
     return out
+
+
+def as_diffusion(workdir: Path, **sampler: object) -> Path:
+    """The same weights as those of a diffusion run."""
+    recipe = {"model": {"size": "debug"}, "objective": {"kind": "diffusion"}, "sampler": sampler}
+    recipe |= {"train": {"steps": tiny.STEP, "batch_size": 4}}
+    write_run(workdir, read_run(workdir).model_copy(update={"recipe": make_recipe(recipe)}))
+    return workdir
 
 
 # stats
@@ -169,6 +178,30 @@ def test_seeds_that_give_the_samples_of_others_are_refused(workdir: Path, refere
         assert call(*arguments, "--seed", 2**32 - 1, "--dry-run").exit_code == 0
 
 
+def test_the_solver_is_the_recipes_unless_it_is_typed(workdir: Path, tmp_path: Path) -> None:
+    as_diffusion(workdir, solver="ddpm")
+    options = ["--steps", 2, "--cfg", 1, "--num", 3]
+    for name, typed in {"default": [], "ddpm": ["--solver", "ddpm"], "ddim": ["--solver", "ddim"]}.items():
+        succeed("sample", workdir, tmp_path / f"{name}.npz", *options, *typed)
+    default, ddpm, ddim = (np.load(tmp_path / f"{name}.npz")["arr_0"] for name in ("default", "ddpm", "ddim"))
+    np.testing.assert_array_equal(default, ddpm)
+    assert (default != ddim).any()
+    assert "ddpm, 2 steps" in succeed("sample", workdir, tmp_path / "x.png", *options, "--dry-run").stdout
+
+
+def test_a_solver_that_does_not_go_with_the_objective_is_refused(
+    workdir: Path, reference: Path, tmp_path: Path
+) -> None:
+    as_diffusion(workdir)
+    commands = (["sample", workdir, tmp_path / "x.npz"], ["eval", workdir, "--reference", reference])
+    for command in commands:
+        told = fail(*command, "--solver", "euler", "--dry-run")
+        assert told == "Error: --solver euler does not go with objective.kind diffusion; use ddim or ddpm"
+        told = fail(*command, "--steps", "1001", "--dry-run")
+        assert told == "Error: --steps 1001: the run has only 1000 noise levels; take fewer"
+        assert "'eulr' is not one of 'euler', 'ddim', 'ddpm'" in call(*command, "--solver", "eulr").stderr
+
+
 # eval
 
 
@@ -189,6 +222,21 @@ def test_eval_writes_results_once_and_reads_them_back(workdir: Path, reference: 
     assert [json.loads(line) for line in again.stdout.splitlines() if line.startswith("{")] == lines
     assert (workdir / "results.jsonl").read_bytes() == written
     assert not (workdir / "samples").exists(), "nothing was drawn again"
+
+
+def test_results_of_solvers_and_weights_are_kept_apart(workdir: Path, reference: Path) -> None:
+    as_diffusion(workdir)
+    options = ["--reference", reference, "--steps", "2", "--cfg", "1", "--num-samples", 10, "--protocol", "tiny"]
+    assert "EMA weights of step 3, ddim, seed 0" in succeed("eval", workdir, *options).stdout
+    succeed("eval", workdir, *options, "--solver", "ddpm", "--weights", "params")
+    first, second = (result.sampling for result in read_results(workdir))
+    assert first is not None
+    assert second is not None
+    assert (first.sampler, first.weights, second.sampler, second.weights) == ("ddim", "ema", "ddpm", "params")
+    assert {path.name.split("-cfg")[0] for path in (workdir / "samples").iterdir()} == {
+        "step3-ema-ddim2",
+        "step3-params-ddpm2",
+    }
 
 
 def test_eval_goes_on_where_it_was_killed(workdir: Path, reference: Path) -> None:
@@ -269,6 +317,8 @@ def test_mistakes_about_the_run(workdir: Path, reference: Path, tmp_path: Path) 
     assert f"no {RUN_NAME}" in fail("sample", tmp_path, tmp_path / "x.png")
     assert "no checkpoint of step 7; there are 3" in fail("sample", workdir, tmp_path / "x.png", "--step", 7)
     assert "the model has 4 channels" in fail("eval", workdir, *tiny_eval, "--cfg-channels", 5)
+    for command in (["eval", workdir, *tiny_eval], ["sample", workdir, tmp_path / "x.png"]):
+        assert "no weights 'ema0.5'; this run keeps ema, params" in fail(*command, "--weights", "ema0.5")
     assert "no directory" in fail("sample", workdir, tmp_path / "no" / "x.png")
     shutil.rmtree(workdir / "checkpoints")
     assert "no checkpoint" in fail("eval", workdir, *tiny_eval)

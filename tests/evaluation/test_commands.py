@@ -1,6 +1,7 @@
 """The commands on the page: each is one that the command line takes, and names all that is not a default."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,24 @@ def test_what_is_not_a_default_is_named(world: World) -> None:
         "weights": "params",
         "cfg_channels": 3,
     }
+
+
+def test_the_solver_is_named_where_it_is_not_the_recipes(world: World) -> None:
+    def solver(world: World, sampler: str) -> str | None:
+        return parsed(lines_of(world, changed({"sampler": sampler}))[3])["solver"]
+
+    assert solver(world, "euler") is None
+    assert solver(world, "ddpm") == "ddpm"
+    recipe = world.run.recipe.model_copy(
+        update={"sampler": world.run.recipe.sampler.model_copy(update={"solver": "ddpm"})}
+    )
+    other = replace(world, run=world.run.model_copy(update={"recipe": recipe}))
+    assert solver(other, "ddpm") is None
+    assert solver(other, "euler") == "euler"
+
+
+def test_further_averages_are_named(world: World) -> None:
+    assert parsed(lines_of(world, changed({"weights": "posthoc0.13"}))[3])["weights"] == "posthoc0.13"
 
 
 def test_a_reference_is_made_by_its_line(world: World) -> None:

@@ -1,5 +1,6 @@
 """Sample sets: the same bytes after any kill, for any batch, anywhere; never mixed up."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -29,6 +30,7 @@ from flowtrain.checkpoint import TrainedModel, load_for_sampling
 from flowtrain.sampler import sample
 from pipelines.dataset import LatentDataset
 from pipelines.verification import verify
+from schemas.config import BOOKKEEPING, make_recipe
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME
 from schemas.run import read_run, write_run
@@ -106,6 +108,24 @@ def test_sample_i_depends_on_the_seed_and_i_alone(trained: TrainedModel) -> None
     other = latents(Setting(num=20, steps=3, cfg=2.0, seed=6), 0, 8, 8)
     assert np.abs(other - whole[:8]).max(axis=(1, 2, 3)).min() > 0.1
     assert np.abs(whole[0] - whole[3]).max() > 0.1, "same class, other noise"
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ddpm"])
+def test_a_solver_reaches_the_samples_and_keeps_them_a_function_of_seed_and_i(
+    trained: TrainedModel, undisturbed: Path, tmp_path: Path, solver: str
+) -> None:
+    setting = dataclasses.replace(SETTING, solver=solver)
+    generate(trained, setting, tmp_path / "whole", batch_size=8, shard_size=8)
+    others = LatentDataset(undisturbed).records()
+    pairs = [
+        (a.tensors["latent"], b.tensors["latent"])
+        for a, b in zip(LatentDataset(tmp_path / "whole").records(), others, strict=True)
+    ]
+    differing = max(np.abs(a.astype(float) - b).max() for a, b in pairs)
+    assert differing < 0.01 if solver == "ddim" else differing > 0.1  # of a flow, DDIM's step is Euler's
+    parts = [latents for start in (0, 8, 16) for _, latents in draw(trained, setting, start, min(start + 8, 20), 8)]
+    np.testing.assert_array_equal(np.concatenate(parts), np.stack([a for a, _ in pairs]))
+    assert f"--solver {solver} " in LatentDataset(tmp_path / "whole").manifest.command
 
 
 def test_missing_pieces_are_made_again_byte_for_byte(trained: TrainedModel, undisturbed: Path, tmp_path: Path) -> None:
@@ -214,10 +234,14 @@ def test_names_and_commands_tell_settings_apart(trained: TrainedModel) -> None:
         Setting(num=5, steps=2, cfg=1.0, cfg_channels=3),
         Setting(num=5, steps=2, cfg=1.0, label=1),
         Setting(num=5, steps=2, cfg=1.0, seed=1),
+        Setting(num=5, steps=2, cfg=1.0, solver="ddpm"),
     ]
     facts = [sampling_facts(trained, setting) for setting in settings]
-    assert len({setting_name(fact) for fact in facts}) == len(settings)
-    assert len({equivalent_command(fact) for fact in facts}) == len(settings)
+    facts.append(sampling_facts(dataclasses.replace(trained, weights="ema0.999"), base))
+    assert setting_name(facts[-1]) == "step3-ema0.999-euler2-cfg1-seed0-n5"
+    assert "--weights ema0.999" in equivalent_command(facts[-1])
+    assert len({setting_name(fact) for fact in facts}) == len(facts)
+    assert len({equivalent_command(fact) for fact in facts}) == len(facts)
     assert equivalent_command(facts[5]).endswith("--class one")
 
 
@@ -228,10 +252,19 @@ def test_the_run_digest_ignores_bookkeeping_only(world: World) -> None:
         part = getattr(run.recipe, table).model_copy(update=values)
         return run_digest(run.model_copy(update={"recipe": run.recipe.model_copy(update={table: part})}))
 
-    assert changed("train", log_every=7, steps=99) == run_digest(run)
-    assert changed("sampler", steps=7) == run_digest(run)
-    assert changed("train", seed=1) != run_digest(run)
-    assert changed("model", depth=3) != run_digest(run)
+    assert changed("train", steps=99) == run_digest(run)
+    for name in BOOKKEEPING:
+        assert changed("train", **{name: 7}) == run_digest(run), name
+    assert changed("sampler", steps=7, solver="ddpm") == run_digest(run)
+    assert changed("preview", every=7, distance_samples=100) == run_digest(run)
+    assert changed("model", latent=(4, 4, 4), classes=3) == run_digest(run)
+    assert changed("optimizer", schedule="cosine") != run_digest(run)
+    for name, value in {"seed": 1, "batch_size": 8, "holdout": 3, "overfit": 2, "ema_decay": 0.5}.items():
+        assert changed("train", **{name: value}) != run_digest(run), name
+    for name, value in {"depth": 3, "time_scale": 1.0, "output": "data", "qk_norm": True}.items():
+        assert changed("model", **{name: value}) != run_digest(run), name
+    diffusion = {"model": {"size": "debug"}, "train": {"steps": 3, "batch_size": 4}, "objective": {"kind": "diffusion"}}
+    assert run_digest(run.model_copy(update={"recipe": make_recipe(diffusion)})) != run_digest(run)
     assert json.dumps(run_digest(run))
 
 

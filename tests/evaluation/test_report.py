@@ -11,15 +11,18 @@ import pytest
 from click.testing import CliRunner
 
 from evaluation import cards, report_images
+from evaluation.generate import Setting
 from evaluation.report import collect, read_metrics, render, write_report
 from evaluation.results import read_results
 from flowtrain.cli import main
+from schemas.config import make_recipe
 from schemas.errors import UserError
 from schemas.run import METRICS_NAME
 from tests.evaluation.conftest import World, add_tiny_protocol
 from tests.evaluation.test_results import result
 
 METRICS = [{"step": step, "loss": 1 / step, "images_per_s": 100.0, "data_wait": 0.1} for step in (5, 10, 15)]
+VALIDATION = {"step": 15, "val_loss": 0.5, "val_loss_ema": 0.25}
 
 
 class Page(HTMLParser):
@@ -45,7 +48,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def evaluated_once(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = Path(shutil.copytree(world.workdir, tmp_path_factory.mktemp("evaluated") / "run"))
-    lines = [json.dumps(line) for line in METRICS]
+    lines = [json.dumps(line) for line in (*METRICS, VALIDATION)]
     (workdir / METRICS_NAME).write_text("\n".join([*lines, '{"step": 20, "lo']))
     options = ["--steps", "2,1", "--cfg", "1,2", "--num-samples", "9", "--protocol", "tiny"]
     with pytest.MonkeyPatch.context() as patch:
@@ -128,7 +131,7 @@ def test_names_from_outside_are_escaped(evaluated: Path) -> None:
     assert "<script>" not in render(content)
 
 
-def test_a_metrics_line_being_written_is_left_out(evaluated: Path) -> None:
+def test_a_metrics_line_being_written_and_one_of_validation_are_left_out(evaluated: Path) -> None:
     assert read_metrics(evaluated) == METRICS
 
 
@@ -144,6 +147,36 @@ def test_cards_tell_the_best_settings(world: World) -> None:
     assert headline["of samples classified as their class"] == ("90.0%", "20 steps, guidance 4")
     assert headline["training steps"] == ("15", "batches of 4")
     assert cards.most_accurate([result(accuracy=None)]) is None
+
+
+def test_cards_name_objective_solver_and_weights(world: World) -> None:
+    assert "trained by flow matching on 30 records" in cards.summary(world.run)
+    recipe = {"model": {"size": "debug"}, "train": {"steps": 3, "batch_size": 4}, "objective": {"kind": "diffusion"}}
+    diffusion = world.run.model_copy(update={"recipe": make_recipe(recipe)})
+    assert "trained by denoising diffusion on 30 records" in cards.summary(diffusion)
+    assert dict(cards.protocol(result()))["sampler"] == "Euler's method"
+    plain = result()
+    assert plain.sampling is not None
+    facts = {"sampler": "ddpm", "weights": "power0.05"}
+    card = dict(cards.protocol(plain.model_copy(update={"sampling": plain.sampling.model_copy(update=facts)})))
+    assert (card["sampler"], card["weights"]) == ("DDPM's ancestral sampling", "power0.05 weights, step 3")
+    assert card["guidance"] == "uncond + w (cond - uncond) on all channels"
+
+
+def test_a_run_that_was_never_evaluated_shows_samples_of_its_own_solver(
+    workdir: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def noted(trained: object, setting: Setting, *others: object) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(setting.solver)
+        return np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
+
+    monkeypatch.setattr("evaluation.sample_command.images_and_labels", noted)
+    sampler = world.run.recipe.sampler.model_copy(update={"solver": "ddpm"})
+    recipe = world.run.recipe.model_copy(update={"sampler": sampler})
+    report_images.fresh_samples(workdir, world.run.model_copy(update={"recipe": recipe}))
+    assert seen == ["ddpm"]
 
 
 def test_times_add_up(world: World) -> None:

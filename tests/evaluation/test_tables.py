@@ -15,6 +15,16 @@ def test_text_has_a_row_a_step_count_and_leaves_gaps() -> None:
     assert len({len(line) for line in lines[1:]}) == 1, "aligned"
 
 
+def test_further_averages_and_solvers_are_named() -> None:
+    def described(**facts: str) -> str:
+        plain = result()
+        assert plain.sampling is not None
+        return describe(plain.model_copy(update={"sampling": plain.sampling.model_copy(update=facts)}))
+
+    assert described(weights="params").endswith("; raw weights of step 3, euler, seed 0")
+    assert described(weights="ema0.999", sampler="ddpm").endswith("; ema0.999 weights of step 3, ddpm, seed 0")
+
+
 def test_markdown_is_a_table_with_its_protocol() -> None:
     text = markdown_table(RESULTS)
     assert "| 20 | 3.25 | 50.0% | 12.12 | 98.7% |" in text

@@ -135,6 +135,7 @@ def make_run(workdir: Path, dataset: Path, manifest: Manifest) -> Run:
     )
     workdir.mkdir(parents=True)
     write_run(workdir, run)
-    with Checkpoints(workdir, keep=1) as checkpoints:
-        checkpoints.save(STEP, TrainState(jnp.int32(STEP), params, params, params), {}, {})
+    none = jnp.int32(0)
+    with Checkpoints(workdir, recipe.train) as checkpoints:
+        checkpoints.save(STEP, TrainState(jnp.int32(STEP), params, {"ema": params}, params, none, none), {}, {})
     return run

@@ -1,6 +1,7 @@
 """A small synthetic latent dataset, written with the schemas alone, so that these tests need no pipeline."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,15 @@ CLASSES = ("circle", "square", "star")
 OFFSET, SCALE = 0.25, 0.5
 
 
-def record_tensors(index: int, shape: tuple[int, int, int], *, mirrored: bool = False) -> dict[str, np.ndarray]:
+def record_tensors(
+    index: int, shape: tuple[int, int, int], *, mirrored: bool = False, logvar: float = -4.0
+) -> dict[str, np.ndarray]:
     """The posterior of record `index`: a mean that names the record, mirrored or not, and a small deviation."""
     rng = np.random.default_rng(index)
     mean = rng.standard_normal(shape).astype(np.float16)
     if mirrored:
         mean = mean[:, ::-1].copy()
-    return {"mean": mean, "logvar": np.full(shape, -4.0, np.float16)}
+    return {"mean": mean, "logvar": np.full(shape, logvar, np.float16)}
 
 
 def write_dataset(
@@ -40,8 +43,13 @@ def write_dataset(
     shape: tuple[int, int, int] = (4, 4, 4),
     flips: bool = False,
     factor: int = 4,
+    logvar: Mapping[int, float] | None = None,
 ) -> Manifest:
-    """Write a moments dataset of `records` records in `shards` shards (of unequal size) and return its manifest."""
+    """Write a moments dataset of `records` records in `shards` shards (of unequal size) and return its manifest.
+
+    `logvar` is that of some records, by index.
+    """
+    logvar = logvar or {}
     directory.mkdir(parents=True, exist_ok=True)
     specs = layout_tensors(Layout.MOMENTS, shape)
     cuts = np.linspace(0, records, shards + 1).round().astype(int)
@@ -51,7 +59,7 @@ def write_dataset(
             name = shard_name(split, number, shards)
             writer = ArrayRecordWriter(str(directory / name), "group_size:1")
             for index in range(cuts[number], cuts[number + 1]):
-                tensors = record_tensors(index, shape, mirrored=split != "train")
+                tensors = record_tensors(index, shape, mirrored=split != "train", logvar=logvar.get(index, -4.0))
                 writer.write(encode_record(f"item-{index:04d}", index % len(CLASSES), tensors, specs))
             writer.close()
             data = (directory / name).read_bytes()

@@ -1,51 +1,78 @@
-"""The metrics file after a resume, and a loss that is no number."""
+"""The numbers of a line, computed by hand."""
 
-import json
-from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from flowtrain.metrics import MetricsWriter, Progress, cut_metrics
-from schemas.errors import UserError
-from schemas.run import METRICS_NAME
+from flowtrain.metrics import Interval, loss_by_time
 
 
-def _steps(workdir: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (workdir / METRICS_NAME).read_text().splitlines()]
+def values(loss: float, *, skipped: int = 0, made: bool = True, tenth: int = 0, records: int = 4) -> dict[str, Any]:
+    """What a train step returns when all `records` of the batch have their t in one tenth."""
+    count, time_loss = np.zeros(10, np.float32), np.zeros(10, np.float32)
+    count[tenth], time_loss[tenth] = records, records * loss
+    return {
+        "loss": np.float32(loss),
+        "grad_norm": np.float32(2 * loss),
+        "update_norm": np.float32(loss / 4),
+        "param_norm": np.float32(10 + loss if made else 10),
+        "learning_rate": np.float32(0.5 if made else 0.25),
+        "finite": np.float32(made),
+        "skipped": np.int32(skipped),
+        "streak": np.int32(not made),
+        "time_loss": time_loss,
+        "time_count": count,
+    }
 
 
-def test_lines_after_the_restored_step_and_torn_ones_are_cut(tmp_path: Path):
-    path = tmp_path / METRICS_NAME
-    cut_metrics(path, 10)
-    assert not path.exists()
-    path.write_text("".join(f'{{"step": {step}, "loss": 1.0}}\n' for step in (5, 10, 15)) + '{"step": 20, "lo')
-    cut_metrics(path, 15)
-    assert _steps(tmp_path) == [5, 10, 15]
-    cut_metrics(path, 12)
-    assert _steps(tmp_path) == [5, 10]
+def test_the_mean_loss_of_each_tenth_that_had_records():
+    sums, counts = np.zeros(10, np.float32), np.zeros(10, np.float32)
+    sums[[0, 9]], counts[[0, 9]] = (3.0, 1.0), (2, 4)
+    assert loss_by_time(sums, counts) == {"loss_t0.0": 1.5, "loss_t0.9": 0.25}
 
 
-def _push(tmp_path: Path, losses: list[float], *, start: int = 0) -> None:
-    with MetricsWriter(tmp_path, start) as writer:
-        progress = Progress(writer, start=start, steps=start + len(losses), batch_size=4, log_every=2)
-        try:
-            for step, loss in enumerate(losses, start=start + 1):
-                progress.push(step, {"loss": loss, "grad_norm": 1.0}, 0.0)
-            progress.flush()
-        finally:
-            progress.close()
+def test_a_line_holds_means_over_its_steps_and_the_last_state():
+    interval = Interval(8, 1.0, None)
+    for loss, tenth, records in ((1.0, 3, 8), (3.0, 3, 8), (5.0, 7, 4)):
+        interval.add(values(loss, tenth=tenth, records=records), None, 0.0)
+    assert interval.line() == {
+        "loss": 3.0,
+        "grad_norm": 6.0,
+        "update_norm": 0.75,
+        "param_norm": 15.0,
+        "learning_rate": 0.5,
+        "skipped": 0,
+        "loss_t0.3": 2.0,
+        "loss_t0.7": 5.0,
+    }
+    interval.clear()
+    interval.add(values(7.0), None, 0.0)
+    assert interval.line()["loss"] == 7.0
 
 
-def test_losses_are_averaged_between_lines_and_appended_after_a_resume(tmp_path: Path):
-    _push(tmp_path, [1.0, 3.0, 5.0, 7.0])
-    _push(tmp_path, [9.0, 11.0, 13.0], start=2)
-    lines = [json.loads(line) for line in (tmp_path / METRICS_NAME).read_text().splitlines()]
-    assert [(line["step"], line["loss"]) for line in lines] == [(2, 2.0), (4, 10.0), (5, 13.0)]
-    assert lines[-1]["images_per_s"] > 0
-    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+def test_a_skipped_step_counts_for_the_time_alone():
+    interval = Interval(8, 1.0, None)
+    interval.add(values(2.0), 1.0, 0.0)
+    interval.add(values(float("nan"), skipped=1, made=False), 1.0, 0.0)
+    line = interval.line()
+    assert (line["loss"], line["grad_norm"], line["update_norm"], line["loss_t0.0"]) == (2.0, 4.0, 0.5, 2.0)
+    assert (line["skipped"], line["param_norm"], line["learning_rate"]) == (1, 10.0, 0.25)
+    assert line["images_per_s"] == 8.0
+    interval.clear()
+    interval.add(values(float("inf"), skipped=2, made=False), 1.0, 0.0)
+    assert "loss" not in interval.line()
+    assert interval.line()["skipped"] == 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path: Path):
-    with pytest.raises(UserError, match=r"step 3: the loss is no longer finite .*learning_rate"):
-        _push(tmp_path, [1.0, 1.0, float("nan"), 1.0])
-    assert _steps(tmp_path) == [2]
+def test_speed_is_that_of_the_steps_whose_time_is_known():
+    interval = Interval(batch_size=6, flops_per_image=1e9, ceiling=1e10)
+    interval.add(values(1.0), None, 60.0)  # compiled
+    assert "images_per_s" not in interval.line()
+    interval.add(values(1.0), 1.5, 0.5)
+    interval.add(values(1.0), 2.5, 1.5)
+    line = interval.line()
+    speed = {name: line[name] for name in ("step_s", "wait_s", "compute_s", "data_wait", "images_per_s", "mfu")}
+    assert speed == pytest.approx(
+        {"step_s": 2.0, "wait_s": 1.0, "compute_s": 1.0, "data_wait": 0.5, "images_per_s": 3.0, "mfu": 0.3}
+    )

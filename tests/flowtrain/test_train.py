@@ -1,12 +1,8 @@
-"""The trainer: exact resume of killed processes, any number of devices, and that it learns."""
+"""The trainer: any number of devices, longer runs, what it refuses, and that it learns."""
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from flowtrain.checkpoint import Checkpoints, with_sharding
-from flowtrain.data import BatchReader, make_loader
-from flowtrain.recipes import find_recipe
-from flowtrain.sharding import batch_sharding, data_mesh, replicated
-from flowtrain.state import TrainState
-from flowtrain.train import Plan, init_state, make_plan, make_train_step, train
-from schemas.config import load_recipe
+from flowtrain.checkpoint import TrainedModel
+from flowtrain.reader import LatentReader
+from flowtrain.train import Options
 from schemas.errors import UserError
-from schemas.manifest import Normalization, write_manifest
-from schemas.run import METRICS_NAME
 from tests.flowtrain.datasets import write_dataset
-
-RUN = ["train.steps=120", "train.checkpoint_every=8", "train.log_every=4", "optimizer.warmup_steps=9"]
+from tests.flowtrain.runs import ONE, curve, debug_plan, lines, run_debug, saved
 
 
 @pytest.fixture(scope="module")
@@ -36,170 +25,167 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _plan(latents: Path, *overrides: str) -> Plan:
-    return make_plan(latents, load_recipe(find_recipe("debug"), overrides))
+EVERY_STEP = "train.log_every=1"
+MESHES = {"one": (1, 1), "two": (2, 1), "four": (4, 1), "eight": (8, 1), "fsdp": (8, 8), "both": (8, 4)}
 
 
-def _start(latents: Path, workdir: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "flowtrain.cli", "train", str(latents), "--workdir", str(workdir)]
-    command += ["--recipe", "debug", *(part for value in RUN for part in ("--set", value))]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def one_device(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    run_debug(latents, workdir, EVERY_STEP)
+    return lines(workdir)
 
 
-def _send_when(process: subprocess.Popen[str], ready: Callable[[], bool], number: signal.Signals) -> int:
-    """Signal the process as soon as `ready()`; the exit status, negative for a signal."""
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
-    process.send_signal(number)
-    process.communicate()
-    return process.returncode
+@pytest.mark.parametrize("mesh", [name for name in MESHES if name != "one"])
+def test_any_number_of_devices_computes_what_one_does(
+    latents: Path, tmp_path: Path, one_device: list[dict[str, Any]], mesh: str
+):
+    """Twenty steps: the same losses, which also tell that the same records came in the same order."""
+    count, fsdp = MESHES[mesh]
+    options = Options(devices=jax.local_devices()[:count], fsdp=fsdp)
+    run_debug(latents, tmp_path, EVERY_STEP, options=options)
+    found = lines(tmp_path)
+    assert [line["step"] for line in found] == list(range(1, 21))
+    for name in ("loss", "grad_norm", "update_norm", "param_norm"):
+        expected = [line[name] for line in one_device]
+        np.testing.assert_allclose([line[name] for line in found], expected, rtol=2e-5, err_msg=name)
+    for ours, theirs in zip(found, one_device, strict=True):
+        assert ours.keys() == theirs.keys(), "the tenths of t that had records are among them"
 
 
-def _last_line(workdir: Path) -> int:
-    path = workdir / METRICS_NAME
-    return len(path.read_text().splitlines()) * 4 if path.exists() else 0
-
-
-def _saving(workdir: Path, after: int) -> bool:
-    """Whether a save of a step beyond `after` is half done at this moment."""
-    unfinished = (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")
-    return any(int(path.name.split(".")[0]) > after for path in unfinished)
-
-
-def _finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-
-
-def _final_state(plan: Plan, workdir: Path, step: int) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
-    mesh = data_mesh(1, jax.local_devices()[:1])
-    like = with_sharding(jax.eval_shape(lambda: init_state(plan, jax.random.key(0))), replicated(mesh))
-    with Checkpoints(workdir, keep=2) as checkpoints:
-        return checkpoints.restore(step, like)
-
-
-def _curve(workdir: Path) -> list[tuple[int, float, float]]:
-    lines = [json.loads(line) for line in (workdir / METRICS_NAME).read_text().splitlines()]
-    return [(line["step"], line["loss"], line["grad_norm"]) for line in lines]
-
-
-def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(latents: Path, tmp_path: Path):
-    calm, rough = tmp_path / "calm", tmp_path / "rough"
-    _finish(_start(latents, calm))
-
-    assert _send_when(_start(latents, rough), (rough / "run.json").exists, signal.SIGKILL) == -signal.SIGKILL
-    assert _send_when(_start(latents, rough), lambda: _saving(rough, 8), signal.SIGKILL) == -signal.SIGKILL
-    killed_at = _last_line(rough)
-    assert killed_at >= 16
-    assert _send_when(_start(latents, rough), lambda: _last_line(rough) > killed_at + 12, signal.SIGTERM) == 75
-    stopped_at = _last_line(rough)
-    assert _send_when(_start(latents, rough), lambda: _saving(rough, stopped_at + 8), signal.SIGKILL) < 0
-    _finish(_start(latents, rough))
-
-    plan = _plan(latents, *RUN)
-    expected, actual = _final_state(plan, calm, 120), _final_state(plan, rough, 120)
-    assert jax.tree.structure(expected) == jax.tree.structure(actual)
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
-    assert actual[1] == {"next_index": 120}
-    steps = [step for step, _, _ in _curve(rough)]
-    assert steps == list(range(4, 121, 4))
-    _assert_same_curve(calm, rough)
-
-
-def _assert_same_curve(calm: Path, rough: Path) -> None:
-    """Equal lines, but where a stop in mid-interval made a line's mean begin later."""
-    same = [one == other for one, other in zip(_curve(calm), _curve(rough), strict=True)]
-    assert same.count(False) <= 1
+def test_a_run_goes_on_on_another_number_of_devices(latents: Path, tmp_path: Path, one_device: list[dict[str, Any]]):
+    stops = iter([False] * 6 + [True])
+    eight = Options(devices=jax.local_devices(), fsdp=8, should_stop=lambda: next(stops))
+    assert run_debug(latents, tmp_path, EVERY_STEP, options=eight).stopped
+    assert run_debug(latents, tmp_path, EVERY_STEP).step == 20
+    found = lines(tmp_path)
+    assert [line["step"] for line in found] == list(range(1, 21))
+    np.testing.assert_allclose([line["loss"] for line in found], [line["loss"] for line in one_device], rtol=2e-5)
 
 
 def test_a_finished_run_is_left_alone_and_can_be_made_longer(latents: Path, tmp_path: Path):
-    device = jax.local_devices()[:1]
-    assert train(_plan(latents), tmp_path / "a", devices=device).step == 20
-    assert train(_plan(latents), tmp_path / "a", devices=device).step == 20
-    longer = _plan(latents, "train.steps=30")
-    assert train(longer, tmp_path / "a", devices=device).step == 30
-    train(longer, tmp_path / "b", devices=device)
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        _final_state(longer, tmp_path / "a", 30),
-        _final_state(longer, tmp_path / "b", 30),
-    )
-
-
-def test_eight_devices_compute_what_one_does(latents: Path):
-    plan = _plan(latents)
-    key, losses = jax.random.key(0), {}
-    for devices in (jax.local_devices()[:1], jax.local_devices()):
-        mesh = data_mesh(8, devices)
-        state = jax.jit(lambda k: init_state(plan, k), out_shardings=replicated(mesh))(key)
-        step, loader = make_train_step(plan), make_loader(BatchReader(plan.reader, batch_size=8, seed=0, flip=True), 8)
-        curve = []
-        for _ in range(8):
-            state, metrics = step(state, jax.device_put(next(loader), batch_sharding(mesh)), key)
-            curve.append(float(metrics["loss"]))
-        losses[len(devices)] = curve
-        assert int(state.step) == 8
-    np.testing.assert_allclose(losses[8], losses[1], rtol=2e-6)
+    assert run_debug(latents, tmp_path / "a").step == 20
+    assert run_debug(latents, tmp_path / "a").step == 20
+    longer = debug_plan(latents, "train.steps=30")
+    assert run_debug(latents, tmp_path / "a", "train.steps=30").step == 30
+    run_debug(latents, tmp_path / "b", "train.steps=30")
+    jax.tree.map(np.testing.assert_array_equal, saved(longer, tmp_path / "a", 30), saved(longer, tmp_path / "b", 30))
 
 
 def test_it_learns_and_the_average_follows(latents: Path, tmp_path: Path):
-    plan = _plan(latents, "train.steps=150", "optimizer.learning_rate=3e-3", "train.checkpoint_every=150")
-    train(plan, tmp_path, devices=jax.local_devices()[:1])
-    losses = [loss for _, loss, _ in _curve(tmp_path)]
+    more = ["train.steps=150", "optimizer.learning_rate=3e-3", "train.checkpoint_every=150"]
+    run_debug(latents, tmp_path, *more)
+    losses = [loss for _, loss, _ in curve(tmp_path)]
     assert np.mean(losses[-5:]) < 0.85 * losses[0]
-    state, _, meta = _final_state(plan, tmp_path, 150)
+    state, _, meta = saved(debug_plan(latents, *more), tmp_path, 150)
     assert meta["recipe"]["train"]["steps"] == 150
-    distance = [
-        float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (state.params, state.ema)), strict=True)
-    ]
+    ema = state.ema["ema"]
+    distance = [float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (state.params, ema)), strict=True)]
     assert 0 < max(distance) < 0.1
 
 
-def test_a_diverging_run_stops_and_saves_nothing_bad(latents: Path, tmp_path: Path):
-    plan = _plan(latents, "optimizer.learning_rate=1e30")
-    with pytest.raises(UserError, match="the loss is no longer finite"):
-        train(plan, tmp_path, devices=jax.local_devices()[:1])
-    assert not list((tmp_path / "checkpoints").iterdir())
+def test_a_few_records_can_be_overfitted(latents: Path, tmp_path: Path):
+    """With t and noise drawn afresh the loss of two records falls far below that of the dataset."""
+    more = ["train.steps=300", "optimizer.learning_rate=1e-2", "train.checkpoint_every=300"]
+    run_debug(latents, tmp_path / "all", *more)
+    run_debug(latents, tmp_path / "two", *more, "train.overfit=2")
+    tail = {name: np.mean([loss for _, loss, _ in curve(tmp_path / name)][-10:]) for name in ("all", "two")}
+    assert tail["two"] < 0.6 * tail["all"]
+
+
+def test_previews_get_the_averaged_weights_and_their_numbers_are_logged(latents: Path, tmp_path: Path):
+    seen: dict[int, TrainedModel] = {}
+
+    class Drawn:
+        images = {"samples": np.full((4, 6, 3), 7, np.uint8)}  # noqa: RUF012
+        scalars = {"fd": 1.5}  # noqa: RUF012
+
+    def preview(trained: TrainedModel) -> Drawn:
+        seen[trained.step] = replace(trained, params=jax.tree.map(np.array, trained.params))
+        return Drawn()
+
+    more = ["preview.every=10", "train.checkpoint_every=10"]
+    run_debug(latents, tmp_path, *more, options=replace(ONE, preview=preview))
+    assert sorted(seen) == [10, 20]
+    plan = debug_plan(latents, *more)
+    for step, trained in seen.items():
+        assert trained.weights == "ema"
+        jax.tree.map(np.testing.assert_array_equal, trained.params, saved(plan, tmp_path, step)[0].ema["ema"])
+    text = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert sum('"preview_fd": 1.5' in line for line in text) == 2
+
+
+def test_a_preview_that_fails_is_told_and_costs_nothing_else(
+    latents: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    def preview(trained: TrainedModel) -> Any:
+        raise ValueError(f"no paint at step {trained.step}")
+
+    assert run_debug(latents, tmp_path, "preview.every=10", options=replace(ONE, preview=preview)).step == 20
+    told = capfd.readouterr().err
+    assert "step 10: no preview (ValueError: no paint at step 10); training goes on" in told
+    assert [line["step"] for line in lines(tmp_path)] == [5, 10, 15, 20]
+
+
+def test_a_run_killed_between_its_first_snapshot_and_its_first_checkpoint_begins_again(latents: Path, tmp_path: Path):
+    more = ["train.ema_power=[0.1]", "train.ema_snapshot_every=2", "train.checkpoint_every=20"]
+    calls = iter(range(5))
+    with pytest.raises(StopIteration):
+        run_debug(latents, tmp_path, *more, options=replace(ONE, should_stop=lambda: next(calls) < 0))
+    assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
+    assert run_debug(latents, tmp_path, *more).step == 20
+    kept = sorted(int(path.name) for path in (tmp_path / "snapshots").glob("[0-9]*"))
+    assert kept == list(range(2, 21, 2))
+
+
+def test_checkpoints_are_kept_by_policy(latents: Path, tmp_path: Path):
+    policy = ["train.keep=2", "train.keep_every=8", "train.keep_best=1", "train.holdout=4", "train.checkpoint_every=2"]
+    run_debug(latents, tmp_path, *policy, "optimizer.learning_rate=1e-2")
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    losses = {}
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        if "val_loss_ema" in line:
+            content = json.loads(line)
+            losses[content["step"]] = content["val_loss_ema"]
+    assert sorted(losses) == list(range(2, 21, 2)), "every checkpoint is judged"
+    best = min(losses, key=lambda step: losses[step])
+    assert set(kept) == {8, 16, 18, 20, best}
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(latents: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"batch_size 21 is larger than the dataset \(20 records\)"):
-        _plan(latents, "train.batch_size=21")
-    odd = tmp_path / "odd"
-    write_dataset(odd, shape=(5, 5, 4), factor=8)
-    with pytest.raises(
-        UserError, match="resolution 40 is not divisible by VAE factor 8 x patch 2: the latents are 5x5"
-    ):
-        _plan(odd)
     other = tmp_path / "other"
     write_dataset(other, records=21)
     workdir = tmp_path / "run"
-    train(_plan(latents, "train.steps=1"), workdir, devices=jax.local_devices()[:1])
+    run_debug(latents, workdir, "train.steps=1")
     before = sorted(path.relative_to(workdir) for path in workdir.rglob("*"))
-    for plan, message in ((_plan(other), "another dataset"), (_plan(latents, "model.depth=1"), "model.depth was 2")):
+    for data, override, message in (
+        (other, "train.steps=20", "another dataset"),
+        (latents, "model.depth=1", "model.depth was 2"),
+        (latents, "train.overfit=3", "train.overfit was None and is now 3"),
+    ):
         with pytest.raises(UserError, match=message):
-            train(plan, workdir, devices=jax.local_devices()[:1])
+            run_debug(data, workdir, override)
     assert sorted(path.relative_to(workdir) for path in workdir.rglob("*")) == before
+    with pytest.raises(UserError, match=r"batch_size 8 is not divisible by 3 devices; try --set train.batch_size=9"):
+        run_debug(latents, tmp_path / "new", options=Options(devices=jax.local_devices()[:3]))
+    with pytest.raises(
+        UserError, match=r"--fsdp 3: the number of devices, 8, is not divisible by it; use one of 1, 2, 4, 8"
+    ):
+        run_debug(latents, tmp_path / "new", options=Options(fsdp=3))
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_dataset_may_move(latents: Path, tmp_path: Path):
-    device = jax.local_devices()[:1]
-    train(_plan(latents), tmp_path / "run", devices=device)
+    run_debug(latents, tmp_path / "run")
     moved = tmp_path / "moved"
     shutil.copytree(latents, moved)
-    assert train(_plan(moved, "train.steps=22"), tmp_path / "run", devices=device).step == 22
+    assert run_debug(moved, tmp_path / "run", "train.steps=22").step == 22
 
 
-def test_samples_that_are_in_model_scale_are_not_scaled_again(tmp_path: Path):
-    manifest = write_dataset(tmp_path)
-    applied = Normalization(offset=(1.0,) * 4, scale=(2.0,) * 4)
-    write_manifest(tmp_path, manifest.model_copy(update={"normalization": applied}))
-    plan = _plan(tmp_path)
-    assert plan.from_stored == Normalization.identity(4)
-    assert plan.run.normalization == applied, "decoding must undo what was applied"
-    plan = _plan(tmp_path, "train.normalization=channel")
-    assert plan.from_stored == manifest.channel_normalization()
-    assert plan.run.normalization == applied.then(manifest.channel_normalization())
+def test_validation_on_another_dataset(latents: Path, tmp_path: Path):
+    write_dataset(tmp_path / "val", records=13)
+    reader = LatentReader(tmp_path / "val")
+    options = replace(ONE, validate_on=reader)
+    run_debug(latents, tmp_path / "run", "train.validate_every=10", options=options)
+    text = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert sum("val_loss" in line for line in text) == 2

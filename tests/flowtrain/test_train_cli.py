@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from flowtrain.cli import main
+from flowtrain.recipes import find_recipe
+from schemas.config import load_recipe
 from tests.flowtrain.datasets import write_dataset
 
 
@@ -65,8 +67,25 @@ def test_every_mistake_is_one_line_and_status_2(latents: Path, tmp_path: Path):
     assert (code, "not empty (something)" in err) == (2, True)
 
 
-def test_dataset_in_an_object_store_is_to_be_copied_first(tmp_path: Path):
-    code, _, err = _run("s3://bucket/latents", "--workdir", tmp_path / "w", "--recipe", "debug")
-    assert code == 2
-    assert "copy the dataset to one first" in err
-    assert not (tmp_path / "w").exists()
+def test_options_that_need_each_other(latents: Path, tmp_path: Path):
+    for options, message in (
+        (["--processes", "2", "--process", "0"], "need --coordinator HOST:PORT, or --distributed"),
+        (["--coordinator", "127.0.0.1:1"], "--coordinator needs --processes N and --process I"),
+        (["--coordinator", "h:1", "--processes", "2", "--process", "2"], "of 2 processes the last is number 1"),
+        (["--reference", "statistics.npz"], "--reference is for the distances of previews, and there are none"),
+        (["--set", "train.keep_best=1"], "train.keep_best needs a validation loss"),
+        (["--fsdp", "3"], "--fsdp 3: the number of devices, 8, is not divisible by it; use one of 1, 2, 4, 8"),
+        (["--set", "train.batch_size=9"], "train.batch_size 9 is not divisible by 8 devices"),
+    ):
+        code, _, err = _run(latents, "--workdir", tmp_path / "run", "--recipe", "debug", *options, "--dry-run")
+        assert (code, message in err) == (2, True), err
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_printed_recipe_can_be_loaded_again(latents: Path, tmp_path: Path):
+    words = [latents, "--workdir", tmp_path / "run", "--set", "train.ema_extra=[0.5]", "--dry-run"]
+    _, out, _ = _run(*words, "--recipe", "debug")
+    mine = tmp_path / "mine.toml"
+    mine.write_text(out[: out.index("[plan]")])
+    recipe = load_recipe(mine)
+    assert recipe == load_recipe(find_recipe("debug"), ["train.ema_extra=[0.5]"])

@@ -1,0 +1,57 @@
+"""Where a run is: the step, and the batches that were passed over when it went back to an earlier checkpoint.
+
+A run that goes back from step b to step s would meet the same batches again, and the same end. So it goes on from s
+with the batches after those of b, and the numbers of the ones between are never used.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from schemas.files import write_atomic
+
+ROLLBACKS = "rollbacks.json"
+
+
+@dataclass(frozen=True)
+class Position:
+    """After `step` steps. `rollbacks` holds, for each, (the step gone back to, batches passed over so far)."""
+
+    step: int = 0
+    rollbacks: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def batch(self) -> int:
+        """Number of the batch that the next step reads."""
+        return batch_of(self.step + 1, self.rollbacks)
+
+    def advanced(self) -> "Position":
+        """One step on."""
+        return replace(self, step=self.step + 1)
+
+    def back(self, bad: int, good: int) -> "Position":
+        """At step `good`, with the batches up to that of step `bad` passed over."""
+        over = batch_of(bad, self.rollbacks) + 1 - good
+        return Position(good, (*self.rollbacks, (good, over)))
+
+
+def batch_of(step: int, rollbacks: Sequence[tuple[int, int]]) -> int:
+    """Number of the batch that `step`, from 1, was made with."""
+    passed = [over for good, over in rollbacks if good < step]
+    return step - 1 + (passed[-1] if passed else 0)
+
+
+def write_rollbacks(workdir: Path, rollbacks: Sequence[tuple[int, int]]) -> None:
+    """Keep them where `--replay` finds them; no file where there are none."""
+    path = workdir / ROLLBACKS
+    if rollbacks:
+        write_atomic(path, json.dumps([list(one) for one in rollbacks]) + "\n")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_rollbacks(workdir: Path) -> tuple[tuple[int, int], ...]:
+    """What `write_rollbacks` wrote."""
+    path = workdir / ROLLBACKS
+    return tuple((good, over) for good, over in json.loads(path.read_text())) if path.exists() else ()

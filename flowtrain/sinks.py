@@ -1,0 +1,231 @@
+"""Where the numbers and pictures of a run go: JSON lines, TensorBoard files, Weights & Biases.
+
+A name is `group/name`: `train/loss`, `val/loss_ema`, `preview/samples`. `..._t0.3` is the part of a number that belongs
+to t in [0.3, 0.4).
+"""
+
+import json
+import math
+import re
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tensorboardX import SummaryWriter
+from tensorboardX.proto import summary_pb2
+
+from schemas.errors import UserError
+from schemas.files import write_atomic
+from schemas.run import METRICS_NAME
+
+TENSORBOARD = "tensorboard"
+WANDB_ID = "wandb-id"
+
+_Summary: Any = summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
+_BY_TIME = re.compile(r"(?P<name>.*)_t0\.(?P<tenth>\d)")
+
+
+class Sink(Protocol):
+    """Takes what a run reports. One made for a resumed run goes on after the step that it is told."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """`image` is (H, W, 3) uint8 RGB."""
+        ...
+
+    def text(self, step: int, name: str, text: str) -> None: ...
+    def rewind(self, step: int) -> None:
+        """The run went back to `step`: what was said of later ones no longer holds."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def key(name: str) -> str:
+    """The name in a JSON line: `train/loss` is `loss`, `val/loss` is `val_loss`."""
+    return name.removeprefix("train/").replace("/", "_")
+
+
+def tag(name: str) -> str:
+    """The name in TensorBoard and wandb, where a group of charts is what stands before the first slash.
+
+    The ten parts of the training loss are a group of their own: `train/loss_t0.3` is `loss_by_t/0.3-0.4`, and
+    `val/loss_t0.3` is `val/loss_by_t/0.3-0.4`.
+    """
+    part = _BY_TIME.fullmatch(name)
+    if part is None:
+        return name
+    tenth = int(part["tenth"])
+    return f"{part['name'].removeprefix('train/')}_by_t/{tenth / 10:.1f}-{(tenth + 1) / 10:.1f}"
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines after `step`, and a last line torn by a kill, so that a resumed curve holds no step twice."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            late = json.loads(line)["step"] > step
+        except (ValueError, KeyError, TypeError):
+            break
+        if not late:
+            kept.append(line)
+    write_atomic(path, "".join(f"{line}\n" for line in kept))
+
+
+class JsonLines:
+    """Appends one object a line to metrics.jsonl; numbers only. What is no finite number is left out: JSON has none."""
+
+    def __init__(self, workdir: Path, start: int):
+        self._path = workdir / METRICS_NAME
+        self._open(start)
+
+    def _open(self, step: int) -> None:
+        cut_metrics(self._path, step)
+        self._lines = open(self._path, "a")  # noqa: SIM115  (closed by close)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One line for `step`, in the file when this returns."""
+        finite = {key(name): value for name, value in values.items() if math.isfinite(value)}
+        self._lines.write(json.dumps({"step": step, **finite}) + "\n")
+        self._lines.flush()
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Left out."""
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Left out."""
+
+    def rewind(self, step: int) -> None:
+        """Cut the lines after `step`."""
+        self._lines.close()
+        self._open(step)
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+class TensorBoard:
+    """Event files in WORKDIR/tensorboard, on disk within ten seconds."""
+
+    def __init__(self, workdir: Path, start: int):
+        self._folder = str(workdir / TENSORBOARD)
+        self._open(start)
+
+    def _open(self, step: int) -> None:
+        # TensorBoard forgets what older files say of purge_step and later. It reads files in the order of their names,
+        # and the suffix tells apart those of one second.
+        self._board = SummaryWriter(
+            self._folder, purge_step=step + 1, flush_secs=10, filename_suffix=f".{time.time_ns()}"
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(tag(name), value, step)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        height, width, channels = image.shape
+        # Not add_image: that needs Pillow, which a trainer machine may lack.
+        picture = _Summary.Image(
+            height=height, width=width, colorspace=channels, encoded_image_string=_encode_png(image)
+        )
+        events: Any = self._board.file_writer
+        events.add_summary(_Summary(value=[_Summary.Value(tag=tag(name), image=picture)]), step)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """`text` is shown as Markdown."""
+        self._board.add_text(tag(name), text, step)
+
+    def rewind(self, step: int) -> None:
+        """Go on in a new file, which says that what came after `step` is void."""
+        self._board.close()
+        self._open(step)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def _encode_png(image: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 as a PNG file (ISO/IEC 15948): 8-bit RGB, every row unfiltered."""
+    height, width, _ = image.shape
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # byte 0 of a row: the filter, none
+    rows[:, 1:] = image.reshape(height, 3 * width)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+class WandbSink:
+    """A run at Weights & Biases, the same one after a resume: its id is kept in WORKDIR/wandb-id.
+
+    Where it goes is wandb's own business: `wandb login`, WANDB_MODE=offline, WANDB_ENTITY and so on. Every chart is
+    drawn over `step`, a number among the others: wandb's own step drops what is logged after a rewind, and cannot take
+    back what was logged before it, so the steps that were made twice are seen twice.
+
+    Args:
+        project: name of the project.
+        workdir: of the run; wandb writes to WORKDIR/wandb.
+        config: what the run is filed under: the recipe.
+
+    Raises:
+        UserError: wandb is not installed, not logged in, or not reachable.
+    """
+
+    def __init__(self, project: str, workdir: Path, config: Mapping[str, Any]):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(
+                "wandb is not installed; install flowtrain[wandb] (pip install 'flowtrain[wandb]'), or train without it"
+            ) from None
+        self._picture = wandb.Image
+        try:
+            self._run = wandb.init(
+                project=project,
+                id=_run_id(workdir / WANDB_ID),
+                resume="allow",
+                name=workdir.resolve().name,
+                dir=str(workdir),
+                config=dict(config),
+                settings=wandb.Settings(console="off"),  # else it records every move of the bar
+            )
+        except wandb.Error as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(
+                f"wandb: {reason}; log in with `wandb login`, or set WANDB_MODE=offline and `wandb sync` later"
+            ) from None
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({"step": step} | {tag(name): value for name, value in values.items()})
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        self._run.log({"step": step, tag(name): self._picture(image)})
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Kept in the run's summary: the last one of a name."""
+        self._run.summary[tag(name)] = text
+
+    def rewind(self, step: int) -> None:
+        """Without effect: wandb keeps both."""
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _run_id(path: Path) -> str:
+    """The id in the file, or a new one, which is written there first."""
+    if not path.exists():
+        write_atomic(path, secrets.token_hex(4) + "\n")
+    return path.read_text().strip()

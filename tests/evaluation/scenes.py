@@ -1,0 +1,114 @@
+"""Runs of every kind of data, as small as they can be, with networks that compile in no time."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flowtrain.checkpoint import TrainedModel
+from pipelines.dataset import finish_dataset
+from pipelines.shards import write_shard
+from pipelines.storage import LocalDirectory
+from schemas.config import make_recipe
+from schemas.layout import Layout, layout_tensors
+from schemas.manifest import (
+    ChannelStatistics,
+    Counts,
+    Manifest,
+    Normalization,
+    ShardInfo,
+    SourceInfo,
+    VaeInfo,
+)
+from schemas.record import encode_record
+from schemas.run import DatasetRef, Run
+from schemas.tfds_metadata import shard_name
+from tests.evaluation.tiny import CLASSES, LATENT, SIDE
+
+RECORDS = 12
+
+
+def make_dataset(
+    directory: Path,
+    layout: Layout,
+    vae: VaeInfo | None,
+    classes: Sequence[str] = CLASSES,
+    normalization: Normalization | None = None,
+) -> Manifest:
+    """One shard of random records of a layout, labels in turn; the colours of images are smooth."""
+    directory.mkdir(parents=True)
+    rng = np.random.default_rng(2)
+    shape = (SIDE, SIDE, 3) if vae is None else (LATENT, LATENT, 4)
+    specs = layout_tensors(layout, shape)
+
+    def tensors() -> dict[str, np.ndarray]:
+        if layout is Layout.IMAGE:
+            ramp = np.linspace(0, 255, SIDE)[:, None, None] * rng.uniform(0.3, 1, 3)
+            return {"image": np.broadcast_to(ramp, shape).astype(np.uint8)}
+        return {name: rng.normal(size=spec.shape).astype(np.float16) for name, spec in specs.items()}
+
+    encoded = [encode_record(f"{i:03d}", i % len(classes), tensors(), specs) for i in range(RECORDS)]
+    name = shard_name("train", 0, 1)
+    shards = (ShardInfo(name=name, split="train", **write_shard(directory / name, encoded)._asdict()),)
+    channels = shape[2]
+    manifest = Manifest(
+        layout=layout,
+        split="train",
+        resolution=SIDE,
+        crop="adm",
+        tensors=specs,
+        classes=tuple(classes),
+        source=SourceInfo(descriptor="none", split="train", digest="1" * 64),
+        vae=vae,
+        normalization=normalization,
+        counts=Counts(source=RECORDS, written=RECORDS, rejected=0, duplicate=0),
+        channels=ChannelStatistics(mean=(0.0,) * channels, std=(1.0,) * channels),
+        shards=shards,
+        seed=0,
+        command="flowtrain preprocess none OUT",
+        versions={},
+    )
+    return finish_dataset(LocalDirectory(str(directory)), manifest)
+
+
+def make_run(directory: Path, manifest: Manifest, **tables: dict[str, Any]) -> Run:
+    """A run on a dataset, not begun. `tables` are those of a recipe."""
+    content = {"model": {"size": "debug"}, "train": {"steps": 9, "batch_size": 5}, **tables}
+    dataset = DatasetRef(
+        path=str(directory),
+        digest=manifest.digest(),
+        split="train",
+        records=manifest.counts.written,
+        flips=False,
+        source=manifest.source.descriptor,
+        resolution=manifest.resolution,
+    )
+    return Run(
+        recipe=make_recipe(content),
+        dataset=dataset,
+        latent_shape=manifest.shape,
+        classes=manifest.classes,
+        normalization=manifest.model_normalization(),
+        vae=manifest.vae,
+        parameters=1,
+        versions={},
+    )
+
+
+def _predict(params: jax.Array, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+    shift = (0.1 * label.astype(jnp.float32) + t)[:, None, None, None]
+    return params * jnp.tanh(x + shift)
+
+
+def trained_model(run: Run, step: int = 3, scale: float = 0.7) -> TrainedModel:
+    """A network of one parameter that listens to all that it is given."""
+    return TrainedModel(run, step, "ema", _predict, jnp.float32(scale))
+
+
+def with_predict(trained: TrainedModel, predict: Any) -> TrainedModel:
+    """The same with another network."""
+    return replace(trained, predict=predict)

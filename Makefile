@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= quickstart
+# Most of the time of the trainer's tests would be LLVM's: a step compiles in half of it without its optimisations.
+QUICK := --xla_backend_optimization_level=0
 
 .PHONY: quickstart test lint parity clean
 .DEFAULT_GOAL := quickstart
@@ -11,7 +13,8 @@ quickstart: $(VENV)/.base  ## images to a scored model on two cores, offline: wr
 	$(BIN)/flowtrain quickstart $(OUT)
 
 test: lint  ## format, lint, types, import contracts, then the tests
-	$(BIN)/python -m pytest tests --ignore=tests/parity -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests --ignore=tests/parity --ignore=tests/flowtrain -n 2 --dist loadfile
+	XLA_FLAGS="$(QUICK)" $(BIN)/python -m pytest tests/flowtrain -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

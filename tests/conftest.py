@@ -14,14 +14,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-# Most of the time here would be LLVM's: a training step compiles in less than half of it without its optimisations.
-_XLA_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
-os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS} --xla_force_host_platform_device_count=8"
+_INHERITED_XLA_FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{_INHERITED_XLA_FLAGS} --xla_force_host_platform_device_count=8".strip()
 
 import jax  # noqa: E402  (after the environment)
 
 jax.devices()  # reads the flags
-os.environ["XLA_FLAGS"] = _XLA_FLAGS  # child processes see one device
+os.environ["XLA_FLAGS"] = _INHERITED_XLA_FLAGS  # child processes see one device
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

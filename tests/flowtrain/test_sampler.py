@@ -141,7 +141,9 @@ def test_ddim_with_a_perfect_epsilon_of_a_gaussian():
     solve = _solve("ddim", VP, "epsilon", lambda x, t: _perfect_epsilon(None, x, t, t), NOISE)
     for steps in (1, 2, 10, 50, 1000):
         weight, _, alpha = _gaussian_steps(steps, eta=0.0)
-        np.testing.assert_allclose(solve(steps), MEAN + weight * (NOISE - alpha * MEAN), atol=2e-5)
+        np.testing.assert_allclose(
+            solve(steps), MEAN + weight * (NOISE - alpha * MEAN), atol=5e-5
+        )  # float32, 1000 steps
     # With many steps it is the probability flow, which maps the normal law at t = 0 onto that of the data.
     np.testing.assert_allclose(weight, DEVIATION / np.sqrt(alpha**2 * DEVIATION**2 + 1 - alpha**2), rtol=1e-2)
 

@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 import apache_beam as beam
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -188,8 +189,16 @@ def test_work_is_spread_over_bundles(photos: Path, tmp_path: Path) -> None:
     ],
 )
 def test_runner_does_not_show_in_the_bytes(
-    made: tuple[Plan, Manifest], photos: Path, tiny_vae: Path, tmp_path: Path, beam_args: list[str]
+    made: tuple[Plan, Manifest],
+    photos: Path,
+    tiny_vae: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    beam_args: list[str],
 ) -> None:
+    # Workers with the devices of this process: a number of its own gives XLA another thread pool, which on some
+    # processors shows in a last bit.
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={len(jax.devices())}")
     task = plan(photos, tmp_path / "out", vae=str(tiny_vae), flips=True)
     preprocess(task, beam_args, progress=False)
     assert contents(tmp_path / "out") == contents(made[0].directory.local())

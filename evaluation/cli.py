@@ -1,13 +1,13 @@
 """The commands `sample`, `eval`, `stats` and `report`. Heavy imports wait until a command runs."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from flowtrain.bars import bar
 from schemas.config import SOLVERS, choose_solver
 from schemas.errors import UserError
 from schemas.run import Run, read_run
@@ -86,7 +86,7 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
     if dry_run:
         _echo_plan(sample_command.plan(request, run))
         return
-    sample_command.draw_to(request, _bar)
+    sample_command.draw_to(request, bar)
     click.echo(f"{setting.num} samples in {out}")
 
 
@@ -136,7 +136,7 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
                 crop=options["crop"],
                 beam_args=beam_args,
                 notify=_warn,
-                make_bar=_bar,
+                make_bar=bar,
             )
         ]
     if results:
@@ -167,7 +167,7 @@ def _eval_run(
     if dry_run:
         _echo_plan(evaluate.plan(request, run))
         return []
-    return evaluate.evaluate(request, _warn, _bar)
+    return evaluate.evaluate(request, _warn, bar)
 
 
 @click.command()
@@ -204,7 +204,7 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
         return
     protocol = measure.protocol_of(recipe, images.resolution)
     measure.warn_of_rank(images.size, protocol.dim, "images", _warn)
-    statistics = measure.measure_images(images, protocol, out, beam_args, _bar)
+    statistics = measure.measure_images(images, protocol, out, beam_args, bar)
     facts = measure.summary(statistics, out)
     click.echo(measure.describe(facts))
     if as_json:
@@ -277,13 +277,6 @@ def _label(name: str | None, classes: tuple[str, ...]) -> int | None:
 
     known = dict.fromkeys(classes[:20])
     raise UserError(f"--class {name}: no such class{nearest(name, known)}")
-
-
-def _bar(**arguments: Any) -> Any:
-    from tqdm import tqdm
-
-    pause = 0.2 if sys.stderr.isatty() else 20.0  # a log file needs no bar that moves
-    return tqdm(**arguments, dynamic_ncols=True, mininterval=pause, maxinterval=max(pause, 10.0))  # on stderr
 
 
 def _warn(message: str) -> None:

@@ -93,9 +93,8 @@ def _linear(fan_in: int, fan_out: int, dtype: Any, rngs: nnx.Rngs, init: Any = _
 
 def _attention_kernel(dtype: Any, head_width: int) -> Literal["cudnn"] | None:
     """cuDNN's fused attention where it exists: NVIDIA GPUs from Ampere on, 16 bits, these widths; else XLA's."""
-    capability = getattr(
-        jax.local_devices()[0], "compute_capability", ""
-    )  # "8.0"; AMD's reads "gfx90a", a CPU has none
+    # "8.0"; AMD's reads "gfx90a", a CPU has none.
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")
     major = capability.partition(".")[0]
     fits = jnp.dtype(dtype).itemsize == 2 and head_width % 8 == 0 and head_width <= 128
     return "cudnn" if fits and major.isdecimal() and int(major) >= 8 else None

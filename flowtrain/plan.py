@@ -87,18 +87,9 @@ def make_plan(data: Path, recipe: Recipe) -> Plan:
     selection = _select(data, len(reader), recipe)
     network = make_network(recipe.model, manifest.shape, len(manifest.classes))
     from_stored = _FROM_STORED[recipe.train.normalization](manifest)
-    dataset = DatasetRef(
-        path=str(data.resolve()),
-        digest=manifest.digest(),
-        split=manifest.split,
-        records=len(reader),
-        flips=manifest.flips,
-        source=manifest.source.descriptor,
-        resolution=manifest.resolution,
-    )
     run = Run(
         recipe=recipe,
-        dataset=dataset,
+        dataset=DatasetRef.of(str(data.resolve()), manifest),
         latent_shape=manifest.shape,
         classes=manifest.classes,
         normalization=_from_raw(manifest, from_stored),

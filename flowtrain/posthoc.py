@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from flowtrain.snapshots import Snapshots
 
 PREFIX = "posthoc"
-
-
-WORST_MISFIT = 0.1
+WORST_MISFIT = 0.1  # of a reconstructed average, as a share of what is wanted; beyond it another width would be had
 
 
 class Density(NamedTuple):

@@ -174,8 +174,8 @@ class Loop:
         """The state to go on from, and where that is; the loader is moved there."""
         step = self.checkpoints.latest()
         if step is None:
-            abstract = jax.eval_shape(lambda key: init_state(self.setup, key), self._key)
-            init = jax.jit(lambda key: init_state(self.setup, key), out_shardings=state_shardings(self.mesh, abstract))
+            _, places = self._places()
+            init = jax.jit(lambda key: init_state(self.setup, key), out_shardings=places)
             self.snapshots.cut(0)
             self._move(Position())
             return init(self._key), self.position
@@ -302,9 +302,7 @@ class Loop:
 
     def _restore(self, step: int, position: Position | None = None) -> tuple[TrainState, Position]:
         """The state of a checkpoint; `position` where it is not the checkpoint's own."""
-        abstract = jax.eval_shape(lambda key: init_state(self.setup, key), self._key)
-        like = with_sharding(abstract, state_shardings(self.mesh, abstract))
-        state, data, meta = self.checkpoints.restore(step, like)
+        state, data, meta = self.checkpoints.restore(step, with_sharding(*self._places()))
         saved = Position(step, tuple((good, over) for good, over in meta["rollbacks"]))
         if (
             meta["step"] != step
@@ -317,6 +315,11 @@ class Loop:
         self.snapshots.resume(step, state.ema)
         self._move(position or saved)
         return state, self.position
+
+    def _places(self) -> tuple[TrainState, TrainState]:
+        """The state as ShapeDtypeStructs, and where each array of it lives."""
+        abstract = jax.eval_shape(lambda key: init_state(self.setup, key), self._key)
+        return abstract, state_shardings(self.mesh, abstract)
 
     def _move(self, position: Position) -> None:
         """Go on from `position`: the loader's next batch is the one after it."""

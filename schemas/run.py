@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.config import Recipe
 from schemas.errors import UserError
 from schemas.files import write_atomic
-from schemas.manifest import Normalization, VaeInfo
+from schemas.manifest import Manifest, Normalization, VaeInfo
 
 RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
@@ -26,6 +27,19 @@ class DatasetRef(BaseModel):
     flips: bool
     source: str
     resolution: int
+
+    @classmethod
+    def of(cls, path: str, manifest: Manifest) -> Self:
+        """That of a finished dataset at `path`."""
+        return cls(
+            path=path,
+            digest=manifest.digest(),
+            split=manifest.split,
+            records=manifest.counts.written,
+            flips=manifest.flips,
+            source=manifest.source.descriptor,
+            resolution=manifest.resolution,
+        )
 
 
 class Run(BaseModel):

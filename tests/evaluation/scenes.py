@@ -78,18 +78,9 @@ def make_dataset(
 def make_run(directory: Path, manifest: Manifest, **tables: dict[str, Any]) -> Run:
     """A run on a dataset, not begun. `tables` are those of a recipe."""
     content = {"model": {"size": "debug"}, "train": {"steps": 9, "batch_size": 5}, **tables}
-    dataset = DatasetRef(
-        path=str(directory),
-        digest=manifest.digest(),
-        split="train",
-        records=manifest.counts.written,
-        flips=False,
-        source=manifest.source.descriptor,
-        resolution=manifest.resolution,
-    )
     return Run(
         recipe=make_recipe(content),
-        dataset=dataset,
+        dataset=DatasetRef.of(str(directory), manifest),
         latent_shape=manifest.shape,
         classes=manifest.classes,
         normalization=manifest.model_normalization(),

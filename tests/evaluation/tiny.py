@@ -114,18 +114,9 @@ def make_run(workdir: Path, dataset: Path, manifest: Manifest) -> Run:
     shape = manifest.shape
     network = make_network(recipe.model, shape, len(CLASSES))
     params = random_like(network.abstract, 0.2)
-    ref = DatasetRef(
-        path=str(dataset),
-        digest=manifest.digest(),
-        split="train",
-        records=manifest.counts.written,
-        flips=False,
-        source=manifest.source.descriptor,
-        resolution=manifest.resolution,
-    )
     run = Run(
         recipe=recipe,
-        dataset=ref,
+        dataset=DatasetRef.of(str(dataset), manifest),
         latent_shape=shape,
         classes=CLASSES,
         normalization=manifest.model_normalization(),

@@ -68,3 +68,11 @@ def s3_store() -> Iterator[Store]:
 def google_store() -> Iterator[Store]:
     """A server for Google Cloud Storage, likewise."""
     yield from _reach("gs")
+
+
+@pytest.fixture(params=["s3_store", "google_store"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each kind of store, well-behaved."""
+    store: Store = request.getfixturevalue(request.param)
+    store.proxy.reset()
+    return store

@@ -26,14 +26,6 @@ OPTIONS = ("--resolution", 16, "--vae", "none", "--shards", 4, "--batch-size", 8
 CHANGES: dict[str, object] = {"seed": 3}  # the same, for `plan`
 
 
-@pytest.fixture(params=["s3_store", "google_store"])
-def store(request: pytest.FixtureRequest) -> Store:
-    """Each kind of store, well-behaved."""
-    store: Store = request.getfixturevalue(request.param)
-    store.proxy.reset()
-    return store
-
-
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder for temporary files."""

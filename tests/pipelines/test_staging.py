@@ -29,14 +29,6 @@ from tests.pipelines.servers import PASS, Store, now_and_then
 KEYS = [[f"{shard}-{number}" for number in range(4)] for shard in range(5)]
 
 
-@pytest.fixture(params=["s3_store", "google_store"])
-def store(request: pytest.FixtureRequest) -> Store:
-    """Each kind of store, well-behaved."""
-    store: Store = request.getfixturevalue(request.param)
-    store.proxy.reset()
-    return store
-
-
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     """A dataset with mirrored shards and a file that vouches for itself."""

@@ -1,5 +1,6 @@
 """The whole road, short: the quickstart's own commands, killed on the way, against a run that was left alone."""
 
+import glob
 import hashlib
 import json
 import os
@@ -41,7 +42,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 240
-    while not any(folder.glob(pattern)):
+    while not glob.glob(pattern, root_dir=folder):  # bears folders that vanish while it looks
         assert process.poll() is None, f"the quickstart ended before it made {pattern}"
         assert time.monotonic() < deadline, f"no {pattern}"
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 import sys
 import tempfile
 import time
@@ -401,3 +402,14 @@ def test_options_of_beam_reach_the_workers(s3_store: Store, photos: Path, comman
     command = commands.start(photos, url, *OPTIONS, "--", *options, **environment)
     assert command.wait() == 0, command.text()
     assert files.exists(f"{url}/manifest.json")
+
+
+def test_upload_of_a_killed_command_is_no_object(s3_store: Store) -> None:
+    """What the tests here rest on: the proxy, like a real store, takes no half of a body."""
+    host, port = s3_store.proxy.server_address[:2]
+    with socket.create_connection((host, port)) as connection:
+        connection.sendall(b"PUT /bucket/half HTTP/1.1\r\nHost: store\r\nContent-Length: 100\r\n\r\nonly this")
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""  # it hangs up
+    assert objects(f"{s3_store.url}/half") == {}
+    assert not files.exists(f"{s3_store.url}/half")

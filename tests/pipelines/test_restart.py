@@ -1,6 +1,7 @@
 """Killed with SIGKILL at moments of chance, repeated: the same bytes as a run that nobody disturbed."""
 
 import functools
+import glob
 import os
 import random
 import shlex
@@ -56,10 +57,15 @@ def kill_at(command: Command, happened: Callable[[], bool], delay: float = 0.0) 
     return command.wait()
 
 
+def there(out: Path, pattern: str) -> set[str]:
+    """Files of a pattern. Unlike `Path.glob` this bears folders that vanish while it looks."""
+    return {*glob.glob(pattern, root_dir=out)}
+
+
 def news(out: Path, pattern: str) -> Callable[[], bool]:
     """Tells when a file of a pattern is there that is not there now."""
-    before = {*out.glob(pattern)}
-    return lambda: not before >= {*out.glob(pattern)}
+    before = there(out, pattern)
+    return lambda: not before >= there(out, pattern)
 
 
 def check_promise(out: Path) -> None:
@@ -130,7 +136,7 @@ def test_killed_with_several_processes(photos: Path, tmp_path: Path, commands: T
 
 def begun(command: Command, out: Path, done: int) -> bool:
     """Whether both workers have been started, and so many shards are done."""
-    return len([*out.glob(".work/*/done/[0-9]*.json")]) >= done and len(session(command.pid)) == 3
+    return len(there(out, ".work/*/done/[0-9]*.json")) >= done and len(session(command.pid)) == 3
 
 
 def hold(reached: threading.Event, at: int, then: str, number: int, method: str, path: str) -> str:
@@ -235,7 +241,7 @@ def test_second_command_at_once_is_refused_and_an_interrupt_is_one_line(
 ) -> None:
     out = tmp_path / "out"
     command = commands.start(photos, out, *settings(tiny_vae))
-    wait_until(lambda: any(out.glob(".work/*/done/[0-9]*.json")), command)
+    wait_until(lambda: bool(there(out, ".work/*/done/[0-9]*.json")), command)
     os.kill(command.pid, signal.SIGSTOP)
     try:
         result = run(photos, out, *settings(tiny_vae))

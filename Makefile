@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= quickstart
 # Most of the time of the trainer's tests would be LLVM's: a step compiles in half of it without its optimisations.
+PEERS := torch-fidelity==0.4.0 pytorch-fid==0.3.0 clean-fid==0.1.35 efficientnet-lite-pytorch==0.1.0 transformers==5.24.0 tokenizers
 QUICK := --xla_backend_optimization_level=0
 
 .PHONY: quickstart test lint parity clean
@@ -41,7 +42,8 @@ $(VENV)/.test: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.parity: pyproject.toml | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[parity]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[parity,effnet]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
 	touch $@
 
 clean:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from evaluation.generate import CYCLIC
 from evaluation.imagesets import DECODED
 from evaluation.results import Result
+from evaluation.setting import CYCLIC
 from evaluation.tables import figure, setting_text, weights_text
 from schemas.manifest import Manifest
 from schemas.run import Run
@@ -13,7 +13,16 @@ from schemas.run import Run
 # How a network was trained, by kind of objective.
 _TRAINED_BY = {"flow": "flow matching", "diffusion": "denoising diffusion"}
 # Solvers by name.
-_SOLVERS = {"euler": "Euler's method", "ddim": "DDIM", "ddpm": "DDPM's ancestral sampling"}
+_SOLVERS = {
+    "euler": "Euler's method",
+    "heun": "Heun's method",
+    "midpoint": "the midpoint method",
+    "rk4": "the classical Runge-Kutta method",
+    "dopri5": "Dormand-Prince 5(4), adaptive",
+    "ddim": "DDIM",
+    "ddpm": "DDPM's ancestral sampling",
+    "sde": "Euler-Maruyama, w(t) = sigma(t)",
+}
 
 Card = list[tuple[str, str]]
 Metrics = Sequence[Mapping[str, float]]
@@ -106,9 +115,7 @@ def times(run: Run, metrics: Metrics, series: Sequence[Result]) -> list[Stage]:
         what = f"sample, {setting_text(sampling)}"
         made = result.seconds["generate"]
         detail = f"{sampling.num_samples:,} samples, {sampling.num_samples / max(made, 1e-3):,.0f} images/s"
-        stages.append(
-            (what, made, f"{detail}, {sampling.nfe} network evaluation{'s' if sampling.nfe > 1 else ''} each")
-        )
+        stages.append((what, made, f"{detail}, {result.nfe:g} network evaluation{'s' if result.nfe != 1 else ''} each"))
     measured = sum(result.seconds.get("measure", 0.0) for result in series)
     if measured:
         stages.append(("decode and measure", measured, f"{sum(result.n for result in series):,} images"))

@@ -3,30 +3,28 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from evaluation.options import SWEPT, settings_of, swept
 from flowtrain.bars import bar
-from schemas.config import SOLVERS, choose_solver
-from schemas.errors import UserError
+from schemas.config import SOLVERS
 from schemas.run import Run, read_run
-
-if TYPE_CHECKING:
-    from evaluation.generate import Setting
 
 _PATH = click.Path(path_type=Path)
 _POSITIVE = click.IntRange(min=1)
 _SEED = click.IntRange(min=0, max=2**32 - 1)  # JAX keys are made of 32 bits
+_ABOVE_0 = click.FloatRange(min=0, min_open=True)
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _List(click.ParamType):
-    """Numbers separated by commas, without repetitions."""
+    """Numbers separated by commas, without repetitions, or `count` of them."""
 
-    def __init__(self, kind: type[int] | type[float], least: float):
-        self.kind, self.least = kind, least
-        self.name = "n,n,..."
+    def __init__(self, kind: type[int] | type[float], least: float, count: int | None = None):
+        self.kind, self.least, self.count = kind, least, count
+        self.name = "n,n,..." if count is None else ",".join("n" * count)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int] | list[float]:
         if not isinstance(value, str):
@@ -37,19 +35,50 @@ class _List(click.ParamType):
             self.fail(f"{value!r} is not numbers separated by commas, as in 100,20,5,1", param, ctx)
         if not all(self.least <= number < float("inf") for number in numbers):
             self.fail(f"{value!r}: each must be at least {self.least:g}", param, ctx)
+        if self.count is not None:
+            if len(numbers) != self.count:
+                self.fail(f"{value!r}: give {self.count} numbers", param, ctx)
+            return numbers
         return list(dict.fromkeys(numbers))
+
+
+class _Names(click.ParamType):
+    """Names separated by commas."""
+
+    name = "name,name,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if not isinstance(value, str):
+            return tuple(value)
+        return tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+
+
+def _weights_options(command: _F) -> _F:
+    """Where the weights of an extractor are."""
+    path, digest = "A file, or a folder that holds it.  [default: cache, then the public release]", "Of other weights."
+    for option in (
+        click.option("--extractor-sha256", metavar="HEX", help=f"{digest}  [default: as published]"),
+        click.option("--extractor-weights", type=_PATH, help=path),
+    ):
+        command = option(command)
+    return command
 
 
 def _sampling_options(command: _F) -> _F:
     """Options that `sample` and `eval` share."""
     solvers = click.Choice(list(dict.fromkeys(name for names in SOLVERS.values() for name in names)))
+    labels = "cyclic (sample i has class i modulo classes), uniform, or statistics (.npz) whose class counts to follow."
     weights = "ema, or params (not averaged), or another average: ema0.999, power0.05, posthoc0.13."
     for option in (
         click.option("--batch-size", type=_POSITIVE, default=250, show_default=True, help="Samples at once."),
         click.option("--weights", metavar="NAME", default="ema", show_default=True, help=weights),
         click.option("--step", type=click.IntRange(min=0), help="Checkpoint step.  [default: newest]"),
         click.option("--seed", type=_SEED, default=0, show_default=True),
-        click.option("--class", "class_name", metavar="NAME", help="Only this class.  [default: all in turn]"),
+        click.option("--labels", metavar="RULE", default="cyclic", show_default=True, help=labels),
+        click.option("--class", "class_name", metavar="NAME", help="Only this class.  [default: by --labels]"),
+        click.option("--tolerance", type=_ABOVE_0, help="Of dopri5, relative and absolute.  [default: 1e-5]"),
+        click.option("--shift", type=_ABOVE_0, help="Of the time steps, towards noise.  [default: recipe]"),
+        click.option("--cfg-interval", type=_List(float, 0, 2), help="Guidance between two times only, as in 0.1,0.8."),
         click.option("--cfg-channels", type=_POSITIVE, help="Guide only the first channels.  [default: recipe]"),
         click.option("--solver", type=solvers, help="One that goes with the objective.  [default: recipe]"),
     ):
@@ -79,9 +108,7 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
     from evaluation import sample_command
 
     run = read_run(workdir)
-    setting = _settings(run, [options["steps"] or run.recipe.sampler.steps], [options["cfg"]], options["num"], options)[
-        0
-    ]
+    (setting,) = settings_of(run, {**options, "steps": [options["steps"]], "cfg": [options["cfg"]]}, options["num"])
     request = sample_command.Request(workdir, out, setting, options["step"], options["weights"], options["batch_size"])
     if dry_run:
         _echo_plan(sample_command.plan(request, run))
@@ -97,6 +124,15 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
 @click.option("--cfg", type=_List(float, 0), help="Guidance weights, as in 1,4.  [default: recipe]")
 @click.option("--num-samples", type=click.IntRange(min=2), help="Samples a setting.  [default: 1000; images: all]")
 @click.option("--protocol", default="embedded", show_default=True, help="How features are measured.")
+@click.option(
+    "--metrics",
+    type=_Names(),
+    default=(),
+    help="sfid,is,pr,dc,kid,uncertainty or all.  [default: those that cost nothing]",
+)
+@click.option("--neighbours", type=_POSITIVE, help="Show the nearest training images of so many samples.")
+@click.option("--sweep", "sweeps", multiple=True, metavar="KEY=V,V", help=f"Every value of {', '.join(SWEPT)}; repeat.")
+@_weights_options
 @_sampling_options
 @click.option("--resolution", type=_POSITIVE, help="For a folder of images.  [default: the reference's]")
 @click.option("--crop", type=click.Choice(["adm", "none"]), default="adm", show_default=True, help="For a folder.")
@@ -111,63 +147,61 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
     dataset or a folder of images, which are then only compared. Beam options go after --.
 
     \b
-    Example:
+    Examples:
       flowtrain eval runs/digits --reference digits.npz --steps 100,20,5,1 --cfg 1,4
+      flowtrain eval runs/digits --reference digits.npz --sweep weights=ema,params --sweep seed=0,1,2
     """
     from evaluation import measure
     from evaluation.protocols import find_protocol
-    from evaluation.tables import text_table
+    from evaluation.tables import markdown
 
-    recipe = find_protocol(options["protocol"])
+    weights = _weights(options)
     if measure.is_run(workdir):
-        results = _eval_run(workdir, recipe, dry_run, beam_args, options)
+        run = read_run(workdir)
+        results = _eval_run(workdir, run, dry_run, measure.Means(beam_args, weights=weights), options)
+        text = markdown(results, run, workdir.name) if results else ""
     elif dry_run:
         measure.check_exists(options["reference"])
-        _echo_plan({"compare": str(workdir), "with": str(options["reference"]), "protocol": recipe.name})
+        _echo_plan({"compare": workdir, "with": options["reference"], "protocol": options["protocol"]})
         return
     else:
-        results = [
-            measure.compare_only(
-                workdir,
-                options["reference"],
-                recipe,
-                num=options["num_samples"],
-                resolution=options["resolution"],
-                crop=options["crop"],
-                beam_args=beam_args,
-                notify=_warn,
-                make_bar=bar,
-            )
-        ]
+        recipe = find_protocol(options["protocol"])
+        names = ("reference", "resolution", "crop", "metrics")
+        comparison = measure.Comparison(
+            workdir, recipe=recipe, num=options["num_samples"], **{name: options[name] for name in names}
+        )
+        results = [measure.compare_only(comparison, measure.Means(beam_args, bar, weights), _warn)]
+        text = markdown(results)
     if results:
-        click.echo(text_table(results))
+        click.echo(text)
     if as_json:
         for result in results:
             click.echo(json.dumps(result.to_json()))
 
 
-def _eval_run(
-    workdir: Path, recipe: Any, dry_run: bool, beam_args: tuple[str, ...], options: dict[str, Any]
-) -> list[Any]:
+def _eval_run(workdir: Path, run: Run, dry_run: bool, means: Any, options: dict[str, Any]) -> list[Any]:
     from evaluation import evaluate
+    from evaluation.protocols import find_protocol
 
-    run = read_run(workdir)
-    steps = options["steps"] or [run.recipe.sampler.steps]
-    settings = _settings(run, steps, options["cfg"] or [None], options["num_samples"] or 1000, options)
-    request = evaluate.Request(
-        workdir=workdir,
-        reference=options["reference"],
-        recipe=recipe,
-        settings=tuple(settings),
-        step=options["step"],
-        weights=options["weights"],
-        batch_size=options["batch_size"],
-        beam_args=beam_args,
-    )
+    requests = [
+        evaluate.Request(
+            workdir=workdir,
+            reference=options["reference"],
+            recipe=find_protocol(chosen["protocol"]),
+            settings=tuple(settings_of(run, chosen, chosen["num_samples"] or 1000)),
+            step=chosen["step"],
+            weights=chosen["weights"],
+            batch_size=options["batch_size"],
+            metrics=options["metrics"],
+            neighbours=options["neighbours"] or 0,
+            means=means,
+        )
+        for chosen in swept(options, options["sweeps"])
+    ]
     if dry_run:
-        _echo_plan(evaluate.plan(request, run))
+        _echo_plan(evaluate.plan(requests, run))
         return []
-    return evaluate.evaluate(request, _warn, bar)
+    return evaluate.evaluate(requests, _warn, bar)
 
 
 @click.command()
@@ -178,6 +212,8 @@ def _eval_run(
 @click.option("--crop", type=click.Choice(["adm", "none"]), default="adm", show_default=True)
 @click.option("--extractor", "--protocol", "protocol", default="embedded", show_default=True)
 @click.option("--num", type=click.IntRange(min=2), help="Only the first images.  [default: all]")
+@click.option("--features", is_flag=True, help="Keep every feature row too, for precision, recall, KID and others.")
+@_weights_options
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.argument("beam_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
@@ -202,10 +238,11 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
         facts = {"images": images.size, "resolution": images.resolution, **images.facts()}
         _echo_plan({**facts, "protocol": recipe.name, "out": str(out)})
         return
-    protocol = measure.protocol_of(recipe, images.resolution)
+    weights = _weights(options)
+    protocol = measure.protocol_of(recipe, images.resolution, weights)
     measure.warn_of_rank(images.size, protocol.dim, "images", _warn)
-    statistics = measure.measure_images(images, protocol, out, beam_args, bar)
-    facts = measure.summary(statistics, out)
+    means = measure.Means(beam_args, bar, weights, options["features"])
+    facts = measure.summary(measure.measure_images(images, protocol, out, means).statistics, out)
     click.echo(measure.describe(facts))
     if as_json:
         click.echo(json.dumps(facts))
@@ -233,50 +270,11 @@ def report(workdir: Path, out: Path | None, dry_run: bool) -> None:
     click.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
-def _settings(
-    run: Run, steps: list[int], guidances: list[float | None], num: int | None, options: dict[str, Any]
-) -> list["Setting"]:
-    """Every pair of steps and guidance; what was left out comes from the recipe.
+def _weights(options: dict[str, Any]) -> Any:
+    from evaluation.extractors import Weights
 
-    Raises:
-        UserError: the run cannot be sampled so.
-    """
-    from evaluation.generate import Setting
-
-    defaults = run.recipe.sampler
-    channels = options["cfg_channels"] or defaults.cfg_channels
-    if channels is not None and channels > run.latent_shape[2]:
-        raise UserError(f"--cfg-channels {channels}: the model has {run.latent_shape[2]} channels")
-    if max(steps) > run.recipe.most_steps:
-        raise UserError(f"--steps {max(steps)}: the run has only {run.recipe.most_steps} noise levels; take fewer")
-    solver, label = choose_solver(run.recipe, options["solver"]), _label(options["class_name"], run.classes)
-    return [
-        Setting(
-            num=num or 10 * (min(len(run.classes), 20) if label is None else 1),
-            steps=count,
-            cfg=defaults.cfg if cfg is None else cfg,
-            cfg_channels=channels,
-            label=label,
-            seed=options["seed"],
-            solver=solver,
-        )
-        for cfg in guidances
-        for count in steps
-    ]
-
-
-def _label(name: str | None, classes: tuple[str, ...]) -> int | None:
-    """A class's index from its name or, where no class has that name, its number."""
-    if name is None:
-        return None
-    if name in classes:
-        return classes.index(name)
-    if name.isdecimal() and int(name) < len(classes):
-        return int(name)
-    from evaluation.extractors import nearest
-
-    known = dict.fromkeys(classes[:20])
-    raise UserError(f"--class {name}: no such class{nearest(name, known)}")
+    path = options["extractor_weights"]
+    return Weights(str(path.absolute()) if path else None, options["extractor_sha256"])
 
 
 def _warn(message: str) -> None:

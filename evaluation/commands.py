@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.generate import CYCLIC
 from evaluation.results import Result, Sampling
+from evaluation.setting import CYCLIC
 from evaluation.tables import by_setting
 from schemas.manifest import Manifest
 from schemas.run import Run

@@ -3,14 +3,16 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.generate import BATCH_SIZE, Setting, generate, sampling_facts, setting_name
+from evaluation.generate import BATCH_SIZE, generate, mean_evaluations
 from evaluation.imagesets import dataset_images
 from evaluation.measure import (
+    PLAIN,
+    Means,
     Notify,
     check_exists,
     check_reference,
@@ -21,13 +23,14 @@ from evaluation.measure import (
     warn_of_rank,
 )
 from evaluation.plots import accuracy_plot, distance_plot, draw
-from evaluation.progress import MakeBar
+from evaluation.progress import Bar, MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe
 from evaluation.results import Result, append_result, find_result, read_results
-from evaluation.tables import markdown_table
+from evaluation.scoring import Measured, choose, lacking, needs_rows
+from evaluation.setting import Setting, sampling_facts, setting_name
+from evaluation.tables import by_series, markdown
 from schemas.files import write_atomic
-from schemas.run import Run
-from schemas.statistics import FeatureStatistics
+from schemas.run import Run, read_run
 
 if TYPE_CHECKING:
     from flowtrain.checkpoint import TrainedModel
@@ -38,7 +41,12 @@ EVAL_DIR = "eval"
 
 @dataclass(frozen=True)
 class Request:
-    """What `eval` was asked for. `step` None is the newest checkpoint, `weights` as for `load_for_sampling`."""
+    """What `eval` was asked for, with one checkpoint, average and protocol.
+
+    `step` None is the newest checkpoint, `weights` as for `load_for_sampling`; `metrics` names groups of
+    `evaluation.scoring`, none for those that cost nothing. With `neighbours` a picture shows the nearest training
+    images of so many samples of each setting.
+    """
 
     workdir: Path
     reference: Path
@@ -47,93 +55,151 @@ class Request:
     step: int | None = None
     weights: str = "ema"
     batch_size: int = BATCH_SIZE
-    beam_args: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    neighbours: int = 0
+    means: Means = PLAIN
 
 
-def evaluate(request: Request, notify: Notify, bar: MakeBar) -> list[Result]:
-    """Results of all settings, in order; what was measured before is read back.
+def evaluate(requests: Sequence[Request], notify: Notify, bar: MakeBar) -> list[Result]:
+    """Results of all settings of all requests, in order; what was measured before is read back.
 
     Args:
-        request: what to measure.
+        requests: what to measure, of one work directory.
         notify: told of warnings, one line each.
         bar: makes a progress bar over samples.
 
     Raises:
         UserError: no checkpoint, no such weights, or a reference that cannot be compared with.
     """
-    from flowtrain.checkpoint import load_for_sampling
-
-    workdir, cache = request.workdir, request.workdir / EVAL_DIR
-    check_exists(request.reference)
-    trained = load_for_sampling(workdir, step=request.step, weights=request.weights)
-    protocol = protocol_of(request.recipe, trained.run.dataset.resolution)
-    reference, where = load_reference(request.reference, request.recipe, cache, request.beam_args, bar)
-    described = check_reference(protocol, reference, where, notify)
-    warn_of_rank(min(setting.num for setting in request.settings), protocol.dim, "samples", notify)
-    known, results = read_results(workdir), []
-    with contextlib.closing(bar(total=sum(s.num for s in request.settings), desc="eval", unit="sample")) as progress:
-        for setting in request.settings:
-            identity = (sampling_facts(trained, setting), protocol, described.digest)
-            result = find_result(known, identity)
-            if result is None:
-                progress.set_description(f"{setting.steps} steps, cfg {setting.cfg:g}", refresh=False)
-                result = _measure_setting(request, trained, setting, protocol, reference, progress.update)
-                append_result(workdir, result)
-            else:
-                progress.update(setting.num)
-            results.append(result)
-    write_outputs(workdir, results)
+    total = sum(setting.num for request in requests for setting in request.settings)
+    with contextlib.closing(bar(total=total, desc="eval", unit="sample")) as progress:
+        results = [result for request in requests for result in _evaluate(request, notify, bar, progress)]
+    write_outputs(requests[0].workdir, results)
     return results
 
 
-def _measure_setting(
-    request: Request,
-    trained: "TrainedModel",
-    setting: Setting,
-    protocol: EvaluationProtocol,
-    reference: FeatureStatistics,
-    progress: Callable[[int], object],
-) -> Result:
-    sampling = sampling_facts(trained, setting)
-    name = setting_name(sampling)
-    directory = request.workdir / SAMPLES_DIR / name
-    begin = time.monotonic()
-    generate(trained, setting, directory, batch_size=request.batch_size, progress=progress)
-    generated = time.monotonic()
-    out = request.workdir / EVAL_DIR / "statistics" / f"{name}-{protocol.name}.npz"
-    statistics = kept_statistics(dataset_images(directory), protocol, out, request.beam_args)
-    seconds = {"generate": round(generated - begin, 3), "measure": round(time.monotonic() - generated, 3)}
-    return compare(statistics, reference, protocol, sampling, seconds)
+def _evaluate(request: Request, notify: Notify, bar: MakeBar, progress: Bar) -> list[Result]:
+    from flowtrain.checkpoint import load_for_sampling
+
+    check_exists(request.reference)
+    trained = load_for_sampling(request.workdir, step=request.step, weights=request.weights)
+    protocol = protocol_of(request.recipe, trained.run.dataset.resolution, request.means.weights)
+    fewest = min(setting.num for setting in request.settings)
+    groups = choose(request.metrics, protocol, fewest)
+    means = replace(request.means, make_bar=bar, keep_features=needs_rows(groups) or request.neighbours > 0)
+    reference = load_reference(
+        request.reference, request.recipe, request.workdir / EVAL_DIR, replace(means, keep_features=needs_rows(groups))
+    )
+    if not request.metrics and reference.statistics.spatial is None:
+        groups = tuple(name for name in groups if name != "sfid")  # statistics of others may lack it
+    described = check_reference(protocol, reference.statistics, request.reference, notify)
+    warn_of_rank(fewest, protocol.dim, "samples", notify)
+    work = _Work(request, trained, protocol, reference, replace(means, make_bar=None))
+    known, results = read_results(request.workdir), []
+    for setting in request.settings:
+        result = find_result(known, (sampling_facts(trained, setting), protocol, described.digest))
+        missing = groups if result is None else lacking(groups, result.metrics)
+        if result is None or missing:
+            progress.set_description(f"{setting.effort}, cfg {setting.cfg:g}", refresh=False)
+            result = work.measure(setting, result, missing, progress.update)
+            append_result(request.workdir, result)
+        else:
+            progress.update(setting.num)
+        if request.neighbours:
+            work.show_neighbours(setting)
+        results.append(result)
+    return results
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the settings of a request share."""
+
+    request: Request
+    trained: "TrainedModel"
+    protocol: EvaluationProtocol
+    reference: Measured
+    means: Means
+
+    def measure(
+        self, setting: Setting, known: Result | None, groups: Sequence[str], progress: Callable[[int], object]
+    ) -> Result:
+        """Draw, decode and measure one setting; metrics that are known are kept."""
+        sampling = sampling_facts(self.trained, setting)
+        directory, begin = self._samples(setting), time.monotonic()
+        manifest = generate(self.trained, setting, directory, batch_size=self.request.batch_size, progress=progress)
+        generated = time.monotonic()
+        subject = self._statistics(setting)
+        measured = time.monotonic()
+        nfe = mean_evaluations(directory, manifest)
+        result = compare(subject, self.reference, self.protocol, groups, sampling=sampling, mean_nfe=nfe)
+        seconds = {"generate": generated - begin, "measure": measured - generated, "score": time.monotonic() - measured}
+        before = known.seconds if known else {}
+        return result.model_copy(
+            update={
+                "metrics": {**(known.metrics if known else {}), **result.metrics},
+                "seconds": {name: round(value + before.get(name, 0.0), 3) for name, value in seconds.items()},
+            }
+        )
+
+    def show_neighbours(self, setting: Setting) -> None:
+        """The picture of `evaluation.neighbours`, unless it is there."""
+        from evaluation.neighbours import write_neighbours
+
+        name = setting_name(sampling_facts(self.trained, setting))
+        out = self.request.workdir / EVAL_DIR / f"neighbours-{name}-{self.protocol.name}.png"
+        if not out.is_file():
+            images = dataset_images(Path(self.trained.run.dataset.path), num=None)
+            cache = self.request.workdir / EVAL_DIR / f"training-{images.digest[:12]}-{self.protocol.name}.npz"
+            training = kept_statistics(images, self.protocol, cache, self.means)
+            samples = dataset_images(self._samples(setting))
+            write_neighbours(out, (samples, self._statistics(setting)), (images, training), self.request.neighbours)
+
+    def _samples(self, setting: Setting) -> Path:
+        return self.request.workdir / SAMPLES_DIR / setting_name(sampling_facts(self.trained, setting))
+
+    def _statistics(self, setting: Setting) -> Measured:
+        directory = self._samples(setting)
+        out = self.request.workdir / EVAL_DIR / "statistics" / f"{directory.name}-{self.protocol.name}.npz"
+        return kept_statistics(dataset_images(directory), self.protocol, out, self.means)
 
 
 def write_outputs(workdir: Path, results: Sequence[Result]) -> None:
     """`eval/table.md`, `results.json`, and the plots as SVG and PNG."""
     directory = workdir / EVAL_DIR
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomic(directory / "table.md", markdown_table(results))
+    write_atomic(directory / "table.md", markdown(results, read_run(workdir), workdir.name) + "\n")
     content = [result.to_json() for result in results]
     write_atomic(directory / "results.json", json.dumps(content, indent=2) + "\n")
+    last = by_series(results)[-1]  # a plot has one line a guidance weight
     for kind in ("svg", "png"):
-        write_atomic(directory / f"distance.{kind}", draw(distance_plot(results), kind=kind))
-        if any(result.accuracy is not None for result in results):
-            write_atomic(directory / f"accuracy.{kind}", draw(accuracy_plot(results), kind=kind))
+        write_atomic(directory / f"distance.{kind}", draw(distance_plot(last), kind=kind))
+        if any(result.accuracy is not None for result in last):
+            write_atomic(directory / f"accuracy.{kind}", draw(accuracy_plot(last), kind=kind))
 
 
-def plan(request: Request, run: Run) -> dict[str, Any]:
+def plan(requests: Sequence[Request], run: Run) -> dict[str, Any]:
     """What would be done, for --dry-run. Raises `UserError` when there is no such reference."""
-    check_exists(request.reference)
-    settings = request.settings
-    evaluations = sum(setting.nfe * setting.num for setting in settings)
-    steps = ", ".join(str(count) for count in dict.fromkeys(setting.steps for setting in settings))
-    guidances = ", ".join(f"{cfg:g}" for cfg in dict.fromkeys(setting.cfg for setting in settings))
+    first = requests[0]
+    check_exists(first.reference)
+    settings = [setting for request in requests for setting in request.settings]
+
+    def all_of(values: Iterable[object]) -> str:
+        return ", ".join(dict.fromkeys(str(value) for value in values))
+
+    counts = [None if setting.nfe is None else setting.nfe * setting.num for setting in settings]
+    known = sum(count for count in counts if count is not None)
+    efforts = all_of(setting.effort.removesuffix(" steps") for setting in settings)
+    solvers, guidances = all_of(s.solver for s in settings), all_of(f"{s.cfg:g}" for s in settings)
+    checkpoints = all_of("newest" if request.step is None else request.step for request in requests)
     return {
-        "run": f"{request.workdir} ({run.parameters:,} parameters)",
-        "checkpoint": f"{'newest' if request.step is None else request.step}, {request.weights} weights",
-        "reference": request.reference,
-        "protocol": f"{request.recipe.name}, printed as {request.recipe.metric}",
-        "settings": f"{len(settings)}: {settings[0].solver}, steps {steps}; guidance {guidances}",
-        "samples": f"{settings[0].num} a setting, {sum(setting.num for setting in settings):,} in all",
-        "network evaluations": f"{evaluations:,}",
-        "samples in": request.workdir / SAMPLES_DIR,
-        "results in": request.workdir / EVAL_DIR,
+        "run": f"{first.workdir} ({run.parameters:,} parameters)",
+        "checkpoint": f"{checkpoints}, {all_of(request.weights for request in requests)} weights",
+        "reference": first.reference,
+        "protocol": all_of(f"{request.recipe.name}, printed as {request.recipe.metric}" for request in requests),
+        "settings": f"{len(settings)}: {solvers}, steps {efforts}; guidance {guidances}",
+        "samples": f"{all_of(s.num for s in settings)} a setting, {sum(s.num for s in settings):,} in all",
+        "network evaluations": f"{known:,}" + (" and what adaptive solvers need" if None in counts else ""),
+        "samples in": first.workdir / SAMPLES_DIR,
+        "results in": first.workdir / EVAL_DIR,
     }

@@ -6,25 +6,20 @@ that holds for one batch size and one kind of device; others round differently.
 
 import contextlib
 import fcntl
-import hashlib
 import json
-import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.results import Sampling
-from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED
+from evaluation.setting import TOLERANCE, Setting, equivalent_command, sampling_facts
 from schemas.errors import UserError
 from schemas.files import sha256_file, write_atomic
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import MANIFEST_NAME, ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo, read_manifest
 from schemas.record import encode_record
-from schemas.run import Run
 from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version
 
@@ -35,93 +30,41 @@ SPLIT = "samples"
 PLAN_NAME = ".plan.json"
 BATCH_SIZE = 250
 SHARD_SIZE = 500
-CYCLIC = "cyclic"
+_COUNT_SUFFIX = ".evaluations"  # beside a shard of such a solver: what it took
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What to draw. `label` None: sample i has class i modulo the number of classes. `solver` goes with the run."""
+class Drawn(NamedTuple):
+    """Labels (n,) int32, latents (n, h, w, c) float16 in the model's scale, and network evaluations (n,) int32."""
 
-    num: int
-    steps: int
-    cfg: float
-    cfg_channels: int | None = None
-    label: int | None = None
-    seed: int = 0
-    solver: str = "euler"
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations a sample: one a step, whichever the solver; guidance takes another."""
-        return self.steps * (1 if self.cfg == 1 else 2)
-
-    def labels(self, indices: NDArray[np.int64], num_classes: int) -> NDArray[np.int32]:
-        """(n,) classes of samples `indices` (n,)."""
-        labels = indices % num_classes if self.label is None else np.full_like(indices, self.label)
-        return labels.astype(np.int32)
-
-
-def run_digest(run: Run) -> str:
-    """SHA-256 of everything in run.json that the weights of a step depend on, and nothing of where and how it ran."""
-    train = set(BOOKKEEPING)
-    if run.recipe.optimizer.schedule in ENDLESS_SCHEDULES:
-        train.add("steps")  # a run that was made longer is the same run
-    recipe = {"sampler": True, "preview": True, "train": train, "model": set(UNLEARNED)}
-    content = run.model_dump(mode="json", exclude={"dataset": {"path"}, "versions": True, "recipe": recipe})
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def sampling_facts(trained: "TrainedModel", setting: Setting) -> Sampling:
-    """What the samples of a setting depend on."""
-    classes = trained.run.classes
-    return Sampling(
-        run=run_digest(trained.run),
-        step=trained.step,
-        weights=trained.weights,
-        sampler=setting.solver,
-        steps=setting.steps,
-        nfe=setting.nfe,
-        cfg=setting.cfg,
-        cfg_channels=setting.cfg_channels,
-        labels=CYCLIC if setting.label is None else classes[setting.label],
-        seed=setting.seed,
-        num_samples=setting.num,
-    )
-
-
-def setting_name(sampling: Sampling) -> str:
-    """A directory name for a sample set; one name a setting."""
-    parts = [f"step{sampling.step}", sampling.weights, f"{sampling.sampler}{sampling.steps}", f"cfg{sampling.cfg:g}"]
-    if sampling.cfg_channels is not None:
-        parts.append(f"ch{sampling.cfg_channels}")
-    if sampling.labels != CYCLIC:
-        parts.append("class" + hashlib.sha256(sampling.labels.encode()).hexdigest()[:6])
-    return "-".join([*parts, f"seed{sampling.seed}", f"n{sampling.num_samples}"])
+    labels: NDArray[np.int32]
+    latents: NDArray[np.float16]
+    evaluations: NDArray[np.int32]
 
 
 def draw(
     trained: "TrainedModel", setting: Setting, start: int, stop: int, batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float16]]]:
+) -> Iterator["Drawn"]:
     """Samples [start, stop) in batches, as `draw_at`."""
     return draw_at(trained, setting, np.arange(start, stop, dtype=np.int64), batch_size)
 
 
 def draw_at(
     trained: "TrainedModel", setting: Setting, numbers: NDArray[np.int64], batch_size: int = BATCH_SIZE
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.float16]]]:
-    """The samples of some numbers (n,) in batches: labels (n,), latents (n, h, w, c) float16 in the model's scale.
+) -> Iterator["Drawn"]:
+    """The samples of some numbers (n,) in batches.
 
     float16 is what a dataset of samples stores; rounding here makes every way of writing samples give the same pixels.
 
     Raises:
         UserError: the model gives numbers that are not finite.
     """
-    from flowtrain.sampler import sample
+    from flowtrain.sampler import sample, spread
 
+    trained = spread(trained, batch_size)
     for begin in range(0, len(numbers), batch_size):
         indices = numbers[begin : begin + batch_size]
         labels = setting.labels(indices, len(trained.run.classes))
-        latents = sample(
+        samples = sample(
             trained,
             labels,
             indices,
@@ -129,17 +72,20 @@ def draw_at(
             steps=setting.steps,
             cfg=setting.cfg,
             cfg_channels=setting.cfg_channels,
+            cfg_interval=setting.cfg_interval,
+            shift=setting.shift,
+            tolerance=setting.tolerance or TOLERANCE,
             batch_size=batch_size,
             solver=setting.solver,
         )
         with np.errstate(over="ignore"):  # told below
-            stored = latents.astype(np.float16)
+            stored = samples.x.astype(np.float16)
         if not np.isfinite(stored).all():
             raise UserError(
                 f"the weights of step {trained.step} give samples that are not finite (guidance {setting.cfg:g}, "
-                f"{setting.steps} steps); lower --cfg, or take an earlier checkpoint with --step"
+                f"{setting.effort}); lower --cfg, or take an earlier checkpoint with --step"
             )
-        yield labels, stored
+        yield Drawn(labels, stored, samples.evaluations)
 
 
 def fitting_batch_size(batch_size: int, num: int, shard_size: int = SHARD_SIZE) -> int:
@@ -165,7 +111,11 @@ def generate(
         UserError: the directory holds something else.
     """
     batch_size = fitting_batch_size(batch_size, setting.num, shard_size)
-    plan = {**sampling_facts(trained, setting).model_dump(), "shard_size": shard_size, "batch_size": batch_size}
+    plan = {
+        **sampling_facts(trained, setting).model_dump(mode="json"),
+        "shard_size": shard_size,
+        "batch_size": batch_size,
+    }
     with _claimed(directory, plan):
         found = _finished(directory)
         if found is not None:
@@ -176,7 +126,7 @@ def generate(
         for number in range(count):
             start, stop = number * shard_size, min((number + 1) * shard_size, setting.num)
             path = directory / shard_name(SPLIT, number, count)
-            if _is_whole(path, stop - start):
+            if _is_whole(path, stop - start) and (setting.nfe is not None or _count_path(path).is_file()):
                 progress(stop - start)
             else:
                 _write_shard(trained, setting, path, (start, stop), batch_size, progress)
@@ -269,14 +219,30 @@ def _write_shard(
     specs = layout_tensors(Layout.LATENT, trained.run.latent_shape)
 
     def records() -> Iterator[bytes]:
-        index = span[0]
-        for labels, latents in draw(trained, setting, *span, batch_size):
-            for label, latent in zip(labels.tolist(), latents, strict=True):
+        index, evaluations = span[0], 0
+        for drawn in draw(trained, setting, *span, batch_size):
+            for label, latent in zip(drawn.labels.tolist(), drawn.latents, strict=True):
                 yield encode_record(f"{index:08d}", label, {"latent": latent}, specs)
                 index += 1
-            progress(len(labels))
+            evaluations += int(drawn.evaluations.sum())
+            progress(len(drawn.labels))
+        if setting.nfe is None:  # before the shard, which so never stands without it
+            write_atomic(_count_path(path), f"{evaluations}\n")
 
     write_shard(path, records())
+
+
+def _count_path(shard: Path) -> Path:
+    return shard.with_name(f".{shard.name}{_COUNT_SUFFIX}")
+
+
+def mean_evaluations(directory: Path, manifest: Manifest) -> float:
+    """Network evaluations a sample of a finished sample set."""
+    nfe = (manifest.sampling or {}).get("nfe")
+    if nfe is not None:
+        return float(nfe)
+    counts = [int(_count_path(directory / shard.name).read_text()) for shard in manifest.shards]
+    return sum(counts) / manifest.counts.written
 
 
 def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: tuple[ShardInfo, ...]) -> Manifest:
@@ -298,11 +264,12 @@ def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: 
         channels=_channel_statistics(directory, shards, run.latent_shape),
         shards=shards,
         seed=setting.seed,
-        sampling=sampling.model_dump(),
+        sampling=sampling.model_dump(mode="json"),
         command=equivalent_command(sampling),
         versions={name: installed_version(name) for name in ("jax", "numpy")},
     )
-    return finish_dataset(LocalDirectory(str(directory.absolute())), manifest, others=(PLAN_NAME,))
+    counts = [_count_path(Path(shard.name)).name for shard in shards] if setting.nfe is None else []
+    return finish_dataset(LocalDirectory(str(directory.absolute())), manifest, others=(PLAN_NAME, *counts))
 
 
 def _channel_statistics(
@@ -321,24 +288,3 @@ def _channel_statistics(
     mean = total / count
     std = np.sqrt(np.maximum(square / count - np.square(mean), 0.0))
     return ChannelStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-
-
-def equivalent_command(sampling: Sampling) -> str:
-    """The command that makes these samples anywhere; WORKDIR stands for the run, OUT for the dataset."""
-    words: list[Any] = [
-        "flowtrain",
-        "sample",
-        "WORKDIR",
-        "OUT",
-        "--num",
-        sampling.num_samples,
-        "--steps",
-        sampling.steps,
-    ]
-    words += ["--solver", sampling.sampler, "--cfg", f"{sampling.cfg:g}", "--seed", sampling.seed]
-    words += ["--step", sampling.step, "--weights", sampling.weights]
-    if sampling.cfg_channels is not None:
-        words += ["--cfg-channels", sampling.cfg_channels]
-    if sampling.labels != CYCLIC:
-        words += ["--class", sampling.labels]
-    return shlex.join(str(word) for word in words)

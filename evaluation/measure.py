@@ -4,17 +4,21 @@ import contextlib
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evaluation import models
+from evaluation.extractors import PUBLISHED, Weights
 from evaluation.imagesets import DECODED, ImageSet, batch_images, dataset_images, source_images
 from evaluation.metrics import factor, statistics_distance
 from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe, check_comparable, read_protocol
 from evaluation.results import Reference, Result, Sampling, reference_of
+from evaluation.rows import has_rows
+from evaluation.scoring import ALL, GROUPS, Measured, choose, score
 from pipelines.quiet import quiet_log
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME
@@ -24,18 +28,26 @@ from schemas.statistics import FeatureStatistics, read_statistics
 Notify = Callable[[str], object]
 
 
-def protocol_of(recipe: Recipe, resolution: int) -> EvaluationProtocol:
-    """The protocol with the weights that are installed here."""
-    return EvaluationProtocol.resolve(recipe, models.extractor(recipe.extractor), resolution)
+@dataclass(frozen=True)
+class Means:
+    """How images are measured: options for Beam, a progress bar, where weights are, and whether rows are kept."""
+
+    beam_args: tuple[str, ...] = ()
+    make_bar: MakeBar | None = None
+    weights: Weights = PUBLISHED
+    keep_features: bool = False
 
 
-def measure_images(
-    images: ImageSet,
-    protocol: EvaluationProtocol,
-    out: Path,
-    beam_args: Sequence[str] = (),
-    make_bar: MakeBar | None = None,
-) -> FeatureStatistics:
+PLAIN = Means()
+
+
+def protocol_of(recipe: Recipe, resolution: int, weights: Weights | None = None) -> EvaluationProtocol:
+    """The protocol with the weights that are to be had here. Raises `UserError` when they are not."""
+    extractor = models.extractor(recipe.extractor, recipe.prepare, weights or PUBLISHED)
+    return EvaluationProtocol.resolve(recipe, extractor, resolution)
+
+
+def measure_images(images: ImageSet, protocol: EvaluationProtocol, out: Path, means: Means = PLAIN) -> Measured:
     """Statistics of `images`, measured and written to `out`, in the place of what is there.
 
     Raises:
@@ -45,22 +57,16 @@ def measure_images(
         from evaluation import pipeline
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    config = pipeline.Config(images=images, protocol=protocol, out=str(out.absolute()))
-    bar = make_bar(total=images.size, desc="measure", unit="image") if make_bar else None
+    config = pipeline.Config(images, protocol, str(out.absolute()), means.keep_features, means.weights)
+    bar = means.make_bar(total=images.size, desc="measure", unit="image") if means.make_bar else None
     try:
-        return pipeline.run(config, beam_args, bar)
+        return Measured(pipeline.run(config, means.beam_args, bar), out)
     finally:
         if bar is not None:
             bar.close()
 
 
-def kept_statistics(
-    images: ImageSet,
-    protocol: EvaluationProtocol,
-    out: Path,
-    beam_args: Sequence[str] = (),
-    make_bar: MakeBar | None = None,
-) -> FeatureStatistics:
+def kept_statistics(images: ImageSet, protocol: EvaluationProtocol, out: Path, means: Means = PLAIN) -> Measured:
     """As `measure_images`, but read back from `out` when the same was measured before; for files of our own only.
 
     Raises:
@@ -68,9 +74,10 @@ def kept_statistics(
     """
     with contextlib.suppress(UserError):  # missing or damaged: measured again
         found = read_statistics(out)
-        if read_protocol(found.protocol) == protocol and _facts(found).items() >= images.facts().items():
-            return found
-    return measure_images(images, protocol, out, beam_args, make_bar)
+        same = read_protocol(found.protocol) == protocol and _facts(found).items() >= images.facts().items()
+        if same and (has_rows(out, found) or not means.keep_features):
+            return Measured(found, out)
+    return measure_images(images, protocol, out, means)
 
 
 def check_out(out: Path) -> None:
@@ -117,42 +124,53 @@ def check_exists(reference: Path) -> None:
         raise UserError(f"{reference}: no such reference; make one with `flowtrain stats SOURCE {reference}`")
 
 
-def load_reference(
-    path: Path, recipe: Recipe, cache: Path, beam_args: Sequence[str] = (), make_bar: MakeBar | None = None
-) -> tuple[FeatureStatistics, Path]:
+def load_reference(path: Path, recipe: Recipe, cache: Path, means: Means = PLAIN) -> Measured:
     """Reference statistics from an .npz, or measured from a dataset and kept under `cache`.
 
     Raises:
-        UserError: nothing there, or not what it says.
+        UserError: nothing there, not what it says, or without the feature rows that are needed.
     """
     check_exists(path)
     if path.is_file():
-        return read_gaussian(path), path
+        reference = Measured(read_gaussian(path), path)
+        if means.keep_features:
+            reference.rows()  # now, rather than after the samples
+        return reference
     images = dataset_images(path)
     out = cache / f"reference-{images.digest[:12]}-{recipe.name}.npz"
-    return kept_statistics(images, protocol_of(recipe, images.resolution), out, beam_args, make_bar), path
+    return kept_statistics(images, protocol_of(recipe, images.resolution, means.weights), out, means)
 
 
 def compare(
-    subject: FeatureStatistics,
-    reference: FeatureStatistics,
+    subject: Measured,
+    reference: Measured,
     protocol: EvaluationProtocol,
-    sampling: Sampling | None,
-    seconds: dict[str, float],
+    groups: Sequence[str] = (),
+    *,
+    sampling: Sampling | None = None,
+    seconds: dict[str, float] | None = None,
+    mean_nfe: float | None = None,
 ) -> Result:
-    """One result from two statistics of the same protocol."""
-    facts = _facts(subject)
-    n = subject.moments.n if subject.moments else facts.get("n", 0)
+    """One result from two statistics of the same protocol, with the metrics of some groups.
+
+    Raises:
+        UserError: as `evaluation.scoring.score`.
+    """
+    statistics = subject.statistics
+    facts = _facts(statistics)
+    n = statistics.moments.n if statistics.moments else facts.get("n", 0)
     correct = facts.get("correct")
     return Result(
-        distance=statistics_distance(subject, reference),
+        distance=statistics_distance(statistics, reference.statistics),
+        metrics=score(groups, subject, reference),
+        mean_nfe=mean_nfe,
         accuracy=None if correct is None or not n else correct / n,
         n=n,
         sampling=sampling,
         images=facts,
         protocol=protocol,
-        reference=reference_of(reference),
-        seconds=seconds,
+        reference=reference_of(reference.statistics),
+        seconds=seconds or {},
     )
 
 
@@ -188,41 +206,58 @@ def warn_of_rank(n: int, dim: int, what: str, notify: Notify) -> None:
         )
 
 
-def compare_only(
-    subject: Path,
-    reference_path: Path,
-    recipe: Recipe,
-    *,
-    num: int | None,
-    resolution: int | None,
-    crop: str,
-    beam_args: Sequence[str],
-    notify: Notify,
-    make_bar: MakeBar,
-) -> Result:
-    """Compare finished images (statistics, an ADM batch, a dataset or a folder) with a reference; nothing is kept.
+@dataclass(frozen=True)
+class Comparison:
+    """Finished images (statistics, an ADM batch, a dataset or a folder) and what to compare them with."""
+
+    subject: Path
+    reference: Path
+    recipe: Recipe
+    num: int | None = None
+    resolution: int | None = None
+    crop: str = "adm"
+    metrics: tuple[str, ...] = ()
+
+
+def compare_only(comparison: Comparison, means: Means, notify: Notify) -> Result:
+    """Compare finished images with a reference; nothing is kept.
 
     Raises:
         UserError: subject or reference cannot be read, or were measured differently.
     """
+    subject, recipe, where = comparison.subject, comparison.recipe, comparison.reference
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch)
-        reference, where = load_reference(reference_path, recipe, cache, beam_args, make_bar)
-        theirs = read_protocol(reference.protocol)
+        keep = any(name == ALL or (name in GROUPS and GROUPS[name].rows) for name in comparison.metrics)
+        means = replace(means, keep_features=keep)
+        reference = load_reference(where, recipe, cache, means)
+        theirs = read_protocol(reference.statistics.protocol)
         if subject.is_file() and _is_statistics(subject):
-            statistics = read_gaussian(subject)
-            mine = read_protocol(statistics.protocol)
-            protocol = mine or theirs or protocol_of(recipe, resolution or 1)
-            check_comparable(protocol, statistics.dim, mine, str(subject))
+            measured = Measured(read_gaussian(subject), subject)
+            mine = read_protocol(measured.statistics.protocol)
+            protocol = mine or theirs or protocol_of(recipe, comparison.resolution or 1, means.weights)
+            check_comparable(protocol, measured.statistics.dim, mine, str(subject))
         else:
-            images = _image_set(subject, num, resolution or (theirs.resolution if theirs else None), crop)
-            protocol = protocol_of(recipe, images.resolution)
-            check_comparable(protocol, reference.dim, theirs, str(where))  # before the work, not after it
-            statistics = measure_images(images, protocol, cache / "subject.npz", beam_args, make_bar)
-    check_reference(protocol, reference, where, notify)
-    if statistics.moments:
-        warn_of_rank(statistics.moments.n, protocol.dim, "images", notify)
-    return compare(statistics, reference, protocol, None, {})
+            resolution = comparison.resolution or (theirs.resolution if theirs else None)
+            images = _image_set(subject, comparison.num, resolution, comparison.crop)
+            protocol = protocol_of(recipe, images.resolution, means.weights)
+            # Before the work, not after it.
+            check_comparable(protocol, reference.statistics.dim, theirs, str(where))
+            measured = measure_images(images, protocol, cache / "subject.npz", means)
+        check_reference(protocol, reference.statistics, where, notify)
+        moments = measured.statistics.moments
+        groups = choose(comparison.metrics, protocol, moments.n if moments else 0)
+        if not comparison.metrics:  # statistics of others may lack what costs nothing
+            groups = tuple(name for name in groups if _is_there(name, measured, reference))
+        if moments:
+            warn_of_rank(moments.n, protocol.dim, "images", notify)
+        return compare(measured, reference, protocol, groups)
+
+
+def _is_there(group: str, subject: Measured, reference: Measured) -> bool:
+    if group == "sfid":
+        return subject.statistics.spatial is not None and reference.statistics.spatial is not None
+    return subject.statistics.scores is not None
 
 
 def _image_set(path: Path, num: int | None, resolution: int | None, crop: str) -> ImageSet:

@@ -1,8 +1,8 @@
 """The evaluation pipeline: images of any origin -> features -> sums -> statistics, on any Beam runner."""
 
 import functools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,15 @@ import apache_beam as beam
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import models
+from evaluation import models, rows
+from evaluation.extractors import PUBLISHED, Extractor, Weights
 from evaluation.imagesets import ImageSet
+from evaluation.metrics.inception_score import ScoreSums, consecutive_splits, shuffled_splits
 from evaluation.progress import Bar, tick, watched
 from evaluation.protocols import EvaluationProtocol
 from pipelines.runner import run_pipeline
 from schemas.errors import UserError
-from schemas.statistics import FeatureStatistics, Moments, read_statistics, write_statistics
+from schemas.statistics import FeatureStatistics, Gaussian, Moments, ScoreSplits, read_statistics, write_statistics
 
 # A sum is 34 MB at 2048 features: few ranges keep memory independent of the number of images.
 MOST_RANGES = 16
@@ -26,11 +28,16 @@ FOLD = 512  # rows summed at a time; also the images held at once
 
 @dataclass(frozen=True)
 class Config:
-    """One set of images measured under one protocol, written to `out` (.npz)."""
+    """One set of images measured under one protocol, written to `out` (.npz).
+
+    `keep_features` also writes every feature row (`evaluation.rows`); `weights` says where the extractor's are.
+    """
 
     images: ImageSet
     protocol: EvaluationProtocol
     out: str
+    keep_features: bool = False
+    weights: Weights = PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -46,13 +53,18 @@ class Range:
 class Sums:
     """What is known of a range: feature moments, images classified as labelled, and images that cannot be read.
 
-    `failure` is what the user can mend; it travels in the element, since runners wrap what a worker raises.
+    `spatial` are the moments of sFID's features, `scores` the Inception Score's sums by split, `labels` (classes,) how
+    many images there are of each class. `failure` is what the user can mend; it travels in the element, since runners
+    wrap what a worker raises.
     """
 
     index: int
     moments: Moments
-    correct: int
-    rejected: int
+    correct: int = 0
+    rejected: int = 0
+    spatial: Moments | None = None
+    scores: Mapping[int, ScoreSums] = field(default_factory=dict)
+    labels: NDArray[np.int64] | None = None
     failure: str | None = None
 
 
@@ -68,28 +80,61 @@ def measure(part: Range, config: Config) -> Sums:
     try:
         return _measure(part, config)
     except UserError as error:
-        return Sums(part.index, Moments.zero(config.protocol.dim), 0, 0, failure=str(error))
+        return Sums(part.index, Moments.zero(config.protocol.dim), failure=str(error))
+
+
+def extractor_of(protocol: EvaluationProtocol, weights: Weights) -> Extractor:
+    """The network of a protocol, with the weights that the protocol says.
+
+    Raises:
+        UserError: its weights cannot be had, or are others here.
+    """
+    extractor = models.extractor(protocol.extractor, protocol.prepare, weights)
+    if extractor.digest != protocol.extractor_digest:
+        raise UserError(f"extractor {extractor.name}: a worker has other weights than the protocol says")
+    return extractor
 
 
 def _measure(part: Range, config: Config) -> Sums:
-    extractor = models.extractor(config.protocol.extractor)
-    if extractor.digest != config.protocol.extractor_digest:
-        raise UserError(f"extractor {extractor.name}: a worker has other weights than the protocol says")
+    protocol, images = config.protocol, config.images
+    extractor = extractor_of(protocol, config.weights)
     names = np.array(extractor.class_names)
-    moments, correct, rejected = Moments.zero(config.protocol.dim), 0, 0
-    for start in range(part.start, part.stop, FOLD):
-        batch = config.images.read(start, min(start + FOLD, part.stop))
-        rejected += batch.rejected
-        if len(batch.images):
-            features, logits = extractor(batch.images)
-            moments += Moments.of(features)
-            correct += _correct(logits, names, np.array(config.images.classes)[batch.labels])
-        tick(progress_folder(config), part.index, moments.n + rejected)
-    return Sums(part.index, moments, correct, rejected)
+    split_of = SPLITS[protocol.splits](images.size)
+    moments, spatial = Moments.zero(protocol.dim), Moments.zero(extractor.spatial_dim if protocol.spatial else 0)
+    labels, scores = np.zeros(len(images.classes), np.int64), dict[int, ScoreSums]()
+    correct = rejected = 0
+    with rows.writer(Path(config.out), part.index, protocol.dim, keep=config.keep_features) as keep:
+        for start in range(part.start, part.stop, FOLD):
+            stop = min(start + FOLD, part.stop)
+            batch = images.read(start, stop)
+            rejected += batch.rejected
+            if len(batch.images):
+                found = extractor(batch.images)
+                if not np.isfinite(found.features).all():
+                    raise UserError(f"images {start} to {stop - 1} give features that are not finite; look at them")
+                keep(found.features)
+                moments += Moments.of(found.features)
+                if protocol.spatial and found.spatial is not None:
+                    spatial += Moments.of(found.spatial)
+                # Of a source with unreadable images later ones may fall into the split before.
+                for number in np.unique(split_of[start : start + len(found.logits)]) if len(split_of) else ():
+                    chosen = ScoreSums.of(found.logits[split_of[start : start + len(found.logits)] == number])
+                    scores[int(number)] = scores[int(number)] + chosen if number in scores else chosen
+                correct += _correct(found.logits, names, np.array(images.classes)[batch.labels])
+                labels += np.bincount(batch.labels, minlength=len(labels))
+            tick(progress_folder(config), part.index, moments.n + rejected)
+    return Sums(part.index, moments, correct, rejected, spatial if protocol.spatial else None, scores, labels)
+
+
+SPLITS = {
+    "none": lambda n: np.zeros(0, np.int64),
+    "consecutive": consecutive_splits,
+    "shuffled": lambda n: shuffled_splits(n) if n >= 10 else np.zeros(0, np.int64),
+}
 
 
 def _correct(logits: NDArray[np.float32], names: NDArray[np.str_], labels: NDArray[np.str_]) -> int:
-    return int((names[logits.argmax(axis=-1)] == labels).sum())
+    return int((names[logits.argmax(axis=-1)] == labels).sum()) if len(names) else 0
 
 
 class InOrder(beam.CombineFn):
@@ -126,9 +171,41 @@ def finish(sums: Sequence[Sums], config: Config) -> str:
         raise RuntimeError(f"{moments.n} features and {rejected} rejects of {config.images.size} images")
     if moments.n < 2:
         return _fail(config, f"{moments.n} readable images ({rejected} unreadable): statistics need at least 2")
-    statistics = FeatureStatistics.from_moments(moments, protocol_facts(config, moments.n, correct, rejected))
+    facts = protocol_facts(config, moments.n, correct, rejected)
+    if config.keep_features:
+        facts["features"] = rows.assemble(Path(config.out), len(ranges), (moments.n, moments.total.shape[0]))
+    statistics = FeatureStatistics.from_moments(
+        moments, facts, spatial=_spatial(sums), scores=_scores(sums), labels=_labels(sums)
+    )
     write_statistics(Path(config.out), statistics)
     return config.out
+
+
+def _spatial(sums: Sequence[Sums]) -> Gaussian | None:
+    found = [each.spatial for each in sums if each.spatial is not None]
+    if not found:
+        return None
+    moments = functools.reduce(Moments.__add__, found)
+    return Gaussian(moments.mean(), moments.cov())
+
+
+def _scores(sums: Sequence[Sums]) -> ScoreSplits | None:
+    splits: dict[int, ScoreSums] = {}
+    for each in sums:
+        for number, found in each.scores.items():
+            splits[number] = splits[number] + found if number in splits else found
+    if not splits:
+        return None
+    ordered = [splits[number] for number in sorted(splits)]
+    return ScoreSplits(
+        np.array([split.n for split in ordered]),
+        np.array([split.plogp for split in ordered]),
+        np.stack([split.p for split in ordered]),
+    )
+
+
+def _labels(sums: Sequence[Sums]) -> NDArray[np.int64]:
+    return functools.reduce(np.add, (each.labels for each in sums if each.labels is not None))
 
 
 def progress_folder(config: Config) -> str:
@@ -148,7 +225,8 @@ def _fail(config: Config, message: str) -> str:
 
 def protocol_facts(config: Config, n: int, correct: int, rejected: int) -> dict[str, Any]:
     """What is written beside the moments: the protocol, and under `images` what was measured."""
-    known = set(config.images.classes) <= set(models.extractor(config.protocol.extractor).class_names)
+    names = extractor_of(config.protocol, config.weights).class_names
+    known = bool(names) and set(config.images.classes) <= set(names)
     images = {**config.images.facts(), "n": n, "rejected": rejected, "correct": correct if known else None}
     return {**config.protocol.model_dump(), "images": images}
 

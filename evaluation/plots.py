@@ -58,7 +58,7 @@ def draw(paint: Paint, size: tuple[float, float] = WIDE, kind: str = "svg") -> b
 
 
 def distance_plot(results: Sequence[Result]) -> Paint:
-    """Distance against sampling steps, one line a guidance weight, both axes logarithmic."""
+    """Distance against sampling steps (or evaluations, of an adaptive solver), one line a guidance weight; both log."""
 
     def value(result: Result) -> float:
         return result.distance
@@ -89,15 +89,24 @@ def accuracy_plot(results: Sequence[Result]) -> Paint:
 def _lines(axes: "Axes", results: Sequence[Result], value: Callable[[Result], float]) -> None:
     steps, guidances, cells = by_setting(results)
     for i, cfg in enumerate(guidances):
-        points = [(count, value(cells[count, cfg])) for count in sorted(steps) if (count, cfg) in cells]
+        points = [
+            (_effort(cells[count, cfg]), value(cells[count, cfg])) for count in sorted(steps) if (count, cfg) in cells
+        ]
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         label = "no guidance" if cfg == 1 else f"guidance {cfg:g}"
         axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5.5, label=label, lw=1.8)
     axes.set_xscale("log")
-    axes.set_xticks(sorted(steps), [str(count) for count in sorted(steps)])
+    efforts = sorted({_effort(result) for result in cells.values()})
+    axes.set_xticks(efforts, [f"{effort:g}" for effort in efforts])
     axes.minorticks_off()
-    axes.set_xlabel("sampling steps")
+    axes.set_xlabel("sampling steps" if all(steps) else "network evaluations")
     axes.legend(loc="best")
+
+
+def _effort(result: Result) -> float:
+    """Steps, or what an adaptive solver took in their place."""
+    assert result.sampling is not None
+    return result.sampling.steps or round(result.nfe, 1)
 
 
 def _narrow(axes: "Axes", axis: str) -> bool:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from evaluation import models
 from evaluation.examples import Examples, read_examples
-from evaluation.measure import Notify, check_reference, load_reference, protocol_of, warn_of_rank
+from evaluation.measure import Means, Notify, check_reference, load_reference, protocol_of, warn_of_rank
 from evaluation.metrics import statistics_distance
 from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, find_protocol
@@ -128,8 +128,8 @@ def _load_comparison(
     with tempfile.TemporaryDirectory() as scratch:
         # A work directory must stay empty until the run is begun; when it goes on, what was measured is kept.
         cache = directory if directory is not None and directory.is_dir() else Path(scratch)
-        statistics, where = load_reference(reference, recipe, cache, make_bar=make_bar)
-    check_reference(protocol, statistics, where, notify)
+        statistics = load_reference(reference, recipe, cache, Means(make_bar=make_bar)).statistics
+    check_reference(protocol, statistics, reference, notify)
     warn_of_rank(config.distance_samples, protocol.dim, "preview samples (preview.distance_samples)", notify)
     return Comparison(protocol, statistics)
 
@@ -243,7 +243,7 @@ class Preview:
 
     def _moments(self, trained: TrainedModel, cfg: float, protocol: EvaluationProtocol) -> Moments | None:
         """Feature sums of the first samples, or None when one of them is not finite."""
-        extractor, moments = models.extractor(protocol.extractor), Moments.zero(protocol.dim)
+        extractor, moments = models.extractor(protocol.extractor, protocol.prepare), Moments.zero(protocol.dim)
         count, steps = self.run.recipe.preview.distance_samples, self.run.recipe.sampler.steps
         for start in range(0, count, FOLD):
             numbers = np.arange(start, min(start + FOLD, count), dtype=np.int64)
@@ -251,23 +251,26 @@ class Preview:
             images = self._decode(trained, latents, f"samples with guidance {cfg:g} for the distance")
             if not np.isfinite(latents).all():
                 return None
-            moments += Moments.of(extractor(images)[0])
+            moments += Moments.of(extractor(images).features)
         return moments
 
     def _draw(self, trained: TrainedModel, numbers: NDArray[np.int64], steps: int, cfg: float) -> NDArray[np.float16]:
         """Samples (n, h, w, c) of some numbers, in float16 as they are stored; sample i has class i modulo classes."""
-        latents = sample(
+        sampler = self.run.recipe.sampler
+        samples = sample(
             trained,
             numbers % len(self.run.classes),
             numbers,
             seed=SEED,
             steps=steps,
             cfg=cfg,
-            cfg_channels=self.run.recipe.sampler.cfg_channels,
+            cfg_channels=sampler.cfg_channels,
+            cfg_interval=sampler.cfg_interval,
+            shift=sampler.shift,
             batch_size=batch_size(self.run.recipe, grid_numbers(self.run).size),
         )
         with np.errstate(over="ignore"):  # shows as not finite
-            return latents.astype(np.float16)
+            return samples.x.astype(np.float16)
 
     def _decode(self, trained: TrainedModel, latents: NDArray[np.floating], what: str) -> _Images:
         """Pixels (n, H, W, 3) of latents in the model's scale; what is not finite is shown in one loud colour."""

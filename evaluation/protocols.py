@@ -5,14 +5,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from evaluation.extractors import Extractor, nearest
+from evaluation.extractors import Extractor, is_published, nearest
 from schemas.errors import UserError
 
 QUANTISATION = "clip to [-1, 1], (x + 1) * 127.5, round half to even, uint8; once, before the extractor"
 
 
 class Recipe(BaseModel):
-    """A protocol's fixed part. `key` names the distance in JSON: `fid` is reserved for Inception."""
+    """A protocol's fixed part. `key` names the distance in JSON: `fid` is reserved for Inception.
+
+    `prepare` is how images reach the network, by its name in code (empty where the network has one way only), `resize`
+    the same in words. `splits` of the Inception Score: ADM's 5000 samples in order, torch-fidelity's ten after a
+    shuffle, or none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,17 +27,78 @@ class Recipe(BaseModel):
     key: Literal["fd", "fid"]
     resize: str
     quantisation: str = QUANTISATION
+    prepare: str = ""
+    spatial: bool = False  # also the features of sFID
+    splits: Literal["none", "consecutive", "shuffled"] = "none"
 
 
-PROTOCOLS: Mapping[str, Recipe] = {
-    "embedded": Recipe(
+_INCEPTION = "inception-2015-12-05"
+_RECIPES = (
+    Recipe(
+        name="adm",
+        extractor=_INCEPTION,
+        metric="FID",
+        key="fid",
+        prepare="tf1-bilinear",
+        resize="to 299x299, bilinear without antialiasing, corners as TensorFlow 1 has them; (x - 128) / 128",
+        spatial=True,
+        splits="consecutive",
+    ),
+    Recipe(
+        name="torch-fidelity",
+        extractor=_INCEPTION,
+        metric="FID(torch-fidelity)",
+        key="fid",
+        prepare="tf1-bilinear",
+        resize="to 299x299, bilinear without antialiasing, corners as TensorFlow 1 has them; (x - 128) / 128",
+        splits="shuffled",
+    ),
+    Recipe(
+        name="pytorch-fid",
+        extractor=_INCEPTION,
+        metric="FID(pytorch-fid)",
+        key="fid",
+        prepare="torch-bilinear",
+        resize="to 299x299, bilinear without antialiasing, half-pixel corners; 2 x / 255 - 1",
+    ),
+    Recipe(
+        name="clean",
+        extractor=_INCEPTION,
+        metric="FID(clean)",
+        key="fid",
+        prepare="pil-bicubic",
+        resize="to 299x299 by Pillow's bicubic, each channel in float32, clipped; (x - 128) / 128",
+    ),
+    Recipe(
+        name="dinov2",
+        extractor="dinov2-vitl14",
+        metric="FD(DINOv2)",
+        key="fd",
+        resize="to 224x224 by Pillow's bicubic on 8-bit pixels; 224x224 as it is; ImageNet mean and deviation",
+    ),
+    Recipe(
+        name="dinov2-b",
+        extractor="dinov2-vitb14",
+        metric="FD(DINOv2 ViT-B/14)",
+        key="fd",
+        resize="to 224x224 by Pillow's bicubic on 8-bit pixels; 224x224 as it is; ImageNet mean and deviation",
+    ),
+    Recipe(
+        name="effnet-lite0",
+        extractor="effnet-lite0",
+        metric="FD(effnet-lite0)",
+        key="fd",
+        resize="to 224x224 by Pillow's bicubic on 8-bit pixels; 224x224 as it is; (x - 127) / 128",
+    ),
+    Recipe(
         name="embedded",
         extractor="embedded",
         metric="FD(embedded)",
         key="fd",
         resize="to 32x32 by an antialiased cubic (a = -0.5), clipped; 32x32 as it is",
     ),
-}
+)
+PROTOCOLS: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 
 
 class EvaluationProtocol(Recipe):
@@ -44,8 +110,11 @@ class EvaluationProtocol(Recipe):
 
     @classmethod
     def resolve(cls, recipe: Recipe, extractor: Extractor, resolution: int) -> "EvaluationProtocol":
-        """Fill in what the loaded extractor and the images say."""
-        return cls(**recipe.model_dump(), extractor_digest=extractor.digest, dim=extractor.dim, resolution=resolution)
+        """Fill in what the loaded extractor and the images say. Weights that are not the published ones give no FID."""
+        values = recipe.model_dump()
+        if not is_published(recipe.extractor, extractor.digest):
+            values |= {"metric": f"FD({recipe.extractor}, weights {extractor.digest[:8]})", "key": "fd"}
+        return cls(**values, extractor_digest=extractor.digest, dim=extractor.dim, resolution=resolution)
 
 
 def find_protocol(name: str) -> Recipe:
@@ -91,7 +160,7 @@ def check_comparable(protocol: EvaluationProtocol, dim: int, other: EvaluationPr
         )
 
 
-_ORDER = ("extractor", "extractor_digest", "resolution", "resize", "quantisation", "dim")
+_ORDER = ("extractor", "extractor_digest", "resolution", "prepare", "resize", "quantisation", "dim")
 
 
 def _short(value: object) -> str:

@@ -23,7 +23,7 @@ from evaluation.report_images import (
     stored_samples,
 )
 from evaluation.results import Result, read_results
-from evaluation.tables import by_setting, describe, figure, rows, same_series, setting_text
+from evaluation.tables import by_setting, describe, figure, rows, same_series, setting_text, steps_text
 from pipelines.dataset import LatentDataset
 from schemas.errors import UserError
 from schemas.files import write_atomic
@@ -160,7 +160,7 @@ def _step_blocks(workdir: Path, run: Run, series: Sequence[Result]) -> list[tupl
         for result in (cells[count, cfg] for count in steps if (count, cfg) in cells):
             assert result.sampling is not None
             images, labels = stored_samples(workdir, result, BLOCK_COLUMNS * len(run.classes))
-            title = f"{result.sampling.steps} step{'s' if result.sampling.steps > 1 else ''}"
+            title = steps_text(result.sampling)
             details = [f"{result.protocol.metric} {figure(result.distance)}"]
             if result.accuracy is not None:
                 details.append(f"{result.accuracy:.1%} right class")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.generate import Setting
 from evaluation.imagesets import read_item
 from evaluation.results import Result
+from evaluation.setting import Setting
 from pipelines.dataset import LatentDataset
 from pipelines.decoding import decode_records
 from pipelines.grid import by_class, png, tile
@@ -76,7 +76,7 @@ def stored_samples(workdir: Path, result: Result, num: int) -> tuple[NDArray[np.
         UserError: the sample set is gone or broken.
     """
     from evaluation.evaluate import SAMPLES_DIR
-    from evaluation.generate import setting_name
+    from evaluation.setting import setting_name
 
     assert result.sampling is not None
     dataset = LatentDataset(workdir / SAMPLES_DIR / setting_name(result.sampling))
@@ -96,7 +96,7 @@ def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[n
     from flowtrain.checkpoint import load_for_sampling
 
     sampler, classes = run.recipe.sampler, len(run.classes)
-    setting = Setting(classes * COLUMNS, sampler.steps, sampler.cfg, sampler.cfg_channels, solver=sampler.solver)
+    setting = Setting.of(sampler, classes * COLUMNS)
     numbers = np.arange(setting.num, dtype=np.int64)
     numbers = numbers[setting.labels(numbers, classes) < MOST_CLASSES]  # the others would not be shown
     return images_and_labels(load_for_sampling(workdir), setting, 64, lambda count: None, numbers)

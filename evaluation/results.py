@@ -26,8 +26,10 @@ class Sampling(_Frozen):
     """What a set of generated samples depends on, independent of where the run lies.
 
     `run` is the digest of the run (recipe, dataset, classes); `weights` is "params" or the name of an average
-    (`flowtrain.checkpoint.load_for_sampling`); `sampler` is the solver; `nfe` counts network evaluations a sample,
-    those of the unconditional half of guidance included; `labels` is "cyclic" (i modulo classes) or a class's name.
+    (`flowtrain.checkpoint.load_for_sampling`); `sampler` is the solver, `steps` 0 where it chooses its own within
+    `tolerance`; `nfe` counts network evaluations a sample, those of the unconditional half of guidance included, and is
+    None where they differ between samples; `labels` is "cyclic" (i modulo classes), "uniform", "frequencies" with a
+    digest, or a class's name.
     """
 
     run: str
@@ -35,9 +37,12 @@ class Sampling(_Frozen):
     weights: str
     sampler: str
     steps: int
-    nfe: int
+    nfe: int | None
     cfg: float
     cfg_channels: int | None
+    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    shift: float = 1.0
+    tolerance: float | None = None
     labels: str
     seed: int
     num_samples: int
@@ -52,9 +57,15 @@ class Reference(_Frozen):
 
 
 class Result(_Frozen):
-    """One distance. `sampling` is None where images were only compared; then `images` says which."""
+    """One distance, and what else was measured beside it (`metrics`, by the names of `evaluation.scoring.GROUPS`).
+
+    `sampling` is None where images were only compared; then `images` says which. `mean_nfe` is what an adaptive solver
+    took, network evaluations a sample.
+    """
 
     distance: float
+    metrics: dict[str, float] = {}
+    mean_nfe: float | None = None
     accuracy: float | None
     n: int
     sampling: Sampling | None
@@ -62,6 +73,12 @@ class Result(_Frozen):
     protocol: EvaluationProtocol
     reference: Reference
     seconds: dict[str, float]
+
+    @property
+    def nfe(self) -> float:
+        """Network evaluations a sample, where there are samples."""
+        fixed = self.sampling.nfe if self.sampling else None
+        return float(fixed if fixed is not None else self.mean_nfe or 0)
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -73,6 +90,8 @@ class Result(_Frozen):
         """Flat, the distance under `fid` or `fd`, the sampling facts beside it."""
         return {
             self.protocol.key: self.distance,
+            "metrics": self.metrics,
+            "mean_nfe": self.mean_nfe,
             "accuracy": self.accuracy,
             "n": self.n,
             **(self.sampling.model_dump() if self.sampling else {}),
@@ -89,6 +108,8 @@ class Result(_Frozen):
         sampling = {name: content[name] for name in Sampling.model_fields if name in content}
         return cls(
             distance=content[protocol.key],
+            metrics=content.get("metrics", {}),
+            mean_nfe=content.get("mean_nfe"),
             accuracy=content["accuracy"],
             n=content["n"],
             sampling=Sampling.model_validate(sampling) if sampling else None,

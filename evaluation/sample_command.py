@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.generate import SHARD_SIZE, Setting, draw_at, fitting_batch_size, generate
+from evaluation.generate import SHARD_SIZE, draw_at, fitting_batch_size, generate
 from evaluation.progress import Bar, MakeBar
+from evaluation.setting import Setting
 from pipelines.decoding import decode_samples
 from pipelines.grid import by_class, write_png
 from schemas.errors import UserError
@@ -67,9 +68,9 @@ def images_and_labels(
     batch_size = fitting_batch_size(batch_size, len(numbers))
 
     def batches() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
-        for labels, latents in draw_at(trained, setting, numbers, batch_size):
-            yield decode_samples(latents, run.normalization, run.vae, run.dataset.resolution), labels
-            progress(len(labels))
+        for drawn in draw_at(trained, setting, numbers, batch_size):
+            yield decode_samples(drawn.latents, run.normalization, run.vae, run.dataset.resolution), drawn.labels
+            progress(len(drawn.labels))
 
     images, labels = zip(*batches(), strict=True)
     return np.concatenate(images), np.concatenate(labels).astype(np.int64)
@@ -114,10 +115,16 @@ def plan(request: Request, run: Run) -> dict[str, Any]:
         "run": f"{request.workdir} ({run.parameters:,} parameters)",
         "checkpoint": f"{'newest' if request.step is None else request.step}, {request.weights} weights",
         "samples": setting.num,
-        "sampler": f"{setting.solver}, {setting.steps} steps, guidance {setting.cfg:g}, seed {setting.seed}",
-        "network evaluations": f"{setting.nfe} a sample, {setting.nfe * setting.num:,} in all",
+        "sampler": f"{setting.solver}, {setting.effort}, guidance {setting.cfg:g}, seed {setting.seed}",
+        "network evaluations": _evaluations(setting),
         "out": f"{request.out} ({kind})",
     }
     if kind == "a dataset":
         facts["shards"] = f"{-(-setting.num // SHARD_SIZE)}, about {setting.num * nbytes / 1e6:.1f} MB"
     return facts
+
+
+def _evaluations(setting: Setting) -> str:
+    if setting.nfe is None:
+        return "as many as each sample needs"
+    return f"{setting.nfe} a sample, {setting.nfe * setting.num:,} in all"

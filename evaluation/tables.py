@@ -1,8 +1,15 @@
-"""Results as a table: one row a number of steps, two columns (distance, accuracy) a guidance weight."""
+"""Results as tables in Markdown, aligned so that they can be read as they are.
 
-from collections.abc import Sequence
+Steps: one row a number of steps, two columns (distance, accuracy) a guidance weight. Models: one row a run. Metrics:
+one row a setting, what was measured beside the distance.
+"""
+
+from collections.abc import Mapping, Sequence
 
 from evaluation.results import Result, Sampling
+from schemas.run import Run
+
+ADAPTIVE_ROW = "adaptive"  # stands for a number of steps
 
 
 def describe(result: Result) -> str:
@@ -35,7 +42,7 @@ def same_series(results: Sequence[Result], like: Result) -> list[Result]:
 
     def series(result: Result) -> tuple[object, ...]:
         assert result.sampling is not None
-        varying = {"steps": 0, "nfe": 0, "cfg": 0.0}
+        varying = {"steps": 0, "nfe": 0, "cfg": 0.0}  # an adaptive solver has another name, and its own tolerance
         fixed: Sampling = result.sampling.model_copy(update=varying)
         return fixed, result.protocol, result.reference.digest
 
@@ -47,9 +54,16 @@ def figure(distance: float) -> str:
     return f"{distance:.2f}" if distance >= 1 else f"{distance:.3f}"
 
 
+def steps_text(sampling: Sampling) -> str:
+    """How far the solver went, in words."""
+    if sampling.tolerance is not None:
+        return f"tolerance {sampling.tolerance:g}"
+    return f"{sampling.steps} step{'s' if sampling.steps > 1 else ''}"
+
+
 def setting_text(sampling: Sampling) -> str:
     """Steps and guidance in words."""
-    steps = f"{sampling.steps} step{'s' if sampling.steps > 1 else ''}"
+    steps = steps_text(sampling)
     return f"{steps}, no guidance" if sampling.cfg == 1 else f"{steps}, guidance {sampling.cfg:g}"
 
 
@@ -63,7 +77,7 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         header += [f"{metric}, cfg {cfg:g}"] + ([f"accuracy, cfg {cfg:g}"] if scored else [])
     body = []
     for count in steps:
-        row = [str(count)]
+        row = [str(count) if count else ADAPTIVE_ROW]
         for cfg in guidances:
             result = cells.get((count, cfg))
             row.append(figure(result.distance) if result else "-")
@@ -73,26 +87,117 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     return header, body
 
 
-def text_table(results: Sequence[Result]) -> str:
-    """For a terminal: a line that says what, then aligned columns. Compared images get one line."""
-    if results[0].sampling is None:
-        return "\n".join(f"{describe(result)}: {result.distance:.4f}{_accuracy(result)}" for result in results)
-    header, body = rows(results)
+def aligned(header: Sequence[str], body: Sequence[Sequence[str]], left: int = 0) -> str:
+    """A table in GitHub's Markdown, columns padded; the first `left` are text, the others numbers."""
     widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *body)]
-    return "\n".join([describe(results[0]), lines[0], "-" * len(lines[0]), *lines[1:]])
+
+    def line(cells: Sequence[str]) -> str:
+        return " | ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+
+    rule = " | ".join("-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths))
+    return "\n".join(f"| {each} |" for each in (line(header), rule, *(line(row) for row in body)))
 
 
-def markdown_table(results: Sequence[Result]) -> str:
-    """The same in GitHub's Markdown."""
+def by_series(results: Sequence[Result]) -> list[list[Result]]:
+    """Results of samples in groups that may share a table, in the order in which each group comes first."""
+    groups: list[list[Result]] = []
+    for result in results:
+        if not any(result in group for group in groups):
+            groups.append(same_series(results, result))
+    return groups
+
+
+def steps_table(results: Sequence[Result]) -> str:
+    """A line that says what, then the table of one series."""
     header, body = rows(results)
-    lines = [header, ["---:"] * len(header), *body]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    protocol = results[0].protocol
+    return f"{describe(results[0])}. Lower is better.\n\n{aligned(header, body)}"
+
+
+def model_name(run: Run, name: str) -> str:
+    """A run in a few words."""
+    model, kind = run.recipe.model, run.recipe.objective.kind
+    size = f"DiT-{model.size}/{model.patch}" if model.size else f"DiT {model.depth}x{model.width}/{model.patch}"
+    return f"{name} ({kind}, {size})"
+
+
+def model_table(series: Mapping[str, Sequence[Result]], steps: Mapping[str, int]) -> str:
+    """A row a model: its distance with every guidance weight, at its own number of steps, or the most there are.
+
+    Args:
+        series: by the model's name, results of one protocol and reference.
+        steps: by the same name, the number of steps that its recipe says.
+    """
+    cells = {name: by_setting(results) for name, results in series.items()}
+    guidances = sorted({cfg for _, found, _ in cells.values() for cfg in found})
+    metric = next(iter(series.values()))[0].protocol.metric
+    body = []
+    for name, (counts, _, found) in cells.items():
+        count = steps[name] if steps[name] in counts else counts[0]
+        values = [found.get((count, cfg)) for cfg in guidances]
+        shown = str(count) if count else ADAPTIVE_ROW
+        body.append([name, shown, *(figure(value.distance) if value else "-" for value in values)])
+    columns = [f"{metric}, no guidance" if cfg == 1 else f"{metric}, cfg {cfg:g}" for cfg in guidances]
+    return aligned(["model", "steps", *columns], body, left=1)
+
+
+def metrics_table(results: Sequence[Result]) -> str | None:
+    """A row a setting of one series, a column a metric beside the distance; None where there are none."""
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    if not names:
+        return None
+    metric = results[0].protocol.metric
+    body = [
+        [
+            setting_text(result.sampling) if result.sampling else "images",
+            figure(result.distance),
+            *(f"{result.metrics[name]:.4g}" if name in result.metrics else "-" for name in names),
+        ]
+        for result in results
+    ]
+    return aligned(["setting", metric, *(METRIC_NAMES.get(name, name) for name in names)], body, left=1)
+
+
+METRIC_NAMES = {
+    "sfid": "sFID",
+    "inception_score": "Inception Score",
+    "inception_score_std": "its deviation",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "kid": "KID",
+    "kid_std": "deviation of a subset",
+    "kid_sem": "standard error",
+    "fd_parts": "distance of a fifth",
+    "fd_parts_std": "its deviation",
+    "fd_infinity": "distance at n = inf",
+    "fd_infinity_se": "error of the fit",
+}
+
+
+def markdown(results: Sequence[Result], run: Run | None = None, name: str = "") -> str:
+    """Every table of some results, each with what it is; compared images get one line."""
+    if results[0].sampling is None:
+        lines = [f"{describe(result)}: {result.distance:.4f}{_accuracy(result)}" for result in results]
+        table = metrics_table(results)
+        return "\n".join([*lines, *(["", table] if table else [])])
+    parts = []
+    for series in by_series(results):
+        if run is not None:
+            label = model_name(run, name)
+            parts.append(model_table({label: series}, {label: run.recipe.sampler.steps}))
+        parts += [steps_table(series), *filter(None, [metrics_table(series)]), _protocol(series[0])]
+    return "\n\n".join(parts)
+
+
+def _protocol(result: Result) -> str:
+    protocol = result.protocol
     return (
-        f"{describe(results[0])}. Lower is better.\n\n{table}\n\n"
         f"Extractor {protocol.extractor} ({protocol.extractor_digest[:12]}), resize {protocol.resize}, "
-        f"resolution {protocol.resolution}; reference {results[0].reference.digest[:12]}.\n"
+        f"resolution {protocol.resolution}; reference {result.reference.digest[:12]}."
     )
 
 

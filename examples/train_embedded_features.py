@@ -114,7 +114,7 @@ def measure(out: Path, sets: Sequence[ImageSet]) -> list[str]:
                 continue
             every = max(1, len(images) // 5000)
             images, labels = images[::every], labels[::every]
-            _, logits = extractor(images)
+            logits = extractor(images).logits
             right = (logits.argmax(axis=1) == labels + offset).mean()
             rows.append(f"| {part.title}, {split} | {len(images)} | {100 * right:.2f} |")
         offset += len(part.names)

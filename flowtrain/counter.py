@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     SOLVER_NOISE = 8
     HOLDOUT = 9
     VALIDATION = 10
+    SAMPLE_LABEL = 11
 
 
 def record_keys(key: jax.Array, purpose: Purpose, epoch: jax.Array, index: jax.Array) -> jax.Array:

@@ -80,16 +80,24 @@ def make_plan(data: Path, recipe: Recipe) -> Plan:
     Raises:
         UserError: the dataset is not whole, or its latents, classes or size do not fit the model or the batch.
     """
-    reader = LatentReader(data)
+    return plan_for(LatentReader(data), str(data.resolve()), recipe)
+
+
+def plan_for(reader: Records, where: str, recipe: Recipe) -> Plan:
+    """The same for records that are open already; `where`, a path or URL, is what the run calls the dataset.
+
+    Raises:
+        UserError: as `make_plan`, but for the dataset itself.
+    """
     manifest = reader.manifest
     _check_shapes(manifest, recipe)
     _check_classes(manifest, recipe)
-    selection = _select(data, len(reader), recipe)
+    selection = _select(where, len(reader), recipe)
     network = make_network(recipe.model, manifest.shape, len(manifest.classes))
     from_stored = _FROM_STORED[recipe.train.normalization](manifest)
     run = Run(
         recipe=recipe,
-        dataset=DatasetRef.of(str(data.resolve()), manifest),
+        dataset=DatasetRef.of(where, manifest),
         latent_shape=manifest.shape,
         classes=manifest.classes,
         normalization=_from_raw(manifest, from_stored),
@@ -119,12 +127,12 @@ def _from_raw(manifest: Manifest, from_stored: Normalization) -> Normalization:
     return from_stored if manifest.normalization is None else manifest.normalization.then(from_stored)
 
 
-def _select(data: Path, records: int, recipe: Recipe) -> Selection:
+def _select(where: str, records: int, recipe: Recipe) -> Selection:
     train = recipe.train
     selection = Selection.choose(records, holdout=train.holdout, overfit=train.overfit)
     if train.batch_size > len(selection) and train.overfit is None:
         raise UserError(
-            f"{data}: train.batch_size {train.batch_size} is larger than the dataset ({len(selection)} records); "
+            f"{where}: train.batch_size {train.batch_size} is larger than the dataset ({len(selection)} records); "
             f"lower it with --set train.batch_size={len(selection)}"
         )
     return selection

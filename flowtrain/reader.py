@@ -130,6 +130,29 @@ class LatentReader:
         return UserError(f"{self.directory}: could not be read for a moment ({error}); repeat the command")
 
 
+class Unread:
+    """`Records` of which only the manifest is here: something to plan with, and nothing to read.
+
+    Args:
+        where: path or URL of the dataset.
+        manifest: of the dataset.
+
+    Raises:
+        UserError: the dataset is empty.
+    """
+
+    def __init__(self, where: str, manifest: Manifest):
+        check_full(where, manifest)
+        self.directory, self.manifest = Path(where), manifest
+
+    def __len__(self) -> int:
+        return self.manifest.counts.written
+
+    def gather(self, index: Index, mirrored: NDArray[np.bool_]) -> Columns:
+        """Never: see `Records`."""
+        raise UserError(f"{self.directory}: only the manifest was read; bring the dataset to a local disk")
+
+
 class _Split:
     """The open shards of one split."""
 
@@ -166,15 +189,22 @@ def read_full_manifest(directory: Path) -> Manifest:
         UserError: it has not, or as `schemas.manifest.read_manifest`.
     """
     manifest = read_manifest(directory)
+    check_full(str(directory), manifest)
+    return manifest
+
+
+def check_full(where: str, manifest: Manifest) -> None:
+    """Whether a dataset has records, in all splits the same number, by its manifest.
+
+    Raises:
+        UserError: it has not.
+    """
     if not manifest.counts.written:
-        raise UserError(f"{directory}: the dataset holds no records; use another one")
+        raise UserError(f"{where}: the dataset holds no records; use another one")
     for split in manifest.splits:
         count = sum(shard.records for shard in manifest.split_shards(split))
         if count != manifest.counts.written:
-            raise UserError(
-                f"{directory}: split {split!r} holds {count} records, not {manifest.counts.written}; {REBUILD}"
-            )
-    return manifest
+            raise UserError(f"{where}: split {split!r} holds {count} records, not {manifest.counts.written}; {REBUILD}")
 
 
 def check_range(index: Index, records: int) -> None:

@@ -1,17 +1,18 @@
-"""From noise to data: solvers in one compiled loop, with classifier-free guidance.
+"""From a trained model to samples: guidance around a solver, in one compiled function, on all local devices.
 
-Steps and guidance are traced numbers, so one compilation serves every setting of an evaluation. The compiled batch has
-a fixed size and the last one is padded; sample i starts from noise that depends on (seed, i) alone, and so does the
-noise that a stochastic solver adds.
+Steps, guidance and its interval are traced numbers, so one compilation serves every setting of an evaluation. The
+compiled batch has a fixed size and the last one is padded; sample i starts from noise that depends on (seed, i) alone,
+and so does the noise that a stochastic solver adds.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import ArrayLike, NDArray
 
 from flowtrain.checkpoint import TrainedModel
@@ -19,67 +20,9 @@ from flowtrain.counter import Purpose, sample_keys
 from flowtrain.model import Params, Predict
 from flowtrain.objective import make_objective
 from flowtrain.path import Path
+from flowtrain.solvers import Problem, Solution, integrate
 
-Prediction = Callable[[jax.Array, jax.Array], jax.Array]  # (x (n, ...), t (n,)) -> (n, ...)
-
-
-class Problem(NamedTuple):
-    """What a solver integrates: a path, a kind of prediction on it (of `flowtrain.path.VIEWS`), and the prediction."""
-
-    path: Path
-    output: str
-    predict: Prediction
-
-
-# (problem, x (n, ...), keys (n,), i () int32, steps () int32) -> x after step i.
-Advance = Callable[[Problem, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-
-
-def _euler(problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array) -> jax.Array:
-    """x += dt v: Euler's method in t on the path's own ODE."""
-    begin, end = problem.path.grid(i, steps), problem.path.grid(i + 1, steps)
-    t = jnp.full(x.shape[:1], begin)
-    velocity = problem.path.convert(problem.output, problem.predict(x, t), x, t, "velocity")
-    return x + (end - begin) * velocity
-
-
-def _ddim(
-    problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array, *, eta: float = 0.0
-) -> jax.Array:
-    """To the next time with both ends as predicted here (Song et al. 2020, arXiv:2010.02502, equation 12).
-
-    With eta = 1 the step draws from the posterior q(x_next | x_t, data): DDPM's ancestral sampling with the smaller of
-    its two variances (Ho et al. 2020). On the linear path and with eta = 0 it is Euler's step.
-    """
-    path = problem.path
-    t, after = path.grid(i, steps), path.grid(i + 1, steps)
-    time = jnp.full(x.shape[:1], t)
-    ends = path.ends(problem.output, problem.predict(x, time), x, time)
-    (alpha, sigma), (alpha_after, sigma_after) = path.coefficients(t), path.coefficients(after)
-    # Correlation of the noise in x_next and x_t under q: written so that eta = 1 subtracts nothing from a square.
-    kept = (alpha / alpha_after) * (sigma_after / sigma)
-    x = alpha_after * ends.data + sigma_after * jnp.sqrt(1 - eta**2 + jnp.square(eta * kept)) * ends.noise
-    if eta == 0:
-        return x
-    fresh = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), x.shape[1:]))(keys)
-    return x + eta * sigma_after * jnp.sqrt(jnp.maximum(1 - jnp.square(kept), 0.0)) * fresh
-
-
-SOLVERS: dict[str, Advance] = {"euler": _euler, "ddim": _ddim, "ddpm": functools.partial(_ddim, eta=1.0)}
-
-
-def integrate(solver: str, problem: Problem, noise: jax.Array, keys: jax.Array, steps: jax.Array | int) -> jax.Array:
-    """From x at t = 0 to x at t = 1 in `steps` steps.
-
-    Args:
-        solver: a name of `SOLVERS`.
-        problem: what to integrate.
-        noise: (n, ...) float32, x at t = 0.
-        keys: (n,) PRNG keys, for solvers that add noise.
-        steps: () int, traced or not, at least 1.
-    """
-    count = jnp.asarray(steps, jnp.int32)
-    return jax.lax.fori_loop(0, count, lambda i, x: SOLVERS[solver](problem, x, keys, i, count), noise)
+EVERYWHERE = (0.0, 1.0)  # the interval of guidance that leaves nothing out
 
 
 def guide(conditional: jax.Array, unconditional: jax.Array, weight: jax.Array, channels: int | None) -> jax.Array:
@@ -113,38 +56,78 @@ class Method(NamedTuple):
     path: Path
     output: str
     solver: str
+    tolerance: float
+
+
+class Batch(NamedTuple):
+    """Where a batch of samples starts: noise (n, h, w, c), keys of what a solver adds (n,), labels (n,) int32."""
+
+    noise: jax.Array
+    keys: jax.Array
+    label: jax.Array
+
+
+class Guidance(NamedTuple):
+    """Weight, and the times between which it holds; all () float32."""
+
+    weight: jax.Array
+    begin: jax.Array
+    end: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=("method",))
-def _integrate(
-    method: Method, params: Params, noise: jax.Array, keys: jax.Array, label: jax.Array, steps: jax.Array
-) -> jax.Array:
-    def predict(x: jax.Array, t: jax.Array) -> jax.Array:
+def _integrate(method: Method, params: Params, batch: Batch, steps: jax.Array, shift: jax.Array) -> Solution:
+    def predict(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         return method.predict(params, x, t, label)
 
-    return integrate(method.solver, Problem(method.path, method.output, predict), noise, keys, steps)
+    problem = Problem(method.path, method.output, predict, batch.label, shift)
+    return integrate(method.solver, problem, batch.noise, batch.keys, steps, method.tolerance)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "null_class", "channels"))
 def _integrate_guided(
     method: Method,
     params: Params,
-    noise: jax.Array,
-    keys: jax.Array,
-    label: jax.Array,
+    batch: Batch,
     steps: jax.Array,
-    weight: jax.Array,
+    shift: jax.Array,
+    guidance: Guidance,
     null_class: int,
     channels: int | None,
-) -> jax.Array:
-    both = jnp.concatenate([label, jnp.full_like(label, null_class)])
-
-    def guided(x: jax.Array, t: jax.Array) -> jax.Array:
-        prediction = method.predict(params, jnp.concatenate([x, x]), jnp.concatenate([t, t]), both)
-        conditional, unconditional = jnp.split(prediction, 2)
+) -> Solution:
+    def guided(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+        # Both of a sample side by side, so that neither leaves its device.
+        both = jnp.stack([label, jnp.full_like(label, null_class)], axis=1).reshape(-1)
+        prediction = method.predict(params, jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2), both)
+        conditional, unconditional = prediction[0::2], prediction[1::2]
+        inside = (t >= guidance.begin) & (t <= guidance.end)
+        weight = jnp.where(inside, guidance.weight, 1.0).reshape(t.shape + (1,) * (x.ndim - 1))
         return guide(conditional, unconditional, weight, channels)
 
-    return integrate(method.solver, Problem(method.path, method.output, guided), noise, keys, steps)
+    problem = Problem(method.path, method.output, guided, batch.label, shift)
+    solution = integrate(method.solver, problem, batch.noise, batch.keys, steps, method.tolerance)
+    return solution._replace(evaluations=2 * solution.evaluations)
+
+
+class Samples(NamedTuple):
+    """x (n, h, w, c) float32 in the model's scale, and the network evaluations each took, (n,) int32."""
+
+    x: NDArray[np.float32]
+    evaluations: NDArray[np.int32]
+
+
+def _shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
+    """For a batch, over as many local devices as divide it, and for what all of them hold."""
+    devices = jax.local_devices()
+    count = next(count for count in range(len(devices), 0, -1) if batch_size % count == 0)
+    mesh = Mesh(np.array(devices[:count]), ("data",))
+    return NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+
+
+def spread(trained: TrainedModel, batch_size: int) -> TrainedModel:
+    """The same with its weights on every device that samples of this batch size are drawn on; worth it before many."""
+    _, everywhere = _shardings(batch_size)
+    return dataclasses.replace(trained, params=jax.device_put(trained.params, everywhere))
 
 
 def sample(
@@ -156,45 +139,51 @@ def sample(
     steps: int,
     cfg: float,
     cfg_channels: int | None = None,
+    cfg_interval: tuple[float, float] = EVERYWHERE,
+    shift: float = 1.0,
+    tolerance: float = 1e-5,
     batch_size: int = 64,
     solver: str | None = None,
-) -> NDArray[np.float32]:
-    """Draw one sample for each (label, index).
+) -> Samples:
+    """Draw one sample for each (label, index), on all local devices that divide the batch.
 
     Args:
         trained: from `load_for_sampling`.
         labels: (n,) class numbers; `trained.null_class` asks for an unconditional sample.
         indices: (n,) numbers of the samples: sample i is a function of (seed, i, label), not of its neighbours.
         seed: of the initial noise, and of what a stochastic solver adds.
-        steps: of the solver; network evaluations are `steps`, twice that when guided.
+        steps: of the solver; `dopri5` chooses its own.
         cfg: guidance weight; 1 is none, and then the unconditional half is not computed.
         cfg_channels: guide only the first channels (see `guide`).
+        cfg_interval: the times t between which there is guidance, both included (Kynkäänniemi et al. 2024,
+            arXiv:2404.07724, who count by noise level).
+        shift: of the time steps towards noise; see `flowtrain.solvers.shifted`.
+        tolerance: of `dopri5`.
         batch_size: of the compiled function; the last batch is padded.
-        solver: a name of `SOLVERS` that goes with the run's objective (`schemas.config.choose_solver`); default: the
-            recipe's.
-
-    Returns:
-        (n, h, w, c) float32 in the model's scale.
+        solver: one that goes with the run's objective (`schemas.config.choose_solver`); default: the recipe's.
     """
     label, index = np.asarray(labels, np.int32), np.asarray(indices, np.int32)
-    key, shape, samples = jax.random.key(seed), trained.run.latent_shape, []
+    key, shape, found = jax.random.key(seed), trained.run.latent_shape, []
     recipe = trained.run.recipe
-    path, solver = make_objective(recipe.objective).path, solver or recipe.sampler.solver
-    method = Method(trained.predict, path, recipe.model.output, solver)
+    path = make_objective(recipe.objective).path
+    method = Method(trained.predict, path, recipe.model.output, solver or recipe.sampler.solver, tolerance)
+    over, everywhere = _shardings(batch_size)
+    params = jax.device_put(trained.params, everywhere)  # nothing moves where `spread` has been
     for begin in range(0, len(label), batch_size):
         part = slice(begin, begin + batch_size)
         real = len(label[part])
         padded_label, padded_index = (
-            np.pad(array[part], (0, batch_size - real), mode="edge") for array in (label, index)
+            jax.device_put(np.pad(array[part], (0, batch_size - real), mode="edge"), over) for array in (label, index)
         )
-        noise, keys = initial_noise(key, padded_index, shape), _solver_keys(key, padded_index)
-        count = jnp.int32(steps)
+        batch = Batch(initial_noise(key, padded_index, shape), _solver_keys(key, padded_index), padded_label)
+        count, moved = jnp.int32(steps), jnp.float32(shift)
         if cfg == 1:
-            x = _integrate(method, trained.params, noise, keys, padded_label, count)
+            solution = _integrate(method, params, batch, count, moved)
         else:
-            weight = jnp.float32(cfg)
-            x = _integrate_guided(
-                method, trained.params, noise, keys, padded_label, count, weight, trained.null_class, cfg_channels
-            )
-        samples.append(np.asarray(x)[:real])
-    return np.concatenate(samples) if samples else np.zeros((0, *shape), np.float32)
+            guidance = Guidance(*map(jnp.float32, (cfg, *cfg_interval)))
+            null = trained.null_class
+            solution = _integrate_guided(method, params, batch, count, moved, guidance, null, cfg_channels)
+        found.append(Samples(*(np.asarray(each)[:real] for each in solution)))
+    if not found:
+        return Samples(np.zeros((0, *shape), np.float32), np.zeros(0, np.int32))
+    return Samples(*(np.concatenate(parts) for parts in zip(*found, strict=True)))

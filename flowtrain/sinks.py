@@ -8,17 +8,21 @@ import json
 import math
 import re
 import secrets
+import socket
 import struct
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tensorboardX import SummaryWriter
-from tensorboardX.proto import summary_pb2
+from tensorboardX.proto import event_pb2, summary_pb2
+from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import text as text_summary
 
+from flowtrain.faults import storage_faults
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.run import METRICS_NAME
@@ -26,12 +30,17 @@ from schemas.run import METRICS_NAME
 TENSORBOARD = "tensorboard"
 WANDB_ID = "wandb-id"
 
+_Event: Any = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
+_Session: Any = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 _Summary: Any = summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
 _BY_TIME = re.compile(r"(?P<name>.*)_t0\.(?P<tenth>\d)")
 
 
 class Sink(Protocol):
-    """Takes what a run reports. One made for a resumed run goes on after the step that it is told."""
+    """Takes what a run reports. One made for a resumed run goes on after the step that it is told.
+
+    Those that write to the work directory raise a `UserError` when its disk is full.
+    """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
     def image(self, step: int, name: str, image: np.ndarray) -> None:
@@ -64,6 +73,10 @@ def tag(name: str) -> str:
     return f"{part['name'].removeprefix('train/')}_by_t/{tenth / 10:.1f}-{(tenth + 1) / 10:.1f}"
 
 
+def _faults(workdir: Path) -> AbstractContextManager[None]:
+    return storage_faults(f"{workdir}: the metrics could not be written", "the checkpoints are whole")
+
+
 def cut_metrics(path: Path, step: int) -> None:
     """Drop the lines after `step`, and a last line torn by a kill, so that a resumed curve holds no step twice."""
     if not path.exists():
@@ -83,18 +96,21 @@ class JsonLines:
     """Appends one object a line to metrics.jsonl; numbers only. What is no finite number is left out: JSON has none."""
 
     def __init__(self, workdir: Path, start: int):
-        self._path = workdir / METRICS_NAME
+        self._workdir = workdir
         self._open(start)
 
     def _open(self, step: int) -> None:
-        cut_metrics(self._path, step)
-        self._lines = open(self._path, "a")  # noqa: SIM115  (closed by close)
+        path = self._workdir / METRICS_NAME
+        with _faults(self._workdir):
+            cut_metrics(path, step)
+            self._lines = open(path, "a")  # noqa: SIM115  (closed by close)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One line for `step`, in the file when this returns."""
         finite = {key(name): value for name, value in values.items() if math.isfinite(value)}
-        self._lines.write(json.dumps({"step": step, **finite}) + "\n")
-        self._lines.flush()
+        with _faults(self._workdir):
+            self._lines.write(json.dumps({"step": step, **finite}) + "\n")
+            self._lines.flush()
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Left out."""
@@ -104,51 +120,74 @@ class JsonLines:
 
     def rewind(self, step: int) -> None:
         """Cut the lines after `step`."""
-        self._lines.close()
+        self.close()
         self._open(step)
 
     def close(self) -> None:
-        self._lines.close()
+        with _faults(self._workdir):  # once more what could not be written
+            self._lines.close()
 
 
 class TensorBoard:
-    """Event files in WORKDIR/tensorboard, on disk within ten seconds."""
+    """Event files in WORKDIR/tensorboard; what was told is in the file when a call returns.
+
+    tensorboardX has the protocol buffers. Not its writer: that writes from a thread, and when the disk is full the
+    thread ends with a traceback, and whoever tells more waits for it for ever.
+    """
 
     def __init__(self, workdir: Path, start: int):
-        self._folder = str(workdir / TENSORBOARD)
+        self._workdir = workdir
         self._open(start)
 
     def _open(self, step: int) -> None:
-        # TensorBoard forgets what older files say of purge_step and later. It reads files in the order of their names,
-        # and the suffix tells apart those of one second.
-        self._board = SummaryWriter(
-            self._folder, purge_step=step + 1, flush_secs=10, filename_suffix=f".{time.time_ns()}"
-        )
+        # TensorBoard reads files in the order of their names. The first part of a name is looked for by it, and the
+        # last tells apart those of one second.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{time.time_ns()}"
+        folder = self._workdir / TENSORBOARD
+        with _faults(self._workdir):
+            folder.mkdir(exist_ok=True)
+            self._file = open(folder / name, "xb")  # noqa: SIM115  (closed by close)
+        try:
+            self._write(file_version="brain.Event:2")
+            # It forgets what older files say of this step and later.
+            self._write(step=step + 1, session_log=_Session(status=_Session.START))
+        except UserError:
+            self.close()
+            raise
+
+    def _write(self, **fields: Any) -> None:
+        """One event as a TFRecord: length, its checksum, data, its checksum."""
+        data = _Event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+        with _faults(self._workdir):
+            self._file.write(b"".join((length, checks[0], data, checks[1])))
+            self._file.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._board.add_scalar(tag(name), value, step)
+        points = [_Summary.Value(tag=tag(name), simple_value=value) for name, value in values.items()]
+        self._write(step=step, summary=_Summary(value=points))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         height, width, channels = image.shape
-        # Not add_image: that needs Pillow, which a trainer machine may lack.
+        # Encoded here, as tensorboardX needs Pillow for it, which a trainer machine may lack.
         picture = _Summary.Image(
             height=height, width=width, colorspace=channels, encoded_image_string=_encode_png(image)
         )
-        events: Any = self._board.file_writer
-        events.add_summary(_Summary(value=[_Summary.Value(tag=tag(name), image=picture)]), step)
+        self._write(step=step, summary=_Summary(value=[_Summary.Value(tag=tag(name), image=picture)]))
 
     def text(self, step: int, name: str, text: str) -> None:
         """`text` is shown as Markdown."""
-        self._board.add_text(tag(name), text, step)
+        self._write(step=step, summary=text_summary(tag(name), text))
 
     def rewind(self, step: int) -> None:
         """Go on in a new file, which says that what came after `step` is void."""
-        self._board.close()
+        self.close()
         self._open(step)
 
     def close(self) -> None:
-        self._board.close()
+        with _faults(self._workdir):  # once more what could not be written
+            self._file.close()
 
 
 def _encode_png(image: np.ndarray) -> bytes:

@@ -14,14 +14,15 @@ SNAPSHOTS = "snapshots"
 class Snapshots(StepFolders):
     """The snapshots of a work directory: float32 weights of each power-function average, by step.
 
-    There is no directory where the recipe has no such averages.
+    No directory is made where the recipe has no such averages.
     """
 
     def __init__(self, workdir: Path, config: TrainConfig, *, read_only: bool = False):
         self.widths = dict(zip(power_names(config), config.ema_power, strict=True))
         self.where = workdir
         self._every = config.ema_snapshot_every
-        super().__init__(workdir / SNAPSHOTS, "snapshot", read_only=read_only or not self.widths)
+        nothing = not self.widths and not (workdir / SNAPSHOTS).exists()  # of this recipe, nor of one before it
+        super().__init__(workdir / SNAPSHOTS, "snapshot", read_only=read_only or nothing)
 
     def save(self, step: int, ema: dict[str, Params]) -> None:
         """Begin to save those of `step`, of which there is none yet; returns when the arrays have been copied off."""

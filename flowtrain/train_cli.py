@@ -62,17 +62,16 @@ def train(data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], **o
     if options["overfit"] is not None:
         overrides = (*overrides, f"train.overfit={options['overfit']}")
     resolved = load_recipe(find_recipe(recipe), overrides)
-    _check_options(resolved, options)
+    _check_options(resolved, data, options)
     if options["distributed"] or options["coordinator"]:
         from flowtrain.hosts import join
 
         join(options["coordinator"], options["processes"], options["process"])
 
     from flowtrain import workdir as work
-    from flowtrain.plan import make_plan
 
     as_json = options["as_json"]
-    plan = make_plan(_local(data, options["cache_dir"]), resolved)
+    plan = _plan(data, resolved, options)
     _check_devices(plan, options["fsdp"])
     if options["replay"]:
         work.check(workdir, plan.run)
@@ -107,7 +106,22 @@ def _train(plan: "Plan", workdir: Path, options: dict[str, Any]) -> None:
     _print({"workdir": str(workdir), "step": outcome.step}, options["as_json"])
 
 
-def _check_options(recipe: "Recipe", options: dict[str, Any]) -> None:
+def _plan(data: str, recipe: "Recipe", options: dict[str, Any]) -> "Plan":
+    """The plan of a run on the dataset, which is brought here first, unless the plan is all that is wanted."""
+    from flowtrain.plan import make_plan, plan_for
+    from flowtrain.reader import Unread
+
+    if options["dry_run"] and not options["replay"] and _is_url(data):
+        stored = importlib.import_module("pipelines.stored").open_dataset(data)
+        return plan_for(Unread(stored.root, stored.manifest), stored.root, recipe)
+    return make_plan(_local(data, options["cache_dir"]), recipe)
+
+
+def _is_url(data: str) -> bool:
+    return "://" in data
+
+
+def _check_options(recipe: "Recipe", data: str, options: dict[str, Any]) -> None:
     """What can be told before anything is opened.
 
     Raises:
@@ -116,7 +130,7 @@ def _check_options(recipe: "Recipe", options: dict[str, Any]) -> None:
     count, number = options["processes"], options["process"]
     if options["coordinator"] and (count is None or number is None):
         raise UserError("--coordinator needs --processes N and --process I")
-    if not options["coordinator"] and not options["distributed"] and (count or number):
+    if not options["coordinator"] and not options["distributed"] and (count is not None or number is not None):
         raise UserError("--processes and --process need --coordinator HOST:PORT, or --distributed")
     if count is not None and number is not None and number >= count:
         raise UserError(f"--process {number}: of {count} processes the last is number {count - 1}")
@@ -127,6 +141,9 @@ def _check_options(recipe: "Recipe", options: dict[str, Any]) -> None:
         )
     if recipe.train.keep_best and not recipe.train.holdout and options["validation"] is None:
         raise UserError("train.keep_best needs a validation loss; give --validation DATA or --set train.holdout=N")
+    staged = options["cache"] == "disk" or _is_url(data) or _is_url(options["validation"] or "")
+    if options["cache_dir"] is not None and not staged:
+        raise UserError("--cache-dir says where to stage, and nothing is staged; add --cache disk, or leave it out")
 
 
 def _check_devices(plan: "Plan", fsdp: int) -> None:
@@ -168,7 +185,7 @@ def _options(plan: "Plan", workdir: Path, options: dict[str, Any]) -> "Options":
 
 def _local(data: str, cache_dir: Path | None) -> Path:
     """The dataset on a local disk: training reads single records at random, so one in an object store is staged."""
-    if "://" not in data:
+    if not _is_url(data):
         return Path(data)
     from flowtrain.cache import cache_directory
 

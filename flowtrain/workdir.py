@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flowtrain.checkpoint import CHECKPOINTS
 from flowtrain.hosts import is_main
 from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED, format_recipe
 from schemas.errors import UserError
@@ -44,7 +45,7 @@ def claimed(workdir: Path, run: Run) -> Iterator[None]:
         for name in (RUN_NAME, RECIPE_NAME, METRICS_NAME):  # left by a killed process
             for left in workdir.glob(f".{name}.*.tmp"):
                 left.unlink()
-        if (workdir / RUN_NAME).exists():
+        if _has_learned(workdir):
             run = run.model_copy(update={"versions": read_run(workdir).versions})  # those that began the run
         write_run(workdir, run)
         write_atomic(workdir / RECIPE_NAME, format_recipe(run.recipe))
@@ -54,11 +55,16 @@ def claimed(workdir: Path, run: Run) -> Iterator[None]:
 def check(workdir: Path, run: Run) -> None:
     """Whether `run` may begin or go on in `workdir`. Writes nothing.
 
+    Before the first checkpoint nothing was learned, and the run begins anew, with another recipe if that is wanted.
+
     Raises:
         UserError: it may not; the difference is named.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"{workdir}: is a file; give a directory for --workdir")
+    above = next(parent for parent in workdir.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(f"{workdir}: cannot be made ({above}: Not a directory); give another --workdir")
     if not (workdir / RUN_NAME).exists():
         strangers = [p.name for p in workdir.iterdir() if not _is_ours(p.name)] if workdir.is_dir() else []
         if strangers:
@@ -73,7 +79,7 @@ def check(workdir: Path, run: Run) -> None:
             "give a new directory for --workdir"
         )
     differences = _differences(before, run)
-    if differences:
+    if differences and _has_learned(workdir):
         raise UserError(
             f"{workdir}: belongs to another recipe: {'; '.join(differences)}; "
             "repeat the command as it was, or give a new directory for --workdir"
@@ -82,6 +88,12 @@ def check(workdir: Path, run: Run) -> None:
 
 def _is_ours(name: str) -> bool:
     return name == LOCK_NAME or (name.startswith(f".{RUN_NAME}.") and name.endswith(".tmp"))
+
+
+def _has_learned(workdir: Path) -> bool:
+    """Whether there is a checkpoint; one that is not whole has another name than its step."""
+    folder = workdir / CHECKPOINTS
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 
 def _describe(run: Run) -> str:

@@ -8,7 +8,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -46,7 +46,22 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "flow": ("velocity", "negative_velocity", "data"),
     "diffusion": ("epsilon", "data"),
 }
-SOLVERS: dict[str, tuple[str, ...]] = {"flow": ("euler", "ddim", "ddpm"), "diffusion": ("ddim", "ddpm")}
+Solver = Literal[
+    "euler",
+    "heun",
+    "midpoint",
+    "rk4",
+    "dopri5",
+    "ddim",
+    "ddpm",
+    "sde",
+    "sde-constant",
+    "sde-linear",
+    "sde-decreasing",
+    "sde-increasing-decreasing",
+    "sde-sbdm",
+]
+SOLVERS: dict[str, tuple[str, ...]] = {"flow": get_args(Solver), "diffusion": ("ddim", "ddpm")}
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "diffusion": {
         # Time is the timestep of DDPM, 0 ... diffusion_steps - 1.
@@ -176,13 +191,19 @@ class TrainConfig(_Table):
     validation_records: int = Field(default=1024, ge=1)  # at most
     checkpoint_every: int = Field(default=5000, ge=1)
     keep: int = Field(default=2, ge=1)  # the last checkpoints,
-    keep_every: int | None = Field(default=None, ge=1)  # those of every so many steps,
+    keep_every: int | None = Field(default=None, ge=1)  # those of every so many steps, a multiple of checkpoint_every,
     keep_best: int = Field(default=0, ge=0)  # and those of the lowest validation loss
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+        if self.keep_every is not None and self.keep_every % self.checkpoint_every:
+            nearest = max(1, round(self.keep_every / self.checkpoint_every)) * self.checkpoint_every
+            raise ValueError(
+                f"keep_every {self.keep_every} is not divisible by checkpoint_every {self.checkpoint_every}, so those "
+                f"checkpoints are never made; try --set train.keep_every={nearest}"
+            )
         if not all(0 <= decay < 1 for decay in self.ema_extra):
             raise ValueError(f"ema_extra {list(self.ema_extra)}: each decay must be in [0, 1)")
         if not all(0 < width < 0.28 for width in self.ema_power):  # gamma >= 0 ends at 1 / sqrt(12)
@@ -196,10 +217,18 @@ class TrainConfig(_Table):
 class SamplerConfig(_Table):
     """Defaults of `sample` and of previews."""
 
-    solver: Literal["euler", "ddim", "ddpm"] = "euler"  # default: ddim for diffusion
-    steps: int = Field(default=50, ge=1)
+    solver: Solver = "euler"  # default: ddim for diffusion
+    steps: int = Field(default=50, ge=1)  # dopri5 chooses its own
     cfg: float = Field(default=4.0, ge=0)
     cfg_channels: int | None = Field(default=None, ge=1)  # None: guidance on all channels
+    cfg_interval: tuple[float, float] = (0.0, 1.0)  # times t between which there is guidance, both included
+    shift: float = Field(default=1.0, gt=0)  # of the time steps, towards noise; of a flow only
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not 0 <= self.cfg_interval[0] <= self.cfg_interval[1] <= 1:
+            raise ValueError(f"cfg_interval {list(self.cfg_interval)}: two times, 0 <= first <= second <= 1")
+        return self
 
 
 class PreviewConfig(_Table):
@@ -252,6 +281,8 @@ class Recipe(_Table):
             raise ValueError(_does_not_go(f"model.output {self.model.output}", kind, OUTPUTS))
         if self.sampler.solver not in SOLVERS[kind]:
             raise ValueError(_does_not_go(f"sampler.solver {self.sampler.solver}", kind, SOLVERS))
+        if kind == "diffusion" and self.sampler.shift != 1:
+            raise ValueError("sampler.shift is for objective.kind flow; leave it at 1")
         if kind == "diffusion" and self.objective.time != "uniform":
             raise ValueError("objective.time must be uniform for objective.kind diffusion")
         drawn = {"sampler.steps": self.sampler.steps}

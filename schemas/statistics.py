@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,22 +68,42 @@ class Moments:
         return (centred + centred.T) / (2 * (self.n - 1))
 
 
+class Gaussian(NamedTuple):
+    """Mean (d,) and covariance (d, d), float64."""
+
+    mu: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+
+
+class ScoreSplits(NamedTuple):
+    """Sums of the Inception Score over s splits: rows (s,) int64, p log p (s,) and p (s, classes) float64."""
+
+    n: NDArray[np.int64]
+    plogp: NDArray[np.float64]
+    p: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class FeatureStatistics:
     """Mean `mu` (d,) and covariance `sigma` (d, d), float64, of a set of images under one protocol.
 
-    `moments` is None and `protocol` is empty for files that other evaluators wrote.
+    `moments` is None and `protocol` is empty for files that other evaluators wrote. `spatial` is of the features that
+    sFID compares (ADM's `mu_s`, `sigma_s`), `scores` for the Inception Score, `labels` (classes,) int64 how many images
+    of each class there are; each None where it was not measured.
     """
 
     mu: NDArray[np.float64]
     sigma: NDArray[np.float64]
     moments: Moments | None
     protocol: Mapping[str, Any]
+    spatial: Gaussian | None = None
+    scores: ScoreSplits | None = None
+    labels: NDArray[np.int64] | None = None
 
     @classmethod
-    def from_moments(cls, moments: Moments, protocol: Mapping[str, Any]) -> Self:
+    def from_moments(cls, moments: Moments, protocol: Mapping[str, Any], **others: Any) -> Self:
         """Finalise sums."""
-        return cls(moments.mean(), moments.cov(), moments, dict(protocol))
+        return cls(moments.mean(), moments.cov(), moments, dict(protocol), **others)
 
     @property
     def dim(self) -> int:
@@ -101,6 +121,12 @@ def write_statistics(path: Path, statistics: FeatureStatistics) -> None:
     if statistics.moments is not None:
         moments = statistics.moments
         arrays |= {"n": np.int64(moments.n), "total": moments.total, "outer": moments.outer}
+    if statistics.spatial is not None:
+        arrays |= {"mu_s": statistics.spatial.mu, "sigma_s": statistics.spatial.sigma}
+    if statistics.scores is not None:
+        arrays |= {f"score_{name}": value for name, value in statistics.scores._asdict().items()}
+    if statistics.labels is not None:
+        arrays["labels"] = statistics.labels
     content = io.BytesIO()
     np.savez(content, **arrays)
     write_atomic(path, content.getvalue())
@@ -114,30 +140,48 @@ def read_statistics(path: Path) -> FeatureStatistics:
     """
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            names = file.files
+            arrays = {name: file[name] for name in names if name in _NAMES}  # ADM's reference also holds images
     except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, EOFError):  # a lone array is no context
         raise UserError(f"{path}: not a readable .npz of plain arrays; give statistics with mu and sigma") from None
     if not {"mu", "sigma"} <= arrays.keys():
-        raise UserError(f"{path}: holds {sorted(arrays)}, not the mu and sigma of feature statistics")
+        raise UserError(f"{path}: holds {sorted(names)}, not the mu and sigma of feature statistics")
     try:
         return _from_arrays(arrays)
     except (ValueError, TypeError, KeyError) as error:  # of numpy and of json
         raise UserError(f"{path}: not feature statistics: {' '.join(str(error).split())}") from None
 
 
+_SCORES = ("score_n", "score_plogp", "score_p")
+_NAMES = frozenset({"mu", "sigma", "mu_s", "sigma_s", "protocol", "n", "total", "outer", "labels", *_SCORES})
+
+
 def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> FeatureStatistics:
-    mu, sigma = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
-    if mu.ndim != 1 or sigma.shape != (mu.shape[0], mu.shape[0]):
-        raise ValueError(f"mu {mu.shape} and sigma {sigma.shape} do not belong together")
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise ValueError("mu or sigma holds NaN or infinity")
-    scale = float(np.abs(sigma).max(initial=0.0))
-    if np.abs(sigma - sigma.T).max(initial=0.0) > 1e-6 * scale or (np.diag(sigma) < -1e-6 * scale).any():
-        raise ValueError("sigma is no covariance: not symmetric, or negative on its diagonal")
+    mu, sigma = _gaussian(arrays, "mu", "sigma")
     protocol = json.loads(str(arrays["protocol"])) if "protocol" in arrays else {}
     if not isinstance(protocol, dict):
         raise ValueError("protocol is not a JSON object")
     moments = None
     if {"n", "total", "outer"} <= arrays.keys():
         moments = Moments(int(arrays["n"]), arrays["total"], arrays["outer"])
-    return FeatureStatistics(mu, sigma, moments, protocol)
+    return FeatureStatistics(
+        mu,
+        sigma,
+        moments,
+        protocol,
+        spatial=_gaussian(arrays, "mu_s", "sigma_s") if {"mu_s", "sigma_s"} <= arrays.keys() else None,
+        scores=ScoreSplits(*(arrays[name] for name in _SCORES)) if arrays.keys() >= {*_SCORES} else None,
+        labels=arrays.get("labels"),
+    )
+
+
+def _gaussian(arrays: Mapping[str, NDArray[Any]], mean: str, covariance: str) -> Gaussian:
+    mu, sigma = arrays[mean].astype(np.float64), arrays[covariance].astype(np.float64)
+    if mu.ndim != 1 or sigma.shape != (mu.shape[0], mu.shape[0]):
+        raise ValueError(f"{mean} {mu.shape} and {covariance} {sigma.shape} do not belong together")
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError(f"{mean} or {covariance} holds NaN or infinity")
+    scale = float(np.abs(sigma).max(initial=0.0))
+    if np.abs(sigma - sigma.T).max(initial=0.0) > 1e-6 * scale or (np.diag(sigma) < -1e-6 * scale).any():
+        raise ValueError(f"{covariance} is no covariance: not symmetric, or negative on its diagonal")
+    return Gaussian(mu, sigma)

@@ -9,7 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks.train import SCAN_FROM_DEPTH, SIZES, Settings, _recipe
+from benchmarks.jax_dit import plain_recipe
+from benchmarks.sides import SCAN_FROM_DEPTH, SIZES, Settings
 from flowtrain.model import forward_macs
 from schemas import config
 from tests.test_imports import ABSENT
@@ -54,6 +55,6 @@ def test_what_is_timed_is_a_recipe_at_its_defaults(size: str):
     settings = Settings(size, SIZES[size][0], 2, 8, (32, 32, 4), "float32", SIZES[size][0] >= SCAN_FROM_DEPTH, False, 1)
     train = config.TrainConfig(steps=1_000_000, batch_size=8)
     recipe = config.Recipe(model=model, train=train)
-    for name, table in vars(_recipe(settings)).items():
+    for name, table in vars(plain_recipe(settings)).items():
         theirs = getattr(recipe, name)
         assert vars(table) == {key: getattr(theirs, key) for key in vars(table)}

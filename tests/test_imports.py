@@ -19,7 +19,15 @@ COMPUTE_MODULES = [
     "flowtrain.path",
     "flowtrain.step",
     "pipelines.vae",
+    "flowtrain.solvers",
+    "evaluation.extractors.dinov2",
+    "evaluation.extractors.effnet_lite0",
     "evaluation.extractors.embedded",
+    "evaluation.extractors.inception",
+    "evaluation.metrics.inception_score",
+    "evaluation.metrics.kernel",
+    "evaluation.metrics.neighbours",
+    "evaluation.metrics.uncertainty",
 ]
 
 BARE = """

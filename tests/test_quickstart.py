@@ -42,7 +42,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 240
-    while not glob.glob(pattern, root_dir=folder):  # bears folders that vanish while it looks
+    while not glob.glob(pattern, root_dir=folder):  # noqa: PTH207 (bears folders that vanish while it looks)
         assert process.poll() is None, f"the quickstart ended before it made {pattern}"
         assert time.monotonic() < deadline, f"no {pattern}"
         time.sleep(0.02)

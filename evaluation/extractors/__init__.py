@@ -2,18 +2,22 @@
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.extractors.outputs import Outputs
 from schemas.errors import UserError
 
 
 class Extractor(Protocol):
     """A feature network with its weights loaded.
 
-    `digest` is the SHA-256 of the weights, `class_names` the meaning of the logits, in order.
+    `digest` is the SHA-256 of the weights, `class_names` the meaning of the logits, in order; empty where it is not
+    known. `spatial_dim` is 0 where there are no features for sFID.
     """
 
     @property
@@ -21,33 +25,109 @@ class Extractor(Protocol):
     @property
     def dim(self) -> int: ...
     @property
+    def spatial_dim(self) -> int: ...
+    @property
     def digest(self) -> str: ...
     @property
     def class_names(self) -> tuple[str, ...]: ...
 
-    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """uint8 (n, H, W, 3) in [0, 255] -> features (n, dim), logits (n, classes); any n >= 1."""
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        """uint8 (n, H, W, 3) in [0, 255] -> features (n, dim), logits (n, classes) and perhaps more; any n >= 1."""
         ...
 
 
-def _embedded() -> Extractor:
+@dataclass(frozen=True)
+class Weights:
+    """Where a person says that the weights of an extractor are, and their SHA-256 if they are not the published ones.
+
+    None: as published, from the installed package, the cache or the public release.
+    """
+
+    path: str | None = None
+    sha256: str | None = None
+
+
+PUBLISHED = Weights()
+
+
+def _embedded(prepare: str, weights: Weights) -> Extractor:
     from evaluation.extractors.embedded import load_embedded
 
+    if weights.path is not None:
+        raise UserError("--extractor-weights: the embedded extractor has its own; leave the option out")
     return load_embedded()
 
 
-EXTRACTORS: Mapping[str, Callable[[], Extractor]] = {"embedded": _embedded}
+def _inception(prepare: str, weights: Weights) -> Extractor:
+    from evaluation.extractors.inception import INCEPTION_WEIGHTS, load_inception
+    from evaluation.weights import find_weights
+
+    path = find_weights(INCEPTION_WEIGHTS, Path(weights.path) if weights.path else None, weights.sha256)
+    return load_inception(path, prepare, None)  # found is verified
 
 
-def load_extractor(name: str) -> Extractor:
+def _effnet_lite0(prepare: str, weights: Weights) -> Extractor:
+    from evaluation.extractors.effnet_lite0 import load_effnet_lite0
+
+    return _verified(load_effnet_lite0(Path(weights.path) if weights.path else None), weights)
+
+
+def _dinov2(repository: str, name: str) -> Callable[[str, Weights], Extractor]:
+    def load(prepare: str, weights: Weights) -> Extractor:
+        from evaluation.extractors.dinov2 import load_dinov2
+
+        extractor = load_dinov2(weights.path or repository)
+        if extractor.name != name:
+            raise UserError(f"{weights.path}: holds {extractor.name}, not {name}; give the weights of {repository}")
+        return _verified(extractor, weights)
+
+    return load
+
+
+def _verified(extractor: Extractor, weights: Weights) -> Extractor:
+    if weights.sha256 is not None and not extractor.digest.startswith(weights.sha256.lower()):
+        raise UserError(f"{weights.path}: SHA-256 {extractor.digest}, not {weights.sha256}; give the right file")
+    return extractor
+
+
+class Entry(NamedTuple):
+    """How an extractor is loaded, from a preparation and weights, and the first digits of its published SHA-256.
+
+    "" takes any: those of the package itself, and networks of which no digest could be found in print.
+    """
+
+    load: Callable[[str, Weights], Extractor]
+    published: str = ""
+
+
+EXTRACTORS: Mapping[str, Entry] = {
+    "inception-2015-12-05": Entry(_inception, "6726825d"),
+    "dinov2-vitl14": Entry(_dinov2("facebook/dinov2-large", "dinov2-vitl14")),
+    "dinov2-vitb14": Entry(_dinov2("facebook/dinov2-base", "dinov2-vitb14")),
+    "effnet-lite0": Entry(_effnet_lite0, "57934424"),
+    "embedded": Entry(_embedded),
+}
+
+
+def load_extractor(name: str, prepare: str = "", weights: Weights | None = None) -> Extractor:
     """Load a feature network; seconds of work, so keep it (`evaluation.models.extractor` does).
 
+    Args:
+        name: of `EXTRACTORS`.
+        prepare: how images reach it, where it has several ways.
+        weights: default: as published.
+
     Raises:
-        UserError: no such name.
+        UserError: no such name, or its weights cannot be had.
     """
     if name not in EXTRACTORS:
         raise UserError(f"unknown extractor {name!r}{nearest(name, EXTRACTORS)}")
-    return EXTRACTORS[name]()
+    return EXTRACTORS[name].load(prepare, weights or PUBLISHED)
+
+
+def is_published(name: str, digest: str) -> bool:
+    """Whether weights of this digest are those that the name stands for."""
+    return name not in EXTRACTORS or digest.startswith(EXTRACTORS[name].published)
 
 
 def nearest(name: str, known: Mapping[str, object]) -> str:

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from evaluation.extractors.outputs import Outputs
+
 ASSET_DIRECTORY = Path(__file__).parent.parent / "assets" / "embedded-features"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -98,12 +100,13 @@ class EmbeddedExtractor:
     class_names: tuple[str, ...]
     apply: Callable[[Any], tuple[jax.Array, jax.Array]] = field(repr=False)
     name: str = "embedded"
+    spatial_dim: int = 0
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> Outputs:
         """Features and logits of images.
 
         Computed in batches of 256, the last one padded, so one compilation serves an image size and a result does not
@@ -123,9 +126,9 @@ class EmbeddedExtractor:
             raise ValueError(f"expected images (n, H, W, 3) of uint8, got {images.shape} of {images.dtype}")
         outputs = [self.apply(_pad(images[start : start + BATCH])) for start in range(0, len(images), BATCH)]
         if not outputs:
-            return np.zeros((0, self.dim), np.float32), np.zeros((0, self.num_classes), np.float32)
+            return Outputs(np.zeros((0, self.dim), np.float32), np.zeros((0, self.num_classes), np.float32))
         features, logits = (np.concatenate(parts)[: len(images)] for parts in zip(*outputs, strict=True))
-        return features, logits
+        return Outputs(features, logits)
 
 
 def load_embedded(directory: Path = ASSET_DIRECTORY) -> EmbeddedExtractor:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from evaluation import cards, sample_command
 from evaluation.imagesets import dataset_images
+from evaluation.options import settings_of
 from evaluation.results import read_results
 from flowtrain.cli import main
 from pipelines.dataset import LatentDataset
@@ -155,11 +156,10 @@ def test_a_grid_stays_small_with_many_classes(world: World, tmp_path: Path, monk
     monkeypatch.setattr(sample_command, "MOST_ROWS", 2)  # of three classes
     succeed("sample", world.workdir, tmp_path / "grid.png", "--steps", 1, "--cfg", 1, "--num", 12)
     assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (2 * 10 - 2, 10 * 10 - 2, 3)
-    from evaluation.cli import _settings
-
     many = world.run.model_copy(update={"classes": tuple(f"class {i}" for i in range(1000))})
-    options = {"cfg_channels": None, "class_name": None, "seed": 0, "solver": "euler"}
-    assert _settings(many, [1], [None], None, options)[0].num == 200
+    named = ("cfg_channels", "class_name", "cfg_interval", "shift", "tolerance", "solver", "cfg")
+    options = {**dict.fromkeys(named), "steps": [1], "labels": "cyclic", "seed": 0}
+    assert settings_of(many, options, None)[0].num == 200
 
 
 def test_sample_draws_one_class_by_name_or_number(world: World, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_solver_that_does_not_go_with_the_objective_is_refused(
         assert told == "Error: --solver euler does not go with objective.kind diffusion; use ddim or ddpm"
         told = fail(*command, "--steps", "1001", "--dry-run")
         assert told == "Error: --steps 1001: the run has only 1000 noise levels; take fewer"
-        assert "'eulr' is not one of 'euler', 'ddim', 'ddpm'" in call(*command, "--solver", "eulr").stderr
+        assert "'eulr' is not one of 'euler', 'heun', 'midpoint'" in call(*command, "--solver", "eulr").stderr
 
 
 # eval
@@ -212,8 +212,10 @@ def test_eval_writes_results_once_and_reads_them_back(workdir: Path, reference: 
     assert [(line["steps"], line["cfg"], line["nfe"]) for line in lines] == [(3, 1, 3), (1, 1, 1), (3, 2, 6), (1, 2, 2)]
     assert all(line["fd"] > 0 and 0 <= line["accuracy"] <= 1 and line["n"] == 20 for line in lines)
     assert len({line["fd"] for line in lines}) == 4
-    header = next(line for line in shown.stdout.splitlines() if line.startswith("steps"))
-    assert header.split("  ")[1:] == ["FD(tiny), cfg 1", "accuracy, cfg 1", "FD(tiny), cfg 2", "accuracy, cfg 2"]
+    tables = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.stdout.splitlines() if "|" in line]
+    assert tables[0] == ["model", "steps", "FD(tiny), no guidance", "FD(tiny), cfg 2"]
+    assert tables[3] == ["steps", "FD(tiny), cfg 1", "accuracy, cfg 1", "FD(tiny), cfg 2", "accuracy, cfg 2"]
+    assert tables[2][2:] == tables[5][1::2], "the model's row is that of its recipe's steps"
     outputs = ("table.md", "results.json", "distance.svg", "distance.png", "accuracy.svg", "accuracy.png")
     assert all((workdir / "eval" / name).stat().st_size > 100 for name in outputs)
     written = (workdir / "results.jsonl").read_bytes()

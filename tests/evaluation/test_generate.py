@@ -15,19 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.generate import (
-    PLAN_NAME,
-    Setting,
-    draw,
-    equivalent_command,
-    generate,
-    run_digest,
-    sampling_facts,
-    setting_name,
-)
+from evaluation.generate import PLAN_NAME, draw, generate
 from evaluation.sample_command import images_and_labels
+from evaluation.setting import Setting, equivalent_command, run_digest, sampling_facts, setting_name
 from flowtrain.checkpoint import TrainedModel, load_for_sampling
-from flowtrain.sampler import sample
+from flowtrain.sampler import Samples, sample
 from pipelines.dataset import LatentDataset
 from pipelines.verification import verify
 from schemas.config import BOOKKEEPING, make_recipe
@@ -56,14 +48,14 @@ def test_a_sample_set_is_a_dataset_with_its_facts(trained: TrainedModel, undistu
     records = list(dataset.records())
     assert [record.label for record in records] == [i % len(CLASSES) for i in range(20)]
     assert records[19].key == "00000019"
-    drawn = np.concatenate([latents for _, latents in draw(trained, SETTING, 0, 20, 8)])
+    drawn = np.concatenate([part.latents for part in draw(trained, SETTING, 0, 20, 8)])
     stored = np.stack([record.tensors["latent"] for record in records])
     np.testing.assert_array_equal(stored, drawn)
     manifest = dataset.manifest
     np.testing.assert_allclose(manifest.channels.mean, stored.astype(np.float64).mean(axis=(0, 1, 2)))
     np.testing.assert_allclose(manifest.channels.std, stored.astype(np.float64).std(axis=(0, 1, 2)))
     assert manifest.normalization == trained.run.normalization
-    assert manifest.sampling == sampling_facts(trained, SETTING).model_dump()
+    assert manifest.sampling == sampling_facts(trained, SETTING).model_dump(mode="json")
     assert manifest.sampling is not None
     assert manifest.sampling["nfe"] == 6
 
@@ -101,7 +93,7 @@ def test_a_damaged_plan_is_one_line(trained: TrainedModel, undisturbed: Path, tm
 
 def test_sample_i_depends_on_the_seed_and_i_alone(trained: TrainedModel) -> None:
     def latents(setting: Setting, start: int, stop: int, batch: int) -> np.ndarray:
-        return np.concatenate([part for _, part in draw(trained, setting, start, stop, batch)]).astype(float)
+        return np.concatenate([part.latents for part in draw(trained, setting, start, stop, batch)]).astype(float)
 
     whole = latents(SETTING, 0, 20, 8)
     np.testing.assert_allclose(latents(SETTING, 11, 14, 3), whole[11:14], rtol=2e-3, atol=1e-4)
@@ -123,7 +115,7 @@ def test_a_solver_reaches_the_samples_and_keeps_them_a_function_of_seed_and_i(
     ]
     differing = max(np.abs(a.astype(float) - b).max() for a, b in pairs)
     assert differing < 0.01 if solver == "ddim" else differing > 0.1  # of a flow, DDIM's step is Euler's
-    parts = [latents for start in (0, 8, 16) for _, latents in draw(trained, setting, start, min(start + 8, 20), 8)]
+    parts = [part.latents for start in (0, 8, 16) for part in draw(trained, setting, start, min(start + 8, 20), 8)]
     np.testing.assert_array_equal(np.concatenate(parts), np.stack([a for a, _ in pairs]))
     assert f"--solver {solver} " in LatentDataset(tmp_path / "whole").manifest.command
 
@@ -149,7 +141,8 @@ def test_kill_and_repeat(world: World, undisturbed: Path, tmp_path: Path, after:
     script = f"""
 import time
 from pathlib import Path
-from evaluation.generate import Setting, generate
+from evaluation.generate import generate
+from evaluation.setting import Setting
 from flowtrain.checkpoint import load_for_sampling
 trained = load_for_sampling(Path({str(world.workdir)!r}))
 def pause(count):
@@ -158,7 +151,8 @@ def pause(count):
 generate(trained, Setting(num=20, steps=3, cfg=2.0, seed=5), Path({str(out)!r}),
          batch_size=8, shard_size=8, progress=pause)
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=dict(os.environ))
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}  # as here: bit for bit
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     process.stdout.readline()  # the first batch, whose shard is not closed yet
     if after == "shard":
@@ -211,7 +205,7 @@ def test_no_more_is_computed_than_asked_for(
 ) -> None:
     sizes: list[int] = []
 
-    def noted(*arguments: Any, batch_size: int, **others: Any) -> np.ndarray:
+    def noted(*arguments: Any, batch_size: int, **others: Any) -> Samples:
         sizes.append(batch_size)
         return sample(*arguments, batch_size=batch_size, **others)
 

@@ -36,7 +36,7 @@ def test_equals_direct_computation(config: Config, monkeypatch: pytest.MonkeyPat
     assert spans == ["0 7", "7 15", "15 22", "22 30"], "the work was cut"
     batch = config.images.read(0, config.images.size)
     extractor = tiny.TinyExtractor()
-    features, logits = extractor(batch.images)
+    features, logits, _ = extractor(batch.images)
     np.testing.assert_allclose(statistics.mu, features.astype(np.float64).mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(statistics.sigma, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-9)
     named = [extractor.class_names[i] for i in logits.argmax(axis=1)]

@@ -17,6 +17,7 @@ from evaluation.imagesets import batch_images, dataset_images
 from evaluation.measure import compare, measure_images, protocol_of
 from evaluation.preview import Preview, make_preview, noise_times, write_previews
 from evaluation.protocols import Recipe
+from evaluation.scoring import Measured
 from evaluation.sheet import Block
 from flowtrain.checkpoint import TrainedModel
 from flowtrain.objective import make_objective
@@ -120,7 +121,7 @@ def test_samples_are_those_of_the_sampler(
     for block, cfg in zip(blocks, (1.0, 3.0), strict=True):
         latents = sample(
             trained, [0] * 4 + [1] * 4, numbers, seed=0, steps=4, cfg=cfg, cfg_channels=2, batch_size=8, solver=solver
-        )  # fmt: skip
+        ).x  # fmt: skip
         expected = decode_samples(latents.astype(np.float16), run.normalization, run.vae, tiny.SIDE)
         np.testing.assert_allclose(np.concatenate(block.rows).astype(int), expected.astype(int), atol=1)
         assert expected.std() > 5, "samples that are all the same prove nothing"
@@ -130,7 +131,7 @@ def test_one_class_fills_all_rows(datasets: dict[str, Path], drawn: list[Any]) -
     shown, trained = _make(datasets["unconditional"])
     shown.samples(trained, 1)
     [(blocks, names)] = drawn
-    latents = sample(trained, [0] * 8, range(8), seed=0, steps=1, cfg=1, batch_size=8)
+    latents = sample(trained, [0] * 8, range(8), seed=0, steps=1, cfg=1, batch_size=8).x
     np.testing.assert_allclose(np.concatenate(blocks[0].rows).astype(int), to_uint8(latents).astype(int), atol=1)
     assert [len(row) for row in blocks[0].rows] == [4, 4]
     assert not names
@@ -248,13 +249,13 @@ def test_the_distance_is_that_of_evaluation(
     trained = scenes.trained_model(run)
     shown = make_preview(run, datasets["moments"], reference, _silent)
     numbers = np.arange(600)
-    latents = sample(trained, numbers % 3, numbers, seed=0, steps=2, cfg=cfg, batch_size=60).astype(np.float16)
+    latents = sample(trained, numbers % 3, numbers, seed=0, steps=2, cfg=cfg, batch_size=60).x.astype(np.float16)
     images = decode_samples(latents, run.normalization, run.vae, tiny.SIDE)
     np.savez(tmp_path / "batch.npz", images)
     protocol = protocol_of(tiny.RECIPE, tiny.SIDE)
     statistics = measure_images(batch_images(tmp_path / "batch.npz"), protocol, tmp_path / "statistics.npz")
     assert shown.comparison is not None
-    expected = compare(statistics, shown.comparison.reference, protocol, None, {}).distance
+    expected = compare(statistics, Measured(shown.comparison.reference, reference), protocol).distance
     values = shown.distances(trained, shown.comparison)
     assert set(values) == {"fd_tiny/cfg1", f"fd_tiny/cfg{cfg:g}"}
     assert values[f"fd_tiny/cfg{cfg:g}"] == pytest.approx(expected, rel=1e-3)  # a pixel may round the other way

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from evaluation import cards, report_images
-from evaluation.generate import Setting
 from evaluation.report import collect, read_metrics, render, write_report
 from evaluation.results import read_results
+from evaluation.setting import Setting
 from flowtrain.cli import main
 from schemas.config import make_recipe
 from schemas.errors import UserError

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
+from evaluation.extractors.outputs import Outputs
 from evaluation.protocols import Recipe
 from flowtrain.checkpoint import Checkpoints
 from flowtrain.model import count_parameters, make_network
@@ -39,16 +40,17 @@ class TinyExtractor:
     name: str = "tiny"
     dim: int = 5
     digest: str = "0" * 64
+    spatial_dim: int = 0
     class_names: tuple[str, ...] = (*CLASSES, "other")
 
-    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         assert images.dtype == np.uint8, "an extractor sees pixels, never floats"
         n, side = len(images), images.shape[1] // 2
         pooled = images.reshape(n, 2, side, 2, side, 3).mean(axis=(2, 4)).reshape(n, 12) / 255
         weights = np.random.default_rng(0).normal(size=(12, self.dim + 4))
         features = pooled @ weights[:, : self.dim]
         logits = np.sin(99 * (pooled @ weights[:, self.dim :]))  # no class wins every time
-        return features.astype(np.float32), logits.astype(np.float32)
+        return Outputs(features.astype(np.float32), logits.astype(np.float32))
 
 
 def random_like(abstract: Any, scale: float) -> Any:

@@ -98,16 +98,16 @@ NOTHING: dict[int, float | None] = {}
     ("kept", "steps", "losses", "left"),
     [
         ({"keep": 2}, range(1, 5), NOTHING, [3, 4]),
-        ({"keep": 1, "keep_every": 10}, range(5, 26, 5), NOTHING, [10, 20, 25]),
+        ({"keep": 1, "keep_every": 10, "checkpoint_every": 5}, range(5, 26, 5), NOTHING, [10, 20, 25]),
         ({"keep": 1, "keep_best": 2}, range(1, 7), {1: math.nan, 2: 0.1, 3: 0.3, 4: 0.2, 6: 0.5}, [2, 4, 6]),
         ({"keep": 1, "keep_best": 1}, range(1, 5), {1: 0.5, 2: 0.1, 3: 0.1}, [3, 4]),
         ({"keep": 1, "keep_best": 3}, range(1, 4), {3: 0.5}, [3]),
         ({"keep": 1, "checkpoint_every": 3}, range(1, 6), NOTHING, [3, 5]),
         (
-            {"keep": 2, "keep_every": 4, "keep_best": 1, "checkpoint_every": 3},
-            range(1, 9),
-            {2: 0.1, 5: 0.2},
-            [2, 4, 6, 7, 8],
+            {"keep": 1, "keep_every": 4, "keep_best": 1, "checkpoint_every": 2},
+            range(1, 8),
+            {3: 0.1, 5: 0.2},
+            [3, 4, 6, 7],
         ),
     ],
 )

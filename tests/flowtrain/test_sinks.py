@@ -3,11 +3,14 @@
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +126,42 @@ def test_tensorboard_holds_the_picture_and_the_text(tmp_path: Path):
     assert decoded.format == "PNG"
     np.testing.assert_array_equal(np.asarray(decoded), PICTURE)
     assert seen["run/recipe/text_summary"].tensor.string_val == [b"**digits**"]
+
+
+NO_ROOM = r": the metrics could not be written \(No space left on device\); the checkpoints are whole; make room and"
+
+
+@pytest.mark.parametrize("kind", [JsonLines, TensorBoard])
+def test_a_full_disk_is_one_line_for_whoever_tells_more(
+    small_disk: Callable[[str], Path], kind: type[JsonLines] | type[TensorBoard], capfd: pytest.CaptureFixture[str]
+):
+    """tensorboardX's own writer ends with a traceback in its thread, and another one when the process ends."""
+    disk, threads = small_disk("size=16k"), threading.active_count()
+    sink = kind(disk, 0)
+
+    def tell() -> None:
+        for step in range(1000):
+            sink.scalars(step, {"train/loss": float(step)})
+
+    for attempt in (tell, tell, sink.close):
+        with pytest.raises(UserError, match=re.escape(str(disk)) + NO_ROOM):
+            attempt()
+    assert threading.active_count() == threads
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_of_events_that_cannot_begin_is_closed(small_disk: Callable[[str], Path]):
+    disk = small_disk("size=16k")
+    with suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(512))
+    (disk / TENSORBOARD).mkdir()
+    with pytest.raises(UserError, match=NO_ROOM) as caught:
+        TensorBoard(disk, 0)
+    (path,) = (disk / TENSORBOARD).iterdir()
+    links = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert path not in links
+    assert str(disk) in str(caught.value), "what it holds was alive until here"
 
 
 def wandb_records(path: Path) -> Iterator[Any]:

@@ -138,6 +138,20 @@ def test_a_run_killed_between_its_first_snapshot_and_its_first_checkpoint_begins
     assert kept == list(range(2, 21, 2))
 
 
+def test_a_run_that_has_no_checkpoint_yet_may_begin_anew_with_another_recipe(latents: Path, tmp_path: Path):
+    first = ["train.ema_power=[0.1]", "train.ema_snapshot_every=2", "train.checkpoint_every=20", "train.log_every=1"]
+    calls = iter(range(5))
+    with pytest.raises(StopIteration):
+        run_debug(latents, tmp_path, *first, options=replace(ONE, should_stop=lambda: next(calls) < 0))
+    assert list((tmp_path / "snapshots").glob("[0-9]*"))
+    other = ["model.depth=1", "train.steps=3", "train.log_every=1"]
+    assert run_debug(latents, tmp_path, *other).step == 3
+    assert not list((tmp_path / "snapshots").glob("[0-9]*"))
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
+    with pytest.raises(UserError, match=r"model.depth was 1 and is now 2"):
+        run_debug(latents, tmp_path, *first)
+
+
 def test_checkpoints_are_kept_by_policy(latents: Path, tmp_path: Path):
     policy = ["train.keep=2", "train.keep_every=8", "train.keep_best=1", "train.holdout=4", "train.checkpoint_every=2"]
     run_debug(latents, tmp_path, *policy, "optimizer.learning_rate=1e-2")

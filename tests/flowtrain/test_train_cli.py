@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from flowtrain.cli import main
 from flowtrain.recipes import find_recipe
 from schemas.config import load_recipe
+from schemas.run import read_run
 from tests.flowtrain.datasets import write_dataset
 
 
@@ -70,22 +71,58 @@ def test_every_mistake_is_one_line_and_status_2(latents: Path, tmp_path: Path):
 def test_options_that_need_each_other(latents: Path, tmp_path: Path):
     for options, message in (
         (["--processes", "2", "--process", "0"], "need --coordinator HOST:PORT, or --distributed"),
+        (["--process", "0"], "need --coordinator HOST:PORT, or --distributed"),
         (["--coordinator", "127.0.0.1:1"], "--coordinator needs --processes N and --process I"),
         (["--coordinator", "h:1", "--processes", "2", "--process", "2"], "of 2 processes the last is number 1"),
         (["--reference", "statistics.npz"], "--reference is for the distances of previews, and there are none"),
         (["--set", "train.keep_best=1"], "train.keep_best needs a validation loss"),
+        (["--cache-dir", "x"], "--cache-dir says where to stage, and nothing is staged; add --cache disk, or leave it"),
+        (["--cache-dir", "x", "--cache", "ram"], "--cache-dir says where to stage, and nothing is staged"),
         (["--fsdp", "3"], "--fsdp 3: the number of devices, 8, is not divisible by it; use one of 1, 2, 4, 8"),
         (["--set", "train.batch_size=9"], "train.batch_size 9 is not divisible by 8 devices"),
     ):
         code, _, err = _run(latents, "--workdir", tmp_path / "run", "--recipe", "debug", *options, "--dry-run")
         assert (code, message in err) == (2, True), err
         assert not (tmp_path / "run").exists()
+    for options in (
+        ["--set", "train.keep_best=1", "--validation", latents],
+        ["--set", "train.keep_best=1", "--set", "train.holdout=4"],
+        ["--cache-dir", "x", "--cache", "disk"],
+        ["--cache-dir", "x", "--validation", "s3://bucket/data"],
+        ["--reference", "x", "--set", "preview.every=1", "--set", "preview.distance_samples=9"],
+    ):
+        code, _, err = _run(latents, "--workdir", tmp_path / "run", "--recipe", "debug", *options, "--dry-run")
+        assert code == 0, err
 
 
-def test_the_printed_recipe_can_be_loaded_again(latents: Path, tmp_path: Path):
-    words = [latents, "--workdir", tmp_path / "run", "--set", "train.ema_extra=[0.5]", "--dry-run"]
-    _, out, _ = _run(*words, "--recipe", "debug")
-    mine = tmp_path / "mine.toml"
+# Of every table something that is no default, and of every type.
+CHANGED = [
+    "model.depth=1",
+    "model.qk_norm=true",
+    "objective.label_drop=0.25",
+    "optimizer.learning_rate=3e-5",
+    "optimizer.clip_norm=1",
+]
+CHANGED += ["optimizer.schedule=rsqrt", "train.ema_extra=[0.5]", "train.steps=2", "train.keep_every=10"]
+CHANGED += ["sampler.cfg=1.5", "sampler.cfg_channels=3", "preview.cfg=[2.5]", "preview.protocol=other"]
+
+
+def test_the_printed_recipe_and_the_saved_one_can_be_loaded_again(latents: Path, tmp_path: Path):
+    expected = load_recipe(find_recipe("debug"), CHANGED)
+    for name, table in expected:
+        assert table != getattr(load_recipe(find_recipe("debug")), name), name
+    workdir, mine = tmp_path / "run", tmp_path / "mine.toml"
+    sets = [part for change in CHANGED for part in ("--set", change)]
+    code, out, err = _run(latents, "--workdir", workdir, "--recipe", "debug", *sets, "--dry-run")
+    assert code == 0, err
     mine.write_text(out[: out.index("[plan]")])
-    recipe = load_recipe(mine)
-    assert recipe == load_recipe(find_recipe("debug"), ["train.ema_extra=[0.5]"])
+    assert load_recipe(mine) == expected
+
+    code, _, err = _run(latents, "--workdir", workdir, "--recipe", mine)
+    assert code == 0, err
+    mine.write_text(err[: err.index("\nstep ")])
+    assert load_recipe(mine) == expected
+    assert load_recipe(workdir / "recipe.toml") == expected
+    assert read_run(workdir).recipe == expected
+    code, out, err = _run(latents, "--workdir", workdir, "--recipe", workdir / "recipe.toml")
+    assert (code, "step = 2" in out) == (0, True), err

@@ -76,3 +76,8 @@ def test_damaged_records_are_left_out_where_that_is_asked_for(tmp_path: Path):
     stops = debug_plan(tmp_path)
     with pytest.raises(UserError, match=f"record {held[0]} .* is damaged"):
         Validation(stops.setup(), stops.reader, held, 4, mesh)(params, key)
+    for index in held[1:4]:
+        flip_byte(tmp_path, int(index))
+    nothing_left = debug_plan(tmp_path, "train.on_corrupt=skip")
+    with pytest.raises(UserError, match=f"record {held[0]} .* is damaged"):
+        Validation(setup, nothing_left.reader, held, 4, mesh)(params, key)

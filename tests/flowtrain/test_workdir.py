@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from flowtrain.checkpoint import CHECKPOINTS
 from flowtrain.workdir import check, claimed
 from schemas.config import make_recipe
 from schemas.errors import UserError
@@ -25,9 +26,10 @@ def _run(*overrides: str, digest: str = "d" * 64, path: str = "/data") -> Run:
     )
 
 
-def _begin(workdir: Path, run: Run) -> None:
+def _begin(workdir: Path, run: Run, *, learned: bool = True) -> None:
+    """Hold the directory for a moment, and leave a checkpoint."""
     with claimed(workdir, run):
-        pass
+        (workdir / CHECKPOINTS / "5" if learned else workdir).mkdir(parents=True, exist_ok=True)
 
 
 def test_the_same_run_may_go_on_and_be_made_longer(tmp_path: Path):
@@ -63,6 +65,21 @@ def test_another_recipe_is_refused_and_the_difference_named(tmp_path: Path, over
     assert (tmp_path / "run.json").read_bytes() == before
 
 
+def test_before_the_first_checkpoint_another_recipe_begins_anew(tmp_path: Path):
+    first = _run().model_copy(update={"versions": {"jax": "1"}})
+    other = _run("model.depth=3", "train.steps=5").model_copy(update={"versions": {"jax": "2"}})
+    _begin(tmp_path, first, learned=False)
+    (tmp_path / CHECKPOINTS / "5.orbax-checkpoint-tmp").mkdir(parents=True)  # of a save that was killed
+    with pytest.raises(UserError, match="another dataset"):
+        _begin(tmp_path, _run(digest="e" * 64), learned=False)
+    check(tmp_path, other)
+    assert read_run(tmp_path) == first
+    _begin(tmp_path, other)
+    assert read_run(tmp_path) == other
+    with pytest.raises(UserError, match=r"model.depth was 3 and is now 2"):
+        check(tmp_path, first)
+
+
 def test_a_cosine_run_cannot_be_made_longer(tmp_path: Path):
     _begin(tmp_path, _run("optimizer.schedule=cosine"))
     with pytest.raises(UserError, match=r"train.steps was 10 and is now 20"):
@@ -82,6 +99,8 @@ def test_foreign_content_is_refused_and_left_alone(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="is a file"):
         check(tmp_path / "thesis.tex", _run())
+    with pytest.raises(UserError, match=r"thesis.tex/a/run: cannot be made \(.*thesis.tex: Not a directory\)"):
+        check(tmp_path / "thesis.tex" / "a" / "run", _run())
 
 
 def test_what_a_kill_leaves_behind_is_no_foreign_content(tmp_path: Path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flowtrain.path import LinearPath, Path, VariancePreservingPath
-from flowtrain.sampler import Problem, integrate
+from flowtrain.solvers import Problem, integrate
 from tests.parity.torch_vae import import_diffusers
 
 diffusers = import_diffusers()
@@ -32,8 +32,8 @@ def ours(solver: str, path: Path, output: str, steps: int, keys: jax.Array) -> n
         level = (jnp.round if output == "epsilon" else jnp.asarray)((1 - t) * 1000)
         return prediction(x, level.reshape(-1, 1, 1, 1), jnp)
 
-    problem = Problem(path, output, predict)
-    return np.asarray(jax.jit(lambda x, k: integrate(solver, problem, x, k, steps))(jnp.asarray(NOISE), keys))
+    problem = Problem(path, output, lambda x, t, label: predict(x, t), jnp.zeros(len(NOISE), jnp.int32))
+    return np.asarray(jax.jit(lambda x, k: integrate(solver, problem, x, k, steps).x)(jnp.asarray(NOISE), keys))
 
 
 def theirs(scheduler: Any, level: Callable[[Any], Any]) -> np.ndarray:

@@ -59,7 +59,7 @@ def kill_at(command: Command, happened: Callable[[], bool], delay: float = 0.0) 
 
 def there(out: Path, pattern: str) -> set[str]:
     """Files of a pattern. Unlike `Path.glob` this bears folders that vanish while it looks."""
-    return {*glob.glob(pattern, root_dir=out)}
+    return {*glob.glob(pattern, root_dir=out)}  # noqa: PTH207
 
 
 def news(out: Path, pattern: str) -> Callable[[], bool]:

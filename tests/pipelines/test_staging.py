@@ -21,6 +21,7 @@ from pipelines.staging import stage, staged_bytes
 from pipelines.verification import verify
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, FileInfo, read_manifest, write_manifest
+from schemas.run import read_run
 from schemas.sealed import seal
 from tests.pipelines.datasets import make
 from tests.pipelines.running import contents
@@ -83,13 +84,26 @@ def test_a_staged_dataset_has_the_bytes_of_the_original(store: Store, made: Path
 def test_the_train_command_brings_its_dataset(s3_store: Store, made: Path, tmp_path: Path) -> None:
     s3_store.proxy.reset()
     url = put(made, f"{s3_store.url}/trained")
-    where = ["--workdir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
-    words = ["train", url, *where, "--recipe", "debug", "--dry-run", "--json", "--set", "model.patch=1"]
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 0, result.stderr
-    plan = json.loads(result.stdout)["plan"]
-    assert plan["records"] == sum(map(len, KEYS))
-    assert contents(Path(plan["dataset"])) == contents(made)
+    workdir, cache = tmp_path / "run", tmp_path / "cache"
+    words = ["train", url, "--workdir", str(workdir), "--cache-dir", str(cache), "--recipe", "debug", "--json"]
+    words += ["--set", "model.depth=1", "--set", "model.patch=1", "--set", "train.steps=1", "--validation", url]
+    planned = CliRunner().invoke(main, [*words, "--dry-run"])
+    assert planned.exit_code == 0, planned.stderr
+    plan = json.loads(planned.stdout)["plan"]
+    assert (plan["records"], plan["dataset"]) == (sum(map(len, KEYS)), url)
+    assert (downloaded(s3_store), cache.exists(), workdir.exists()) == ([], False, False), "a plan moves no records"
+
+    trained = CliRunner().invoke(main, words)
+    assert trained.exit_code == 0, trained.stderr
+    assert json.loads(trained.stdout)["step"] == 1
+    (copy,) = cache.glob("*/dataset")
+    assert read_run(workdir).dataset.path == str(copy)
+    assert contents(copy) == contents(made)
+    assert downloaded(s3_store) == sorted(shard.name for shard in read_manifest(made).shards)  # once for both
+    assert "val_loss_ema" in (workdir / "metrics.jsonl").read_text()
+
+    replayed = CliRunner().invoke(main, [*words, "--replay", "1", "--dry-run"])
+    assert (replayed.exit_code, replayed.stdout.count('"key"')) == (0, 8), replayed.stderr
 
 
 def test_a_store_that_fails_now_and_then_is_asked_again(store: Store, made: Path, tmp_path: Path, quick: None) -> None:

@@ -194,6 +194,12 @@ def test_bookkeeping_is_part_of_the_training_table():
         ),
         (BASE, ["objective.beta_end=1"], "objective.beta_end: Input should be less"),
         (BASE, ["train.accumulate=3"], "batch_size 4 is not divisible by accumulate 3"),
+        (
+            BASE,
+            ["train.checkpoint_every=3000", "train.keep_every=100000"],
+            r"keep_every 100000 is not divisible by checkpoint_every 3000, .*; try --set train.keep_every=99000$",
+        ),
+        (BASE, ["train.keep_every=1"], r"keep_every 1 is not divisible by .*; try --set train.keep_every=5000$"),
         (BASE, ["train.ema_extra=[0.9, 1.0]"], r"ema_extra \[0.9, 1.0\]: each decay must be in \[0, 1\)"),
         (BASE, ["train.ema_power=[0.3]"], r"ema_power \[0.3\]: each relative width must be in \(0, 0.28\)"),
         (BASE, ["preview.steps=[]"], "steps and cfg must each hold a number"),

@@ -1,0 +1,350 @@
+"""The Inception network behind published FIDs, in JAX.
+
+It is Inception-v3 (Szegedy et al. 2016) as TensorFlow released it on 2015-12-05, in the layout of pytorch-fid's
+`fid_inception_v3` and torch-fidelity's port. It differs from torchvision's model in its weights, in average pools that
+do not count the padding, and in a last block that pools by maximum. Weights: `pt_inception-2015-12-05-6726825d.pth`.
+
+Spatial features, for sFID (Nash et al. 2021): ADM's evaluator takes `mixed_6/conv:0`, its first 7 channels
+(openai/guided-diffusion, evaluations/evaluator.py). In that graph `mixed_6` is the block that PyTorch ports call
+Mixed_6d (torch-fidelity, utils/util_convert_inception_weights.py); the operation called `conv` follows
+`conv/batchnorm` and is its activation: the graph lists conv/Conv2D, conv/batchnorm, conv/CheckNumerics,
+conv/control_dependency, conv. So they are the 1x1 branch of Mixed_6d after its ReLU, which are the first channels of
+that block's output: 17 x 17 x 7 = 2023, position by position.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from evaluation.extractors.layout import check_layout
+from evaluation.extractors.outputs import Outputs
+from evaluation.extractors.resize import PREPARATIONS
+from evaluation.torch_file import read_torch_file
+from evaluation.weights import WeightFile
+from schemas.errors import UserError
+from schemas.files import sha256_file
+
+# The digest is that of torch-fidelity's copy, weights-inception-2015-12-05-6726825d.pth, as users of it have published
+# it; torch hub puts the first 8 digits into the names of both files.
+INCEPTION_WEIGHTS = WeightFile(
+    name="pt_inception-2015-12-05-6726825d.pth",
+    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    size=95_628_359,
+)
+INPUT_SIZE = 299
+DIM = 2048
+CLASSES = 1008
+SPATIAL_CHANNELS = 7
+SPATIAL_DIM = 17 * 17 * SPATIAL_CHANNELS
+EPSILON = 1e-3  # of the batch norms
+
+Padding = Literal["SAME", "VALID"]
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Conv:
+    """Convolution, batch norm, ReLU."""
+
+    name: str
+    width: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: Padding = "SAME"
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """3x3; a mean leaves the padding out of its count."""
+
+    kind: Literal["max", "mean"]
+    stride: int = 1
+    padding: Padding = "SAME"
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Branches side by side, their channels concatenated; `name` prefixes those within."""
+
+    name: str
+    branches: tuple["_Steps", ...]
+
+
+_Steps = tuple[_Conv | _Pool | _Block, ...]
+_HALVE = _Pool("max", 2, "VALID")
+
+
+def _a(name: str, pooled: int) -> _Block:
+    conv1 = (_Conv("branch1x1", 64),)
+    conv5 = (_Conv("branch5x5_1", 48), _Conv("branch5x5_2", 64, (5, 5)))
+    conv3 = (_Conv("branch3x3dbl_1", 64), _Conv("branch3x3dbl_2", 96, (3, 3)), _Conv("branch3x3dbl_3", 96, (3, 3)))
+    return _Block(name, (conv1, conv5, conv3, (_Pool("mean"), _Conv("branch_pool", pooled))))
+
+
+def _b(name: str) -> _Block:
+    conv3 = (_Conv("branch3x3", 384, (3, 3), 2, "VALID"),)
+    twice = (
+        _Conv("branch3x3dbl_1", 64),
+        _Conv("branch3x3dbl_2", 96, (3, 3)),
+        _Conv("branch3x3dbl_3", 96, (3, 3), 2, "VALID"),
+    )
+    return _Block(name, (conv3, twice, (_HALVE,)))
+
+
+def _c(name: str, width: int) -> _Block:
+    across, down = (1, 7), (7, 1)
+    conv1 = (_Conv("branch1x1", 192),)
+    once = (_Conv("branch7x7_1", width), _Conv("branch7x7_2", width, across), _Conv("branch7x7_3", 192, down))
+    kernels = ((1, 1), down, across, down, across)
+    widths = (width, width, width, width, 192)
+    twice = tuple(_Conv(f"branch7x7dbl_{i + 1}", w, k) for i, (w, k) in enumerate(zip(widths, kernels, strict=True)))
+    return _Block(name, (conv1, once, twice, (_Pool("mean"), _Conv("branch_pool", 192))))
+
+
+def _d(name: str) -> _Block:
+    conv3 = (_Conv("branch3x3_1", 192), _Conv("branch3x3_2", 320, (3, 3), 2, "VALID"))
+    conv7 = (
+        _Conv("branch7x7x3_1", 192),
+        _Conv("branch7x7x3_2", 192, (1, 7)),
+        _Conv("branch7x7x3_3", 192, (7, 1)),
+        _Conv("branch7x7x3_4", 192, (3, 3), 2, "VALID"),
+    )
+    return _Block(name, (conv3, conv7, (_HALVE,)))
+
+
+def _e(name: str, pool: Literal["max", "mean"]) -> _Block:
+    def fork(prefix: str) -> _Block:
+        return _Block("", ((_Conv(f"{prefix}a", 384, (1, 3)),), (_Conv(f"{prefix}b", 384, (3, 1)),)))
+
+    conv1 = (_Conv("branch1x1", 320),)
+    once = (_Conv("branch3x3_1", 384), fork("branch3x3_2"))
+    twice = (_Conv("branch3x3dbl_1", 448), _Conv("branch3x3dbl_2", 384, (3, 3)), fork("branch3x3dbl_3"))
+    return _Block(name, (conv1, once, twice, (_Pool(pool), _Conv("branch_pool", 192))))
+
+
+_TO_SPATIAL: _Steps = (
+    _Conv("Conv2d_1a_3x3", 32, (3, 3), 2, "VALID"),
+    _Conv("Conv2d_2a_3x3", 32, (3, 3), 1, "VALID"),
+    _Conv("Conv2d_2b_3x3", 64, (3, 3)),
+    _HALVE,
+    _Conv("Conv2d_3b_1x1", 80),
+    _Conv("Conv2d_4a_3x3", 192, (3, 3), 1, "VALID"),
+    _HALVE,
+    _a("Mixed_5b", 32),
+    _a("Mixed_5c", 64),
+    _a("Mixed_5d", 64),
+    _b("Mixed_6a"),
+    _c("Mixed_6b", 128),
+    _c("Mixed_6c", 160),
+    _c("Mixed_6d", 160),
+)
+_TO_POOL: _Steps = (_c("Mixed_6e", 192), _d("Mixed_7a"), _e("Mixed_7b", "mean"), _e("Mixed_7c", "max"))
+
+
+def _convolutions(steps: _Steps, channels: int, prefix: str = "") -> Iterator[tuple[str, tuple[int, int, int, int]]]:
+    """Name and weight shape (out, in, kernel height, width) of every convolution, in order."""
+    for step in steps:
+        if isinstance(step, _Conv):
+            yield prefix + step.name, (step.width, channels, *step.kernel)
+        elif isinstance(step, _Block):
+            for branch in step.branches:
+                yield from _convolutions(branch, channels, f"{prefix}{step.name}." if step.name else prefix)
+        channels = _width(step, channels)
+
+
+def _width(step: _Conv | _Pool | _Block, channels: int) -> int:
+    """Channels that come out of a step."""
+    if isinstance(step, _Block):
+        widths = []
+        for branch in step.branches:
+            width = channels
+            for inner in branch:
+                width = _width(inner, width)
+            widths.append(width)
+        return sum(widths)
+    return step.width if isinstance(step, _Conv) else channels
+
+
+def layout() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a weight file must hold, in PyTorch's order of axes."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in _convolutions((*_TO_SPATIAL, *_TO_POOL), 3):
+        shapes[f"{name}.conv.weight"] = shape
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{name}.bn.{part}"] = shape[:1]
+    return {**shapes, "fc.weight": (CLASSES, DIM), "fc.bias": (CLASSES,)}
+
+
+def _unused(name: str) -> bool:
+    """Whether a tensor may be in a file although inference does not need it."""
+    return name.startswith("AuxLogits.") or name.endswith(".num_batches_tracked")
+
+
+def network(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Features (n, 2048), logits without bias (n, 1008) and spatial features (n, 2023) of prepared images.
+
+    Args:
+        params: from `read_params`.
+        x: (n, 299, 299, 3) float32 in about [-1, 1].
+    """
+    x = _run(_TO_SPATIAL, params, x)
+    spatial = x[..., :SPATIAL_CHANNELS].reshape(len(x), -1)
+    features = _run(_TO_POOL, params, x).mean(axis=(1, 2))
+    return features, jnp.dot(features, params["fc"], precision=lax.Precision.HIGHEST), spatial
+
+
+def _run(steps: _Steps, params: Params, x: jax.Array, prefix: str = "") -> jax.Array:
+    for step in steps:
+        if isinstance(step, _Conv):
+            x = _convolve(step, params[prefix + step.name], x)
+        elif isinstance(step, _Pool):
+            x = _pool(step, x)
+        else:
+            inner = f"{prefix}{step.name}." if step.name else prefix
+            x = jnp.concatenate([_run(branch, params, x, inner) for branch in step.branches], axis=-1)
+    return x
+
+
+def _convolve(step: _Conv, params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+    x = lax.conv_general_dilated(
+        x,
+        params["kernel"],
+        window_strides=(step.stride, step.stride),
+        padding=step.padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,  # the same features on CPU and on hardware that would round
+    )
+    return jax.nn.relu(x * params["scale"] + params["shift"])
+
+
+def _pool(step: _Pool, x: jax.Array) -> jax.Array:
+    window, strides = (1, 3, 3, 1), (1, step.stride, step.stride, 1)
+    if step.kind == "max":
+        return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, step.padding)
+    sums = lax.reduce_window(x, 0.0, lax.add, window, strides, step.padding)
+    return sums / _counts(x.shape[1], x.shape[2])
+
+
+def _counts(height: int, width: int) -> np.ndarray:
+    """(1, height, width, 1) float32: how many pixels of the image lie in the 3x3 window around each of them."""
+    rows, columns = (np.convolve(np.ones(size, np.float32), np.ones(3, np.float32), "same") for size in (height, width))
+    return np.outer(rows, columns)[None, :, :, None]
+
+
+def read_params(path: Path) -> Params:
+    """Parameters for `network` from a PyTorch weight file, every tensor of which is used or known to be unneeded.
+
+    Batch norms become one scale and one shift (computed in float64). Of `fc` the bias is left out: the Inception Score
+    of TensorFlow's evaluators multiplies by the weights alone.
+
+    Raises:
+        UserError: no such file, or not a file of this layout.
+    """
+    tensors = {name: tensor for name, tensor in read_torch_file(path).items() if not _unused(name)}
+    expected = layout()
+    check_layout(tensors, expected, path, f"the FID Inception network ({INCEPTION_WEIGHTS.name})")
+    params: Params = {"fc": jnp.asarray(tensors["fc.weight"].T, jnp.float32)}
+    for name in (key.removesuffix(".conv.weight") for key in expected if key.endswith(".conv.weight")):
+        params[name] = _conv_params(name, tensors)
+    return params
+
+
+def _conv_params(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    weight, bias, mean, variance = (
+        tensors[f"{name}.bn.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = weight / np.sqrt(variance + EPSILON)
+    return {
+        "kernel": jnp.asarray(tensors[f"{name}.conv.weight"].transpose(2, 3, 1, 0), jnp.float32),
+        "scale": jnp.asarray(scale.reshape(1, 1, 1, -1), jnp.float32),
+        "shift": jnp.asarray((bias - mean * scale).reshape(1, 1, 1, -1), jnp.float32),
+    }
+
+
+@partial(jax.jit, static_argnames="prepare")
+def _apply(params: Params, images: jax.Array, prepare: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return network(params, PREPARATIONS[prepare].device(images, INPUT_SIZE))
+
+
+@dataclass(frozen=True)
+class InceptionExtractor:
+    """The loaded network, ready to be called on images."""
+
+    digest: str  # SHA-256 (hex) of the weight file
+    prepare: str  # a name of `PREPARATIONS`
+    batch: int
+    params: Params = field(repr=False)
+    name: str = "inception-2015-12-05"
+    dim: int = DIM
+    spatial_dim: int = SPATIAL_DIM
+    class_names: tuple[str, ...] = ()  # the file does not name its 1008
+
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """Features, logits and spatial features. The logits lack the last layer's bias, as the Inception Score wants.
+
+        Computed in batches of `batch`, the last one padded, so one compilation serves an image size and a result does
+        not depend on how callers cut their batches.
+
+        Args:
+            images: (n, H, W, 3) uint8, any size.
+
+        Raises:
+            ValueError: images of another type or shape.
+        """
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:]:
+            raise ValueError(f"expected images (n, H, W, 3) of uint8, got {images.shape} of {images.dtype}")
+        rows = [np.empty((len(images), width), np.float32) for width in (self.dim, CLASSES, self.spatial_dim)]
+        pending: tuple[int, tuple[jax.Array, ...]] | None = None
+        for start in range(0, len(images), self.batch):
+            outputs = _apply(self.params, self._prepared(images[start : start + self.batch]), self.prepare)
+            if pending is not None:  # read one batch while the device works on the next
+                _store(rows, *pending)
+            pending = start, outputs
+        if pending is not None:
+            _store(rows, *pending)
+        return Outputs(*rows)
+
+    def _prepared(self, images: np.ndarray) -> jax.Array:
+        """The host's part of the preparation, padded to a whole batch."""
+        values = PREPARATIONS[self.prepare].host(images, INPUT_SIZE)
+        missing = self.batch - len(values)
+        return jnp.asarray(np.pad(values, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else values)
+
+
+def _store(rows: list[np.ndarray], start: int, outputs: tuple[jax.Array, ...]) -> None:
+    for row, output in zip(rows, outputs, strict=True):
+        row[start : start + len(output)] = np.asarray(output)[: len(row) - start]
+
+
+def load_inception(
+    path: Path, prepare: str, expected: str | None = INCEPTION_WEIGHTS.sha256, batch: int | None = None
+) -> InceptionExtractor:
+    """Load the network from a local file (`evaluation.weights.find_weights(INCEPTION_WEIGHTS, ...)` finds it).
+
+    Args:
+        path: the weight file.
+        prepare: a name of `evaluation.extractors.resize.PREPARATIONS`.
+        expected: SHA-256 of the file in hex, or its first digits; None takes any weights of the layout.
+        batch: images computed at once; by default 32 on CPU and 128 elsewhere.
+
+    Raises:
+        UserError: no such file or preparation, another checksum, or another layout.
+    """
+    if prepare not in PREPARATIONS:
+        raise UserError(f"unknown preparation {prepare!r}; known are {', '.join(PREPARATIONS)}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; download {INCEPTION_WEIGHTS.url}")
+    digest = sha256_file(path)
+    if expected is not None and not digest.startswith(expected.lower()):
+        raise UserError(f"{path}: SHA-256 {digest}, expected {expected}; replace it by {INCEPTION_WEIGHTS.url}")
+    size = batch or (32 if jax.default_backend() == "cpu" else 128)
+    return InceptionExtractor(digest=digest, prepare=prepare, batch=size, params=read_params(path))

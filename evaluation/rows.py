@@ -1,0 +1,83 @@
+"""Feature rows on disk, for what needs more than sums of them: neighbours, kernels, subsets.
+
+`STATISTICS.npz` has its rows in `STATISTICS.features.npy`, (n, dim) float32 in the order of the images. Its statistics
+name the SHA-256, so rows and sums cannot be mixed up.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import UserError
+from schemas.files import sha256_file
+from schemas.statistics import FeatureStatistics
+
+
+def rows_path(statistics: Path) -> Path:
+    """Where the rows of a statistics file lie."""
+    return statistics.with_name(f"{statistics.name.removesuffix('.npz')}.features.npy")
+
+
+def _parts(statistics: Path) -> Path:
+    return statistics.with_name(f"{statistics.name}.parts")
+
+
+@contextlib.contextmanager
+def writer(statistics: Path, index: int, dim: int, *, keep: bool) -> Iterator[Callable[[NDArray[np.float32]], None]]:
+    """Takes blocks of rows (n, dim) of one range, in order; the part is there in the end. May do nothing."""
+    if not keep:
+        yield lambda block: None
+        return
+    folder = _parts(statistics)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{index:05d}.{os.getpid()}"
+    with open(unfinished, "wb") as file:
+        yield lambda block: np.ascontiguousarray(block, np.float32).tofile(file)
+    unfinished.replace(folder / f"{index:05d}")
+
+
+def assemble(statistics: Path, parts: int, shape: tuple[int, int]) -> dict[str, Any]:
+    """Join the parts into a rows file of (n, dim) and delete them; what `read_rows` will ask the statistics for."""
+    folder, path = _parts(statistics), rows_path(statistics)
+    unfinished = path.with_name(f".{path.name}.tmp")
+    joined = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
+    start = 0
+    for index in range(parts):
+        part = np.fromfile(folder / f"{index:05d}", np.float32).reshape(-1, shape[1])
+        joined[start : start + len(part)] = part
+        start += len(part)
+    if start != shape[0]:
+        raise RuntimeError(f"{start} feature rows of {shape[0]}")
+    joined.flush()
+    del joined
+    unfinished.replace(path)
+    shutil.rmtree(folder)
+    return {"sha256": sha256_file(path)}
+
+
+def has_rows(path: Path, statistics: FeatureStatistics) -> bool:
+    """Whether the rows of statistics were kept and are there."""
+    return "features" in statistics.protocol and rows_path(path).is_file()
+
+
+def read_rows(path: Path, statistics: FeatureStatistics) -> NDArray[np.float32]:
+    """The rows (n, dim) float32 of a statistics file, mapped from disk.
+
+    Raises:
+        UserError: they were not kept, are not there, or are others.
+    """
+    file = rows_path(path)
+    if "features" not in statistics.protocol:
+        raise UserError(f"{path}: holds sums only; repeat its `flowtrain stats` with --features")
+    try:
+        if sha256_file(file) != statistics.protocol["features"]["sha256"]:
+            raise ValueError
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        raise UserError(f"{file}: missing or not the rows of {path}; repeat its `flowtrain stats`") from None

@@ -1,0 +1,135 @@
+"""Metrics beside the Fréchet distance, in groups that are asked for by name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.metrics.frechet import frechet_distance
+from evaluation.metrics.inception_score import ScoreSums, inception_score
+from evaluation.metrics.kernel import kernel_distance
+from evaluation.metrics.neighbours import density_coverage, precision_recall
+from evaluation.metrics.uncertainty import disjoint_subsets, extrapolate
+from evaluation.protocols import EvaluationProtocol
+from evaluation.rows import read_rows
+from schemas.errors import UserError
+from schemas.statistics import FeatureStatistics
+
+ALL = "all"
+PARTS = 5  # disjoint subsets of the uncertainty
+POINTS = 10  # of the line in 1/n
+KERNEL_SUBSET = 1000
+
+
+class Measured(NamedTuple):
+    """Statistics, and the file they are in, beside which their feature rows may lie."""
+
+    statistics: FeatureStatistics
+    file: Path
+
+    def rows(self) -> NDArray[np.float32]:
+        """(n, dim). Raises `UserError` when they were not kept."""
+        return read_rows(self.file, self.statistics)
+
+
+class Group(NamedTuple):
+    """What is computed together: its names in results, from samples and reference.
+
+    `rows`: needs the feature rows of both; `least`: so many samples.
+    """
+
+    keys: tuple[str, ...]
+    compute: Callable[[Measured, Measured], tuple[float, ...]]
+    rows: bool = False
+    least: int = 2
+
+
+def _sfid(subject: Measured, reference: Measured) -> tuple[float, ...]:
+    first, second = subject.statistics.spatial, reference.statistics.spatial
+    assert first is not None, "the protocol asks for it"
+    if second is None:
+        raise UserError(
+            f"{reference.file}: holds no spatial features, so there is no sFID; make it with `flowtrain stats`"
+        )
+    return (frechet_distance(first.mu, first.sigma, second.mu, second.sigma),)
+
+
+def _inception_score(subject: Measured, reference: Measured) -> tuple[float, ...]:
+    scores = subject.statistics.scores
+    if scores is None:
+        raise UserError(f"{subject.file}: holds no class probabilities, so there is no Inception Score; measure again")
+    return inception_score([ScoreSums(int(n), float(plogp), p) for n, plogp, p in zip(*scores, strict=True)])
+
+
+def _precision_recall(subject: Measured, reference: Measured) -> tuple[float, ...]:
+    return precision_recall(reference.rows(), subject.rows())
+
+
+def _density_coverage(subject: Measured, reference: Measured) -> tuple[float, ...]:
+    return density_coverage(reference.rows(), subject.rows())
+
+
+def _kernel(subject: Measured, reference: Measured) -> tuple[float, ...]:
+    found = kernel_distance(subject.rows(), reference.rows(), subset_size=KERNEL_SUBSET)
+    return found.kid, found.kid_std, found.kid_sem
+
+
+def _uncertainty(subject: Measured, reference: Measured) -> tuple[float, ...]:
+    features, gaussian = subject.rows(), (reference.statistics.mu, reference.statistics.sigma)
+    parts = disjoint_subsets(features, *gaussian, parts=PARTS)
+    line = extrapolate(features, *gaussian, points=POINTS, smallest=min(5000, len(features) // 2))
+    return parts.mean, parts.std, line.value, line.standard_error
+
+
+GROUPS: Mapping[str, Group] = {
+    "sfid": Group(("sfid",), _sfid),
+    "is": Group(("inception_score", "inception_score_std"), _inception_score),
+    "pr": Group(("precision", "recall"), _precision_recall, rows=True, least=4),
+    "dc": Group(("density", "coverage"), _density_coverage, rows=True, least=6),
+    "kid": Group(("kid", "kid_std", "kid_sem"), _kernel, rows=True, least=KERNEL_SUBSET),
+    "uncertainty": Group(("fd_parts", "fd_parts_std", "fd_infinity", "fd_infinity_se"), _uncertainty, True, 4 * POINTS),
+}
+
+
+def choose(names: Sequence[str], protocol: EvaluationProtocol, samples: int) -> tuple[str, ...]:
+    """The groups that were asked for, in the table's order; `all` of those that the protocol has.
+
+    Without any name, those that cost nothing.
+
+    Raises:
+        UserError: an unknown name, one that the protocol does not have, or too few samples for it.
+    """
+    missing = {"sfid"} if not protocol.spatial else set[str]()
+    missing |= {"is"} if protocol.splits == "none" else set[str]()
+    possible = [name for name in GROUPS if name not in missing]
+    if not names:
+        return tuple(name for name in possible if not GROUPS[name].rows)
+    for name in names:
+        if name not in (*GROUPS, ALL):
+            raise UserError(f"--metrics {name}: unknown; known are {', '.join(GROUPS)} and {ALL}")
+        if name in missing:
+            raise UserError(f"--metrics {name}: protocol {protocol.name} has none; take --protocol adm")
+        if name != ALL and samples < GROUPS[name].least:
+            raise UserError(f"--metrics {name}: needs at least {GROUPS[name].least} samples, not {samples}")
+    wanted = possible if ALL in names else names
+    return tuple(name for name in possible if name in wanted and samples >= GROUPS[name].least)
+
+
+def needs_rows(groups: Sequence[str]) -> bool:
+    """Whether any of the groups needs feature rows."""
+    return any(GROUPS[name].rows for name in groups)
+
+
+def lacking(groups: Sequence[str], metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """The groups that are not in metrics yet."""
+    return tuple(name for name in groups if not set(GROUPS[name].keys) <= metrics.keys())
+
+
+def score(groups: Sequence[str], subject: Measured, reference: Measured) -> dict[str, float]:
+    """Every metric of the groups. Raises `UserError` where a reference does not hold what it needs."""
+    found: dict[str, float] = {}
+    for name in groups:
+        found |= dict(zip(GROUPS[name].keys, map(float, GROUPS[name].compute(subject, reference)), strict=True))
+    return found

@@ -1,0 +1,269 @@
+"""Reading PyTorch's weight files (`torch.save` of a state dict) without PyTorch and without running their pickles.
+
+A pickle is a program: whoever loads one runs it. The reader below knows the handful of names that a state dict needs,
+each bound to a plain record of its own, and refuses every other name before anything is called.
+
+Both formats are read: the zip archive of PyTorch 1.6 and later (`data.pkl`, with one member a storage under `data/`),
+and the older stream of five pickles (magic number, protocol, system, object, storage keys) followed by the raw
+storages. Their layout is that of `torch/serialization.py`.
+"""
+
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from schemas.errors import UserError
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_Order = Literal["<", ">"]
+_BFLOAT16 = "bfloat16"  # NumPy has no such type
+_STORAGES: Mapping[str, str] = {
+    "DoubleStorage": "f8",
+    "FloatStorage": "f4",
+    "HalfStorage": "f2",
+    "BFloat16Storage": _BFLOAT16,
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+
+
+def read_torch_file(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a state dict that `torch.save` wrote.
+
+    A mapping whose `state_dict` entry is itself a mapping (a training checkpoint) gives that entry. bfloat16 becomes
+    float32, every other type stays; arrays are read-only views, which may share memory where the tensors did.
+
+    Raises:
+        UserError: no such file, another format, a truncated file, a tensor outside its storage, something that is no
+            flat mapping of names to tensors, or a pickle that asks for any name beyond those of a state dict.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a .pth file with weights")
+    with _explained(path), path.open("rb") as file:
+        head = file.read(4)
+        file.seek(0)
+        content = _read_archive(file) if head == b"PK\x03\x04" else _read_stream(file)
+        return _resolve(content)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged or foreign file sets off into one line about it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: truncated or damaged ({error or 'it ends too early'}); fetch it again") from None
+    except Exception as error:  # a hostile pickle can raise anything
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"{path}: not a PyTorch weight file ({reason}); give a state dict (.pth)") from None
+
+
+class _Inert:
+    """What a pickle may hold: nothing of it is state that the pickle could set."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+@dataclass
+class _Storage(_Inert):
+    """Memory that tensors look into; `values` comes in after the pickle was read."""
+
+    key: str
+    code: str
+    numel: int
+    values: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * (2 if self.code == _BFLOAT16 else np.dtype(self.code).itemsize)
+
+    def fill(self, data: bytes, order: _Order) -> None:
+        """Interpret the raw bytes."""
+        if self.code == _BFLOAT16:  # the upper half of a float32
+            self.values = (np.frombuffer(data, f"{order}u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            kind = np.dtype(self.code)
+            self.values = np.frombuffer(data, kind.newbyteorder(order)).astype(kind, copy=False)
+
+
+@dataclass
+class _Window(_Inert):
+    """Elements [start, start + numel) of a storage, which old files may hand out as a storage of its own."""
+
+    storage: _Storage
+    start: int
+    numel: int
+
+
+class _StateDict(_Inert, dict):  # type: ignore[type-arg]
+    """Stands for `collections.OrderedDict`; drops the `_metadata` that PyTorch hangs on it."""
+
+
+class _Tensor(_Inert):
+    """Stands for `torch._utils._rebuild_tensor_v2`: where a tensor lies in its storage, unchecked."""
+
+    def __init__(self, window: Any, offset: Any, shape: Any, strides: Any, *_: object):
+        self.window, self.offset, self.shape, self.strides = window, offset, shape, strides
+
+    def resolve(self) -> np.ndarray:
+        """The array, as a read-only view.
+
+        Raises:
+            UserError: it does not lie within its storage.
+        """
+        shape, strides = tuple(self.shape), tuple(self.strides)
+        numbers = (self.offset, *shape, *strides)
+        if not all(type(number) is int and number >= 0 for number in numbers) or len(shape) != len(strides):
+            raise UserError("a tensor with an impossible shape; fetch the file again")
+        values = self.window.storage.values[self.window.start :]
+        if 0 in shape:
+            return np.zeros(shape, values.dtype)
+        end = self.offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1
+        if end > min(self.window.numel, len(values)):
+            raise UserError(f"a tensor reaches element {end} of a storage of {self.window.numel}; fetch the file again")
+        steps = [stride * values.itemsize for stride in strides]
+        return as_strided(values[self.offset :], shape, steps, writeable=False)
+
+
+class _Parameter(_Inert):
+    """Stands for `torch._utils._rebuild_parameter`."""
+
+    def __new__(cls, data: Any, *_: object) -> Any:
+        return data
+
+
+class _StorageType(_Inert):
+    """Stands for `torch.FloatStorage` and its like."""
+
+    def __init__(self, code: str):
+        self.code = code
+
+
+_KNOWN: Mapping[tuple[str, str], Callable[..., Any] | _StorageType] = {
+    ("collections", "OrderedDict"): _StateDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch._utils", "_rebuild_parameter"): _Parameter,
+    **{("torch", name): _StorageType(code) for name, code in _STORAGES.items()},
+}
+
+
+@dataclass
+class _Storages:
+    """The storages that a pickle named, and the windows on them."""
+
+    limit: int  # bytes: no storage can be larger than its file
+    by_key: dict[str, _Storage] = field(default_factory=dict)
+
+    def find(self, saved_id: Any) -> _Window:
+        """What a persistent id stands for: ("storage", type, key, device, number of elements, [view])."""
+        tag, kind, key, _, numel, *view = saved_id
+        if tag != "storage" or not isinstance(kind, _StorageType) or type(key) is not str or type(numel) is not int:
+            raise UserError("it holds something else than tensors; give a state dict (.pth)")
+        storage = self.by_key.setdefault(key, _Storage(key, kind.code, numel))
+        if (storage.code, storage.numel) != (kind.code, numel) or not 0 <= storage.nbytes <= self.limit:
+            raise UserError(f"storage {key!r} does not fit into the file; fetch it again")
+        _, start, length = (view or [None])[0] or (None, 0, numel)
+        if type(start) is not int or type(length) is not int or not 0 <= start <= start + length <= numel:
+            raise UserError(f"a view leaves storage {key!r}; fetch the file again")
+        return _Window(storage, start, length)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds records out of a pickle, and calls nothing but those of `_KNOWN`."""
+
+    def __init__(self, file: IO[bytes], storages: _Storages | None = None):
+        super().__init__(file, encoding="utf-8")
+        self._storages = storages
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        if self._storages is not None and (module_name, global_name) in _KNOWN:
+            return _KNOWN[module_name, global_name]
+        name = f"{module_name}.{global_name}"
+        raise UserError(f"it asks for {name[:60]!r}, which no weights need: refused, nothing of it was run")
+
+    def persistent_load(self, pid: Any) -> _Window:
+        if self._storages is None:
+            raise UserError("it holds a tensor in an unexpected place; give a state dict (.pth)")
+        return self._storages.find(pid)
+
+
+def _read_archive(file: IO[bytes]) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise UserError("a zip archive without PyTorch's data.pkl; give a state dict (.pth)")
+        root = roots[0]
+        read = [member for name, member in members.items() if name.startswith((f"{root}data.pkl", f"{root}data/"))]
+        if any(member.compress_type != zipfile.ZIP_STORED for member in read):  # nor can one unpack to any size
+            raise UserError("a compressed archive, which PyTorch does not write; give a state dict (.pth)")
+        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
+        storages = _Storages(limit=sum(member.file_size for member in members.values()))
+        with archive.open(f"{root}data.pkl") as stream:
+            content = _Unpickler(stream, storages).load()
+        for key, storage in storages.by_key.items():
+            member = members.get(f"{root}data/{key}")
+            if member is None or member.file_size != storage.nbytes:
+                raise UserError(f"storage {key!r} is missing or cut; fetch the file again")
+            storage.fill(archive.read(member), ">" if order == b"big" else "<")
+        return content
+
+
+def _read_stream(file: IO[bytes]) -> Any:
+    size = file.seek(0, 2)
+    file.seek(0)
+    try:
+        magic = _Unpickler(file).load()
+    except UserError:  # a bare pickle, and not a harmless one
+        raise
+    except Exception:
+        magic = None
+    if magic != _MAGIC:
+        raise UserError("not a PyTorch weight file; give a state dict (.pth)")
+    if _Unpickler(file).load() != _PROTOCOL:
+        raise UserError("an unknown version of PyTorch's old format; save it again with a newer PyTorch")
+    system = _Unpickler(file).load()
+    order: _Order = "<" if system.get("little_endian", True) else ">"
+    storages = _Storages(limit=size)
+    content = _Unpickler(file, storages).load()
+    for key in _Unpickler(file).load():
+        numel = struct.unpack(f"{order}q", _exactly(file, 8))[0]
+        storage = storages.by_key[key]
+        if numel != storage.numel:
+            raise UserError(f"storage {key!r} has {numel} elements instead of {storage.numel}; fetch the file again")
+        storage.fill(_exactly(file, storage.nbytes), order)
+    return content
+
+
+def _exactly(file: IO[bytes], count: int) -> bytes:
+    data = file.read(count)
+    if len(data) != count:
+        raise EOFError
+    return data
+
+
+def _resolve(content: Any) -> dict[str, np.ndarray]:
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict):
+        raise UserError("it holds no mapping of names to tensors; give a state dict (.pth)")
+    for name, value in content.items():
+        if type(name) is not str or type(value) is not _Tensor:
+            raise UserError(f"entry {str(name)[:60]!r} is no tensor; give a flat state dict (.pth)")
+    return {name: tensor.resolve() for name, tensor in content.items()}

@@ -1,0 +1,251 @@
+"""Sweeps, metrics beside the distance, and how samples may be drawn, through the command."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.metrics import frechet_distance
+from evaluation.metrics.neighbours import precision_recall
+from evaluation.results import RESULTS_NAME, read_results
+from evaluation.rows import rows_path
+from pipelines.dataset import LatentDataset
+from schemas.statistics import read_statistics
+from tests.evaluation.conftest import World
+from tests.evaluation.test_cli import fail, succeed
+
+pytestmark = pytest.mark.usefixtures("tiny_protocol")
+QUICK = ["--steps", "2", "--cfg", "1", "--num-samples", 20, "--protocol", "tiny"]
+
+
+@pytest.fixture
+def reference(world: World, tmp_path: Path) -> Path:
+    out = tmp_path / "reference.npz"
+    succeed("stats", world.dataset, out, "--extractor", "tiny", "--features")
+    return out
+
+
+def lines_of(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+# Sweeps
+
+
+def test_a_sweep_is_every_combination_and_is_not_computed_twice(workdir: Path, reference: Path) -> None:
+    command = ["eval", workdir, "--reference", reference, *QUICK, "--json"]
+    command += ["--sweep", "solver=euler,sde", "--sweep", "seed=0,1", "--sweep", "steps=1,2"]
+    found = lines_of(succeed(*command).stdout)
+    assert [(line["sampler"], line["seed"], line["steps"]) for line in found] == [
+        (solver, seed, steps) for solver in ("euler", "sde") for seed in (0, 1) for steps in (1, 2)
+    ]
+    assert len({str(line["fd"]) for line in found}) == 8
+    written = (workdir / RESULTS_NAME).read_bytes()
+    assert lines_of(succeed(*command).stdout) == found
+    assert (workdir / RESULTS_NAME).read_bytes() == written
+    assert (workdir / "eval" / "table.md").read_text().count("Lower is better") == 4
+
+
+@pytest.mark.parametrize(
+    ("sweep", "line"),
+    [
+        ("depth=1", "write KEY=VALUE,VALUE with a key of step, weights"),
+        ("seed", "write KEY=VALUE,VALUE"),
+        ("seed=a,b", "'a,b' is not numbers"),
+        ("steps=0", "each must be above 0"),
+        ("seed=-1", "none may be below 0"),
+        ("weights=nothing", "no weights 'nothing'"),
+        ("protocol=nothing", "unknown protocol 'nothing'"),
+        ("solver=nothing", "--solver nothing does not go with"),
+    ],
+)
+def test_mistakes_in_a_sweep(workdir: Path, reference: Path, sweep: str, line: str) -> None:
+    assert line in fail("eval", workdir, "--reference", reference, "--protocol", "tiny", "--sweep", sweep)
+    twice = ["--sweep", "seed=0", "--sweep", "seed=1"]
+    assert "is given twice" in fail("eval", workdir, "--reference", reference, "--protocol", "tiny", *twice)
+
+
+SCRIPT = """
+import sys
+import pytest
+from tests.evaluation.conftest import add_tiny_protocol
+from flowtrain.cli import main
+with pytest.MonkeyPatch.context() as patch:
+    add_tiny_protocol(patch)
+    main(sys.argv[1:], prog_name="flowtrain")
+"""
+
+
+def test_a_killed_sweep_of_ten_settings_ends_with_the_same_numbers(
+    world: World, workdir: Path, reference: Path, tmp_path: Path
+) -> None:
+    arguments = ["--reference", reference, "--num-samples", 20, "--protocol", "tiny", "--batch-size", 8]
+    arguments += ["--metrics", "pr", "--sweep", "steps=1,2,3,4,5", "--sweep", "cfg=1,2"]
+    undisturbed = tmp_path / "undisturbed"
+    subprocess.run(["cp", "-r", str(workdir), str(undisturbed)], check=True)
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    succeed("eval", undisturbed, *arguments)
+    expected = {(r.sampling, r.distance, *sorted(r.metrics.items())) for r in read_results(undisturbed)}
+    assert len(expected) == 10
+    chance, kills = random.Random(0), 0
+    for wanted in (0, 3, 6):  # results that are there, then a moment more
+        command = [sys.executable, "-c", SCRIPT, "eval", str(workdir), *map(str, arguments)]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            begun = wanted or (workdir / "samples").exists()
+            if begun and len(read_results(workdir)) >= wanted:
+                time.sleep(chance.uniform(0, 0.4))
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills >= 2
+    succeed("eval", workdir, *arguments)
+    assert {(r.sampling, r.distance, *sorted(r.metrics.items())) for r in read_results(workdir)} == expected
+    assert len(read_results(workdir)) == 10
+
+
+# Metrics
+
+
+def test_metrics_are_those_of_the_kept_rows(workdir: Path, reference: Path) -> None:
+    command = ["eval", workdir, "--reference", reference, *QUICK, "--json"]
+    (plain,) = lines_of(succeed(*command).stdout)
+    assert plain["metrics"] == {}
+    shown = succeed(*command, "--metrics", "pr,dc")
+    (line,) = lines_of(shown.stdout)
+    assert line["fd"] == plain["fd"]
+    assert {*line["metrics"]} == {"precision", "recall", "density", "coverage"}  # type: ignore[misc]
+    assert "| precision |" in shown.stdout
+    (statistics,) = (workdir / "eval" / "statistics").glob("*.npz")
+    rows, real = np.load(rows_path(statistics)), np.load(rows_path(reference))
+    assert rows.shape == (20, 5)
+    subject = read_statistics(statistics)
+    np.testing.assert_allclose(rows.astype(np.float64).mean(0), subject.mu, rtol=1e-12)
+    assert (line["metrics"]["precision"], line["metrics"]["recall"]) == precision_recall(real, rows)  # type: ignore[index]
+    two = [result.metrics for result in read_results(workdir)]
+    assert two == [{}, line["metrics"]], "added to what was known"
+    (again,) = lines_of(succeed(*command, "--metrics", "pr").stdout)
+    assert again == line
+    assert len(read_results(workdir)) == 2
+
+
+def test_uncertainty_of_more_samples(workdir: Path, reference: Path) -> None:
+    options = ["--steps", "1", "--cfg", "1", "--num-samples", 1000, "--protocol", "tiny", "--metrics", "uncertainty"]
+    (line,) = lines_of(succeed("eval", workdir, "--reference", reference, *options, "--json").stdout)
+    metrics = line["metrics"]
+    assert isinstance(metrics, dict)
+    assert metrics["fd_infinity"] < line["fd"] < metrics["fd_parts"], "the bias falls with n"  # type: ignore[operator]
+
+
+def test_mistakes_about_metrics(workdir: Path, world: World, reference: Path, tmp_path: Path) -> None:
+    command = ["eval", workdir, "--reference", reference, *QUICK]
+    assert "--metrics fid: unknown; known are sfid, is, pr" in fail(*command, "--metrics", "fid")
+    assert "--metrics sfid: protocol tiny has none; take --protocol adm" in fail(*command, "--metrics", "sfid")
+    assert "--metrics kid: needs at least 1000 samples, not 20" in fail(*command, "--metrics", "kid")
+    sums = tmp_path / "sums.npz"
+    succeed("stats", world.dataset, sums, "--extractor", "tiny")
+    command = ["eval", workdir, "--reference", sums, *QUICK, "--metrics", "pr"]
+    assert "holds sums only; repeat its `flowtrain stats` with --features" in fail(*command)
+    rows = rows_path(reference)
+    rows.write_bytes(rows.read_bytes()[:-4] + b"\0\0\0\0")
+    assert "missing or not the rows of" in fail("eval", workdir, "--reference", reference, *QUICK, "--metrics", "pr")
+    assert not (workdir / "samples").exists(), "told before any work"
+
+
+def test_spatial_features_and_scores_survive_in_statistics(reference: Path, tmp_path: Path) -> None:
+    """As ADM's reference batches have them: mu_s, sigma_s."""
+    good = read_statistics(reference)
+    assert good.labels is not None
+    assert good.labels.tolist() == [10, 10, 10]
+    rng = np.random.default_rng(0)
+    mu, sigma = rng.normal(size=3), np.cov(rng.normal(size=(3, 9)))
+    path = tmp_path / "adm.npz"
+    np.savez(path, arr_0=np.zeros((2, 8, 8, 3), np.uint8), mu=good.mu, sigma=good.sigma, mu_s=mu, sigma_s=sigma)
+    read = read_statistics(path)
+    assert read.spatial is not None
+    assert frechet_distance(*read.spatial, mu, sigma) == pytest.approx(0, abs=1e-12)
+
+
+def test_nearest_training_images_are_shown(workdir: Path, reference: Path) -> None:
+    succeed("eval", workdir, "--reference", reference, *QUICK, "--neighbours", 3)
+    (picture,) = (workdir / "eval").glob("neighbours-*-tiny.png")
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+# How samples are drawn
+
+
+def test_an_adaptive_solver_counts_what_it_takes(workdir: Path, reference: Path) -> None:
+    command = ["eval", workdir, "--reference", reference, *QUICK[2:], "--solver", "dopri5", "--json"]
+    shown = succeed(*command, "--sweep", "tolerance=0.1,0.001")
+    rough, fine = lines_of(shown.stdout)
+    assert (rough["steps"], rough["nfe"], rough["tolerance"]) == (0, None, 0.1)
+    assert 8 <= rough["mean_nfe"] < fine["mean_nfe"]  # type: ignore[operator]
+    assert "adaptive" in shown.stdout
+    folder = next(path for path in (workdir / "samples").iterdir() if "tol0.001" in path.name)
+    assert "--solver dopri5" in LatentDataset(folder).manifest.command
+    assert "--tolerance 0.001" in LatentDataset(folder).manifest.command
+    again = lines_of(succeed(*command, "--sweep", "tolerance=0.1,0.001").stdout)
+    assert again == [rough, fine]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--solver", "dopri5", "--steps", "4"], "dopri5 chooses its own steps; give --tolerance rather than --steps"),
+        (["--tolerance", "0.1"], "--tolerance is for --solver dopri5; euler takes --steps"),
+        (["--solver", "dopri5", "--shift", "3"], "leave --shift out"),
+        (["--cfg-interval", "0.8,0.2"], "0 <= first <= second <= 1"),
+        (["--labels", "nothing"], "neither cyclic, uniform nor a statistics file"),
+        (["--labels", "uniform", "--class", "two"], "--labels and --class: give one of them"),
+    ],
+)
+def test_mistakes_about_sampling(workdir: Path, tmp_path: Path, options: list[str], line: str) -> None:
+    assert line in fail("sample", workdir, tmp_path / "x.npz", *options)
+
+
+def test_classes_follow_a_rule(workdir: Path, world: World, reference: Path, tmp_path: Path) -> None:
+    def drawn(*options: object) -> list[int]:
+        out = tmp_path / "drawn.npz"
+        succeed("sample", workdir, out, "--num", 60, "--steps", 1, "--cfg", 1, *options)
+        with np.load(out) as batch:
+            return batch["arr_1"].tolist()
+
+    assert drawn() == [0, 1, 2] * 20
+    uniform = drawn("--labels", "uniform")
+    assert sorted({*uniform}) == [0, 1, 2]
+    assert uniform != drawn("--labels", "uniform", "--seed", 1)
+    assert uniform == drawn("--labels", "uniform", "--batch-size", 7), "of (seed, i) alone"
+    good = read_statistics(reference)
+    skewed = tmp_path / "skewed.npz"
+    np.savez(skewed, mu=good.mu, sigma=good.sigma, labels=np.array([30, 0, 10]))
+    labels = drawn("--labels", skewed)
+    assert 1 not in labels
+    assert 35 <= labels.count(0) <= 53  # 45 expected, deviation 3.4
+    np.savez(skewed, mu=good.mu, sigma=good.sigma, labels=np.array([30, 10]))
+    assert "counts of 2 classes, the run has 3" in fail("sample", workdir, tmp_path / "x.npz", "--labels", skewed)
+
+
+def test_shift_and_interval_change_the_samples_and_their_names(workdir: Path, tmp_path: Path) -> None:
+    def latents(name: str, *options: object) -> np.ndarray:
+        succeed("sample", workdir, tmp_path / name, "--num", 4, "--steps", 4, "--cfg", 3, *options)
+        dataset = LatentDataset(tmp_path / name)
+        return np.stack([record.tensors["latent"] for record in dataset.records()]).astype(np.float32)
+
+    plain = latents("plain")
+    np.testing.assert_array_equal(latents("all", "--cfg-interval", "0,1", "--shift", "1"), plain)
+    some, moved = latents("some", "--cfg-interval", "0.5,1"), latents("moved", "--shift", "3")
+    assert np.abs(some - plain).max() > 1e-3
+    assert np.abs(moved - plain).max() > 1e-3
+    command = LatentDataset(tmp_path / "moved").manifest.command
+    assert command.endswith("--shift 3")
+    assert "--cfg-interval 0.5,1" in LatentDataset(tmp_path / "some").manifest.command

@@ -1,0 +1,76 @@
+"""Writes PyTorch's two file formats without PyTorch."""
+
+import io
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+
+class Named:
+    """Pickled as a global: `torch.FloatStorage` and the like, which do not exist here."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+
+class Call:
+    """Pickled as a call of a global with arguments, then of a state if there is one."""
+
+    def __init__(self, name: str, *arguments: Any, state: Any = None):
+        self.name, self.arguments, self.state = name, arguments, state
+
+
+class Stored:
+    """Pickled as a persistent id."""
+
+    def __init__(self, kind: str, key: str, numel: int, *view: Any):
+        self.saved_id = ("storage", Named(f"torch {kind}"), key, "cpu", numel, *view)
+
+
+class TorchPickler(pickle._Pickler):  # type: ignore[misc]  # the pure Python one lets names be written that cannot be imported
+    """Writes the pickles that PyTorch writes."""
+
+    def persistent_id(self, obj: Any) -> Any:
+        return obj.saved_id if isinstance(obj, Stored) else None
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        if isinstance(obj, Named):
+            self.write(b"c" + obj.name.replace(" ", "\n").encode() + b"\n")
+        elif isinstance(obj, Call):
+            self.save(Named(obj.name))
+            self.save(obj.arguments)
+            self.write(pickle.REDUCE)
+            if obj.state is not None:
+                self.save(obj.state)
+                self.write(pickle.BUILD)
+        else:
+            super().save(obj, save_persistent_id)
+
+
+def pickled(value: Any) -> bytes:
+    stream = io.BytesIO()
+    TorchPickler(stream, protocol=2).dump(value)
+    return stream.getvalue()
+
+
+def tensor(stored: Any, offset: Any, shape: Any, strides: Any) -> Call:
+    return Call("torch._utils _rebuild_tensor_v2", stored, offset, shape, strides, False, OrderedDict())
+
+
+def write_archive(path: Path, content: Any, storages: dict[str, bytes], **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("weights/data.pkl", pickled(content))
+        for name, data in {**members, **{f"data/{key}": data for key, data in storages.items()}}.items():
+            archive.writestr(f"weights/{name}", data)
+    return path
+
+
+def write_stream(path: Path, content: Any, storages: dict[str, bytes], item: int = 4) -> Path:
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    parts = [pickled(value) for value in (0x1950A86A20F9469CFC6C, 1001, system, content, list(storages))]
+    parts += [struct.pack("<q", len(data) // item) + data for data in storages.values()]
+    path.write_bytes(b"".join(parts))
+    return path

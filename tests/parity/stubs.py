@@ -1,0 +1,33 @@
+"""Stand-ins for packages that a reference implementation imports and the parts compared here do not use."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+
+@contextmanager
+def stub_torchvision() -> Iterator[None]:
+    """An empty torchvision for the time of an import of torch-fidelity, and what was there before afterwards.
+
+    It names what torch-fidelity 0.4 looks up at import. An installed torchvision is hidden too: one that was built
+    for another torch fails to import.
+    """
+    names = ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional")
+    stubs = {name: ModuleType(name) for name in names}
+    for name, module in stubs.items():
+        module.__spec__ = ModuleSpec(name, loader=None, is_package=True)
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(stubs[parent], child, module)
+    for dataset in ("CIFAR10", "CIFAR100", "STL10"):
+        setattr(stubs["torchvision.datasets"], dataset, type(dataset, (), {}))
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "torchvision"}
+    sys.modules.update(stubs)
+    try:
+        yield
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)

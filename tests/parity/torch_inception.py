@@ -1,0 +1,50 @@
+"""The FID Inception network of torch-fidelity and pytorch-fid, with random weights in the layout of the public file."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evaluation.extractors.inception import layout
+
+
+def import_peer(name: str) -> Any:
+    """A module of pytorch-fid, torch-fidelity or clean-fid, or a skip where it or torch is missing."""
+    pytest.importorskip("torch", reason="parity with PyTorch needs torch")
+    from tests.parity.torchvision_blocks import torchvision_stand_in
+
+    with torchvision_stand_in():
+        return pytest.importorskip(name, reason=f"parity with {name} needs it")
+
+
+def random_weights(path: Path, seed: int = 0) -> Path:
+    """Write a .pth of all 566 tensors in which no parameter could stand in for another unnoticed.
+
+    He-scaled kernels and positive variances: with others the activations die or grow, and every network agrees.
+    """
+    torch = importlib.import_module("torch")
+    rng = np.random.default_rng(seed)
+    state: dict[str, Any] = {}
+    for name, shape in layout().items():
+        if name.endswith(("conv.weight", "fc.weight")):
+            values = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        elif name.endswith(("bn.weight", "running_var")):
+            values = rng.uniform(0.6, 1.4, shape)
+        else:
+            values = rng.uniform(-0.3, 0.3, shape)
+        state[name] = torch.from_numpy(values.astype(np.float32))
+        if name.endswith("running_var"):
+            state[name.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
+    torch.save(state, path)
+    return path
+
+
+def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """(count, height, width, 3) uint8: coarse blocks with fine noise on them, different from image to image."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (count, 5, 5, 3))
+    rows, columns = (np.arange(size) * 5 // size for size in (height, width))
+    noise = rng.normal(0, rng.uniform(2, 40, (count, 1, 1, 1)), (count, height, width, 3))
+    return (coarse[:, rows][:, :, columns] + noise).clip(0, 255).astype(np.uint8)

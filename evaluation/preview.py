@@ -222,7 +222,7 @@ class Preview:
             )
             seen.append(np.asarray(x))
             found.append(np.asarray(data))
-            errors[f"reconstruction_mse/t{t:.4g}"] = float(np.mean(np.asarray(error)))
+            errors[f"reconstruction_mse/t{t:.3f}"] = float(np.mean(np.asarray(error)))
         images = self._decode(trained, np.concatenate([*seen, *found]), "reconstructions")
         rows = images.reshape(2, 1 + len(times), *(len(labels), *images.shape[1:]))
         captions = ("what the network sees", "its one-step prediction of the data")

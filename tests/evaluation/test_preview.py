@@ -100,7 +100,7 @@ def test_everything_is_drawn_for_every_kind_of_data(datasets: dict[str, Path], k
     assert list(result.images) == ["samples-1steps", "samples-4steps", "reconstructions"]
     for picture in result.images.values():
         assert (picture.dtype, picture.ndim, picture.shape[2]) == (np.uint8, 3, 3)
-    assert list(result.scalars) == [f"reconstruction_mse/t{(2 * i + 1) / 16:.4g}" for i in range(7, -1, -1)]
+    assert list(result.scalars) == [f"reconstruction_mse/t{(2 * i + 1) / 16:.3f}" for i in range(7, -1, -1)]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_noise_and_errors_are_those_of_the_path(datasets: dict[str, Path], drawn
         x = alpha * data + sigma * noise
         np.testing.assert_allclose(row.astype(int), to_uint8(x.astype(np.float32)).astype(int), atol=1)
         expected = np.mean((0.5 * x + labels[:, None, None, None] - data) ** 2)
-        assert name == f"reconstruction_mse/t{t}"
+        assert name == f"reconstruction_mse/t{t:.3f}"
         assert error == pytest.approx(expected, rel=1e-4)
 
 

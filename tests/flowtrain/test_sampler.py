@@ -12,7 +12,7 @@ from flowtrain import sampler
 from flowtrain.checkpoint import TrainedModel
 from flowtrain.model import make_network
 from flowtrain.path import LinearPath, VariancePreservingPath
-from flowtrain.sampler import guide, sample, spread
+from flowtrain.sampler import guide, sample, spread, trajectory
 from schemas.config import make_recipe
 from schemas.manifest import Normalization
 from schemas.run import DatasetRef, Run
@@ -178,3 +178,39 @@ def test_guidance_is_the_same_in_every_view():
 
 def test_no_labels_give_no_samples(trained: TrainedModel):
     assert sample(trained, [], [], seed=0, steps=1, cfg=1).x.shape == (0, *SHAPE)
+
+
+# On the way
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "rk4", "ddim", "ddpm", "sde", "sde-sbdm"])
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_a_trajectory_ends_in_the_sample(trained: TrainedModel, solver: str, cfg: float):
+    labels, indices = [0, 2, 1], [7, 3, 12]
+    settings = {"seed": 5, "steps": 6, "cfg": cfg, "cfg_interval": (0.1, 0.7), "cfg_channels": 1, "shift": 1.5}
+    drawn = sample(trained, labels, indices, solver=solver, **settings).x
+    way = trajectory(trained, labels, indices, moments=[0, 4, 6], solver=solver, **settings)
+    assert way.x.shape == way.data.shape == (3, 3, *SHAPE)
+    np.testing.assert_allclose(way.x[-1], drawn, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(way.data[-1], way.x[-1])
+    np.testing.assert_array_equal(way.x[0], sampler.initial_noise(jax.random.key(5), jnp.array(indices), SHAPE))
+    assert (np.diff(way.t) > 0).all()
+
+
+def test_a_trajectory_of_a_diffusion_ends_in_the_sample(diffusion: TrainedModel):
+    for solver in ("ddim", "ddpm"):
+        drawn = sample(diffusion, [0, 1], [4, 5], seed=1, steps=3, cfg=1, solver=solver).x
+        way = trajectory(diffusion, [0, 1], [4, 5], seed=1, steps=3, cfg=1, solver=solver, moments=[1, 3])
+        np.testing.assert_allclose(way.x[-1], drawn, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(way.t, [1 - 0.667, 1.0], rtol=1e-6)
+
+
+def test_moments_of_a_trajectory_have_the_closed_form(trained: TrainedModel):
+    """Euler's method on v = rate x: x_k = noise (1 + rate / n)^k, and the data seen from there is x + (1 - t) v."""
+    noise, rate = np.asarray(sampler.initial_noise(jax.random.key(0), jnp.arange(1), SHAPE)), 0.5
+    way = trajectory(trained, [1], [0], seed=0, steps=4, cfg=1, moments=[0, 1, 3, 4])
+    np.testing.assert_allclose(way.t, [0, 0.25, 0.75, 1])
+    for found, seen, t, k in zip(way.x, way.data, way.t, (0, 1, 3, 4), strict=True):
+        expected = noise * (1 + rate / 4) ** k
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(seen, expected * (1 + (1 - t) * rate), rtol=1e-5)

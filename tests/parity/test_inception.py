@@ -85,13 +85,13 @@ def test_the_same_rows_however_images_are_cut(loaded: InceptionExtractor) -> Non
     assert [part.shape for part in rows(loaded, x[:0])] == [(0, 2048), (0, 1008), (0, 2023)]
 
 
-def low_rank_sqrtm(product: np.ndarray, disp: bool) -> tuple[np.ndarray, float]:
+def low_rank_sqrtm(product: np.ndarray, disp: bool, rank: int = 8) -> tuple[np.ndarray, float]:
     """SciPy's square root of a matrix, taken within the range of a singular one.
 
     In place of the call that pytorch-fid makes on all 2048 dimensions: that takes a minute, warns that covariances of
     so few images are singular, and loses its `disp` in SciPy 1.18.
     """
-    basis, singular, _ = scipy.sparse.linalg.svds(product, k=8, v0=np.ones(len(product)))
+    basis, singular, _ = scipy.sparse.linalg.svds(product, k=rank, v0=np.ones(len(product)))
     basis = basis[:, singular > 1e-9 * singular.max()]
     return basis @ scipy.linalg.sqrtm(basis.T @ product @ basis) @ basis.T, 0.0
 

@@ -102,7 +102,10 @@ def dataset_images(directory: Path, split: str | None = None, num: int | None = 
 
 @dataclass(frozen=True)
 class SourceImages:
-    """The first `size` items of a source, cropped as `preprocess` does."""
+    """`size` items of a source, evenly spaced in the order of their keys, cropped as `preprocess` does.
+
+    Keys are sorted by class, so the first ones would be those of a few classes.
+    """
 
     descriptor: str
     split: str
@@ -119,7 +122,7 @@ class SourceImages:
     def read(self, start: int, stop: int) -> Batch:
         source, items = _source(self.descriptor, self.split)
         images, labels = [], []
-        for item in items[start:stop]:
+        for item in (items[i * len(items) // self.size] for i in range(start, stop)):
             picture = read_item(source, item, self.crop, self.resolution)
             if picture is not None:
                 images.append(picture.pixels)

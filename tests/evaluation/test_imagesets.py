@@ -34,8 +34,8 @@ def test_samples_are_decoded_from_the_models_scale(world: World, trained: Traine
 
     setting = Setting(num=5, steps=2, cfg=1.0)
     generate(trained, setting, tmp_path / "set", batch_size=8)
-    ((_, latents),) = draw(trained, setting, 0, 5, 8)
-    expected = decode_samples(latents, trained.run.normalization, world.vae, 8)
+    (drawn,) = draw(trained, setting, 0, 5, 8)
+    expected = decode_samples(drawn.latents, trained.run.normalization, world.vae, 8)
     np.testing.assert_array_equal(dataset_images(tmp_path / "set").read(0, 5).images, expected)
 
 
@@ -68,11 +68,13 @@ def test_labels_may_come_with_the_records_and_the_digest_is_of_the_builder(tmp_p
     assert len(digests) == 2
 
 
-def test_the_first_images_of_a_folder_are_the_first_by_name(tmp_path: Path) -> None:
+def test_some_images_of_a_folder_are_evenly_spaced_by_name(tmp_path: Path) -> None:
+    """The first twenty of fifty would be those of the first classes."""
     for number in np.random.default_rng(0).permutation(50).tolist():
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number:02d}.png")
     images = source_images(str(tmp_path), "train", 8, "adm", num=20)
-    assert images.read(0, 20).images[:, 0, 0, 0].tolist() == list(range(20))
+    assert images.read(0, 20).images[:, 0, 0, 0].tolist() == [i * 50 // 20 for i in range(20)]
+    assert images.read(7, 9).images[:, 0, 0, 0].tolist() == [17, 20]
 
 
 def test_facts_do_not_say_where_a_dataset_lies(world: World) -> None:

@@ -1,5 +1,7 @@
 """Protocols: what makes two numbers comparable."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from evaluation.extractors import EXTRACTORS, load_extractor
@@ -21,13 +23,27 @@ def test_every_protocol_names_an_extractor_and_only_inception_says_fid() -> None
         assert recipe.name == name
         assert recipe.extractor in EXTRACTORS
         assert (recipe.key == "fid") == recipe.extractor.startswith("inception")
-        assert recipe.key == "fid" or recipe.metric == f"FD({recipe.extractor})"
+        assert recipe.metric.startswith("FID" if recipe.key == "fid" else "FD(")
+    assert len({recipe.metric for recipe in PROTOCOLS.values()}) == len(PROTOCOLS)
+
+
+@dataclass(frozen=True)
+class _Other(TinyExtractor):
+    digest: str = "12345678" + "0" * 56
+
+
+def test_only_the_published_weights_give_an_fid() -> None:
+    adm = PROTOCOLS["adm"]
+    found = EvaluationProtocol.resolve(adm, _Other(), 8)
+    assert (found.key, found.metric) == ("fd", "FD(inception-2015-12-05, weights 12345678)")
+    published = EvaluationProtocol.resolve(adm, _Other(digest="6726825d" + "0" * 56), 8)
+    assert (published.key, published.metric) == ("fid", "FID")
 
 
 def test_wrong_names_get_the_nearest_right_one() -> None:
     with pytest.raises(UserError, match="did you mean 'embedded'"):
         find_protocol("embeded")
-    with pytest.raises(UserError, match="known are embedded"):
+    with pytest.raises(UserError, match="known are inception-2015-12-05, "):
         load_extractor("vgg")
 
 

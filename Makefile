@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= quickstart
+# Installed without what they depend on: they ask for torchvision, of which the tests need a few lines.
+PEERS := torch-fidelity==0.4.0 pytorch-fid==0.3.0 clean-fid==0.1.35 efficientnet-lite-pytorch==0.1.0 \
+	transformers==5.24.0 tokenizers==0.23.3
 # Most of the time of the trainer's tests would be LLVM's: a step compiles in half of it without its optimisations.
-PEERS := torch-fidelity==0.4.0 pytorch-fid==0.3.0 clean-fid==0.1.35 efficientnet-lite-pytorch==0.1.0 transformers==5.24.0 tokenizers
 QUICK := --xla_backend_optimization_level=0
 
 .PHONY: quickstart test lint parity clean

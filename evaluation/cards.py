@@ -37,12 +37,17 @@ class Headline(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Seconds of a stage, its share of all of them, and what it did."""
+    """Seconds of a stage, its share of all of them, and what it did.
+
+    `rate` is images a second, `nfe` network evaluations an image, each "" where a stage has none.
+    """
 
     name: str
     seconds: float
     share: float
     detail: str
+    rate: str = ""
+    nfe: str = ""
 
 
 def headline(run: Run, metrics: Metrics, series: Sequence[Result]) -> list[Headline]:
@@ -100,34 +105,60 @@ def training(metrics: Metrics) -> Card:
 
 def times(run: Run, metrics: Metrics, series: Sequence[Result]) -> list[Stage]:
     """Seconds of each stage, as metrics and results recorded them."""
-    batch, stages = run.recipe.train.batch_size, []
-    before, seconds = 0.0, 0.0
+    stages = [_train_stage(run, metrics), *map(_sample_stage, series), *_measure_stages(series)]
+    found = [stage for stage in stages if stage is not None]
+    total = sum(stage.seconds for stage in found) or 1.0
+    return [stage._replace(share=stage.seconds / total) for stage in found]
+
+
+def _train_stage(run: Run, metrics: Metrics) -> Stage | None:
+    batch, before, seconds, images = run.recipe.train.batch_size, 0.0, 0.0, 0.0
     for line in metrics:
         if line.get("images_per_s"):
-            seconds += (line["step"] - before) * batch / line["images_per_s"]
+            count = (line["step"] - before) * batch
+            seconds, images = seconds + count / line["images_per_s"], images + count
         before = line["step"]
-    if seconds:
-        stages.append(("train", seconds, f"{int(before):,} steps of {batch} records, without compilation"))
-    for result in series:
-        sampling = result.sampling
-        if sampling is None or not result.seconds:
-            continue
-        what = f"sample, {setting_text(sampling)}"
-        made = result.seconds["generate"]
-        detail = f"{sampling.num_samples:,} samples, {sampling.num_samples / max(made, 1e-3):,.0f} images/s"
-        stages.append((what, made, f"{detail}, {result.nfe:g} network evaluation{'s' if result.nfe != 1 else ''} each"))
-    measured = sum(result.seconds.get("measure", 0.0) for result in series)
-    if measured:
-        stages.append(("decode and measure", measured, f"{sum(result.n for result in series):,} images"))
-    total = sum(seconds for _, seconds, _ in stages) or 1.0
-    return [Stage(name, seconds, seconds / total, detail) for name, seconds, detail in stages]
+    detail = f"{int(before):,} steps of {batch} records, without compilation"
+    return Stage("train", seconds, 0.0, detail, _rate(images, seconds)) if seconds else None
+
+
+def _sample_stage(result: Result) -> Stage | None:
+    sampling, seconds = result.sampling, result.seconds.get("generate")
+    if sampling is None or seconds is None:
+        return None
+    what, detail = f"sample, {setting_text(sampling)}", f"{sampling.num_samples:,} samples"
+    return Stage(what, seconds, 0.0, detail, _rate(sampling.num_samples, seconds), f"{result.nfe:g}")
+
+
+def _measure_stages(series: Sequence[Result]) -> list[Stage]:
+    """What the settings of a table have in common, summed over them."""
+    images = sum(result.n for result in series)
+    stages = []
+    for key, name, rated in (("measure", "decode and measure", True), ("score", "distance and other metrics", False)):
+        seconds = sum(result.seconds.get(key, 0.0) for result in series)
+        if seconds:
+            stages.append(Stage(name, seconds, 0.0, f"{images:,} images", _rate(images, seconds) if rated else ""))
+    return stages
+
+
+def _rate(images: float, seconds: float) -> str:
+    """Images a second; nothing where they were there already."""
+    if seconds < 0.05:
+        return ""
+    rate = images / seconds
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, with one decimal below 100."""
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds:,.0f} s"
 
 
 def recipe(run: Run) -> list[tuple[str, Card]]:
     """The tables of the recipe; what was left out of it and has no value is not shown."""
     tables = run.recipe.model_dump(mode="json")
     return [
-        (name, [(key, _value(value)) for key, value in table.items() if value is not None])
+        (name, [(key, value_text(value)) for key, value in table.items() if value is not None])
         for name, table in tables.items()
     ]
 
@@ -203,7 +234,8 @@ def _short(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A value of a recipe, as TOML would have it but for quotes."""
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 

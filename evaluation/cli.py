@@ -211,7 +211,7 @@ def _eval_run(workdir: Path, run: Run, dry_run: bool, means: Any, options: dict[
 @click.option("--resolution", type=_POSITIVE, help="Side in pixels; needed for a source of images.")
 @click.option("--crop", type=click.Choice(["adm", "none"]), default="adm", show_default=True)
 @click.option("--extractor", "--protocol", "protocol", default="embedded", show_default=True)
-@click.option("--num", type=click.IntRange(min=2), help="Only the first images.  [default: all]")
+@click.option("--num", type=click.IntRange(min=2), help="So many images, evenly spaced by name.  [default: all]")
 @click.option("--features", is_flag=True, help="Keep every feature row too, for precision, recall, KID and others.")
 @_weights_options
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
@@ -249,24 +249,35 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
 
 
 @click.command()
-@click.argument("workdir", type=_PATH)
-@click.option("--out", type=_PATH, help="The page.  [default: WORKDIR/report.html]")
+@click.argument("workdirs", type=_PATH, nargs=-1, required=True, metavar="WORKDIR...")
+@click.option("--out", type=_PATH, help="The page.  [default: WORKDIR/report.html; of several, report-comparison.html]")
 @click.option("--dry-run", is_flag=True, help="Print what the page would show and stop.")
-def report(workdir: Path, out: Path | None, dry_run: bool) -> None:
+def report(workdirs: tuple[Path, ...], out: Path | None, dry_run: bool) -> None:
     """Write one self-contained HTML page about the run in WORKDIR: curves, samples, distances, recipe, data.
 
+    Of several runs the page shows them side by side, and their tables are printed in Markdown.
+
     \b
-    Example:
+    Examples:
       flowtrain report runs/digits --out digits.html
+      flowtrain report runs/flow runs/diffusion
     """
     from evaluation import report as report_module
+    from evaluation import report_compare
 
-    read_run(workdir)
-    out = out or workdir / "report.html"
+    for workdir in workdirs:
+        read_run(workdir)
+    first, single = workdirs[0], len(workdirs) == 1
+    out = out or first / ("report.html" if single else "report-comparison.html")
     if dry_run:
-        _echo_plan(report_module.plan(workdir, out))
+        _echo_plan(report_module.plan(first, out) if single else report_compare.plan(workdirs, out))
         return
-    report_module.write_report(workdir, out, _warn)
+    if single:
+        report_module.write_report(first, out, _warn)
+    else:
+        text = report_compare.write_comparison(workdirs, out, _warn)
+        if text:
+            click.echo(f"{text}\n")
     click.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 

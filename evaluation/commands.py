@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.results import Result, Sampling
-from evaluation.setting import CYCLIC
+from evaluation.scoring import GROUPS
+from evaluation.setting import CYCLIC, UNIFORM
 from evaluation.tables import by_setting
 from schemas.manifest import Manifest
 from schemas.run import Run
@@ -51,7 +52,8 @@ def reference(result: Result, run: Run) -> str:
     else:
         of = f"images of digest {images['digest'][:12]}" if "digest" in images else "given statistics"
         return f"# {REFERENCE}: {of}, digest of mu and sigma {result.reference.digest[:12]}"
-    return _line("flowtrain", "stats", source, REFERENCE, *_words({**options, "--extractor": rule.name}))
+    kept = ["--features"] if _asked([result]) else []
+    return _line("flowtrain", "stats", source, REFERENCE, *_words({**options, "--extractor": rule.name}), *kept)
 
 
 def evaluate(workdir: str, run: Run, series: Sequence[Result]) -> str:
@@ -61,19 +63,38 @@ def evaluate(workdir: str, run: Run, series: Sequence[Result]) -> str:
     assert sampling is not None, "a series is of samples"
     options = {
         "--reference": REFERENCE,
-        "--steps": ",".join(map(str, steps)),
+        "--steps": ",".join(map(str, steps)) if sampling.tolerance is None else None,
         "--cfg": ",".join(f"{cfg:g}" for cfg in guidances),
         "--num-samples": sampling.num_samples,
         "--protocol": series[-1].protocol.name,
+        "--metrics": ",".join(_asked(series)) or None,
     }
     return _line("flowtrain", "eval", workdir, *_words({**options, **_sampling_options(sampling, run)}))
 
 
+def _asked(series: Sequence[Result]) -> list[str]:
+    """The groups of metrics that are computed only when they are asked for, and need feature rows."""
+    known = {name for result in series for name in result.metrics}
+    return [name for name, group in GROUPS.items() if group.rows and known >= {*group.keys}]
+
+
+def _labels(rule: str) -> dict[str, Any]:
+    if rule == UNIFORM:
+        return {"--labels": UNIFORM}
+    if rule.startswith("frequencies "):
+        return {"--labels": REFERENCE}
+    return {"--class": _unless(CYCLIC, rule)}
+
+
 def _sampling_options(sampling: Sampling, run: Run) -> dict[str, Any]:
+    same_interval = sampling.cfg_interval == run.recipe.sampler.cfg_interval
     return {
         "--solver": _unless(run.recipe.sampler.solver, sampling.sampler),
+        "--tolerance": None if sampling.tolerance is None else f"{sampling.tolerance:g}",
+        "--shift": _unless(run.recipe.sampler.shift, sampling.shift),
         "--cfg-channels": _unless(run.recipe.sampler.cfg_channels, sampling.cfg_channels),
-        "--class": _unless(CYCLIC, sampling.labels),
+        "--cfg-interval": None if same_interval else "{:g},{:g}".format(*sampling.cfg_interval),
+        **_labels(sampling.labels),
         "--seed": _unless(0, sampling.seed),
         "--step": _unless(run.recipe.train.steps, sampling.step),
         "--weights": _unless("ema", sampling.weights),

@@ -146,14 +146,15 @@ class _Work:
         """The picture of `evaluation.neighbours`, unless it is there."""
         from evaluation.neighbours import write_neighbours
 
-        name = setting_name(sampling_facts(self.trained, setting))
-        out = self.request.workdir / EVAL_DIR / f"neighbours-{name}-{self.protocol.name}.png"
+        directory, cache = self._samples(setting), self.request.workdir / EVAL_DIR
+        out = cache / f"neighbours-{directory.name}-{self.protocol.name}-{self.request.neighbours}.png"
         if not out.is_file():
-            images = dataset_images(Path(self.trained.run.dataset.path), num=None)
-            cache = self.request.workdir / EVAL_DIR / f"training-{images.digest[:12]}-{self.protocol.name}.npz"
-            training = kept_statistics(images, self.protocol, cache, self.means)
-            samples = dataset_images(self._samples(setting))
-            write_neighbours(out, (samples, self._statistics(setting)), (images, training), self.request.neighbours)
+            generate(self.trained, setting, directory, batch_size=self.request.batch_size)  # if it was deleted
+            images = dataset_images(Path(self.trained.run.dataset.path))
+            measured = cache / f"training-{images.digest[:12]}-{self.protocol.name}.npz"
+            training = images, kept_statistics(images, self.protocol, measured, self.means)
+            samples = dataset_images(directory), self._statistics(setting)
+            write_neighbours(out, samples, training, self.request.neighbours)
 
     def _samples(self, setting: Setting) -> Path:
         return self.request.workdir / SAMPLES_DIR / setting_name(sampling_facts(self.trained, setting))

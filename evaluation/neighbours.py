@@ -18,21 +18,22 @@ NEAREST = 5
 def write_neighbours(
     out: Path, samples: tuple[ImageSet, Measured], training: tuple[ImageSet, Measured], num: int
 ) -> None:
-    """A row a sample: the sample, then its nearest training images in feature space, nearest first.
+    """A column a sample: the sample, and below it its nearest training images in feature space, nearest first.
 
-    The rows are those of the `num` samples that come nearest of all to a training image, the most suspicious first.
+    The columns are those of the `num` samples that come nearest of all to a training image, the most suspicious first.
 
     Args:
         out: a PNG, written whole.
         samples: images, and their statistics with feature rows.
         training: the same of what the model was trained on.
-        num: rows.
+        num: columns.
     """
     found, distances = nearest(samples[1].rows(), training[1].rows(), NEAREST)
     chosen = np.argsort(distances[:, 0], kind="stable")[:num]
-    rows = [np.concatenate([_read(samples[0], [i]), _read(training[0], found[i].tolist())]) for i in chosen.tolist()]
+    columns = [np.concatenate([_read(samples[0], [i]), _read(training[0], found[i].tolist())]) for i in chosen.tolist()]
     names = ["sample", *(f"nearest {k + 1}" for k in range(NEAREST))]
-    write_atomic(out, png(sheet([Block("samples and their nearest training images", tuple(rows))], names)))
+    block = Block("samples and their nearest training images", tuple(np.stack(columns, axis=1)))
+    write_atomic(out, png(sheet([block], names)))
 
 
 def _read(images: ImageSet, numbers: list[int]) -> NDArray[np.uint8]:

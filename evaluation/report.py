@@ -1,45 +1,43 @@
 """`flowtrain report`: everything about a run on one HTML page that needs nothing beside it."""
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from evaluation import cards
 from evaluation.commands import commands
 from evaluation.evaluate import EVAL_DIR
-from evaluation.plots import NARROW, Paint, accuracy_plot, distance_plot, draw, loss_plot
+from evaluation.plots import Paint, accuracy_plot, distance_plot, guidance_plot, loss_plot, metric_pair_plot
 from evaluation.report_images import (
     COLUMNS,
     Picture,
     block,
     class_rows,
-    data_uri,
     fresh_samples,
+    neighbour_pictures,
     reconstructions,
     stored_samples,
 )
+from evaluation.report_parts import Notify, Plot, Table, or_none, plot, read_metrics, render, table_of, write_page
+from evaluation.report_paths import denoising_paths
 from evaluation.results import Result, read_results
-from evaluation.tables import by_setting, describe, figure, rows, same_series, setting_text, steps_text
+from evaluation.tables import (
+    by_setting,
+    describe,
+    figure,
+    metrics_table,
+    rows,
+    same_series,
+    setting_text,
+    steps_text,
+)
 from pipelines.dataset import LatentDataset
-from schemas.errors import UserError
-from schemas.files import write_atomic
-from schemas.run import METRICS_NAME, Run, read_run
+from schemas.run import Run, read_run
 
 TEMPLATE = "report.html.j2"
 BLOCK_COLUMNS = 4
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure drawn twice: for a wide page and for a phone."""
-
-    wide: str
-    narrow: str
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -57,51 +55,42 @@ def plan(workdir: Path, out: Path) -> dict[str, Any]:
     return {"run": workdir, "results": len(results), "logged steps": len(metrics), "out": out}
 
 
-def write_report(workdir: Path, out: Path, notify: Callable[[str], object]) -> None:
+def write_report(workdir: Path, out: Path, notify: Notify) -> None:
     """Write the page; parts that cannot be had are left out, and `notify` is told why.
 
     Raises:
         UserError: no run in `workdir`, damaged results, or no directory to write to.
     """
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"{out}: no directory {out.parent}; make it first")
-    write_atomic(out, render(collect(workdir, notify)))
+    write_page(out, lambda: render(collect(workdir, notify), TEMPLATE))
 
 
-def render(content: Mapping[str, Any]) -> str:
-    """Fill the template in; everything is escaped."""
-    import jinja2
-
-    source = resources.files("evaluation").joinpath("templates", TEMPLATE).read_text()
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source).render(content)
-
-
-def collect(workdir: Path, notify: Callable[[str], object]) -> dict[str, Any]:
+def collect(workdir: Path, notify: Notify) -> dict[str, Any]:
     """All that the template shows."""
     run, metrics, results = read_run(workdir), read_metrics(workdir), read_results(workdir)
-    series = same_series(results, results[-1]) if results else []
+    series = latest_series(results)
     nearest = min(series, key=lambda result: result.distance) if series else None
     shown = cards.most_accurate(series) or nearest
-    dataset = _or_none(lambda: LatentDataset(Path(run.dataset.path)), notify)
+    dataset = or_none(lambda: LatentDataset(Path(run.dataset.path)), notify)
     if dataset is not None and dataset.manifest.digest() != run.dataset.digest:
         notify(f"{run.dataset.path}: not the dataset that the run was trained on any more; left out of the report")
         dataset = None
     manifest = dataset.manifest if dataset else None
+    guidance = shown.sampling.cfg if shown and shown.sampling else run.recipe.sampler.cfg
     return {
         "title": f"{run.dataset.source}, {run.dataset.resolution} pixels",
         "headline": cards.headline(run, metrics, series),
         "summary": cards.summary(run),
-        "samples": _or_none(lambda: _samples(workdir, run, shown), notify),
+        "samples": or_none(lambda: _samples(workdir, run, shown), notify),
         "shown": _about_samples(run, shown),
-        "steps": _or_none(lambda: _step_blocks(workdir, run, series), notify) or [],
+        "steps": or_none(lambda: _step_blocks(workdir, run, series), notify) or [],
+        "paths": or_none(lambda: denoising_paths(workdir, run, series, guidance), notify),
         "distance": _distance(series),
-        "loss": _plot(loss_plot(metrics), "Training loss against step.") if len(metrics) > 1 else None,
+        "metrics": _metrics(series),
+        "loss": plot(loss_plot(metrics), "Training loss against step.") if len(metrics) > 1 else None,
         "training": cards.training(metrics),
-        "pairs": _or_none(lambda: reconstructions(dataset), notify) if dataset else None,
+        "pairs": or_none(lambda: reconstructions(dataset), notify) if dataset else None,
         "psnr": manifest.reconstruction if manifest else None,
+        "neighbours": neighbour_pictures(workdir, series, shown) if shown else [],
         "times": cards.times(run, metrics, series),
         "recipe": cards.recipe(run),
         "dataset": cards.dataset(run, manifest),
@@ -112,28 +101,10 @@ def collect(workdir: Path, notify: Callable[[str], object]) -> dict[str, Any]:
     }
 
 
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl that tell of training; a last line that is being written is left out.
-
-    Lines without a loss are of validation and previews, or of steps that were all skipped.
-    """
-    path = workdir / METRICS_NAME
-    lines: list[dict[str, float]] = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return [line for line in lines if "loss" in line]
-
-
-def _or_none(make: Callable[[], Any], notify: Callable[[str], object]) -> Any:
-    """A part of the page, or nothing and a warning."""
-    try:
-        return make()
-    except UserError as error:
-        notify(f"left out of the report: {error}")
-        return None
+def latest_series(results: Sequence[Result]) -> list[Result]:
+    """The newest table of a run: each of its settings once, as it was measured last."""
+    sampled = [result for result in results if result.sampling is not None]
+    return list(by_setting(same_series(sampled, sampled[-1]))[2].values()) if sampled else []
 
 
 def _about_samples(run: Run, shown: Result | None) -> str:
@@ -154,38 +125,59 @@ def _samples(workdir: Path, run: Run, shown: Result | None) -> list[tuple[str, P
 def _step_blocks(workdir: Path, run: Run, series: Sequence[Result]) -> list[tuple[str, list[Block]]]:
     """For each guidance weight, a grid at every number of steps; sample i starts from the same noise in all."""
     steps, guidances, cells = by_setting(series)
-    figures = []
-    for cfg in guidances:
-        blocks = []
-        for result in (cells[count, cfg] for count in steps if (count, cfg) in cells):
-            assert result.sampling is not None
-            images, labels = stored_samples(workdir, result, BLOCK_COLUMNS * len(run.classes))
-            title = steps_text(result.sampling)
-            details = [f"{result.protocol.metric} {figure(result.distance)}"]
-            if result.accuracy is not None:
-                details.append(f"{result.accuracy:.1%} right class")
-            grid = block(images, labels, BLOCK_COLUMNS, f"Samples of {title}, one row a class")
-            blocks.append(Block(title, details, grid))
-        figures.append(("Without guidance" if cfg == 1 else f"Guidance {cfg:g}", blocks))
-    return figures
+    return [
+        (guidance_text(cfg), [step_block(workdir, run, cells[n, cfg]) for n in steps if (n, cfg) in cells])
+        for cfg in guidances
+    ]
+
+
+def step_block(workdir: Path, run: Run, result: Result, name: str = "") -> Block:
+    """A grid of a result's samples with its numbers, under its number of steps or another name.
+
+    Raises:
+        UserError: the samples are gone.
+    """
+    assert result.sampling is not None
+    images, labels = stored_samples(workdir, result, BLOCK_COLUMNS * len(run.classes))
+    title = name or steps_text(result.sampling)
+    details = [f"{result.protocol.metric} {figure(result.distance)}"]
+    if result.accuracy is not None:
+        details.append(f"{result.accuracy:.1%} right class")
+    return Block(title, details, block(images, labels, BLOCK_COLUMNS, f"Samples of {title}, one row a class"))
+
+
+def guidance_text(cfg: float) -> str:
+    """For above a group of pictures."""
+    return "Without guidance" if cfg == 1 else f"Guidance {cfg:g}"
 
 
 def _distance(series: Sequence[Result]) -> dict[str, Any] | None:
     if not series:
         return None
-    header, body = rows(series)
-    scored = any(result.accuracy is not None for result in series)
     metric = series[0].protocol.metric
-    return {
-        "about": describe(series[0]),
-        "header": header,
-        "rows": body,
-        "plot": _plot(distance_plot(series), f"{metric} against sampling steps."),
-        "accuracy": _plot(accuracy_plot(series), "Accuracy against sampling steps.") if scored else None,
-        "where": EVAL_DIR,
-    }
+    plots = [plot(distance_plot(series), f"{metric} against sampling steps.")]
+    if len(by_setting(series)[1]) > 1:
+        plots.append(plot(guidance_plot(series), f"{metric} against guidance weight."))
+    if any(result.accuracy is not None for result in series):
+        plots.append(plot(accuracy_plot(series), "Accuracy against sampling steps."))
+    return {"about": describe(series[0]), "table": Table(*rows(series)), "plots": plots, "where": EVAL_DIR}
 
 
-def _plot(paint: Paint, alt: str) -> Plot:
-    wide, narrow = (data_uri(draw(paint, size), "image/svg+xml") for size in ((5.4, 3.6), NARROW))
-    return Plot(wide, narrow, alt)
+def _metrics(series: Sequence[Result]) -> dict[str, Any] | None:
+    """What was measured beside the distance, or None."""
+    table = metrics_table(series) if series else None
+    if table is None:
+        return None
+    return {"table": table_of(table), "plots": pair_plots(series, lambda *axes: metric_pair_plot(series, *axes))}
+
+
+def pair_plots(results: Sequence[Result], paint: Callable[[str, str], Paint]) -> list[Plot]:
+    """Precision against recall, density against coverage, as far as they are in the results.
+
+    `paint` draws for a metric across and one up.
+    """
+    return [
+        plot(paint(across, up), f"{up} against {across}, one point a setting.")
+        for across, up in (("recall", "precision"), ("coverage", "density"))
+        if any({across, up} <= result.metrics.keys() for result in results)
+    ]

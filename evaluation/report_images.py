@@ -1,6 +1,6 @@
 """The pictures of a report: sample grids at every setting, and real images beside their reconstructions."""
 
-import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.imagesets import read_item
-from evaluation.results import Result
+from evaluation.report_parts import data_uri
+from evaluation.results import Result, Sampling
 from evaluation.setting import Setting
+from evaluation.tables import setting_text
 from pipelines.dataset import LatentDataset
 from pipelines.decoding import decode_records
 from pipelines.grid import by_class, png, tile
@@ -21,6 +23,7 @@ from schemas.run import Run
 MOST_CLASSES = 20  # of a grid; a page with a thousand rows shows nothing
 COLUMNS = 10
 PAIRS = 10
+MOST_NEIGHBOURS = 2  # pictures
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Real images and their reconstructions; `note` says what is missing when `real` is None."""
+    """Real images and their reconstructions; `note` says what is missing when `real` is None.
+
+    Of a dataset of pixels there are no reconstructions.
+    """
 
     real: Picture | None
-    reconstructed: Picture
+    reconstructed: Picture | None
     note: str
-
-
-def data_uri(data: bytes, mime: str) -> str:
-    """A file inside a page."""
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def picture(rows: Sequence[NDArray[np.uint8]], alt: str) -> Picture:
@@ -113,11 +114,45 @@ def reconstructions(dataset: LatentDataset) -> Pairs:
             chosen[record.label] = taken + 1
             records.append(record)
     records.sort(key=lambda record: record.label)
-    decoded = picture([decode_records(dataset.manifest, records)], "the same images after encoding and decoding")
+    images = decode_records(dataset.manifest, records)
+    if manifest.vae is None:
+        return Pairs(picture([images], "images of the dataset"), None, "")
+    decoded = picture([images], "the same images after encoding and decoding")
     originals = _originals(manifest, [record.key for record in records])
     if originals is None:
         return Pairs(None, decoded, f"The source {manifest.source.descriptor} is not reachable from here.")
     return Pairs(picture([originals], "images of the source"), decoded, "")
+
+
+def neighbour_pictures(workdir: Path, series: Sequence[Result], first: Result) -> list[tuple[str, Picture]]:
+    """(setting, picture) of what `eval --neighbours` drew of a series: of `first`, then of other settings."""
+    from PIL import Image
+
+    found = []
+    for result in (first, *(other for other in reversed(series) if other is not first)):
+        assert result.sampling is not None
+        path = _neighbour_file(workdir, result.sampling, result.protocol.name)
+        if path is not None and len(found) < MOST_NEIGHBOURS:
+            title, data = setting_text(result.sampling), path.read_bytes()
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+            alt = f"samples of {title} and the training images nearest to them"
+            found.append((title, Picture(data_uri(data, "image/png"), width, height, alt)))
+    return found
+
+
+def _neighbour_file(workdir: Path, sampling: Sampling, protocol: str) -> Path | None:
+    """Of the pictures of one setting, which end in how many samples they show, that with the most."""
+    from evaluation.evaluate import EVAL_DIR
+    from evaluation.setting import setting_name
+
+    name = f"neighbours-{setting_name(sampling)}-{protocol}-"
+    counts = {
+        int(count): path
+        for path in (workdir / EVAL_DIR).glob(f"{name}*.png")
+        if (count := path.stem.removeprefix(name)).isdecimal()  # else of a protocol whose name begins alike
+    }
+    return counts[max(counts)] if counts else None
 
 
 def _originals(manifest: Manifest, keys: Sequence[str]) -> NDArray[np.uint8] | None:

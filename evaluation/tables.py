@@ -7,6 +7,7 @@ one row a setting, what was measured beside the distance.
 from collections.abc import Mapping, Sequence
 
 from evaluation.results import Result, Sampling
+from schemas.config import SIZES, DiTSize
 from schemas.run import Run
 
 ADAPTIVE_ROW = "adaptive"  # stands for a number of steps
@@ -119,7 +120,8 @@ def steps_table(results: Sequence[Result]) -> str:
 def model_name(run: Run, name: str) -> str:
     """A run in a few words."""
     model, kind = run.recipe.model, run.recipe.objective.kind
-    size = f"DiT-{model.size}/{model.patch}" if model.size else f"DiT {model.depth}x{model.width}/{model.patch}"
+    named = model.size is not None and DiTSize(model.depth, model.width, model.heads) == SIZES[model.size]
+    size = f"DiT-{model.size}/{model.patch}" if named else f"DiT {model.depth}x{model.width}/{model.patch}"
     return f"{name} ({kind}, {size})"
 
 
@@ -153,11 +155,16 @@ def metrics_table(results: Sequence[Result]) -> str | None:
         [
             setting_text(result.sampling) if result.sampling else "images",
             figure(result.distance),
-            *(f"{result.metrics[name]:.4g}" if name in result.metrics else "-" for name in names),
+            *(_metric(name, result.metrics) for name in names),
         ]
         for result in results
     ]
     return aligned(["setting", metric, *(METRIC_NAMES.get(name, name) for name in names)], body, left=1)
+
+
+def _metric(name: str, metrics: Mapping[str, float]) -> str:
+    """Three decimals; five of KID, which is small."""
+    return f"{metrics[name]:.{5 if name.startswith('kid') else 3}f}" if name in metrics else "-"
 
 
 METRIC_NAMES = {

@@ -7,6 +7,7 @@ and so does the noise that a stochastic solver adds.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from flowtrain.counter import Purpose, sample_keys
 from flowtrain.model import Params, Predict
 from flowtrain.objective import make_objective
 from flowtrain.path import Path
-from flowtrain.solvers import Problem, Solution, integrate
+from flowtrain.solvers import STEPPERS, Prediction, Problem, Solution, integrate
 
 EVERYWHERE = (0.0, 1.0)  # the interval of guidance that leaves nothing out
 
@@ -84,6 +85,19 @@ def _integrate(method: Method, params: Params, batch: Batch, steps: jax.Array, s
     return integrate(method.solver, problem, batch.noise, batch.keys, steps, method.tolerance)
 
 
+def _guided(method: Method, params: Params, guidance: Guidance, null_class: int, channels: int | None) -> Prediction:
+    def guided(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+        # Both of a sample side by side, so that neither leaves its device.
+        both = jnp.stack([label, jnp.full_like(label, null_class)], axis=1).reshape(-1)
+        prediction = method.predict(params, jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2), both)
+        conditional, unconditional = prediction[0::2], prediction[1::2]
+        inside = (t >= guidance.begin) & (t <= guidance.end)
+        weight = jnp.where(inside, guidance.weight, 1.0).reshape(t.shape + (1,) * (x.ndim - 1))
+        return guide(conditional, unconditional, weight, channels)
+
+    return guided
+
+
 @functools.partial(jax.jit, static_argnames=("method", "null_class", "channels"))
 def _integrate_guided(
     method: Method,
@@ -95,15 +109,7 @@ def _integrate_guided(
     null_class: int,
     channels: int | None,
 ) -> Solution:
-    def guided(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
-        # Both of a sample side by side, so that neither leaves its device.
-        both = jnp.stack([label, jnp.full_like(label, null_class)], axis=1).reshape(-1)
-        prediction = method.predict(params, jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2), both)
-        conditional, unconditional = prediction[0::2], prediction[1::2]
-        inside = (t >= guidance.begin) & (t <= guidance.end)
-        weight = jnp.where(inside, guidance.weight, 1.0).reshape(t.shape + (1,) * (x.ndim - 1))
-        return guide(conditional, unconditional, weight, channels)
-
+    guided = _guided(method, params, guidance, null_class, channels)
     problem = Problem(method.path, method.output, guided, batch.label, shift)
     solution = integrate(method.solver, problem, batch.noise, batch.keys, steps, method.tolerance)
     return solution._replace(evaluations=2 * solution.evaluations)
@@ -187,3 +193,92 @@ def sample(
     if not found:
         return Samples(np.zeros((0, *shape), np.float32), np.zeros(0, np.int32))
     return Samples(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+class Trajectory(NamedTuple):
+    """Moments on the way of n samples, k of them: t (k,) float32, and (k, n, h, w, c) float32 in the model's scale.
+
+    `x` is where the samples are at `t`, `data` what the network takes for the data there. Where t = 1 both are the
+    samples themselves.
+    """
+
+    t: NDArray[np.float32]
+    x: NDArray[np.float32]
+    data: NDArray[np.float32]
+
+
+@functools.partial(jax.jit, static_argnames=("method", "null_class", "channels"))
+def _advance(
+    method: Method,
+    params: Params,
+    batch: Batch,
+    x: jax.Array,
+    i: jax.Array,
+    steps: jax.Array,
+    shift: jax.Array,
+    guidance: Guidance | None,
+    null_class: int,
+    channels: int | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One step from x: x after it, the time () it begins at, and the data as predicted there."""
+    asked: list[tuple[jax.Array, jax.Array]] = []
+
+    def predict(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+        found = guided(x, t, label) if guided else method.predict(params, x, t, label)
+        asked.append((t, found))
+        return found
+
+    guided = _guided(method, params, guidance, null_class, channels) if guidance else None
+    problem = Problem(method.path, method.output, predict, batch.label, shift)
+    after = STEPPERS[method.solver](problem, x, batch.keys, i, steps)
+    t, prediction = asked[0]  # every solver asks first where its step begins
+    return after, t[0], method.path.ends(method.output, prediction, x, t).data
+
+
+def trajectory(
+    trained: TrainedModel,
+    labels: ArrayLike,
+    indices: ArrayLike,
+    *,
+    seed: int,
+    steps: int,
+    cfg: float,
+    moments: Sequence[int],
+    cfg_channels: int | None = None,
+    cfg_interval: tuple[float, float] = EVERYWHERE,
+    shift: float = 1.0,
+    solver: str | None = None,
+) -> Trajectory:
+    """The samples that `sample` draws, to rounding, at some moments of their way; a few, as one batch on one device.
+
+    Args:
+        trained: as for `sample`, and so are labels, indices, seed and what follows but `moments`.
+        labels: (n,) class numbers.
+        indices: (n,) numbers of the samples.
+        seed: of the noise.
+        steps: of the solver, which cannot be `dopri5`: each of its samples has its own.
+        cfg: guidance weight.
+        moments: (k,) numbers of steps after which to look, in [0, steps], least first; `steps` is the end.
+        cfg_channels: guide only the first channels.
+        cfg_interval: the times between which there is guidance.
+        shift: of the time steps.
+        solver: default: the recipe's.
+    """
+    label, index = jnp.asarray(labels, jnp.int32), jnp.asarray(indices, jnp.int32)
+    key, recipe = jax.random.key(seed), trained.run.recipe
+    path = make_objective(recipe.objective).path
+    method = Method(trained.predict, path, recipe.model.output, solver or recipe.sampler.solver, 0.0)
+    batch = Batch(initial_noise(key, index, trained.run.latent_shape), _solver_keys(key, index), label)
+    guidance = None if cfg == 1 else Guidance(*map(jnp.float32, (cfg, *cfg_interval)))
+    count, moved = jnp.int32(steps), jnp.float32(shift)
+    x, found = batch.noise, []
+    for i in range(steps):
+        after, t, data = _advance(
+            method, trained.params, batch, x, jnp.int32(i), count, moved, guidance, trained.null_class, cfg_channels
+        )
+        if i in moments:
+            found.append((t, x, data))
+        x = after
+    if steps in moments:
+        found.append((jnp.float32(1), x, x))
+    return Trajectory(*(np.stack([np.asarray(each) for each in kind]) for kind in zip(*found, strict=True)))

@@ -44,7 +44,7 @@ def test_every_line_can_be_typed(world: World, tmp_path: Path) -> None:
     assert lines[2] == "flowtrain stats embedded:digits reference.npz --split train --resolution 8 --extractor tiny"
     assert lines[3].endswith("--steps 20,5 --cfg 1,4 --num-samples 10 --protocol tiny")
     options = [parsed(line) for line in lines[1:]]
-    assert options[-1]["workdir"] == tmp_path / "my run"
+    assert options[-1]["workdirs"] == (tmp_path / "my run",)
 
 
 def test_only_the_word_out_is_filled_in() -> None:
@@ -99,3 +99,23 @@ def test_a_reference_is_made_by_its_line(world: World) -> None:
     elsewhere = lines_of(world, changed(images={**own, "digest": "e" * 64}))[2]
     assert elsewhere == f"# reference.npz: images of digest {'e' * 12}, digest of mu and sigma {'d' * 12}"
     assert lines_of(world, changed(images={}))[2].startswith("# reference.npz: given statistics")
+
+
+def test_how_samples_were_drawn_is_named(world: World) -> None:
+    facts = {"sampler": "dopri5", "steps": 0, "nfe": None, "tolerance": 0.001, "labels": "uniform"}
+    line = lines_of(world, changed({**facts, "cfg_interval": (0.1, 0.8)}))[3]
+    assert "--steps" not in line
+    options = parsed(line)
+    assert (options["solver"], options["tolerance"], options["labels"]) == ("dopri5", 0.001, "uniform")
+    assert options["cfg_interval"] == [0.1, 0.8]
+    shifted = lines_of(world, changed({"shift": 3.0, "labels": "frequencies 0123456789ab"}))[3]
+    assert parsed(shifted)["shift"] == 3
+    assert "--labels reference.npz" in shifted
+
+
+def test_metrics_that_need_rows_are_asked_for(world: World) -> None:
+    some = changed().model_copy(update={"metrics": {"precision": 0.5, "recall": 0.5, "sfid": 3.0}})
+    stats, evaluated = lines_of(world, some)[2:4]
+    assert parsed(evaluated)["metrics"] == ("pr",)
+    assert parsed(stats)["features"]
+    assert not parsed(lines_of(world, changed())[2])["features"]

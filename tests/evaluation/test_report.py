@@ -9,15 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
-from evaluation import cards, report_images
-from evaluation.report import collect, read_metrics, render, write_report
-from evaluation.results import read_results
+from evaluation import cards, report, report_images
+from evaluation.report import collect, latest_series, write_report
+from evaluation.report_parts import read_metrics, render
+from evaluation.results import Result, read_results
 from evaluation.setting import Setting
 from flowtrain.cli import main
+from pipelines.dataset import LatentDataset
 from schemas.config import make_recipe
 from schemas.errors import UserError
+from schemas.layout import Layout
 from schemas.run import METRICS_NAME
+from tests.evaluation import scenes
 from tests.evaluation.conftest import World, add_tiny_protocol
 from tests.evaluation.test_results import result
 
@@ -50,7 +55,8 @@ def evaluated_once(world: World, tmp_path_factory: pytest.TempPathFactory) -> Pa
     workdir = Path(shutil.copytree(world.workdir, tmp_path_factory.mktemp("evaluated") / "run"))
     lines = [json.dumps(line) for line in (*METRICS, VALIDATION)]
     (workdir / METRICS_NAME).write_text("\n".join([*lines, '{"step": 20, "lo']))
-    options = ["--steps", "2,1", "--cfg", "1,2", "--num-samples", "9", "--protocol", "tiny"]
+    options = ["--steps", "2,1", "--cfg", "1,2", "--num-samples", "9", "--protocol", "tiny", "--neighbours", "3"]
+    options += ["--metrics", "pr,dc"]
     with pytest.MonkeyPatch.context() as patch:
         add_tiny_protocol(patch)
         done = CliRunner().invoke(main, ["eval", str(workdir), "--reference", str(world.dataset), *options])
@@ -79,9 +85,12 @@ def test_the_page_needs_nothing_beside_it(evaluated: Path, tmp_path: Path) -> No
     assert headings == [
         "Samples",
         "Fewer steps",
+        "From noise to data",
         "Distance against steps and guidance",
+        "Other metrics",
         "Training",
         "Real and reconstructed",
+        "Nearest training images",
         "Where the time went",
         "Recipe",
         "Dataset",
@@ -91,16 +100,20 @@ def test_the_page_needs_nothing_beside_it(evaluated: Path, tmp_path: Path) -> No
     assert "Preprocessing and the reference are not in it" in text
     assert "not reachable from here" in text, "the source of the tiny dataset is nowhere"
     assert warnings == []
-    # 3 classes in the samples, 2 guidance weights at 2 numbers of steps, one strip of reconstructions.
-    assert page.tags.count("img") == 3 + 4 + 1 + 3
+    # 3 classes in the samples, 2 guidance weights at 2 numbers of steps, both paths, one strip of reconstructions,
+    # 2 settings with neighbours; 3 plots of distances and accuracy, 2 of other metrics, the loss.
+    assert page.tags.count("img") == 3 + 4 + 2 + 1 + 2 + 3 + 2 + 1
+    for name in ("precision", "recall", "density", "coverage"):
+        assert f'<th scope="col">{name}</th>' in text
 
 
 def test_a_run_that_was_never_evaluated_still_has_a_page(workdir: Path) -> None:
     content = collect(workdir, lambda message: pytest.fail(message))
     assert [name for name, _ in content["samples"]] == ["zero", "one", "two"], "drawn for the page"
-    text = render(content)
+    text = render(content, report.TEMPLATE)
     assert "flowtrain train" in text
     assert "FD(" not in text
+    assert content["paths"].note == "euler, 50 steps, guidance 4"
 
 
 def test_only_classes_that_are_shown_are_drawn_and_decoded(
@@ -123,12 +136,12 @@ def test_missing_parts_are_left_out_and_told(evaluated: Path) -> None:
     assert content["samples"] is None
     assert content["steps"] == []
     assert any("left out of the report" in warning for warning in warnings)
-    assert "Distance against steps" in render(content)
+    assert "Distance against steps" in render(content, report.TEMPLATE)
 
 
 def test_names_from_outside_are_escaped(evaluated: Path) -> None:
     content = collect(evaluated, lambda message: None) | {"title": "<script>alert(1)</script>"}
-    assert "<script>" not in render(content)
+    assert "<script>" not in render(content, report.TEMPLATE)
 
 
 def test_a_metrics_line_being_written_and_one_of_validation_are_left_out(evaluated: Path) -> None:
@@ -180,9 +193,59 @@ def test_a_run_that_was_never_evaluated_shows_samples_of_its_own_solver(
 
 
 def test_times_add_up(world: World) -> None:
-    stages = cards.times(world.run, METRICS, [result(20, 4), result(1, 1)])
-    names = ["train", "sample, 20 steps, guidance 4", "sample, 1 step, no guidance", "decode and measure"]
-    assert [stage.name for stage in stages] == names
-    assert stages[0].seconds == pytest.approx(15 * 4 / 100)
-    assert stages[-1].seconds == pytest.approx(2.0)
+    scored = result(1, 1).model_copy(update={"seconds": {"generate": 0.01, "measure": 1.0, "score": 0.5}})
+    stages = cards.times(world.run, METRICS, [result(20, 4), scored])
+    assert [stage.name for stage in stages] == [
+        "train",
+        "sample, 20 steps, guidance 4",
+        "sample, 1 step, no guidance",
+        "decode and measure",
+        "distance and other metrics",
+    ]
+    assert [stage.seconds for stage in stages] == pytest.approx([15 * 4 / 100, 2.0, 0.01, 2.0, 0.5])
+    assert [stage.rate for stage in stages] == ["100", "5", "", "10", ""], "samples that were there have no speed"
+    assert [stage.nfe for stage in stages] == ["", "40", "1", "", ""]
     assert sum(stage.share for stage in stages) == pytest.approx(1)
+    assert (cards.duration(99.94), cards.duration(1234.5)) == ("99.9 s", "1,234 s")
+
+
+def test_a_series_has_each_setting_once_as_measured_last() -> None:
+    first, later = result(20, 1, 3.0), result(20, 1, 2.0)
+    images = result().model_copy(update={"sampling": None})
+    assert latest_series([first, result(5, 1), later, images]) == [later, result(5, 1)]
+    assert latest_series([images]) == []
+
+
+def test_guidance_has_its_plot_where_there_are_several(evaluated: Path) -> None:
+    def plots(results: list[Result]) -> list[str]:
+        distance = report._distance(results)
+        assert distance is not None
+        return [plot.alt for plot in distance["plots"]]
+
+    results = read_results(evaluated)
+    assert plots(results)[1] == "FD(tiny) against guidance weight."
+    one = [result for result in results if result.sampling is not None and result.sampling.cfg == 1]
+    assert plots(one) == ["FD(tiny) against sampling steps.", "Accuracy against sampling steps."]
+
+
+def test_the_shown_setting_has_its_neighbours_first(evaluated: Path) -> None:
+    results = read_results(evaluated)
+    titles = [title for title, _ in report_images.neighbour_pictures(evaluated, results, results[1])]
+    assert titles == ["1 step, no guidance", "1 step, guidance 2"]
+    folder = evaluated / "eval"
+    (few,) = folder.glob("neighbours-*euler1-cfg2*-tiny-3.png")
+    for name, size in (("tiny-12", (7, 5)), ("tiny-2", (1, 1)), ("tiny-b-99", (2, 2))):
+        Image.new("RGB", size).save(few.with_name(few.name.replace("tiny-3", name)))
+    _, shown = report_images.neighbour_pictures(evaluated, results, results[3])[0]
+    assert (shown.width, shown.height) == (7, 5), "the one of the most samples, of this protocol"
+    for path in folder.glob("neighbours-*"):
+        path.unlink()
+    assert report_images.neighbour_pictures(evaluated, results, results[1]) == []
+
+
+def test_pixels_have_nothing_to_reconstruct(tmp_path: Path) -> None:
+    scenes.make_dataset(tmp_path / "pixels", Layout.IMAGE, None)
+    pairs = report_images.reconstructions(LatentDataset(tmp_path / "pixels"))
+    assert pairs.reconstructed is None
+    assert pairs.real is not None
+    assert pairs.real.alt == "images of the dataset"

@@ -177,7 +177,7 @@ def test_spatial_features_and_scores_survive_in_statistics(reference: Path, tmp_
 
 def test_nearest_training_images_are_shown(workdir: Path, reference: Path) -> None:
     succeed("eval", workdir, "--reference", reference, *QUICK, "--neighbours", 3)
-    (picture,) = (workdir / "eval").glob("neighbours-*-tiny.png")
+    (picture,) = (workdir / "eval").glob("neighbours-*-tiny-3.png")
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 

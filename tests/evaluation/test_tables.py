@@ -61,7 +61,10 @@ def test_metrics_have_a_column_each() -> None:
     assert table is not None
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert cells[0] == ["setting", "FD(tiny)", "precision", "recall"]
-    assert cells[2:] == [["20 steps, no guidance", "3.25", "0.5", "0.25"], ["5 steps, no guidance", "9.50", "-", "-"]]
+    assert cells[2:] == [
+        ["20 steps, no guidance", "3.25", "0.500", "0.250"],
+        ["5 steps, no guidance", "9.50", "-", "-"],
+    ]
     assert metrics_table(RESULTS) is None
     assert "recall" in markdown([some])
 

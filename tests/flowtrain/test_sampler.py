@@ -195,6 +195,7 @@ def test_a_trajectory_ends_in_the_sample(trained: TrainedModel, solver: str, cfg
     np.testing.assert_array_equal(way.data[-1], way.x[-1])
     np.testing.assert_array_equal(way.x[0], sampler.initial_noise(jax.random.key(5), jnp.array(indices), SHAPE))
     assert (np.diff(way.t) > 0).all()
+    assert way.t[0] == pytest.approx(0, abs=2e-3)  # what a step asks later than its beginning is not shown
 
 
 def test_a_trajectory_of_a_diffusion_ends_in_the_sample(diffusion: TrainedModel):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from evaluation.imagesets import DECODED
 from evaluation.results import Result
 from evaluation.setting import CYCLIC
-from evaluation.tables import figure, setting_text, weights_text
+from evaluation.tables import figure, setting_text, unusual, weights_text
 from schemas.manifest import Manifest
 from schemas.run import Run
 
@@ -226,6 +226,7 @@ def protocol(result: Result) -> Card:
         ("sampler", _SOLVERS.get(sampling.sampler, sampling.sampler)),
         ("weights", f"{weights_text(sampling)}, step {sampling.step:,}"),
         ("guidance", f"uncond + w (cond - uncond) on {channels}"),
+        *([("also", ", ".join(unusual(sampling)))] if unusual(sampling) else []),
         ("run digest", sampling.run[:16]),
     ]
 

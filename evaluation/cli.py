@@ -70,7 +70,7 @@ def _sampling_options(command: _F) -> _F:
     labels = "cyclic (sample i has class i modulo classes), uniform, or statistics (.npz) whose class counts to follow."
     weights = "ema, or params (not averaged), or another average: ema0.999, power0.05, posthoc0.13."
     for option in (
-        click.option("--batch-size", type=_POSITIVE, default=250, show_default=True, help="Samples at once."),
+        click.option("--batch-size", type=_POSITIVE, default=256, show_default=True, help="Samples at once."),
         click.option("--weights", metavar="NAME", default="ema", show_default=True, help=weights),
         click.option("--step", type=click.IntRange(min=0), help="Checkpoint step.  [default: newest]"),
         click.option("--seed", type=_SEED, default=0, show_default=True),

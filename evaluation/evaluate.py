@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evaluation.generate import BATCH_SIZE, generate, mean_evaluations
 from evaluation.imagesets import dataset_images
@@ -25,10 +25,11 @@ from evaluation.measure import (
 from evaluation.plots import accuracy_plot, distance_plot, draw
 from evaluation.progress import Bar, MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe
-from evaluation.results import Result, append_result, find_result, read_results
-from evaluation.scoring import Measured, choose, lacking, needs_rows
+from evaluation.results import Reference, Result, append_result, find_result, read_results
+from evaluation.scoring import Measured, check_reference_has, choose, lacking, needs_reference_rows, needs_rows
 from evaluation.setting import Setting, sampling_facts, setting_name
 from evaluation.tables import by_series, markdown
+from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.run import Run, read_run
 
@@ -71,33 +72,74 @@ def evaluate(requests: Sequence[Request], notify: Notify, bar: MakeBar) -> list[
     Raises:
         UserError: no checkpoint, no such weights, or a reference that cannot be compared with.
     """
+    told: set[str] = set()
+
+    def notify_once(message: str) -> None:
+        if message not in told:  # the requests of a sweep have much in common
+            told.add(message)
+            notify(message)
+
+    prepared = [_prepare(request, notify_once, bar) for request in requests]  # every mistake before any work
     total = sum(setting.num for request in requests for setting in request.settings)
     with contextlib.closing(bar(total=total, desc="eval", unit="sample")) as progress:
-        results = [result for request in requests for result in _evaluate(request, notify, bar, progress)]
+        results = [result for each in prepared for result in _evaluate(each, progress)]
     write_outputs(requests[0].workdir, results)
     return results
 
 
-def _evaluate(request: Request, notify: Notify, bar: MakeBar, progress: Bar) -> list[Result]:
-    from flowtrain.checkpoint import load_for_sampling
+class _Prepared(NamedTuple):
+    """A request that can be carried out, as far as can be told without the weights."""
+
+    request: Request
+    protocol: EvaluationProtocol
+    groups: tuple[str, ...]
+    reference: Measured
+    described: Reference
+
+
+def _prepare(request: Request, notify: Notify, bar: MakeBar) -> _Prepared:
+    """Check a request, and measure its reference when that is a dataset.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    from flowtrain.checkpoint import check_sampling
 
     check_exists(request.reference)
-    trained = load_for_sampling(request.workdir, step=request.step, weights=request.weights)
-    protocol = protocol_of(request.recipe, trained.run.dataset.resolution, request.means.weights)
+    check_sampling(request.workdir, request.step, request.weights)
+    run = read_run(request.workdir)
+    protocol = protocol_of(request.recipe, run.dataset.resolution, request.means.weights)
     fewest = min(setting.num for setting in request.settings)
-    groups = choose(request.metrics, protocol, fewest)
-    means = replace(request.means, make_bar=bar, keep_features=needs_rows(groups) or request.neighbours > 0)
-    reference = load_reference(
-        request.reference, request.recipe, request.workdir / EVAL_DIR, replace(means, keep_features=needs_rows(groups))
-    )
+    groups = choose(request.metrics, protocol, fewest, notify)
+    if request.neighbours:
+        check_training_set(run)
+    means = replace(request.means, make_bar=bar, keep_features=needs_reference_rows(groups))
+    reference = load_reference(request.reference, request.recipe, request.workdir / EVAL_DIR, means)
     if not request.metrics and reference.statistics.spatial is None:
         groups = tuple(name for name in groups if name != "sfid")  # statistics of others may lack it
     described = check_reference(protocol, reference.statistics, request.reference, notify)
+    check_reference_has(groups, reference)
     warn_of_rank(fewest, protocol.dim, "samples", notify)
-    work = _Work(request, trained, protocol, reference, replace(means, make_bar=None))
+    return _Prepared(request, protocol, groups, reference, described)
+
+
+def check_training_set(run: Run) -> None:
+    """Whether the dataset that a run was trained on is where it was. Raises `UserError`."""
+    if dataset_images(Path(run.dataset.path)).digest != run.dataset.digest:
+        raise UserError(f"{run.dataset.path}: not the dataset that the run was trained on; leave --neighbours out")
+
+
+def _evaluate(prepared: _Prepared, progress: Bar) -> list[Result]:
+    from flowtrain.checkpoint import load_for_sampling
+
+    request, groups = prepared.request, prepared.groups
+    trained = load_for_sampling(request.workdir, step=request.step, weights=request.weights)
+    keep = needs_rows(groups) or request.neighbours > 0
+    work = _Work(request, trained, prepared.protocol, prepared.reference, replace(request.means, keep_features=keep))
     known, results = read_results(request.workdir), []
     for setting in request.settings:
-        result = find_result(known, (sampling_facts(trained, setting), protocol, described.digest))
+        identity = (sampling_facts(trained, setting), prepared.protocol, prepared.described.digest)
+        result = find_result(known, identity)
         missing = groups if result is None else lacking(groups, result.metrics)
         if result is None or missing:
             progress.set_description(f"{setting.effort}, cfg {setting.cfg:g}", refresh=False)
@@ -175,14 +217,21 @@ def write_outputs(workdir: Path, results: Sequence[Result]) -> None:
     last = by_series(results)[-1]  # a plot has one line a guidance weight
     for kind in ("svg", "png"):
         write_atomic(directory / f"distance.{kind}", draw(distance_plot(last), kind=kind))
+        accuracy = directory / f"accuracy.{kind}"
         if any(result.accuracy is not None for result in last):
-            write_atomic(directory / f"accuracy.{kind}", draw(accuracy_plot(last), kind=kind))
+            write_atomic(accuracy, draw(accuracy_plot(last), kind=kind))
+        else:
+            accuracy.unlink(missing_ok=True)  # of other results
 
 
 def plan(requests: Sequence[Request], run: Run) -> dict[str, Any]:
     """What would be done, for --dry-run. Raises `UserError` when there is no such reference."""
+    from flowtrain.checkpoint import check_sampling
+
     first = requests[0]
-    check_exists(first.reference)
+    for request in requests:
+        check_exists(request.reference)
+        check_sampling(request.workdir, request.step, request.weights)
     settings = [setting for request in requests for setting in request.settings]
 
     def all_of(values: Iterable[object]) -> str:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 SPLIT = "samples"
 PLAN_NAME = ".plan.json"
-BATCH_SIZE = 250
-SHARD_SIZE = 500
+BATCH_SIZE = 256  # powers of two: they divide over any usual number of devices
+SHARD_SIZE = 512
 _COUNT_SUFFIX = ".evaluations"  # beside a shard of such a solver: what it took
 
 
@@ -154,6 +154,8 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
             found = json.load(file)
         except ValueError:
             raise UserError(f"{path} is damaged; delete it and repeat the command") from None
+        # A set that was drawn before there were these has none of them.
+        found = {"cfg_interval": [0.0, 1.0], "shift": 1.0, "tolerance": None, **found}
         differing = [name for name in plan if found.get(name) != plan[name]]
         if differing:
             name = differing[0]
@@ -236,13 +238,15 @@ def _count_path(shard: Path) -> Path:
     return shard.with_name(f".{shard.name}{_COUNT_SUFFIX}")
 
 
-def mean_evaluations(directory: Path, manifest: Manifest) -> float:
-    """Network evaluations a sample of a finished sample set."""
+def mean_evaluations(directory: Path, manifest: Manifest) -> float | None:
+    """Network evaluations a sample of a finished sample set; None where they were counted and the counts are lost."""
     nfe = (manifest.sampling or {}).get("nfe")
     if nfe is not None:
         return float(nfe)
-    counts = [int(_count_path(directory / shard.name).read_text()) for shard in manifest.shards]
-    return sum(counts) / manifest.counts.written
+    counts = [_count_path(directory / shard.name) for shard in manifest.shards]
+    if not all(path.is_file() for path in counts):  # a copy without its hidden files
+        return None
+    return sum(int(path.read_text()) for path in counts) / manifest.counts.written
 
 
 def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: tuple[ShardInfo, ...]) -> Manifest:
@@ -265,7 +269,7 @@ def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: 
         shards=shards,
         seed=setting.seed,
         sampling=sampling.model_dump(mode="json"),
-        command=equivalent_command(sampling),
+        command=equivalent_command(sampling, run.recipe.sampler),
         versions={name: installed_version(name) for name in ("jax", "numpy")},
     )
     counts = [_count_path(Path(shard.name)).name for shard in shards] if setting.nfe is None else []

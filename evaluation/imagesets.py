@@ -193,7 +193,7 @@ def batch_images(path: Path, num: int | None = None) -> BatchImages:
         UserError: not a readable .npz, or `arr_0` is not uint8 (n, H, H, 3).
     """
     images = _batch(str(path))
-    digest = hashlib.sha256(images.tobytes()).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()
     return BatchImages(str(path), _at_most(len(images), num, str(path)), images.shape[1], digest)
 
 
@@ -220,7 +220,7 @@ def _source(descriptor: str, split: str) -> tuple["Source", list["Item"]]:
     from pipelines.sources import open_source
 
     source = open_source(descriptor, split)
-    return source, sorted(source.index(), key=lambda item: item.key)  # the first --num are the same everywhere
+    return source, sorted(source.index(), key=lambda item: item.key)  # the same everywhere
 
 
 def _at_most(available: int, num: int | None, where: str) -> int:

@@ -17,10 +17,11 @@ from evaluation.metrics import factor, statistics_distance
 from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe, check_comparable, read_protocol
 from evaluation.results import Reference, Result, Sampling, reference_of
-from evaluation.rows import has_rows
-from evaluation.scoring import ALL, GROUPS, Measured, choose, score
+from evaluation.scoring import ALL, GROUPS, Measured, check_reference_has, choose, score
 from pipelines.quiet import quiet_log
+from pipelines.storage import WORK
 from schemas.errors import UserError
+from schemas.locked import locked
 from schemas.manifest import MANIFEST_NAME
 from schemas.run import RUN_NAME
 from schemas.statistics import FeatureStatistics, read_statistics
@@ -72,12 +73,15 @@ def kept_statistics(images: ImageSet, protocol: EvaluationProtocol, out: Path, m
     Raises:
         UserError: as `measure_images`.
     """
-    with contextlib.suppress(UserError):  # missing or damaged: measured again
-        found = read_statistics(out)
-        same = read_protocol(found.protocol) == protocol and _facts(found).items() >= images.facts().items()
-        if same and (has_rows(out, found) or not means.keep_features):
-            return Measured(found, out)
-    return measure_images(images, protocol, out, means)
+    with locked(out.with_name(f".{out.name}.lock")):  # other commands may want the same
+        with contextlib.suppress(UserError):  # missing or damaged: measured again
+            found = Measured(read_statistics(out), out)
+            if means.keep_features:
+                found.rows()
+            facts = _facts(found.statistics)
+            if read_protocol(found.statistics.protocol) == protocol and facts.items() >= images.facts().items():
+                return found
+        return measure_images(images, protocol, out, means)
 
 
 def check_out(out: Path) -> None:
@@ -93,7 +97,7 @@ def check_out(out: Path) -> None:
 def _is_replaceable(path: Path) -> bool:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {"mu", "sigma"} <= set(file.files)
+            return {"mu", "sigma"} <= set(file.files) and "arr_0" not in file.files  # ADM's references hold images
     except zipfile.BadZipFile:  # it begins as an .npz does
         return True
     except (ValueError, EOFError, TypeError):  # the last for a lone array
@@ -122,6 +126,8 @@ def check_exists(reference: Path) -> None:
     """Before any work. Raises `UserError` when nothing is there."""
     if not reference.exists():
         raise UserError(f"{reference}: no such reference; make one with `flowtrain stats SOURCE {reference}`")
+    if reference.is_dir() and not _is_dataset(reference) and not (reference / WORK).is_dir():
+        raise UserError(f"{reference}: no dataset; of a folder of images make `flowtrain stats {reference} OUT.npz`")
 
 
 def load_reference(path: Path, recipe: Recipe, cache: Path, means: Means = PLAIN) -> Measured:
@@ -228,7 +234,7 @@ def compare_only(comparison: Comparison, means: Means, notify: Notify) -> Result
     subject, recipe, where = comparison.subject, comparison.recipe, comparison.reference
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch)
-        keep = any(name == ALL or (name in GROUPS and GROUPS[name].rows) for name in comparison.metrics)
+        keep = any(name == ALL or (name in GROUPS and GROUPS[name].rows != "none") for name in comparison.metrics)
         means = replace(means, keep_features=keep)
         reference = load_reference(where, recipe, cache, means)
         theirs = read_protocol(reference.statistics.protocol)
@@ -246,12 +252,16 @@ def compare_only(comparison: Comparison, means: Means, notify: Notify) -> Result
             measured = measure_images(images, protocol, cache / "subject.npz", means)
         check_reference(protocol, reference.statistics, where, notify)
         moments = measured.statistics.moments
-        groups = choose(comparison.metrics, protocol, moments.n if moments else 0)
+        groups = choose(comparison.metrics, protocol, moments.n if moments else _MANY)
         if not comparison.metrics:  # statistics of others may lack what costs nothing
             groups = tuple(name for name in groups if _is_there(name, measured, reference))
         if moments:
             warn_of_rank(moments.n, protocol.dim, "images", notify)
+        check_reference_has(groups, reference)
         return compare(measured, reference, protocol, groups)
+
+
+_MANY = 2**31  # of statistics that do not say of how many images they are
 
 
 def _is_there(group: str, subject: Measured, reference: Measured) -> bool:

@@ -1,6 +1,7 @@
 """From what was typed to settings of samples: defaults of the recipe, classes, and sweeps over values."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ def swept(options: Mapping[str, Any], sweeps: Sequence[str]) -> list[dict[str, A
             raise UserError(f"--sweep {sweep}: each must be above 0")
         if key in ("step", "seed", "cfg") and min(found) < 0:
             raise UserError(f"--sweep {sweep}: none may be below 0")
+        if (key == "seed" and max(found) >= 2**32) or (key == "num-samples" and min(found) < 2):
+            raise UserError(f"--sweep {sweep}: seeds are below 2^32, and a distance needs 2 samples")
         values[key] = list(dict.fromkeys(found))
     lists = {key: values.pop(key) for key in _LISTS if key in values}
     keys = [key.replace("-", "_") for key in values]
@@ -108,6 +111,9 @@ def _check(run: Run, options: Mapping[str, Any], solver: str) -> None:
         raise UserError(f"--cfg-channels {channels}: the model has {run.latent_shape[2]} channels")
     if most > run.recipe.most_steps:
         raise UserError(f"--steps {most}: the run has only {run.recipe.most_steps} noise levels; take fewer")
+    numbers = (*(options["cfg"] or ()), options["shift"], options["tolerance"])
+    if not all(math.isfinite(number) for number in numbers if number is not None):
+        raise UserError("--cfg, --shift and --tolerance: give finite numbers")
     interval = options["cfg_interval"]
     if interval and not 0 <= interval[0] <= interval[1] <= 1:
         raise UserError("--cfg-interval: two times, 0 <= first <= second <= 1, as in 0.1,0.8")
@@ -138,13 +144,14 @@ def _rule(text: str, label: int | None, classes: tuple[str, ...]) -> tuple[str, 
 
     if not Path(text).is_file():
         raise UserError(f"--labels {text}: neither {CYCLIC}, {UNIFORM} nor a statistics file")
-    counts = read_statistics(Path(text)).labels
-    if counts is None or len(counts) != len(classes) or counts.sum() == 0:
-        found = "no counts of classes" if counts is None else f"counts of {len(counts)} classes"
-        raise UserError(
-            f"--labels {text}: holds {found}, the run has {len(classes)}; measure it with `flowtrain stats`"
-        )
-    return "frequencies", tuple(map(float, counts))
+    statistics = read_statistics(Path(text))
+    counts, known = statistics.labels, dict(zip(statistics.classes, range(len(statistics.classes)), strict=True))
+    if counts is None or len(counts) != len(known) or counts.sum() == 0:
+        raise UserError(f"--labels {text}: holds no counts of classes; measure it with `flowtrain stats`")
+    if {*known} != {*classes}:
+        other = min({*classes} ^ {*known})
+        raise UserError(f"--labels {text}: its classes are not those of the run ({other!r} is in one of them only)")
+    return "frequencies", tuple(float(counts[known[name]]) for name in classes)
 
 
 def _label(name: str | None, classes: tuple[str, ...]) -> int | None:

@@ -175,7 +175,12 @@ def finish(sums: Sequence[Sums], config: Config) -> str:
     if config.keep_features:
         facts["features"] = rows.assemble(Path(config.out), len(ranges), (moments.n, moments.total.shape[0]))
     statistics = FeatureStatistics.from_moments(
-        moments, facts, spatial=_spatial(sums), scores=_scores(sums), labels=_labels(sums)
+        moments,
+        facts,
+        spatial=_spatial(sums),
+        scores=_scores(sums),
+        labels=_labels(sums),
+        classes=config.images.classes,
     )
     write_statistics(Path(config.out), statistics)
     return config.out

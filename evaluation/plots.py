@@ -198,23 +198,23 @@ def _distance_axis(axes: "Axes", results: Sequence[Result]) -> None:
 
 
 def _lines(axes: "Axes", lines: Mapping[str, _Line], value: Callable[[Result], float]) -> None:
-    for label, line in lines.items():
-        points = [(_effort(result), value(result)) for result in line.results]
-        axes.plot(*zip(*points, strict=True), label=label, **line.look)
     results = [result for line in lines.values() for result in line.results]
+    fixed = all(result.sampling is not None and result.sampling.steps for result in results)
+    for label, line in lines.items():
+        points = [(_effort(result, fixed), value(result)) for result in line.results]
+        axes.plot(*zip(*points, strict=True), label=label, **line.look)
     axes.set_xscale("log")
-    efforts = sorted({_effort(result) for result in results})
+    efforts = sorted({_effort(result, fixed) for result in results})
     axes.set_xticks(efforts, [f"{effort:g}" for effort in efforts])
     axes.minorticks_off()
-    fixed = all(result.sampling is not None and result.sampling.steps for result in results)
     axes.set_xlabel("sampling steps" if fixed else "network evaluations")
     axes.legend(loc="best")
 
 
-def _effort(result: Result) -> float:
-    """Steps, or what an adaptive solver took in their place."""
+def _effort(result: Result, fixed: bool) -> float:
+    """Steps; network evaluations where a result beside it has no steps of its own."""
     assert result.sampling is not None
-    return result.sampling.steps or round(result.nfe, 1)
+    return result.sampling.steps if fixed else round(result.nfe, 1)
 
 
 def _narrow(axes: "Axes", axis: str) -> bool:

@@ -111,6 +111,10 @@ def read_sides(workdirs: Sequence[Path], notify: Notify) -> list[Side]:
         if not found and any(results):
             notify(f"{workdir}: has no results of the protocol and reference of the others; no distances of it")
         sides.append(Side(name, workdir, run, read_metrics(workdir), found))
+    sizes = {result.n for side in sides for result in side.series}
+    if len(sizes) > 1:
+        shown = ", ".join(map(str, sorted(sizes)))
+        notify(f"distances of different numbers of samples ({shown}) should not be compared; repeat `flowtrain eval`")
     return sides
 
 

@@ -5,6 +5,7 @@ name the SHA-256, so rows and sums cannot be mixed up.
 """
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -61,11 +62,6 @@ def assemble(statistics: Path, parts: int, shape: tuple[int, int]) -> dict[str, 
     return {"sha256": sha256_file(path)}
 
 
-def has_rows(path: Path, statistics: FeatureStatistics) -> bool:
-    """Whether the rows of statistics were kept and are there."""
-    return "features" in statistics.protocol and rows_path(path).is_file()
-
-
 def read_rows(path: Path, statistics: FeatureStatistics) -> NDArray[np.float32]:
     """The rows (n, dim) float32 of a statistics file, mapped from disk.
 
@@ -76,8 +72,15 @@ def read_rows(path: Path, statistics: FeatureStatistics) -> NDArray[np.float32]:
     if "features" not in statistics.protocol:
         raise UserError(f"{path}: holds sums only; repeat its `flowtrain stats` with --features")
     try:
-        if sha256_file(file) != statistics.protocol["features"]["sha256"]:
+        stat = file.stat()
+        if _digest(str(file), stat.st_size, stat.st_mtime_ns) != statistics.protocol["features"]["sha256"]:
             raise ValueError
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         raise UserError(f"{file}: missing or not the rows of {path}; repeat its `flowtrain stats`") from None
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(file: str, size: int, changed: int) -> str:
+    """Of a file as it is now; not read again while its size and time are the same."""
+    return sha256_file(Path(file))

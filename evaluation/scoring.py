@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.metrics.inception_score import ScoreSums, inception_score
 from evaluation.metrics.kernel import kernel_distance
-from evaluation.metrics.neighbours import density_coverage, precision_recall
+from evaluation.metrics.neighbours import Manifold, density_coverage, precision_recall
 from evaluation.metrics.uncertainty import disjoint_subsets, extrapolate
 from evaluation.protocols import EvaluationProtocol
 from evaluation.rows import read_rows
@@ -23,6 +23,9 @@ POINTS = 10  # of the line in 1/n
 KERNEL_SUBSET = 1000
 
 
+_MANIFOLDS: dict[tuple[str, int], Manifold] = {}
+
+
 class Measured(NamedTuple):
     """Statistics, and the file they are in, beside which their feature rows may lie."""
 
@@ -33,26 +36,31 @@ class Measured(NamedTuple):
         """(n, dim). Raises `UserError` when they were not kept."""
         return read_rows(self.file, self.statistics)
 
+    def manifold(self, k: int) -> Manifold:
+        """The balls around the rows to their k-th neighbours, worked out once a process."""
+        rows = self.rows()
+        key = str(self.statistics.protocol["features"]["sha256"]), k
+        if key not in _MANIFOLDS:
+            _MANIFOLDS[key] = Manifold.of(rows, k)
+        return _MANIFOLDS[key]
+
 
 class Group(NamedTuple):
     """What is computed together: its names in results, from samples and reference.
 
-    `rows`: needs the feature rows of both; `least`: so many samples.
+    `rows`: needs the feature rows of "both" or of the "samples" alone; `least`: so many of them.
     """
 
     keys: tuple[str, ...]
     compute: Callable[[Measured, Measured], tuple[float, ...]]
-    rows: bool = False
+    rows: Literal["none", "samples", "both"] = "none"
     least: int = 2
 
 
 def _sfid(subject: Measured, reference: Measured) -> tuple[float, ...]:
     first, second = subject.statistics.spatial, reference.statistics.spatial
     assert first is not None, "the protocol asks for it"
-    if second is None:
-        raise UserError(
-            f"{reference.file}: holds no spatial features, so there is no sFID; make it with `flowtrain stats`"
-        )
+    assert second is not None, "`check_reference_has` was asked"
     return (frechet_distance(first.mu, first.sigma, second.mu, second.sigma),)
 
 
@@ -64,11 +72,11 @@ def _inception_score(subject: Measured, reference: Measured) -> tuple[float, ...
 
 
 def _precision_recall(subject: Measured, reference: Measured) -> tuple[float, ...]:
-    return precision_recall(reference.rows(), subject.rows())
+    return precision_recall(reference.manifold(3), subject.rows(), 3)
 
 
 def _density_coverage(subject: Measured, reference: Measured) -> tuple[float, ...]:
-    return density_coverage(reference.rows(), subject.rows())
+    return density_coverage(reference.manifold(5), subject.rows(), 5)
 
 
 def _kernel(subject: Measured, reference: Measured) -> tuple[float, ...]:
@@ -86,26 +94,33 @@ def _uncertainty(subject: Measured, reference: Measured) -> tuple[float, ...]:
 GROUPS: Mapping[str, Group] = {
     "sfid": Group(("sfid",), _sfid),
     "is": Group(("inception_score", "inception_score_std"), _inception_score),
-    "pr": Group(("precision", "recall"), _precision_recall, rows=True, least=4),
-    "dc": Group(("density", "coverage"), _density_coverage, rows=True, least=6),
-    "kid": Group(("kid", "kid_std", "kid_sem"), _kernel, rows=True, least=KERNEL_SUBSET),
-    "uncertainty": Group(("fd_parts", "fd_parts_std", "fd_infinity", "fd_infinity_se"), _uncertainty, True, 4 * POINTS),
+    "pr": Group(("precision", "recall"), _precision_recall, rows="both", least=4),
+    "dc": Group(("density", "coverage"), _density_coverage, rows="both", least=6),
+    "kid": Group(("kid", "kid_std", "kid_sem"), _kernel, rows="both", least=KERNEL_SUBSET),
+    "uncertainty": Group(
+        ("fd_parts", "fd_parts_std", "fd_infinity", "fd_infinity_se"), _uncertainty, "samples", 4 * POINTS
+    ),
 }
 
 
-def choose(names: Sequence[str], protocol: EvaluationProtocol, samples: int) -> tuple[str, ...]:
+def choose(
+    names: Sequence[str],
+    protocol: EvaluationProtocol,
+    samples: int,
+    notify: Callable[[str], object] = lambda message: None,
+) -> tuple[str, ...]:
     """The groups that were asked for, in the table's order; `all` of those that the protocol has.
 
-    Without any name, those that cost nothing.
+    Without any name, those that cost nothing. `notify` is told of those of `all` that need more samples.
 
     Raises:
         UserError: an unknown name, one that the protocol does not have, or too few samples for it.
     """
     missing = {"sfid"} if not protocol.spatial else set[str]()
-    missing |= {"is"} if protocol.splits == "none" else set[str]()
+    missing |= {"is"} if protocol.splits == "none" or (protocol.splits == "shuffled" and samples < 10) else set[str]()
     possible = [name for name in GROUPS if name not in missing]
     if not names:
-        return tuple(name for name in possible if not GROUPS[name].rows)
+        return tuple(name for name in possible if GROUPS[name].rows == "none")
     for name in names:
         if name not in (*GROUPS, ALL):
             raise UserError(f"--metrics {name}: unknown; known are {', '.join(GROUPS)} and {ALL}")
@@ -114,12 +129,30 @@ def choose(names: Sequence[str], protocol: EvaluationProtocol, samples: int) -> 
         if name != ALL and samples < GROUPS[name].least:
             raise UserError(f"--metrics {name}: needs at least {GROUPS[name].least} samples, not {samples}")
     wanted = possible if ALL in names else names
+    few = [name for name in possible if name in wanted and samples < GROUPS[name].least]
+    if few:
+        notify(f"left out for want of samples: {', '.join(f'{name} ({GROUPS[name].least})' for name in few)}")
     return tuple(name for name in possible if name in wanted and samples >= GROUPS[name].least)
 
 
+def check_reference_has(groups: Sequence[str], reference: Measured) -> None:
+    """Before any sample is drawn. Raises `UserError` where a reference lacks what a group needs."""
+    if "sfid" in groups and reference.statistics.spatial is None:
+        raise UserError(f"{reference.file}: holds no spatial features, so no sFID; make it with `flowtrain stats`")
+    for name in groups:
+        if GROUPS[name].rows == "both" and len(reference.rows()) < GROUPS[name].least:
+            found = len(reference.rows())
+            raise UserError(f"{reference.file}: {found} images; --metrics {name} needs at least {GROUPS[name].least}")
+
+
 def needs_rows(groups: Sequence[str]) -> bool:
-    """Whether any of the groups needs feature rows."""
-    return any(GROUPS[name].rows for name in groups)
+    """Whether any of the groups needs the feature rows of samples."""
+    return any(GROUPS[name].rows != "none" for name in groups)
+
+
+def needs_reference_rows(groups: Sequence[str]) -> bool:
+    """Whether any of the groups needs those of a reference too."""
+    return any(GROUPS[name].rows == "both" for name in groups)
 
 
 def lacking(groups: Sequence[str], metrics: Mapping[str, float]) -> tuple[str, ...]:

@@ -134,17 +134,17 @@ def setting_name(sampling: Sampling) -> str:
     return "-".join([*parts, f"seed{sampling.seed}", f"n{sampling.num_samples}"])
 
 
-def equivalent_command(sampling: Sampling) -> str:
-    """The command that makes these samples anywhere; WORKDIR stands for the run, OUT for the dataset."""
+def equivalent_command(sampling: Sampling, defaults: SamplerConfig) -> str:
+    """The command that makes these samples anywhere; WORKDIR stands for the run, whose recipe has the defaults."""
     words: list[Any] = ["flowtrain", "sample", "WORKDIR", "OUT", "--num", sampling.num_samples]
     words += ["--steps", sampling.steps] if sampling.tolerance is None else ["--tolerance", f"{sampling.tolerance:g}"]
     words += ["--solver", sampling.sampler, "--cfg", f"{sampling.cfg:g}", "--seed", sampling.seed]
     words += ["--step", sampling.step, "--weights", sampling.weights]
     if sampling.cfg_channels is not None:
         words += ["--cfg-channels", sampling.cfg_channels]
-    if sampling.cfg_interval != EVERYWHERE:
+    if sampling.cfg_interval != defaults.cfg_interval:
         words += ["--cfg-interval", "{:g},{:g}".format(*sampling.cfg_interval)]
-    if sampling.shift != 1:
+    if sampling.shift != defaults.shift and sampling.tolerance is None:
         words += ["--shift", f"{sampling.shift:g}"]
     if sampling.labels.startswith("frequencies "):
         words += ["--labels", "REFERENCE"]

@@ -7,6 +7,7 @@ one row a setting, what was measured beside the distance.
 from collections.abc import Mapping, Sequence
 
 from evaluation.results import Result, Sampling
+from evaluation.setting import CYCLIC, EVERYWHERE
 from schemas.config import SIZES, DiTSize
 from schemas.run import Run
 
@@ -18,11 +19,25 @@ def describe(result: Result) -> str:
     protocol, sampling = result.protocol, result.sampling
     against = f"against {result.reference.n} images" if result.reference.n else "against given statistics"
     if sampling is None:
-        return f"{protocol.metric}, {result.n} images {against}"
+        subject = f"{result.n} images" if result.n else "given statistics"
+        return f"{protocol.metric}, {subject} {against}"
     return (
         f"{protocol.metric}, {result.n} samples {against}; {weights_text(sampling)} of step {sampling.step}, "
-        f"{sampling.sampler}, seed {sampling.seed}"
+        f"{', '.join([sampling.sampler, *unusual(sampling), f'seed {sampling.seed}'])}"
     )
+
+
+def unusual(sampling: Sampling) -> list[str]:
+    """What else a table's settings have in common, where it is not what is left out."""
+    interval = None if sampling.cfg_interval == EVERYWHERE else sampling.cfg_interval
+    facts = {
+        "tolerance {:g}": sampling.tolerance,
+        "shift {:g}": None if sampling.shift == 1 else sampling.shift,
+        "guidance on the first {} channels": sampling.cfg_channels,
+        "guidance from t = {0[0]:g} to {0[1]:g}": interval,
+        "labels {}": None if sampling.labels == CYCLIC else sampling.labels,
+    }
+    return [text.format(value) for text, value in facts.items() if value is not None]
 
 
 def weights_text(sampling: Sampling) -> str:

@@ -5,6 +5,7 @@ dataset digest, recipe, counters). A save is asynchronous and is committed by a 
 step before intact.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,11 @@ from orbax.checkpoint import checkpoint_managers as policy
 
 from flowtrain.ema import MAIN, average_names
 from flowtrain.folders import LOSS, StepFolders
-from flowtrain.model import Params, Predict, make_network
+from flowtrain.model import Network, Params, Predict, make_network
 from flowtrain.posthoc import parse_width, reconstruct
 from flowtrain.snapshots import Snapshots
 from flowtrain.state import TrainState
-from schemas.config import TrainConfig
+from schemas.config import ModelConfig, TrainConfig
 from schemas.errors import UserError
 from schemas.run import Run, read_run
 
@@ -120,6 +121,34 @@ class TrainedModel:
         return len(self.run.classes)
 
 
+@functools.lru_cache(maxsize=8)
+def _network(config: str, latent_shape: tuple[int, int, int], classes: int) -> Network:
+    """The same functions for the same network (its config as JSON), so that checkpoints share what was compiled."""
+    return make_network(ModelConfig.model_validate_json(config), latent_shape, classes)
+
+
+def check_sampling(workdir: Path, step: int | None = None, weights: str = MAIN) -> None:
+    """Whether `load_for_sampling` would find its checkpoint and weights, without reading them. Raises as it does."""
+    run = read_run(workdir)
+    width = parse_width(weights)
+    if width is not None:
+        return  # snapshots tell when they are read
+    known_weights = (*average_names(run.recipe.train), PARAMS)
+    if weights not in known_weights:
+        raise UserError(f"{workdir}: no weights {weights!r}; this run keeps {', '.join(known_weights)}")
+    with StepFolders(workdir / CHECKPOINTS, "checkpoint", read_only=True) as folders:
+        _choose(workdir, folders.steps(), step)
+
+
+def _choose(workdir: Path, known: Sequence[int], step: int | None) -> int:
+    if not known:
+        raise UserError(f"{workdir}: no checkpoint yet; let `flowtrain train` run to its first one")
+    chosen = known[-1] if step is None else step
+    if chosen not in known:
+        raise UserError(f"{workdir}: no checkpoint of step {step}; there are {', '.join(map(str, known))}")
+    return chosen
+
+
 def load_for_sampling(workdir: Path, step: int | None = None, weights: str = MAIN) -> TrainedModel:
     """Restore one set of weights of one checkpoint, and nothing else, onto the first device.
 
@@ -133,22 +162,15 @@ def load_for_sampling(workdir: Path, step: int | None = None, weights: str = MAI
         UserError: no run, no checkpoint, not this step, no such weights, or damaged files.
     """
     run = read_run(workdir)
-    network = make_network(run.recipe.model, run.latent_shape, len(run.classes))
+    network = _network(run.recipe.model.model_dump_json(), run.latent_shape, len(run.classes))
     target = with_sharding(network.abstract, SingleDeviceSharding(jax.local_devices()[0]))
     width = parse_width(weights)
     if width is not None:
         with Snapshots(workdir, run.recipe.train, read_only=True) as snapshots:
             chosen, params = reconstruct(snapshots, width, target, step)
         return TrainedModel(run, chosen, weights, network.predict, params)
-    known_weights = (*average_names(run.recipe.train), PARAMS)
-    if weights not in known_weights:
-        raise UserError(f"{workdir}: no weights {weights!r}; this run keeps {', '.join(known_weights)}")
+    check_sampling(workdir, step, weights)
     with StepFolders(workdir / CHECKPOINTS, "checkpoint", read_only=True) as folders:
-        known = folders.steps()
-        if not known:
-            raise UserError(f"{workdir}: no checkpoint yet; let `flowtrain train` run to its first one")
-        chosen = known[-1] if step is None else step
-        if chosen not in known:
-            raise UserError(f"{workdir}: no checkpoint of step {step}; there are {', '.join(map(str, known))}")
+        chosen = _choose(workdir, folders.steps(), step)
         params = folders.read(chosen, {weights: target})[weights]
     return TrainedModel(run, chosen, weights, network.predict, params)

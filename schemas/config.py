@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.errors import UserError
+from schemas.solvers import ASK_AT_DATA, Solver
 
 
 class DiTSize(NamedTuple):
@@ -46,21 +47,6 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "flow": ("velocity", "negative_velocity", "data"),
     "diffusion": ("epsilon", "data"),
 }
-Solver = Literal[
-    "euler",
-    "heun",
-    "midpoint",
-    "rk4",
-    "dopri5",
-    "ddim",
-    "ddpm",
-    "sde",
-    "sde-constant",
-    "sde-linear",
-    "sde-decreasing",
-    "sde-increasing-decreasing",
-    "sde-sbdm",
-]
 SOLVERS: dict[str, tuple[str, ...]] = {"flow": get_args(Solver), "diffusion": ("ddim", "ddpm")}
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "diffusion": {
@@ -281,6 +267,7 @@ class Recipe(_Table):
             raise ValueError(_does_not_go(f"model.output {self.model.output}", kind, OUTPUTS))
         if self.sampler.solver not in SOLVERS[kind]:
             raise ValueError(_does_not_go(f"sampler.solver {self.sampler.solver}", kind, SOLVERS))
+        _check_end("sampler.solver", self.sampler.solver, self.model.output)
         if kind == "diffusion" and self.sampler.shift != 1:
             raise ValueError("sampler.shift is for objective.kind flow; leave it at 1")
         if kind == "diffusion" and self.objective.time != "uniform":
@@ -305,15 +292,26 @@ def _does_not_go(what: str, kind: str, allowed: Mapping[str, tuple[str, ...]]) -
     return f"{what} does not go with objective.kind {kind}; use {' or '.join(allowed[kind])}"
 
 
+def _check_end(name: str, solver: str, output: str) -> None:
+    if solver in ASK_AT_DATA and output == "data":
+        raise ValueError(
+            f"{name} {solver} asks for the velocity at t = 1, which a prediction of the data does not give"
+        )
+
+
 def choose_solver(recipe: Recipe, asked: str | None) -> str:
     """The solver that a command asked for, or the recipe's.
 
     Raises:
-        UserError: it does not go with the recipe's objective.
+        UserError: it does not go with the recipe's objective, or with what the network predicts.
     """
     kind, solver = recipe.objective.kind, asked or recipe.sampler.solver
     if solver not in SOLVERS[kind]:
         raise UserError(_does_not_go(f"--solver {solver}", kind, SOLVERS))
+    try:
+        _check_end("--solver", solver, recipe.model.output)
+    except ValueError as error:
+        raise UserError(f"{error}; take midpoint") from None
     return solver
 
 

@@ -1,6 +1,24 @@
 """Solvers by name: what a step of each costs. Needs nothing but Python, so a plan can be made anywhere."""
 
+from typing import Literal
+
+Solver = Literal[
+    "euler",
+    "heun",
+    "midpoint",
+    "rk4",
+    "dopri5",
+    "ddim",
+    "ddpm",
+    "sde",
+    "sde-constant",
+    "sde-linear",
+    "sde-decreasing",
+    "sde-increasing-decreasing",
+    "sde-sbdm",
+]
 ADAPTIVE = "dopri5"  # chooses its own steps
+ASK_AT_DATA = ("heun", "rk4", ADAPTIVE)  # for the velocity at t = 1 too
 # Network evaluations of a step, without those of guidance.
 EVALUATIONS: dict[str, int] = {
     "euler": 1,

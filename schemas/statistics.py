@@ -89,7 +89,7 @@ class FeatureStatistics:
 
     `moments` is None and `protocol` is empty for files that other evaluators wrote. `spatial` is of the features that
     sFID compares (ADM's `mu_s`, `sigma_s`), `scores` for the Inception Score, `labels` (classes,) int64 how many images
-    of each class there are; each None where it was not measured.
+    of each of `classes` there are; each None (or empty) where it was not measured.
     """
 
     mu: NDArray[np.float64]
@@ -99,6 +99,7 @@ class FeatureStatistics:
     spatial: Gaussian | None = None
     scores: ScoreSplits | None = None
     labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def from_moments(cls, moments: Moments, protocol: Mapping[str, Any], **others: Any) -> Self:
@@ -126,7 +127,7 @@ def write_statistics(path: Path, statistics: FeatureStatistics) -> None:
     if statistics.scores is not None:
         arrays |= {f"score_{name}": value for name, value in statistics.scores._asdict().items()}
     if statistics.labels is not None:
-        arrays["labels"] = statistics.labels
+        arrays |= {"labels": statistics.labels, "classes": np.array(statistics.classes)}
     content = io.BytesIO()
     np.savez(content, **arrays)
     write_atomic(path, content.getvalue())
@@ -153,7 +154,7 @@ def read_statistics(path: Path) -> FeatureStatistics:
 
 
 _SCORES = ("score_n", "score_plogp", "score_p")
-_NAMES = frozenset({"mu", "sigma", "mu_s", "sigma_s", "protocol", "n", "total", "outer", "labels", *_SCORES})
+_NAMES = frozenset({"mu", "sigma", "mu_s", "sigma_s", "protocol", "n", "total", "outer", "labels", "classes", *_SCORES})
 
 
 def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> FeatureStatistics:
@@ -171,8 +172,16 @@ def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> FeatureStatistics:
         protocol,
         spatial=_gaussian(arrays, "mu_s", "sigma_s") if {"mu_s", "sigma_s"} <= arrays.keys() else None,
         scores=ScoreSplits(*(arrays[name] for name in _SCORES)) if arrays.keys() >= {*_SCORES} else None,
-        labels=arrays.get("labels"),
+        labels=_counts(arrays.get("labels")),
+        classes=tuple(map(str, arrays["classes"])) if "classes" in arrays else (),
     )
+
+
+def _counts(labels: NDArray[Any] | None) -> NDArray[np.int64] | None:
+    """How many images there are of each class; None for what others call labels."""
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels < 0).any():
+        return None
+    return labels.astype(np.int64)
 
 
 def _gaussian(arrays: Mapping[str, NDArray[Any]], mean: str, covariance: str) -> Gaussian:

@@ -53,8 +53,8 @@ PUBLISHED = Weights()
 def _embedded(prepare: str, weights: Weights) -> Extractor:
     from evaluation.extractors.embedded import load_embedded
 
-    if weights.path is not None:
-        raise UserError("--extractor-weights: the embedded extractor has its own; leave the option out")
+    if weights != PUBLISHED:
+        raise UserError("--extractor-weights, --extractor-sha256: the embedded extractor has its own; leave them out")
     return load_embedded()
 
 
@@ -86,7 +86,9 @@ def _dinov2(repository: str, name: str) -> Callable[[str, Weights], Extractor]:
 
 def _verified(extractor: Extractor, weights: Weights) -> Extractor:
     if weights.sha256 is not None and not extractor.digest.startswith(weights.sha256.lower()):
-        raise UserError(f"{weights.path}: SHA-256 {extractor.digest}, not {weights.sha256}; give the right file")
+        raise UserError(
+            f"{weights.path or extractor.name}: SHA-256 {extractor.digest}, not {weights.sha256}; give the right file"
+        )
     return extractor
 
 

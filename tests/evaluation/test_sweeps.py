@@ -53,6 +53,14 @@ def test_a_sweep_is_every_combination_and_is_not_computed_twice(workdir: Path, r
     assert (workdir / "eval" / "table.md").read_text().count("Lower is better") == 4
 
 
+def test_mistakes_of_a_sweep_are_told_before_anything_is_drawn(workdir: Path, reference: Path) -> None:
+    command = ["eval", workdir, "--reference", reference, *QUICK]
+    assert "no checkpoint of step 7; there are 3" in fail(*command, "--sweep", "step=3,7")
+    assert "no checkpoint of step 7; there are 3" in fail(*command, "--sweep", "step=3,7", "--dry-run")
+    assert "measured with extractor tiny" in fail(*command, "--sweep", "protocol=tiny,embedded")
+    assert not (workdir / "samples").exists()
+
+
 @pytest.mark.parametrize(
     ("sweep", "line"),
     [
@@ -135,6 +143,13 @@ def test_metrics_are_those_of_the_kept_rows(workdir: Path, reference: Path) -> N
     assert two == [{}, line["metrics"]], "added to what was known"
     (again,) = lines_of(succeed(*command, "--metrics", "pr").stdout)
     assert again == line
+    whole = rows_path(statistics).read_bytes()
+    rows_path(statistics).write_bytes(whole[:-100])  # as a disk may leave it
+    (workdir / RESULTS_NAME).unlink()
+    (mended,) = lines_of(succeed(*command, "--metrics", "pr,dc").stdout)
+    assert mended["metrics"] == line["metrics"]
+    assert rows_path(statistics).read_bytes() == whole
+    (workdir / RESULTS_NAME).write_text("".join(f"{json.dumps(each)}\n" for each in (plain, line)))
     assert len(read_results(workdir)) == 2
 
 
@@ -227,12 +242,15 @@ def test_classes_follow_a_rule(workdir: Path, world: World, reference: Path, tmp
     assert uniform == drawn("--labels", "uniform", "--batch-size", 7), "of (seed, i) alone"
     good = read_statistics(reference)
     skewed = tmp_path / "skewed.npz"
-    np.savez(skewed, mu=good.mu, sigma=good.sigma, labels=np.array([30, 0, 10]))
+    classes = np.array(["two", "one", "zero"])  # in another order
+    np.savez(skewed, mu=good.mu, sigma=good.sigma, labels=np.array([10, 0, 30]), classes=classes)
     labels = drawn("--labels", skewed)
     assert 1 not in labels
     assert 35 <= labels.count(0) <= 53  # 45 expected, deviation 3.4
-    np.savez(skewed, mu=good.mu, sigma=good.sigma, labels=np.array([30, 10]))
-    assert "counts of 2 classes, the run has 3" in fail("sample", workdir, tmp_path / "x.npz", "--labels", skewed)
+    np.savez(skewed, mu=good.mu, sigma=good.sigma, labels=np.array([30, 10]), classes=classes[:2])
+    assert "'zero' is in one of them only" in fail("sample", workdir, tmp_path / "x.npz", "--labels", skewed)
+    np.savez(skewed, mu=good.mu, sigma=good.sigma, labels=np.array(["a", "b"]))
+    assert "holds no counts of classes" in fail("sample", workdir, tmp_path / "x.npz", "--labels", skewed)
 
 
 def test_shift_and_interval_change_the_samples_and_their_names(workdir: Path, tmp_path: Path) -> None:

@@ -230,3 +230,12 @@ def test_files(tmp_path):
         load_recipe(path)
     with pytest.raises(UserError, match="cannot read"):
         load_recipe(tmp_path / "none.toml")
+
+
+def test_a_prediction_of_the_data_has_no_velocity_at_the_end():
+    content = {**BASE, "model": {"size": "B", "output": "data"}}
+    assert make_recipe(content, ["sampler.solver=midpoint"]).sampler.solver == "midpoint"
+    with pytest.raises(UserError, match=r"sampler\.solver heun asks for the velocity at t = 1"):
+        make_recipe(content, ["sampler.solver=heun"])
+    with pytest.raises(UserError, match=r"--solver dopri5 asks for the velocity at t = 1.*; take midpoint"):
+        choose_solver(make_recipe(content), "dopri5")

@@ -408,8 +408,8 @@ def test_upload_of_a_killed_command_is_no_object(s3_store: Store) -> None:
     """What the tests here rest on: the proxy, like a real store, takes no half of a body."""
     host, port = s3_store.proxy.server_address[:2]
     with socket.create_connection((host, port)) as connection:
-        connection.sendall(b"PUT /bucket/half HTTP/1.1\r\nHost: store\r\nContent-Length: 100\r\n\r\nonly this")
+        connection.sendall(b"PUT /bucket/torn-upload HTTP/1.1\r\nHost: store\r\nContent-Length: 100\r\n\r\nonly this")
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""  # it hangs up
-    assert objects(f"{s3_store.url}/half") == {}
-    assert not files.exists(f"{s3_store.url}/half")
+    assert objects(f"{s3_store.url}/torn-upload") == {}
+    assert not files.exists(f"{s3_store.url}/torn-upload")

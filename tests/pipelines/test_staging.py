@@ -107,7 +107,7 @@ def test_the_train_command_brings_its_dataset(s3_store: Store, made: Path, tmp_p
 
 
 def test_a_store_that_fails_now_and_then_is_asked_again(store: Store, made: Path, tmp_path: Path, quick: None) -> None:
-    url = put(made, f"{store.url}/failing")
+    url = put(made, f"{store.url}/staging-failing")
     store.proxy.reset(now_and_then(0.2, seed=1))
     copy = stage(url, tmp_path / "cache")
     store.proxy.reset()
@@ -194,7 +194,7 @@ def start(url: str, cache: Path, **environment: str) -> subprocess.Popen[str]:
 
 def test_killed_half_way_and_repeated(s3_store: Store, made: Path, tmp_path: Path) -> None:
     s3_store.proxy.reset()
-    url, cache = put(made, f"{s3_store.url}/killed"), tmp_path / "cache"
+    url, cache = put(made, f"{s3_store.url}/staging-killed"), tmp_path / "cache"
     reached, go = threading.Event(), threading.Event()
 
     def hold(number: int, method: str, path: str) -> str:
@@ -224,7 +224,7 @@ def test_killed_half_way_and_repeated(s3_store: Store, made: Path, tmp_path: Pat
 
 def test_of_two_at_once_one_fetches_and_the_other_waits(s3_store: Store, made: Path, tmp_path: Path) -> None:
     s3_store.proxy.reset()
-    url = put(made, f"{s3_store.url}/both")
+    url = put(made, f"{s3_store.url}/staging-both")
     s3_store.proxy.reset()
     with ThreadPoolExecutor(4) as pool:
         copies = set(pool.map(lambda _: stage(url, tmp_path / "cache"), range(4)))
@@ -260,7 +260,7 @@ def test_names_outside_of_the_dataset_are_refused(s3_store: Store, made: Path, t
 def test_what_is_no_dataset_is_one_line(s3_store: Store, tmp_path: Path) -> None:
     s3_store.proxy.reset()
     with pytest.raises(UserError, match=r"nothing: no manifest.json, so this is not a dataset"):
-        stage(f"{s3_store.url}/nothing", tmp_path / "cache")
+        stage(f"{s3_store.url}/staging-nothing", tmp_path / "cache")
     with pytest.raises(UserError, match=r"s3://nobody-has-this/data"):
         stage("s3://nobody-has-this/data", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

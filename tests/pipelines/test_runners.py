@@ -135,8 +135,10 @@ def test_processes_on_this_machine_one_of_them_killed(
     out = tmp_path / "out"
     process = start(photos, out, *arguments, "--", *PROCESSES)
     kill_a_worker(out, process, process.pid)
-    errors = [line for line in finish(process, 2).splitlines() if line != "Killed"]  # a word from the shell
-    assert errors == ["Error: a worker process died (out of memory?); repeat the command to go on"]
+    # The shell has a word before it ("Killed"), and sometimes C++ libraries of the other worker, whose pipe breaks.
+    *others, last = finish(process, 2).splitlines()
+    assert last == "Error: a worker process died (out of memory?); repeat the command to go on"
+    assert not [line for line in others if "Traceback" in line or line.startswith(("Error", "  File"))]
     assert finish(start(photos, out, *arguments, "--", *PROCESSES)) == ""
     assert contents(out) == expected
 

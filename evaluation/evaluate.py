@@ -1,6 +1,7 @@
 """`flowtrain eval WORKDIR`: for each setting generate, measure and compare, each step restartable."""
 
 import contextlib
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -72,6 +73,8 @@ def evaluate(requests: Sequence[Request], notify: Notify, bar: MakeBar) -> list[
     Raises:
         UserError: no checkpoint, no such weights, or a reference that cannot be compared with.
     """
+    from flowtrain.checkpoint import load_for_sampling
+
     told: set[str] = set()
 
     def notify_once(message: str) -> None:
@@ -79,10 +82,14 @@ def evaluate(requests: Sequence[Request], notify: Notify, bar: MakeBar) -> list[
             told.add(message)
             notify(message)
 
-    prepared = [_prepare(request, notify_once, bar) for request in requests]  # every mistake before any work
+    restore = functools.lru_cache(maxsize=1)(load_for_sampling)  # most of a sweep draws from one set of weights
+    references: _References = {}
+    prepared = [
+        _prepare(request, notify_once, bar, references) for request in requests
+    ]  # every mistake before any work
     total = sum(setting.num for request in requests for setting in request.settings)
     with contextlib.closing(bar(total=total, desc="eval", unit="sample")) as progress:
-        results = [result for each in prepared for result in _evaluate(each, progress)]
+        results = [result for each in prepared for result in _evaluate(each, progress, restore)]
     write_outputs(requests[0].workdir, results)
     return results
 
@@ -97,8 +104,11 @@ class _Prepared(NamedTuple):
     described: Reference
 
 
-def _prepare(request: Request, notify: Notify, bar: MakeBar) -> _Prepared:
-    """Check a request, and measure its reference when that is a dataset.
+_References = dict[tuple[Path, str, bool], Measured]  # by path, protocol, and whether its rows are needed
+
+
+def _prepare(request: Request, notify: Notify, bar: MakeBar, references: _References) -> _Prepared:
+    """Check a request, and measure its reference when that is a dataset; `references` keeps those of other requests.
 
     Raises:
         UserError: as `evaluate`.
@@ -114,7 +124,10 @@ def _prepare(request: Request, notify: Notify, bar: MakeBar) -> _Prepared:
     if request.neighbours:
         check_training_set(run)
     means = replace(request.means, make_bar=bar, keep_features=needs_reference_rows(groups))
-    reference = load_reference(request.reference, request.recipe, request.workdir / EVAL_DIR, means)
+    key = request.reference, request.recipe.name, means.keep_features
+    if key not in references:
+        references[key] = load_reference(request.reference, request.recipe, request.workdir / EVAL_DIR, means)
+    reference = references[key]
     if not request.metrics and reference.statistics.spatial is None:
         groups = tuple(name for name in groups if name != "sfid")  # statistics of others may lack it
     described = check_reference(protocol, reference.statistics, request.reference, notify)
@@ -129,11 +142,12 @@ def check_training_set(run: Run) -> None:
         raise UserError(f"{run.dataset.path}: not the dataset that the run was trained on; leave --neighbours out")
 
 
-def _evaluate(prepared: _Prepared, progress: Bar) -> list[Result]:
-    from flowtrain.checkpoint import load_for_sampling
-
+def _evaluate(
+    prepared: _Prepared, progress: Bar, restore: Callable[[Path, int | None, str], "TrainedModel"]
+) -> list[Result]:
+    """The results of one request; `restore` is `load_for_sampling`."""
     request, groups = prepared.request, prepared.groups
-    trained = load_for_sampling(request.workdir, step=request.step, weights=request.weights)
+    trained = restore(request.workdir, request.step, request.weights)
     keep = needs_rows(groups) or request.neighbours > 0
     work = _Work(request, trained, prepared.protocol, prepared.reference, replace(request.means, keep_features=keep))
     known, results = read_results(request.workdir), []

@@ -20,6 +20,7 @@ from schemas.files import sha256_file, write_atomic
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import MANIFEST_NAME, ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo, read_manifest
 from schemas.record import encode_record
+from schemas.solvers import EVERYWHERE
 from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version
 
@@ -43,14 +44,14 @@ class Drawn(NamedTuple):
 
 def draw(
     trained: "TrainedModel", setting: Setting, start: int, stop: int, batch_size: int = BATCH_SIZE
-) -> Iterator["Drawn"]:
+) -> Iterator[Drawn]:
     """Samples [start, stop) in batches, as `draw_at`."""
     return draw_at(trained, setting, np.arange(start, stop, dtype=np.int64), batch_size)
 
 
 def draw_at(
     trained: "TrainedModel", setting: Setting, numbers: NDArray[np.int64], batch_size: int = BATCH_SIZE
-) -> Iterator["Drawn"]:
+) -> Iterator[Drawn]:
     """The samples of some numbers (n,) in batches.
 
     float16 is what a dataset of samples stores; rounding here makes every way of writing samples give the same pixels.
@@ -121,6 +122,9 @@ def generate(
         if found is not None:
             progress(setting.num)
             return found
+        from flowtrain.sampler import spread
+
+        trained = spread(trained, batch_size)  # once, not for every shard
         count = -(-setting.num // shard_size)
         shards = []
         for number in range(count):
@@ -155,7 +159,7 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
         except ValueError:
             raise UserError(f"{path} is damaged; delete it and repeat the command") from None
         # A set that was drawn before there were these has none of them.
-        found = {"cfg_interval": [0.0, 1.0], "shift": 1.0, "tolerance": None, **found}
+        found = {"cfg_interval": list(EVERYWHERE), "shift": 1.0, "tolerance": None, **found}
         differing = [name for name in plan if found.get(name) != plan[name]]
         if differing:
             name = differing[0]

@@ -119,7 +119,7 @@ def _measure(part: Range, config: Config) -> Sums:
                 # Of a source with unreadable images later ones may fall into the split before.
                 for number in np.unique(split_of[start : start + len(found.logits)]) if len(split_of) else ():
                     chosen = ScoreSums.of(found.logits[split_of[start : start + len(found.logits)] == number])
-                    scores[int(number)] = scores[int(number)] + chosen if number in scores else chosen
+                    _add(scores, int(number), chosen)
                 correct += _correct(found.logits, names, np.array(images.classes)[batch.labels])
                 labels += np.bincount(batch.labels, minlength=len(labels))
             tick(progress_folder(config), part.index, moments.n + rejected)
@@ -194,11 +194,15 @@ def _spatial(sums: Sequence[Sums]) -> Gaussian | None:
     return Gaussian(moments.mean(), moments.cov())
 
 
+def _add(splits: dict[int, ScoreSums], number: int, sums: ScoreSums) -> None:
+    splits[number] = splits[number] + sums if number in splits else sums
+
+
 def _scores(sums: Sequence[Sums]) -> ScoreSplits | None:
     splits: dict[int, ScoreSums] = {}
     for each in sums:
         for number, found in each.scores.items():
-            splits[number] = splits[number] + found if number in splits else found
+            _add(splits, number, found)
     if not splits:
         return None
     ordered = [splits[number] for number in sorted(splits)]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from evaluation.protocols import EvaluationProtocol
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.solvers import EVERYWHERE
 from schemas.statistics import FeatureStatistics
 
 RESULTS_NAME = "results.jsonl"
@@ -40,7 +41,7 @@ class Sampling(_Frozen):
     nfe: int | None
     cfg: float
     cfg_channels: int | None
-    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    cfg_interval: tuple[float, float] = EVERYWHERE
     shift: float = 1.0
     tolerance: float | None = None
     labels: str

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from evaluation.results import Sampling
 from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED, SamplerConfig
 from schemas.run import Run
-from schemas.solvers import ADAPTIVE, EVALUATIONS
+from schemas.solvers import ADAPTIVE, EVALUATIONS, EVERYWHERE
 
 if TYPE_CHECKING:
     from flowtrain.checkpoint import TrainedModel
 
 CYCLIC, UNIFORM = "cyclic", "uniform"
 TOLERANCE = 1e-5  # of a solver that chooses its steps
-EVERYWHERE = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Setting:
     label: int | None = None
     seed: int = 0
     solver: str = "euler"
-    cfg_interval: tuple[float, float] = (0.0, 1.0)
+    cfg_interval: tuple[float, float] = EVERYWHERE
     shift: float = 1.0
     tolerance: float | None = None
     rule: str = CYCLIC

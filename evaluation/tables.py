@@ -7,9 +7,10 @@ one row a setting, what was measured beside the distance.
 from collections.abc import Mapping, Sequence
 
 from evaluation.results import Result, Sampling
-from evaluation.setting import CYCLIC, EVERYWHERE
+from evaluation.setting import CYCLIC
 from schemas.config import SIZES, DiTSize
 from schemas.run import Run
+from schemas.solvers import EVERYWHERE
 
 ADAPTIVE_ROW = "adaptive"  # stands for a number of steps
 

@@ -130,14 +130,17 @@ def _network(config: str, latent_shape: tuple[int, int, int], classes: int) -> N
 def check_sampling(workdir: Path, step: int | None = None, weights: str = MAIN) -> None:
     """Whether `load_for_sampling` would find its checkpoint and weights, without reading them. Raises as it does."""
     run = read_run(workdir)
-    width = parse_width(weights)
-    if width is not None:
+    if parse_width(weights) is not None:
         return  # snapshots tell when they are read
-    known_weights = (*average_names(run.recipe.train), PARAMS)
-    if weights not in known_weights:
-        raise UserError(f"{workdir}: no weights {weights!r}; this run keeps {', '.join(known_weights)}")
+    _check_weights(workdir, run, weights)
     with StepFolders(workdir / CHECKPOINTS, "checkpoint", read_only=True) as folders:
         _choose(workdir, folders.steps(), step)
+
+
+def _check_weights(workdir: Path, run: Run, weights: str) -> None:
+    known = (*average_names(run.recipe.train), PARAMS)
+    if weights not in known:
+        raise UserError(f"{workdir}: no weights {weights!r}; this run keeps {', '.join(known)}")
 
 
 def _choose(workdir: Path, known: Sequence[int], step: int | None) -> int:
@@ -169,7 +172,7 @@ def load_for_sampling(workdir: Path, step: int | None = None, weights: str = MAI
         with Snapshots(workdir, run.recipe.train, read_only=True) as snapshots:
             chosen, params = reconstruct(snapshots, width, target, step)
         return TrainedModel(run, chosen, weights, network.predict, params)
-    check_sampling(workdir, step, weights)
+    _check_weights(workdir, run, weights)
     with StepFolders(workdir / CHECKPOINTS, "checkpoint", read_only=True) as folders:
         chosen = _choose(workdir, folders.steps(), step)
         params = folders.read(chosen, {weights: target})[weights]

@@ -22,8 +22,7 @@ from flowtrain.model import Params, Predict
 from flowtrain.objective import make_objective
 from flowtrain.path import Path
 from flowtrain.solvers import STEPPERS, Prediction, Problem, Solution, integrate
-
-EVERYWHERE = (0.0, 1.0)  # the interval of guidance that leaves nothing out
+from schemas.solvers import EVERYWHERE
 
 
 def guide(conditional: jax.Array, unconditional: jax.Array, weight: jax.Array, channels: int | None) -> jax.Array:

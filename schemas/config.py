@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.errors import UserError
-from schemas.solvers import ASK_AT_DATA, Solver
+from schemas.solvers import ASK_AT_DATA, EVERYWHERE, Solver
 
 
 class DiTSize(NamedTuple):
@@ -207,7 +207,7 @@ class SamplerConfig(_Table):
     steps: int = Field(default=50, ge=1)  # dopri5 chooses its own
     cfg: float = Field(default=4.0, ge=0)
     cfg_channels: int | None = Field(default=None, ge=1)  # None: guidance on all channels
-    cfg_interval: tuple[float, float] = (0.0, 1.0)  # times t between which there is guidance, both included
+    cfg_interval: tuple[float, float] = EVERYWHERE  # times t between which there is guidance, both included
     shift: float = Field(default=1.0, gt=0)  # of the time steps, towards noise; of a flow only
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ Solver = Literal[
     "sde-sbdm",
 ]
 ADAPTIVE = "dopri5"  # chooses its own steps
+EVERYWHERE = (0.0, 1.0)  # the interval of guidance that leaves nothing out
 ASK_AT_DATA = ("heun", "rk4", ADAPTIVE)  # for the velocity at t = 1 too
 # Network evaluations of a step, without those of guidance.
 EVALUATIONS: dict[str, int] = {

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from evaluation.extractors.batches import in_batches
 from evaluation.extractors.outputs import Outputs
 
 ASSET_DIRECTORY = Path(__file__).parent.parent / "assets" / "embedded-features"
@@ -121,14 +122,7 @@ class EmbeddedExtractor:
         Raises:
             ValueError: images of another type or shape.
         """
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(f"expected images (n, H, W, 3) of uint8, got {images.shape} of {images.dtype}")
-        outputs = [self.apply(_pad(images[start : start + BATCH])) for start in range(0, len(images), BATCH)]
-        if not outputs:
-            return Outputs(np.zeros((0, self.dim), np.float32), np.zeros((0, self.num_classes), np.float32))
-        features, logits = (np.concatenate(parts)[: len(images)] for parts in zip(*outputs, strict=True))
-        return Outputs(features, logits)
+        return in_batches(self.apply, images, BATCH)
 
 
 def load_embedded(directory: Path = ASSET_DIRECTORY) -> EmbeddedExtractor:
@@ -178,8 +172,3 @@ def _names(values: dict[str, Any]) -> list[str]:
     """Dotted names of the leaves of nested dicts, in the order of the leaves: 'stages.0.conv1.kernel'."""
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(values)[0]]
     return [".".join(str(entry.key) for entry in path) for path in paths]
-
-
-def _pad(images: np.ndarray) -> np.ndarray:
-    missing = BATCH - len(images)
-    return np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images

@@ -86,7 +86,7 @@ class Ours(Contenders):
         named: dict[str, Any] = {".".join(str(entry.key) for entry in path): np.asarray(leaf) for path, leaf in leaves}
         noise = np.asarray(initial_noise(jax.random.key(SAMPLING_SEED), indices, shape))
         np.savez(Path(folder, PARAMETERS), noise=noise, **named)
-        if sizes.network.dtype != "float32":  # the same network, before it is rounded
+        if sizes.network.dtype != "float32" or jax.default_backend() != "cpu":  # before anything is rounded
             with jax.default_matmul_precision("highest"):
                 self.checked["sample"] = draw(prepare("float32"))
         return {"sample": lambda: draw(trained)}

@@ -143,7 +143,7 @@ class Torch(Contenders):
         predicts: dict[str, Any] = {"PyTorch loop": network}
         if sizes.compiled:
             predicts["PyTorch loop, torch.compile"] = torch.compile(network, dynamic=False)
-        if settings.dtype != "float32":
+        if settings.dtype != "float32" or device.type == "cuda":
             torch.set_float32_matmul_precision("highest")
             self.checked = dict.fromkeys(predicts, draw(network, "float32"))
         return {name: lambda predict=predict: draw(predict, settings.dtype) for name, predict in predicts.items()}

@@ -1,26 +1,30 @@
-"""The evaluation pipeline: images of any origin -> features -> sums -> statistics, on any Beam runner."""
+"""The evaluation pipeline: images of any origin -> features -> sums -> statistics, on any Beam runner.
+
+Workers leave the sums of their ranges in files beside the result, which all of them must see; the last step adds up.
+"""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import models, rows
+from evaluation import models, parts, rows
 from evaluation.extractors import PUBLISHED, Extractor, Weights
 from evaluation.imagesets import ImageSet
 from evaluation.metrics.inception_score import ScoreSums, consecutive_splits, shuffled_splits
 from evaluation.progress import Bar, tick, watched
 from evaluation.protocols import EvaluationProtocol
+from evaluation.sums import Sums, read_sums, write_sums
 from pipelines.runner import run_pipeline
 from schemas.errors import UserError
 from schemas.statistics import FeatureStatistics, Gaussian, Moments, ScoreSplits, read_statistics, write_statistics
 
-# A sum is 34 MB at 2048 features: few ranges keep memory independent of the number of images.
+# Each leaves a file of 34 MB at 2048 features, or 67 MB with sFID's.
 MOST_RANGES = 16
 FEWEST_IMAGES = 256
 FOLD = 512  # rows summed at a time; also the images held at once
@@ -49,22 +53,11 @@ class Range:
     stop: int
 
 
-@dataclass(frozen=True)
-class Sums:
-    """What is known of a range: feature moments, images classified as labelled, and images that cannot be read.
-
-    `spatial` are the moments of sFID's features, `scores` the Inception Score's sums by split, `labels` (classes,) how
-    many images there are of each class. `failure` is what the user can mend; it travels in the element, since runners
-    wrap what a worker raises.
-    """
+class Done(NamedTuple):
+    """A range whose sums lie in its file. `failure` is what the user can mend instead; it travels in the element, since
+    runners wrap what a worker raises."""
 
     index: int
-    moments: Moments
-    correct: int = 0
-    rejected: int = 0
-    spatial: Moments | None = None
-    scores: Mapping[int, ScoreSums] = field(default_factory=dict)
-    labels: NDArray[np.int64] | None = None
     failure: str | None = None
 
 
@@ -75,12 +68,32 @@ def cut(size: int, most: int = MOST_RANGES, fewest: int = FEWEST_IMAGES) -> list
     return [Range(i, bounds[i], bounds[i + 1]) for i in range(count)]
 
 
-def measure(part: Range, config: Config) -> Sums:
-    """Read, decode and featurise one range, in order. Models are loaded here, on first use in the process."""
+def measure(part: Range, config: Config) -> Done:
+    """Read, decode and featurise one range, in order, unless a run that was killed has done so.
+
+    Models are loaded here, on first use in the process.
+    """
+    of = measured_of(config)
     try:
-        return _measure(part, config)
+        path = parts.sums_path(Path(config.out), part.index)
+        sums = read_sums(path, of)
+        if sums is None:
+            write_sums(path, _measure(part, config), of)
+        else:
+            tick(progress_folder(config), part.index, part.stop - part.start)
     except UserError as error:
-        return Sums(part.index, Moments.zero(config.protocol.dim), failure=str(error))
+        return Done(part.index, str(error))
+    except OSError as error:
+        return Done(
+            part.index, f"{config.out}.parts: cannot be written ({error.strerror or error}); mend that and repeat"
+        )
+    return Done(part.index)
+
+
+def measured_of(config: Config) -> dict[str, Any]:
+    """What makes the file of a range one of this run."""
+    facts = {"images": config.images.facts(), "protocol": config.protocol.model_dump()}
+    return {**facts, "ranges": len(cut(config.images.size)), "rows": config.keep_features}
 
 
 def extractor_of(protocol: EvaluationProtocol, weights: Weights) -> Extractor:
@@ -103,7 +116,7 @@ def _measure(part: Range, config: Config) -> Sums:
     moments, spatial = Moments.zero(protocol.dim), Moments.zero(extractor.spatial_dim if protocol.spatial else 0)
     labels, scores = np.zeros(len(images.classes), np.int64), dict[int, ScoreSums]()
     correct = rejected = 0
-    with rows.writer(Path(config.out), part.index, protocol.dim, keep=config.keep_features) as keep:
+    with rows.writer(Path(config.out), part.index, keep=config.keep_features) as keep:
         for start in range(part.start, part.stop, FOLD):
             stop = min(start + FOLD, part.stop)
             batch = images.read(start, stop)
@@ -119,11 +132,11 @@ def _measure(part: Range, config: Config) -> Sums:
                 # Of a source with unreadable images later ones may fall into the split before.
                 for number in np.unique(split_of[start : start + len(found.logits)]) if len(split_of) else ():
                     chosen = ScoreSums.of(found.logits[split_of[start : start + len(found.logits)] == number])
-                    _add(scores, int(number), chosen)
+                    scores[int(number)] = scores[int(number)] + chosen if number in scores else chosen
                 correct += _correct(found.logits, names, np.array(images.classes)[batch.labels])
                 labels += np.bincount(batch.labels, minlength=len(labels))
             tick(progress_folder(config), part.index, moments.n + rejected)
-    return Sums(part.index, moments, correct, rejected, spatial if protocol.spatial else None, scores, labels)
+    return Sums(moments, labels, correct, rejected, spatial if protocol.spatial else None, scores)
 
 
 SPLITS = {
@@ -138,83 +151,66 @@ def _correct(logits: NDArray[np.float32], names: NDArray[np.str_], labels: NDArr
 
 
 class InOrder(beam.CombineFn):
-    """Collects the sums of all ranges; adding them in order of their index makes the result independent of timing."""
+    """Collects the ranges; adding them in order of their index makes the result independent of timing."""
 
-    def create_accumulator(self) -> list[Sums]:
+    def create_accumulator(self) -> list[Done]:
         return []
 
-    def add_input(self, mutable_accumulator: list[Sums], element: Sums) -> list[Sums]:
+    def add_input(self, mutable_accumulator: list[Done], element: Done) -> list[Done]:
         return [*mutable_accumulator, element]
 
-    def merge_accumulators(self, accumulators: Iterable[list[Sums]]) -> list[Sums]:
-        return [sums for accumulator in accumulators for sums in accumulator]
+    def merge_accumulators(self, accumulators: Iterable[list[Done]]) -> list[Done]:
+        return [done for accumulator in accumulators for done in accumulator]
 
-    def extract_output(self, accumulator: list[Sums]) -> list[Sums]:
-        return sorted(accumulator, key=lambda sums: sums.index)
+    def extract_output(self, accumulator: list[Done]) -> list[Done]:
+        return sorted(accumulator, key=lambda done: done.index)
 
 
-def finish(sums: Sequence[Sums], config: Config) -> str:
+def finish(done: Sequence[Done], config: Config) -> str:
     """Add the sums up and write the statistics, or leave word why not in `failure_path`.
 
     Raises:
         RuntimeError: a range is missing or doubled (a fault of the runner).
     """
-    ranges = cut(config.images.size)
-    if [each.index for each in sums] != [each.index for each in ranges]:
-        raise RuntimeError(f"got ranges {[each.index for each in sums]} of {len(ranges)}")
-    failures = [each.failure for each in sums if each.failure is not None]
+    ranges, out = cut(config.images.size), Path(config.out)
+    if [each.index for each in done] != [each.index for each in ranges]:
+        raise RuntimeError(f"got ranges {[each.index for each in done]} of {len(ranges)}")
+    failures = [each.failure for each in done if each.failure is not None]
     if failures:
         return _fail(config, failures[0])
-    moments = functools.reduce(Moments.__add__, (each.moments for each in sums))
-    correct, rejected = sum(each.correct for each in sums), sum(each.rejected for each in sums)
-    if moments.n + rejected != config.images.size:
-        raise RuntimeError(f"{moments.n} features and {rejected} rejects of {config.images.size} images")
-    if moments.n < 2:
-        return _fail(config, f"{moments.n} readable images ({rejected} unreadable): statistics need at least 2")
-    facts = protocol_facts(config, moments.n, correct, rejected)
+    sums: Sums | None = None
+    for part in ranges:  # one file at a time: they are large
+        found = read_sums(parts.sums_path(out, part.index), measured_of(config))
+        if found is None:
+            return _fail(config, f"{parts.folder(out)}: another command wrote there; repeat this one")
+        sums = found if sums is None else sums + found
+    assert sums is not None, "there is a range, if of no image"
+    n = sums.moments.n
+    if n + sums.rejected != config.images.size:
+        raise RuntimeError(f"{n} features and {sums.rejected} rejects of {config.images.size} images")
+    if n < 2:
+        return _fail(config, f"{n} readable images ({sums.rejected} unreadable): statistics need at least 2")
+    facts = protocol_facts(config, n, sums.correct, sums.rejected)
     if config.keep_features:
-        facts["features"] = rows.assemble(Path(config.out), len(ranges), (moments.n, moments.total.shape[0]))
+        facts["features"] = rows.assemble(out, len(ranges), (n, config.protocol.dim))
+    spatial = sums.spatial and Gaussian(sums.spatial.mean(), sums.spatial.cov())
     statistics = FeatureStatistics.from_moments(
-        moments,
-        facts,
-        spatial=_spatial(sums),
-        scores=_scores(sums),
-        labels=_labels(sums),
-        classes=config.images.classes,
+        sums.moments, facts, spatial=spatial, scores=_scores(sums), labels=sums.labels, classes=config.images.classes
     )
-    write_statistics(Path(config.out), statistics)
+    write_statistics(out, statistics)
+    parts.discard(out)
     return config.out
 
 
-def _spatial(sums: Sequence[Sums]) -> Gaussian | None:
-    found = [each.spatial for each in sums if each.spatial is not None]
-    if not found:
+def _scores(sums: Sums) -> ScoreSplits | None:
+    ordered = [sums.scores[number] for number in sorted(sums.scores)]
+    if not ordered:
         return None
-    moments = functools.reduce(Moments.__add__, found)
-    return Gaussian(moments.mean(), moments.cov())
-
-
-def _add(splits: dict[int, ScoreSums], number: int, sums: ScoreSums) -> None:
-    splits[number] = splits[number] + sums if number in splits else sums
-
-
-def _scores(sums: Sequence[Sums]) -> ScoreSplits | None:
-    splits: dict[int, ScoreSums] = {}
-    for each in sums:
-        for number, found in each.scores.items():
-            _add(splits, number, found)
-    if not splits:
-        return None
-    ordered = [splits[number] for number in sorted(splits)]
     return ScoreSplits(
         np.array([split.n for split in ordered]),
         np.array([split.plogp for split in ordered]),
         np.stack([split.p for split in ordered]),
     )
-
-
-def _labels(sums: Sequence[Sums]) -> NDArray[np.int64]:
-    return functools.reduce(np.add, (each.labels for each in sums if each.labels is not None))
 
 
 def progress_folder(config: Config) -> str:

@@ -7,7 +7,6 @@ name the SHA-256, so rows and sums cannot be mixed up.
 import contextlib
 import functools
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation import parts
 from schemas.errors import UserError
 from schemas.files import sha256_file
 from schemas.statistics import FeatureStatistics
@@ -25,32 +25,27 @@ def rows_path(statistics: Path) -> Path:
     return statistics.with_name(f"{statistics.name.removesuffix('.npz')}.features.npy")
 
 
-def _parts(statistics: Path) -> Path:
-    return statistics.with_name(f"{statistics.name}.parts")
-
-
 @contextlib.contextmanager
-def writer(statistics: Path, index: int, dim: int, *, keep: bool) -> Iterator[Callable[[NDArray[np.float32]], None]]:
+def writer(statistics: Path, index: int, *, keep: bool) -> Iterator[Callable[[NDArray[np.float32]], None]]:
     """Takes blocks of rows (n, dim) of one range, in order; the part is there in the end. May do nothing."""
     if not keep:
         yield lambda block: None
         return
-    folder = _parts(statistics)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{index:05d}.{os.getpid()}"
+    path = parts.rows_path(statistics, index)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     with open(unfinished, "wb") as file:
         yield lambda block: np.ascontiguousarray(block, np.float32).tofile(file)
-    unfinished.replace(folder / f"{index:05d}")
+    unfinished.replace(path)
 
 
-def assemble(statistics: Path, parts: int, shape: tuple[int, int]) -> dict[str, Any]:
-    """Join the parts into a rows file of (n, dim) and delete them; what `read_rows` will ask the statistics for."""
-    folder, path = _parts(statistics), rows_path(statistics)
+def assemble(statistics: Path, ranges: int, shape: tuple[int, int]) -> dict[str, Any]:
+    """Join the parts into a rows file of (n, dim); what `read_rows` will ask the statistics for."""
+    path = rows_path(statistics)
     unfinished = path.with_name(f".{path.name}.tmp")
     joined = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
     start = 0
-    for index in range(parts):
-        part = np.fromfile(folder / f"{index:05d}", np.float32).reshape(-1, shape[1])
+    for index in range(ranges):
+        part = np.fromfile(parts.rows_path(statistics, index), np.float32).reshape(-1, shape[1])
         joined[start : start + len(part)] = part
         start += len(part)
     if start != shape[0]:
@@ -58,7 +53,6 @@ def assemble(statistics: Path, parts: int, shape: tuple[int, int]) -> dict[str, 
     joined.flush()
     del joined
     unfinished.replace(path)
-    shutil.rmtree(folder)
     return {"sha256": sha256_file(path)}
 
 

@@ -1,18 +1,21 @@
 """The Beam pipeline equals a direct computation, whatever the order of its bundles, and says what went wrong."""
 
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pytest
 
-from evaluation import pipeline
+from evaluation import parts, pipeline
 from evaluation.imagesets import dataset_images
-from evaluation.pipeline import Config, InOrder, Range, Sums, cut, define_pipeline, finish, measure
+from evaluation.pipeline import Config, Done, InOrder, Range, cut, define_pipeline, finish, measure, measured_of
 from evaluation.protocols import EvaluationProtocol, Recipe
+from evaluation.sums import read_sums, write_sums
 from schemas.errors import UserError
-from schemas.statistics import Moments
 from tests.evaluation import tiny
 from tests.evaluation.conftest import World
 
@@ -26,7 +29,7 @@ def config(world: World, tiny_protocol: Recipe, tmp_path: Path, monkeypatch: pyt
 
 
 def test_equals_direct_computation(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def noted(part: Range, config: Config) -> Sums:
+    def noted(part: Range, config: Config) -> Done:
         (tmp_path / f"range{part.index}").write_text(f"{part.start} {part.stop}")  # the function travels as a copy
         return measure(part, config)
 
@@ -51,10 +54,11 @@ def test_equals_direct_computation(config: Config, monkeypatch: pytest.MonkeyPat
 def test_the_same_images_always_give_the_same_bytes(config: Config) -> None:
     first = pipeline.run(config)
     kept = Path(config.out).read_bytes()
-    parts = [measure(part, config) for part in cut(config.images.size)]
+    assert not list(Path(config.out).parent.glob("*.parts")), "of no use any more"
+    done = [measure(part, config) for part in cut(config.images.size)]
     combine = InOrder()
-    one = combine.add_input(combine.add_input(combine.create_accumulator(), parts[3]), parts[0])
-    two = combine.add_input(combine.add_input(combine.create_accumulator(), parts[2]), parts[1])
+    one = combine.add_input(combine.add_input(combine.create_accumulator(), done[3]), done[0])
+    two = combine.add_input(combine.add_input(combine.create_accumulator(), done[2]), done[1])
     finish(combine.extract_output(combine.merge_accumulators([two, one])), config)
     assert Path(config.out).read_bytes() == kept
     assert first.dim == 5
@@ -71,13 +75,83 @@ def test_ranges_cover_every_image_once(size: int, count: int) -> None:
 
 
 def test_a_lost_range_is_noticed(config: Config) -> None:
-    zero = Moments.zero(5)
+    done = [measure(part, config) for part in cut(config.images.size)]
     with pytest.raises(RuntimeError, match="ranges"):
-        finish([Sums(0, zero, 0, 0)], config)
-    short = [Sums(part.index, zero, 0, 0) for part in cut(30)]
-    with pytest.raises(RuntimeError, match="0 features and 0 rejects of 30"):
-        finish(short, config)
+        finish(done[:1], config)
+    with pytest.raises(RuntimeError, match="ranges"):
+        finish([done[0], *done], config)
+    path, of = parts.sums_path(Path(config.out), 1), measured_of(config)
+    found = read_sums(path, of)
+    assert found is not None
+    write_sums(path, replace(found, rejected=found.rejected + 1), of)
+    with pytest.raises(RuntimeError, match="30 features and 1 rejects of 30"):
+        finish(done, config)
     assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_a_killed_run_measured_is_not_measured_again(
+    keep: bool, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = replace(config, keep_features=keep)
+    pipeline.run(config)
+    undisturbed = {path.name: path.read_bytes() for path in tmp_path.glob("out.*")}
+    assert len(undisturbed) == 1 + keep
+    for path in tmp_path.glob("out.*"):
+        path.unlink()
+    ranges = cut(config.images.size)
+    for part in ranges[:2]:  # then it was killed, in the midst of the third
+        measure(part, config)
+    (parts.folder(Path(config.out)) / ".00002.npz.1.tmp").write_bytes(b"PK half a fi")
+    monkeypatch.setattr(pipeline, "_measure", noted(tmp_path / "measured", pipeline._measure))
+    pipeline.run(config)
+    assert (tmp_path / "measured").read_text().split() == ["2", "3"]
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("out.*")} == undisturbed
+
+
+@pytest.mark.parametrize("other", ["images", "rows", "damaged"])
+def test_parts_of_something_else_are_measured_again(
+    other: str, config: Config, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = Path(config.out)
+    first = {"images": replace(config, images=dataset_images(world.dataset, num=29))}.get(other, config)
+    if other == "rows":
+        first = replace(config, keep_features=True)
+    for part in cut(first.images.size):
+        measure(part, first)
+    if other == "damaged":
+        for path in parts.folder(out).iterdir():
+            path.write_bytes(path.read_bytes()[:-40])
+    monkeypatch.setattr(pipeline, "_measure", noted(tmp_path / "measured", pipeline._measure))
+    statistics = pipeline.run(config)
+    assert (tmp_path / "measured").read_text().split() == ["0", "1", "2", "3"]
+    assert statistics.moments is not None
+    assert statistics.moments.n == 30
+
+
+def test_parts_that_another_command_replaced_are_told_in_one_line(config: Config) -> None:
+    done = [measure(part, config) for part in cut(config.images.size)]
+    measure(cut(config.images.size)[2], replace(config, keep_features=True))
+    assert not finish(done, config)
+    assert "another command wrote there; repeat this one" in pipeline.failure_path(config).read_text()
+    assert not Path(config.out).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(config: Config) -> None:
+    Path(f"{config.out}.parts").write_text("in the way")
+    with pytest.raises(UserError, match=r"out\.npz\.parts.*cannot be written"):
+        pipeline.run(config)
+
+
+def noted(file: Path, function: Callable[[Range, Config], Any]) -> Callable[[Range, Config], Any]:
+    """`function` that adds the index of its range to a file; it travels to workers as a copy."""
+
+    def call(part: Range, config: Config) -> Any:
+        with open(file, "a") as stream:
+            stream.write(f"{part.index} ")
+        return function(part, config)
+
+    return call
 
 
 def test_a_broken_shard_is_told_in_one_line(world: World, config: Config, tmp_path: Path) -> None:

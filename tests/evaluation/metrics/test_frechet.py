@@ -61,14 +61,37 @@ def test_is_symmetric_and_zero_only_at_equality() -> None:
         assert 0.0 <= same < 1e-11 * scale
 
 
-def test_factor_reproduces_its_covariance_and_refuses_others() -> None:
-    _, sigma = _gaussian(np.random.default_rng(5), 20, 7)
-    root = factor(sigma)
-    np.testing.assert_allclose(root @ root.T, sigma, atol=1e-12)
-    with pytest.raises(ValueError, match="not a covariance"):
-        factor(np.diag([1.0, -0.5]))
+@pytest.mark.parametrize("rank", [0, 1, 7, 19, 20, 60])
+def test_factor_reproduces_its_covariance(rank: int) -> None:
+    _, sigma = _gaussian(np.random.default_rng(5), 20, rank) if rank else (0, np.zeros((20, 20)))
+    for scale in (1e-12, 1.0, 1e12):
+        root = factor(scale * sigma)
+        assert root.shape[1] == min(rank, 20) or rank == 19  # which rounding may fill up
+        np.testing.assert_allclose(root @ root.T, scale * sigma, atol=1e-13 * scale)
+
+
+def test_factor_of_a_covariance_in_float32_is_the_nearest_there_is() -> None:
+    for rank in (7, 60):
+        _, sigma = _gaussian(np.random.default_rng(5), 20, rank)
+        rounded = sigma.astype(np.float32).astype(np.float64)
+        if rank < 20:
+            assert np.linalg.eigvalsh(rounded).min() < -1e-10, "no covariance any more"
+        root = factor(rounded)
+        np.testing.assert_allclose(root @ root.T, sigma, atol=1e-6)
+
+
+def test_what_is_no_covariance_is_refused() -> None:
+    for sigma in (np.diag([1.0, -0.5]), np.diag([-1.0, -2.0]), np.array([[1.0, 2.0], [2.0, 1.0]])):
+        with pytest.raises(ValueError, match="not a covariance"):
+            factor(sigma)
     with pytest.raises(ValueError, match="dimensions differ"):
         frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))
+
+
+def test_distance_to_a_point() -> None:
+    zero, sigma = np.zeros((3, 3)), np.diag([1.0, 2.0, 3.0])
+    assert frechet_distance(np.ones(3), zero, np.zeros(3), sigma) == pytest.approx(9, rel=1e-14)
+    assert frechet_distance(np.ones(3), zero, np.zeros(3), zero) == 3
 
 
 def test_moments_merged_in_any_grouping_give_the_distance_of_the_features() -> None:

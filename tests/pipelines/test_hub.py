@@ -19,7 +19,7 @@ NAME = "model.safetensors"
 LOOK_UP = """
 import json, sys, time
 time.sleep = lambda seconds: 1 / 0  # nobody is kept waiting for tries that follow upon each other
-from evaluation.extractors.hub import fetch_file
+from pipelines.hub import fetch_file
 from schemas.errors import UserError
 for repository, revision in json.loads(sys.argv[1]):
     try:

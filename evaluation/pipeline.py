@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from evaluation import models, parts, rows
 from evaluation.extractors import PUBLISHED, Extractor, Weights
 from evaluation.imagesets import ImageSet
-from evaluation.metrics.inception_score import ScoreSums, consecutive_splits, shuffled_splits
+from evaluation.metrics.inception_score import Splits, add_splits, consecutive_splits, shuffled_splits, split_sums
 from evaluation.progress import Bar, tick, watched
 from evaluation.protocols import EvaluationProtocol
 from evaluation.sums import Sums, read_sums, write_sums
@@ -114,7 +114,8 @@ def _measure(part: Range, config: Config) -> Sums:
     names = np.array(extractor.class_names)
     split_of = SPLITS[protocol.splits](images.size)
     moments, spatial = Moments.zero(protocol.dim), Moments.zero(extractor.spatial_dim if protocol.spatial else 0)
-    labels, scores = np.zeros(len(images.classes), np.int64), dict[int, ScoreSums]()
+    labels = np.zeros(len(images.classes), np.int64)
+    scores: Splits = {}
     correct = rejected = 0
     with rows.writer(Path(config.out), part.index, keep=config.keep_features) as keep:
         for start in range(part.start, part.stop, FOLD):
@@ -130,9 +131,9 @@ def _measure(part: Range, config: Config) -> Sums:
                 if protocol.spatial and found.spatial is not None:
                     spatial += Moments.of(found.spatial)
                 # Of a source with unreadable images later ones may fall into the split before.
-                for number in np.unique(split_of[start : start + len(found.logits)]) if len(split_of) else ():
-                    chosen = ScoreSums.of(found.logits[split_of[start : start + len(found.logits)] == number])
-                    scores[int(number)] = scores[int(number)] + chosen if number in scores else chosen
+                if len(split_of):
+                    chosen = split_of[start : start + len(found.logits)]
+                    scores = add_splits(scores, split_sums(found.logits, chosen))
                 correct += _correct(found.logits, names, np.array(images.classes)[batch.labels])
                 labels += np.bincount(batch.labels, minlength=len(labels))
             tick(progress_folder(config), part.index, moments.n + rejected)

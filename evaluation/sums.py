@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.metrics.inception_score import ScoreSums
+from evaluation.metrics.inception_score import ScoreSums, Splits, add_splits
 from schemas.files import write_atomic
 from schemas.statistics import Moments
 
@@ -32,13 +32,10 @@ class Sums:
     correct: int = 0
     rejected: int = 0
     spatial: Moments | None = None
-    scores: Mapping[int, ScoreSums] = field(default_factory=dict)
+    scores: Splits = field(default_factory=dict)
 
     def __add__(self, other: "Sums") -> "Sums":
         """Of both sets of images, measured under one protocol."""
-        scores = dict(self.scores)
-        for number, found in other.scores.items():
-            scores[number] = scores[number] + found if number in scores else found
         spatial = None if self.spatial is None or other.spatial is None else self.spatial + other.spatial
         return Sums(
             self.moments + other.moments,
@@ -46,7 +43,7 @@ class Sums:
             self.correct + other.correct,
             self.rejected + other.rejected,
             spatial,
-            scores,
+            add_splits(self.scores, other.scores),
         )
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:

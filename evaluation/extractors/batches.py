@@ -8,17 +8,17 @@ from numpy.typing import NDArray
 
 from evaluation.extractors.outputs import Outputs
 
-Apply = Callable[[NDArray[np.uint8]], tuple[jax.Array, jax.Array]]
+Apply = Callable[[NDArray[np.uint8]], tuple[jax.Array, ...]]
 
 
 def in_batches(apply: Apply, images: NDArray[np.uint8], batch: int) -> Outputs:
-    """Features and logits of any number of images.
+    """What a network says of any number of images.
 
     The last batch is padded with black images, so one compilation serves an image size and a result does not depend on
-    how callers cut theirs.
+    how callers cut theirs. Outputs are read while the device works on the next batch.
 
     Args:
-        apply: (batch, H, W, 3) uint8 -> features (batch, dim) and logits (batch, classes), both float32.
+        apply: (batch, H, W, 3) uint8 -> the fields of `Outputs`, for a batch, float32; the last may be left out.
         images: (n, H, W, 3) uint8; n may be 0.
         batch: what `apply` is compiled for.
 
@@ -29,11 +29,15 @@ def in_batches(apply: Apply, images: NDArray[np.uint8], batch: int) -> Outputs:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:]:
         raise ValueError(f"expected images (n, H, W, 3) of uint8, got {images.shape} of {images.dtype}")
     starts = range(0, max(len(images), 1), batch)  # none at all: one batch of padding tells the widths
-    outputs = [apply(_padded(images[start : start + batch], batch)) for start in starts]
-    features, logits = (
-        np.concatenate([np.asarray(p) for p in parts])[: len(images)] for parts in zip(*outputs, strict=True)
-    )
-    return Outputs(features, logits)
+    parts, pending = list[tuple[NDArray[np.float32], ...]](), None
+    for start in starts:
+        outputs = apply(_padded(images[start : start + batch], batch))
+        if pending is not None:
+            parts.append(tuple(map(np.asarray, pending)))
+        pending = outputs
+    assert pending is not None, "there is a batch"
+    parts.append(tuple(map(np.asarray, pending)))
+    return Outputs(*(np.concatenate(fields)[: len(images)] for fields in zip(*parts, strict=True)))
 
 
 def _padded(images: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:

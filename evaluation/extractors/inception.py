@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from numpy.typing import NDArray
 
+from evaluation.extractors.batches import in_batches
 from evaluation.extractors.layout import check_layout
 from evaluation.extractors.outputs import Outputs
 from evaluation.extractors.resize import PREPARATIONS
@@ -291,11 +293,8 @@ class InceptionExtractor:
     spatial_dim: int = SPATIAL_DIM
     class_names: tuple[str, ...] = ()  # the file does not name its 1008
 
-    def __call__(self, images: np.ndarray) -> Outputs:
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """Features, logits and spatial features. The logits lack the last layer's bias, as the Inception Score wants.
-
-        Computed in batches of `batch`, the last one padded, so one compilation serves an image size and a result does
-        not depend on how callers cut their batches.
 
         Args:
             images: (n, H, W, 3) uint8, any size.
@@ -303,30 +302,12 @@ class InceptionExtractor:
         Raises:
             ValueError: images of another type or shape.
         """
-        images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape[1:]:
-            raise ValueError(f"expected images (n, H, W, 3) of uint8, got {images.shape} of {images.dtype}")
-        rows = [np.empty((len(images), width), np.float32) for width in (self.dim, CLASSES, self.spatial_dim)]
-        pending: tuple[int, tuple[jax.Array, ...]] | None = None
-        for start in range(0, len(images), self.batch):
-            outputs = _apply(self.params, self._prepared(images[start : start + self.batch]), self.prepare)
-            if pending is not None:  # read one batch while the device works on the next
-                _store(rows, *pending)
-            pending = start, outputs
-        if pending is not None:
-            _store(rows, *pending)
-        return Outputs(*rows)
+        prepared = PREPARATIONS[self.prepare].host
 
-    def _prepared(self, images: np.ndarray) -> jax.Array:
-        """The host's part of the preparation, padded to a whole batch."""
-        values = PREPARATIONS[self.prepare].host(images, INPUT_SIZE)
-        missing = self.batch - len(values)
-        return jnp.asarray(np.pad(values, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else values)
+        def apply(batch: NDArray[np.uint8]) -> tuple[jax.Array, ...]:
+            return _apply(self.params, jnp.asarray(prepared(batch, INPUT_SIZE)), self.prepare)
 
-
-def _store(rows: list[np.ndarray], start: int, outputs: tuple[jax.Array, ...]) -> None:
-    for row, output in zip(rows, outputs, strict=True):
-        row[start : start + len(output)] = np.asarray(output)[: len(row) - start]
+        return in_batches(apply, images, self.batch)
 
 
 def load_inception(

@@ -13,7 +13,7 @@ so a split is two sums and a count. Two ways of splitting are in use and give di
   `shuffled_splits`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -73,6 +73,9 @@ class ScoreSums:
         return float(np.exp(self.plogp / self.n - (q * np.log(q)).sum()))
 
 
+Splits = Mapping[int, ScoreSums]  # by the number of the split
+
+
 def consecutive_splits(n: int, size: int = 5000) -> NDArray[np.int64]:
     """The split (n,) of each of n samples: ADM's, `size` samples each, in order, the last one shorter."""
     return np.arange(n) // size
@@ -94,15 +97,21 @@ def shuffled_splits(n: int, splits: int = 10, seed: int = 2020) -> NDArray[np.in
     return split
 
 
-def split_sums(logits: NDArray[np.floating[Any]], split: NDArray[np.int64]) -> list[ScoreSums]:
-    """Sums of logits (n, classes), one for each split number from 0 to the largest in `split` (n,).
+def split_sums(logits: NDArray[np.floating[Any]], split: NDArray[np.int64]) -> Splits:
+    """Sums of logits (n, classes) by their split (n,).
 
     Raises:
         ValueError: as `ScoreSums.of`, or lengths differ.
     """
     if len(logits) != len(split):
         raise ValueError(f"{len(logits)} logits, but the splits of {len(split)}")
-    return [ScoreSums.of(logits[split == number]) for number in range(int(split.max(initial=-1)) + 1)]
+    return {int(number): ScoreSums.of(logits[split == number]) for number in np.unique(split)}
+
+
+def add_splits(first: Splits, second: Splits) -> Splits:
+    """Of both sets of samples."""
+    both = {number: first[number] + second[number] for number in first.keys() & second.keys()}
+    return {**first, **second, **both}
 
 
 def inception_score(splits: Sequence[ScoreSums]) -> tuple[float, float]:

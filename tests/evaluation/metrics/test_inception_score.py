@@ -58,7 +58,7 @@ def test_a_constant_added_to_the_logits_changes_nothing() -> None:
 
 def test_adm_splits_are_in_order_and_the_last_is_shorter() -> None:
     rows = logits(23)
-    mean, deviation = inception_score(split_sums(rows, consecutive_splits(23, 10)))
+    mean, deviation = inception_score(list(split_sums(rows, consecutive_splits(23, 10)).values()))
     scores = [by_definition(part) for part in (rows[:10], rows[10:20], rows[20:])]
     assert mean == pytest.approx(np.mean(scores), rel=1e-13)
     assert deviation == pytest.approx(np.std(scores), rel=1e-10)

@@ -52,7 +52,7 @@ def choose_sizes(quick: bool, gpu: bool) -> Sizes:
         small = network("S", 12, 64, 32, "bfloat16")
         return Sizes(1024, 256, 128, 2048, 10_000, small, 64, 20, 4.0, "random", 16, 32, (5_000, 40_000), True)
     small = network("S", 4, 8, 16, "float32")
-    return Sizes(32, 256, 32, 2048, 10_000, small, 8, 20, 4.0, "random", 2, 16, (5_000, 40_000), True)
+    return Sizes(32, 256, 8, 2048, 10_000, small, 8, 20, 4.0, "random", 2, 16, (5_000, 40_000), True)
 
 
 class Begun(NamedTuple):

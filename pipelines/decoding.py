@@ -17,8 +17,11 @@ from schemas.record import Record
 if TYPE_CHECKING:
     from pipelines.vae_weights import Vae
 
-_PIXELS_A_BATCH = 2**20  # 16 images of 256 x 256; a batch of this size decodes in about 2 GB with the SD VAE
+# 4 images of 256 x 256. More is no faster on a CPU; on a GPU XLA may choose convolutions in float32 that want 8 GiB of
+# scratch an image.
+_PIXELS_A_BATCH = 2**18
 _MOST_IMAGES = 256
+_fitting: dict[tuple[str, int], int] = {}  # (digest of a VAE, resolution) -> images, where memory has run out
 _LOADING = threading.Lock()  # functools.cache alone would load twice when two threads ask at once
 
 
@@ -64,19 +67,45 @@ def decode_raw(raw: NDArray[np.floating], vae: VaeInfo | None, resolution: int) 
 
     The decoder's output is in [-1, 1] already and goes to `to_uint8` as it is: scaled once more it would reach the
     extractor in [-3, 1]. With `vae` None the raw tensors are pixels in [-1, 1].
+
+    A batch that does not fit into memory is halved until it does, for the rest of the process.
+
+    Raises:
+        UserError: the VAE is not there or another, or one image does not fit.
     """
     if vae is None:
         return to_uint8(raw)
+    import jax
+
+    model = decoding_vae(vae)
+    images = np.empty((len(raw), resolution, resolution, 3), np.uint8)
+    start = 0
+    while start < len(raw):
+        size = min(_fitting.get((vae.sha256, resolution), _MOST_IMAGES), decode_batch_size(resolution))
+        part = raw[start : start + size].astype(np.float32)
+        try:
+            decoded = _decode(model, part, size)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if size == 1:
+                raise UserError(
+                    f"out of memory: VAE {vae.id} does not decode one image of {resolution} pixels; leave it more "
+                    "memory, or use a device that has more"
+                ) from error
+            _fitting[vae.sha256, resolution] = size // 2
+        else:
+            images[start : start + len(part)] = to_uint8(decoded)
+            start += len(part)
+    return images
+
+
+def _decode(model: "Vae", part: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Decode at most `size` latents as a batch of `size`."""
     import jax.numpy as jnp
 
-    model, size = decoding_vae(vae), decode_batch_size(resolution)
-    images = np.empty((len(raw), resolution, resolution, 3), np.uint8)
-    for start in range(0, len(raw), size):
-        part = raw[start : start + size].astype(np.float32)
-        padding = [(0, size - len(part)), (0, 0), (0, 0), (0, 0)]
-        decoded = np.asarray(model.decode(jnp.asarray(np.pad(part, padding))))
-        images[start : start + len(part)] = to_uint8(decoded[: len(part)])
-    return images
+    padding = [(0, size - len(part)), (0, 0), (0, 0), (0, 0)]
+    return np.asarray(model.decode(jnp.asarray(np.pad(part, padding))))[: len(part)]
 
 
 def decode_samples(

@@ -1,13 +1,17 @@
 """Decoding: the scale is undone exactly, pixels are quantised once, batches leave no trace."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pipelines import decoding
 from pipelines.decoding import decode_batch_size, decode_raw, decode_samples, decoding_vae, denormalise
 from pipelines.vae_info import describe_vae
+from pipelines.vae_weights import Vae
 from schemas.errors import UserError
 from schemas.manifest import Normalization, VaeInfo
 from schemas.pixels import to_uint8
@@ -67,4 +71,42 @@ def test_another_vae_in_the_same_place_is_refused(vae: VaeInfo) -> None:
 
 
 def test_batch_sizes_follow_the_resolution() -> None:
-    assert [decode_batch_size(side) for side in (8, 32, 256, 4096)] == [256, 256, 16, 1]
+    assert [decode_batch_size(side) for side in (8, 32, 256, 4096)] == [256, 256, 4, 1]
+
+
+@pytest.fixture
+def roomy_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """Makes the decoder run out of memory, as JAX does, on more images than told; returns the batches that it got."""
+
+    def limit(most: int) -> list[int]:
+        decode, sizes = Vae.decode, list[int]()
+
+        def limited(self: Vae, z: jax.Array) -> jax.Array:
+            sizes.append(len(z))
+            return decode(self, z) if len(z) <= most else jnp.zeros((1 << 44,))
+
+        monkeypatch.setattr(Vae, "decode", limited)
+        monkeypatch.setattr(decoding, "_fitting", {})
+        return sizes
+
+    return limit
+
+
+def test_a_batch_that_does_not_fit_is_halved(vae: VaeInfo, roomy_for: Callable[[int], list[int]]) -> None:
+    raw = np.random.default_rng(3).normal(size=(130, LATENT, LATENT, 4)).astype(np.float32)
+    expected = decode_raw(raw, vae, SIDE)
+    sizes = roomy_for(100)
+    images = decode_raw(raw, vae, SIDE)
+    assert sizes == [256, 128, 64, 64, 64]
+    difference = np.abs(images.astype(int) - expected)
+    assert difference.max() <= 1
+    assert np.mean(difference > 0) < 0.01
+    decode_raw(raw[:1], vae, SIDE)
+    assert sizes[5:] == [64]  # it is remembered
+
+
+def test_an_image_that_does_not_fit_is_told(vae: VaeInfo, roomy_for: Callable[[int], list[int]]) -> None:
+    sizes = roomy_for(0)
+    with pytest.raises(UserError, match=r"^out of memory: VAE .* does not decode one image of 8 pixels; "):
+        decode_raw(np.zeros((1, LATENT, LATENT, 4), np.float32), vae, SIDE)
+    assert sizes == [256, 128, 64, 32, 16, 8, 4, 2, 1]

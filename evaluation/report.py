@@ -20,15 +20,15 @@ from evaluation.report_images import (
     reconstructions,
     stored_samples,
 )
-from evaluation.report_parts import Notify, Plot, Table, or_none, plot, read_metrics, render, table_of, write_page
+from evaluation.report_parts import Notify, Plot, or_none, plot, read_metrics, render, write_page
 from evaluation.report_paths import denoising_paths
 from evaluation.results import Result, read_results
 from evaluation.tables import (
     by_setting,
     describe,
+    distances,
     figure,
     metrics_table,
-    rows,
     same_series,
     setting_text,
     steps_text,
@@ -160,7 +160,7 @@ def _distance(series: Sequence[Result]) -> dict[str, Any] | None:
         plots.append(plot(guidance_plot(series), f"{metric} against guidance weight."))
     if any(result.accuracy is not None for result in series):
         plots.append(plot(accuracy_plot(series), "Accuracy against sampling steps."))
-    return {"about": describe(series[0]), "table": Table(*rows(series)), "plots": plots, "where": EVAL_DIR}
+    return {"about": describe(series[0]), "table": distances(series), "plots": plots, "where": EVAL_DIR}
 
 
 def _metrics(series: Sequence[Result]) -> dict[str, Any] | None:
@@ -168,7 +168,7 @@ def _metrics(series: Sequence[Result]) -> dict[str, Any] | None:
     table = metrics_table(series) if series else None
     if table is None:
         return None
-    return {"table": table_of(table), "plots": pair_plots(series, lambda *axes: metric_pair_plot(series, *axes))}
+    return {"table": table, "plots": pair_plots(series, lambda *axes: metric_pair_plot(series, *axes))}
 
 
 def pair_plots(results: Sequence[Result], paint: Callable[[str, str], Paint]) -> list[Plot]:

@@ -12,27 +12,18 @@ from evaluation.commands import commands
 from evaluation.plots import comparison_pair_plot, comparison_plot, losses_plot
 from evaluation.report import Block, guidance_text, latest_series, pair_plots, step_block
 from evaluation.report_images import COLUMNS, Picture, class_rows, fresh_samples, stored_samples
-from evaluation.report_parts import (
-    WHOLE,
-    Notify,
-    Table,
-    or_none,
-    plot,
-    read_metrics,
-    render,
-    table_of,
-    write_page,
-)
+from evaluation.report_parts import WHOLE, Notify, or_none, plot, read_metrics, render, write_page
 from evaluation.results import Result, read_results
 from evaluation.setting import CYCLIC
 from evaluation.tables import (
+    Table,
     by_setting,
     describe,
+    distances,
     figure,
     metrics_table,
     model_name,
     model_table,
-    rows,
     setting_text,
     steps_table,
 )
@@ -144,11 +135,11 @@ def markdown(sides: Sequence[Side]) -> str:
     measured = [side for side in sides if side.series]
     if not measured:
         return ""
-    parts = [_model_table(measured)]
+    parts = [_model_table(measured).markdown()]
     return "\n\n".join([*parts, *(f"{side.title}: {steps_table(side.series)}" for side in measured)])
 
 
-def _model_table(measured: Sequence[Side]) -> str:
+def _model_table(measured: Sequence[Side]) -> Table:
     steps = {side.title: side.run.recipe.sampler.steps for side in measured}
     return model_table({side.title: side.series for side in measured}, steps)
 
@@ -164,7 +155,7 @@ def collect(sides: Sequence[Side], notify: Notify) -> dict[str, Any]:
         "summaries": [(side.name, cards.summary(side.run)) for side in sides],
         "headline": [_headline(side) for side in measured],
         "facts": facts(sides),
-        "models": table_of(_model_table(measured)) if measured else None,
+        "models": _model_table(measured) if measured else None,
         "distance": _distance(measured) if measured else None,
         "loss": plot(losses_plot(learnt), "Training loss of each run against step.", WHOLE) if learnt else None,
         "same_target": len(targets) == 1,
@@ -213,7 +204,7 @@ def facts(sides: Sequence[Side]) -> Table:
 
     columns = [of(side) for side in sides]
     body = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    return Table(["", *(side.name for side in sides)], body)
+    return Table(["", *(side.name for side in sides)], body, left=1)
 
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -238,13 +229,12 @@ def _distance(measured: Sequence[Side]) -> dict[str, Any]:
     metric = measured[0].series[0].protocol.metric
     tables = []
     for side in measured:
-        others = metrics_table(side.series)
         tables.append(
             {
                 "title": side.title,
                 "about": describe(side.series[0]),
-                "steps": Table(*rows(side.series)),
-                "metrics": table_of(others) if others else None,
+                "steps": distances(side.series),
+                "metrics": metrics_table(side.series),
             }
         )
     every = [result for side in measured for result in side.series]

@@ -29,14 +29,6 @@ class Plot:
     alt: str
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as text. The first column says what a row is, the others are numbers."""
-
-    header: list[str]
-    rows: list[list[str]]
-
-
 def data_uri(data: bytes, mime: str) -> str:
     """A file inside a page."""
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
@@ -46,12 +38,6 @@ def plot(paint: Paint, alt: str, size: tuple[float, float] = HALF) -> Plot:
     """Draw for both widths."""
     wide, narrow = (data_uri(draw(paint, each), "image/svg+xml") for each in (size, NARROW))
     return Plot(wide, narrow, alt)
-
-
-def table_of(markdown: str) -> Table:
-    """The cells of a table that `evaluation.tables` wrote."""
-    header, _, *body = ([cell.strip() for cell in line[2:-2].split(" | ")] for line in markdown.strip().splitlines())
-    return Table(header, body)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

@@ -5,6 +5,7 @@ one row a setting, what was measured beside the distance.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from evaluation.results import Result, Sampling
 from evaluation.setting import CYCLIC
@@ -13,6 +14,28 @@ from schemas.run import Run
 from schemas.solvers import EVERYWHERE
 
 ADAPTIVE_ROW = "adaptive"  # stands for a number of steps
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text. The first `left` columns are words, the others numbers."""
+
+    header: list[str]
+    rows: list[list[str]]
+    left: int = 0
+
+    def markdown(self) -> str:
+        """GitHub's, columns padded."""
+        widths = [max(len(row[i]) for row in (self.header, *self.rows)) for i in range(len(self.header))]
+
+        def line(cells: Sequence[str]) -> str:
+            return " | ".join(
+                cell.ljust(width) if i < self.left else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            )
+
+        rule = " | ".join("-" * width if i < self.left else "-" * (width - 1) + ":" for i, width in enumerate(widths))
+        return "\n".join(f"| {each} |" for each in (line(self.header), rule, *map(line, self.rows)))
 
 
 def describe(result: Result) -> str:
@@ -84,8 +107,8 @@ def setting_text(sampling: Sampling) -> str:
     return f"{steps}, no guidance" if sampling.cfg == 1 else f"{steps}, guidance {sampling.cfg:g}"
 
 
-def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells as text; `-` where a pair was not measured."""
+def distances(results: Sequence[Result]) -> Table:
+    """A row a number of steps; `-` where a pair was not measured."""
     steps, guidances, cells = by_setting(results)
     metric = results[0].protocol.metric
     scored = any(result.accuracy is not None for result in results)
@@ -101,21 +124,7 @@ def rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
             if scored:
                 row.append(f"{result.accuracy:.1%}" if result and result.accuracy is not None else "-")
         body.append(row)
-    return header, body
-
-
-def aligned(header: Sequence[str], body: Sequence[Sequence[str]], left: int = 0) -> str:
-    """A table in GitHub's Markdown, columns padded; the first `left` are text, the others numbers."""
-    widths = [max(len(row[i]) for row in (header, *body)) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        return " | ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-
-    rule = " | ".join("-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths))
-    return "\n".join(f"| {each} |" for each in (line(header), rule, *(line(row) for row in body)))
+    return Table(header, body)
 
 
 def by_series(results: Sequence[Result]) -> list[list[Result]]:
@@ -129,8 +138,7 @@ def by_series(results: Sequence[Result]) -> list[list[Result]]:
 
 def steps_table(results: Sequence[Result]) -> str:
     """A line that says what, then the table of one series."""
-    header, body = rows(results)
-    return f"{describe(results[0])}. Lower is better.\n\n{aligned(header, body)}"
+    return f"{describe(results[0])}. Lower is better.\n\n{distances(results).markdown()}"
 
 
 def model_name(run: Run, name: str) -> str:
@@ -141,7 +149,7 @@ def model_name(run: Run, name: str) -> str:
     return f"{name} ({kind}, {size})"
 
 
-def model_table(series: Mapping[str, Sequence[Result]], steps: Mapping[str, int]) -> str:
+def model_table(series: Mapping[str, Sequence[Result]], steps: Mapping[str, int]) -> Table:
     """A row a model: its distance with every guidance weight, at its own number of steps, or the most there are.
 
     Args:
@@ -158,10 +166,10 @@ def model_table(series: Mapping[str, Sequence[Result]], steps: Mapping[str, int]
         shown = str(count) if count else ADAPTIVE_ROW
         body.append([name, shown, *(figure(value.distance) if value else "-" for value in values)])
     columns = [f"{metric}, no guidance" if cfg == 1 else f"{metric}, cfg {cfg:g}" for cfg in guidances]
-    return aligned(["model", "steps", *columns], body, left=1)
+    return Table(["model", "steps", *columns], body, left=1)
 
 
-def metrics_table(results: Sequence[Result]) -> str | None:
+def metrics_table(results: Sequence[Result]) -> Table | None:
     """A row a setting of one series, a column a metric beside the distance; None where there are none."""
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
     if not names:
@@ -175,7 +183,7 @@ def metrics_table(results: Sequence[Result]) -> str | None:
         ]
         for result in results
     ]
-    return aligned(["setting", metric, *(METRIC_NAMES.get(name, name) for name in names)], body, left=1)
+    return Table(["setting", metric, *(METRIC_NAMES.get(name, name) for name in names)], body, left=1)
 
 
 def _metric(name: str, metrics: Mapping[str, float]) -> str:
@@ -206,13 +214,14 @@ def markdown(results: Sequence[Result], run: Run | None = None, name: str = "") 
     if results[0].sampling is None:
         lines = [f"{describe(result)}: {result.distance:.4f}{_accuracy(result)}" for result in results]
         table = metrics_table(results)
-        return "\n".join([*lines, *(["", table] if table else [])])
+        return "\n".join([*lines, *(["", table.markdown()] if table else [])])
     parts = []
     for series in by_series(results):
         if run is not None:
             label = model_name(run, name)
-            parts.append(model_table({label: series}, {label: run.recipe.sampler.steps}))
-        parts += [steps_table(series), *filter(None, [metrics_table(series)]), _protocol(series[0])]
+            parts.append(model_table({label: series}, {label: run.recipe.sampler.steps}).markdown())
+        others = metrics_table(series)
+        parts += [steps_table(series), *([others.markdown()] if others else []), _protocol(series[0])]
     return "\n\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Parts of pages: cells of tables, parts that fail, templates that escape and share their frame."""
+"""Parts of pages: parts that fail, templates that escape and share their frame."""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +6,8 @@ from typing import Any
 import jinja2
 import pytest
 
-from evaluation.report_parts import data_uri, or_none, render, table_of, write_page
-from evaluation.tables import aligned
+from evaluation.report_parts import data_uri, or_none, render, write_page
 from schemas.errors import UserError
-
-
-def test_cells_of_a_table_come_back() -> None:
-    header, body = ["model", "steps", "FD, cfg 4"], [["flow (DiT-S/4)", "20", "-"], ["", "5", "1.25"]]
-    table = table_of(aligned(header, body, left=1))
-    assert (table.header, table.rows) == (header, body)
 
 
 def test_a_part_that_cannot_be_had_is_nothing_and_told() -> None:

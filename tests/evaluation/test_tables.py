@@ -1,6 +1,7 @@
 """Tables: a row a step count, two columns a guidance weight, nothing mixed in."""
 
 from evaluation.tables import (
+    Table,
     by_series,
     by_setting,
     describe,
@@ -49,19 +50,17 @@ def test_markdown_is_a_table_with_its_protocol() -> None:
 
 def test_models_have_a_row_each_at_their_own_number_of_steps() -> None:
     flow = [result(20, 1, 3.25), result(20, 4, 1.5), result(100, 1, 2.0)]
-    lines = model_table({"flow": flow, "diffusion": [result(50, 4, 7.0)]}, {"flow": 20, "diffusion": 20}).splitlines()
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert cells[0] == ["model", "steps", "FD(tiny), no guidance", "FD(tiny), cfg 4"]
-    assert cells[2:] == [["flow", "20", "3.25", "1.50"], ["diffusion", "50", "-", "7.00"]]
+    table = model_table({"flow": flow, "diffusion": [result(50, 4, 7.0)]}, {"flow": 20, "diffusion": 20})
+    assert table.header == ["model", "steps", "FD(tiny), no guidance", "FD(tiny), cfg 4"]
+    assert table.rows == [["flow", "20", "3.25", "1.50"], ["diffusion", "50", "-", "7.00"]]
 
 
 def test_metrics_have_a_column_each() -> None:
     some = result(20, 1, 3.25).model_copy(update={"metrics": {"precision": 0.5, "recall": 0.25}})
     table = metrics_table([some, result(5, 1, 9.5)])
     assert table is not None
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    assert cells[0] == ["setting", "FD(tiny)", "precision", "recall"]
-    assert cells[2:] == [
+    assert table.header == ["setting", "FD(tiny)", "precision", "recall"]
+    assert table.rows == [
         ["20 steps, no guidance", "3.25", "0.500", "0.250"],
         ["5 steps, no guidance", "9.50", "-", "-"],
     ]
@@ -103,3 +102,13 @@ def test_small_distances_keep_their_digits() -> None:
     assert sampling is not None
     assert setting_text(sampling) == "20 steps, guidance 4"
     assert setting_text(sampling.model_copy(update={"steps": 1, "cfg": 1.0})) == "1 step, no guidance"
+
+
+def test_markdown_can_be_read_as_it_is() -> None:
+    table = Table(["model", "steps", "FD, cfg 4"], [["flow", "20", "-"], ["a diffusion", "500", "1.25"]], left=1)
+    assert table.markdown().splitlines() == [
+        "| model       | steps | FD, cfg 4 |",
+        "| ----------- | ----: | --------: |",
+        "| flow        |    20 |         - |",
+        "| a diffusion |   500 |      1.25 |",
+    ]

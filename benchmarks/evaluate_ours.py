@@ -145,7 +145,8 @@ class Memory:
         from evaluation.protocols import EvaluationProtocol
 
         network = _Projection(dim)
-        cast("dict[str, Any]", extractors.EXTRACTORS)[network.name] = extractors.Entry(lambda *_: cast("Any", network))
+        entry = extractors.Entry(lambda *_: cast("Any", network), dim)
+        cast("dict[str, Any]", extractors.EXTRACTORS)[network.name] = entry
         words = {"name": "memory", "extractor": network.name, "metric": "FD", "key": "fd", "resize": ""}
         protocol = EvaluationProtocol.model_validate(
             {**words, "extractor_digest": network.digest, "dim": dim, "resolution": 8}

@@ -17,7 +17,16 @@ from evaluation.metrics import factor, statistics_distance
 from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe, check_comparable, read_protocol
 from evaluation.results import Reference, Result, Sampling, reference_of
-from evaluation.scoring import ALL, GROUPS, Measured, check_reference_has, choose, score
+from evaluation.scoring import (
+    ALL,
+    GROUPS,
+    Measured,
+    check_reference_has,
+    choose,
+    needs_reference_rows,
+    needs_rows,
+    score,
+)
 from pipelines.quiet import quiet_log
 from pipelines.storage import WORK
 from schemas.errors import UserError
@@ -234,14 +243,14 @@ def compare_only(comparison: Comparison, means: Means, notify: Notify) -> Result
     subject, recipe, where = comparison.subject, comparison.recipe, comparison.reference
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch)
-        keep = any(name == ALL or (name in GROUPS and GROUPS[name].rows != "none") for name in comparison.metrics)
-        means = replace(means, keep_features=keep)
-        reference = load_reference(where, recipe, cache, means)
+        asked = tuple(GROUPS) if ALL in comparison.metrics else tuple(GROUPS.keys() & set(comparison.metrics))
+        reference = load_reference(where, recipe, cache, replace(means, keep_features=needs_reference_rows(asked)))
+        means = replace(means, keep_features=needs_rows(asked))
         theirs = read_protocol(reference.statistics.protocol)
         if subject.is_file() and _is_statistics(subject):
             measured = Measured(read_gaussian(subject), subject)
             mine = read_protocol(measured.statistics.protocol)
-            protocol = mine or theirs or protocol_of(recipe, comparison.resolution or 1, means.weights)
+            protocol = mine or theirs or EvaluationProtocol.unsaid(recipe)
             check_comparable(protocol, measured.statistics.dim, mine, str(subject))
         else:
             resolution = comparison.resolution or (theirs.resolution if theirs else None)
@@ -249,10 +258,11 @@ def compare_only(comparison: Comparison, means: Means, notify: Notify) -> Result
             protocol = protocol_of(recipe, images.resolution, means.weights)
             # Before the work, not after it.
             check_comparable(protocol, reference.statistics.dim, theirs, str(where))
+            choose(comparison.metrics, protocol, images.size)
             measured = measure_images(images, protocol, cache / "subject.npz", means)
         check_reference(protocol, reference.statistics, where, notify)
         moments = measured.statistics.moments
-        groups = choose(comparison.metrics, protocol, moments.n if moments else _MANY)
+        groups = choose(comparison.metrics, protocol, moments.n if moments else _MANY, notify)
         if not comparison.metrics:  # statistics of others may lack what costs nothing
             groups = tuple(name for name in groups if _is_there(name, measured, reference))
         if moments:

@@ -37,6 +37,7 @@ from schemas.config import Recipe
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.run import Run
+from schemas.solvers import ADAPTIVE
 from schemas.statistics import FeatureStatistics, Moments
 
 SEED = 0
@@ -175,15 +176,19 @@ class Preview:
     def __call__(self, trained: TrainedModel) -> PreviewResult:
         """Draw, measure, and write the pictures as PNG files if there is a directory for them.
 
-        Images are `samples-{n}steps` for each n of `preview.steps`, and `reconstructions`. Scalars are
-        `reconstruction_mse/t{t}` and, with a comparison, `{key}_{protocol}/cfg{w}`; those not finite are left out.
+        Images are `samples-{n}steps` for each n of `preview.steps`, or `samples-adaptive` of a solver that chooses its
+        steps, and `reconstructions`. Scalars are `reconstruction_mse/t{t}` and, with a comparison,
+        `{key}_{protocol}/cfg{w}`; those not finite are left out.
 
         Args:
             trained: the weights of this moment; `trained.predict` must be the same function at every call, or each
                 compiles anew.
         """
-        counts = dict.fromkeys(self.run.recipe.preview.steps)
-        images = {f"samples-{steps}steps": self.samples(trained, steps) for steps in counts}
+        if self.run.recipe.sampler.solver == ADAPTIVE:
+            images = {"samples-adaptive": self.samples(trained, None)}
+        else:
+            counts = dict.fromkeys(self.run.recipe.preview.steps)
+            images = {f"samples-{steps}steps": self.samples(trained, steps) for steps in counts}
         images["reconstructions"], scalars = self.reconstructions(trained)
         if self.comparison is not None:
             scalars |= self.distances(trained, self.comparison)
@@ -194,15 +199,18 @@ class Preview:
                 self.notify(str(error))
         return PreviewResult(images, {name: value for name, value in scalars.items() if np.isfinite(value)})
 
-    def samples(self, trained: TrainedModel, steps: int) -> _Images:
-        """A block of samples for each guidance; a row is a class, or where there is but one, more samples of it."""
+    def samples(self, trained: TrainedModel, steps: int | None) -> _Images:
+        """A block of samples for each guidance; a row is a class, or where there is but one, more samples of it.
+
+        `steps` is None where the solver chooses them.
+        """
         config, classes = self.run.recipe.preview, self.run.classes
         guidances, numbers = dict.fromkeys(config.cfg), grid_numbers(self.run)
-        latents = [self._draw(trained, numbers.ravel(), steps, cfg) for cfg in guidances]
-        images = self._decode(trained, np.concatenate(latents), f"samples of {steps} steps")
+        latents = [self._draw(trained, numbers.ravel(), steps or 1, cfg) for cfg in guidances]
+        length = "adaptive steps" if steps is None else "1 step" if steps == 1 else f"{steps} steps"
+        images = self._decode(trained, np.concatenate(latents), f"samples of {length}")
         images = images.reshape(len(latents), *numbers.shape, *images.shape[1:])
-        plural = "" if steps == 1 else "s"
-        captions = [f"{steps} step{plural}, guidance {cfg:g}" for cfg in guidances]
+        captions = [f"{length}, guidance {cfg:g}" for cfg in guidances]
         blocks = [Block(caption, tuple(block)) for caption, block in zip(captions, images, strict=True)]
         return sheet(blocks, classes[: len(numbers)] if len(classes) > 1 else ())
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from evaluation.extractors import Extractor, is_published, nearest
+from evaluation.extractors import EXTRACTORS, Extractor, is_published, nearest
 from schemas.errors import UserError
 
 QUANTISATION = "clip to [-1, 1], (x + 1) * 127.5, round half to even, uint8; once, before the extractor"
@@ -115,6 +115,11 @@ class EvaluationProtocol(Recipe):
         if not is_published(recipe.extractor, extractor.digest):
             values |= {"metric": f"FD({recipe.extractor}, weights {extractor.digest[:8]})", "key": "fd"}
         return cls(**values, extractor_digest=extractor.digest, dim=extractor.dim, resolution=resolution)
+
+    @classmethod
+    def unsaid(cls, recipe: Recipe) -> "EvaluationProtocol":
+        """What statistics of other evaluators are taken for. Their network is not needed, and its weights not known."""
+        return cls(**recipe.model_dump(), extractor_digest="", dim=EXTRACTORS[recipe.extractor].dim, resolution=0)
 
 
 def find_protocol(name: str) -> Recipe:

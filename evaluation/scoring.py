@@ -87,8 +87,13 @@ def _kernel(subject: Measured, reference: Measured) -> tuple[float, ...]:
 def _uncertainty(subject: Measured, reference: Measured) -> tuple[float, ...]:
     features, gaussian = subject.rows(), (reference.statistics.mu, reference.statistics.sigma)
     parts = disjoint_subsets(features, *gaussian, parts=PARTS)
-    line = extrapolate(features, *gaussian, points=POINTS, smallest=min(5000, len(features) // 2))
+    line = extrapolate(features, *gaussian, points=POINTS, smallest=_smallest(len(features)))
     return parts.mean, parts.std, line.value, line.standard_error
+
+
+def _smallest(samples: int) -> int:
+    """The fewest samples of the line in 1/n."""
+    return min(5000, samples // 2)
 
 
 GROUPS: Mapping[str, Group] = {
@@ -111,7 +116,8 @@ def choose(
 ) -> tuple[str, ...]:
     """The groups that were asked for, in the table's order; `all` of those that the protocol has.
 
-    Without any name, those that cost nothing. `notify` is told of those of `all` that need more samples.
+    Without any name, those that cost nothing. `notify` is told of those of `all` that need more samples, and of an
+    uncertainty whose subsets are too small for its line in 1/n.
 
     Raises:
         UserError: an unknown name, one that the protocol does not have, or too few samples for it.
@@ -132,7 +138,13 @@ def choose(
     few = [name for name in possible if name in wanted and samples < GROUPS[name].least]
     if few:
         notify(f"left out for want of samples: {', '.join(f'{name} ({GROUPS[name].least})' for name in few)}")
-    return tuple(name for name in possible if name in wanted and samples >= GROUPS[name].least)
+    chosen = tuple(name for name in possible if name in wanted and samples >= GROUPS[name].least)
+    if "uncertainty" in chosen and _smallest(samples) <= protocol.dim:
+        notify(
+            f"the distance at n = inf comes from subsets of {_smallest(samples)} to {samples} samples in "
+            f"{protocol.dim} dimensions, where it is no line in 1/n; use at least {2 * protocol.dim + 2} samples"
+        )
+    return chosen
 
 
 def check_reference_has(groups: Sequence[str], reference: Measured) -> None:

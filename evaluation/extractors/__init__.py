@@ -93,21 +93,23 @@ def _verified(extractor: Extractor, weights: Weights) -> Extractor:
 
 
 class Entry(NamedTuple):
-    """How an extractor is loaded, from a preparation and weights, and the first digits of its published SHA-256.
+    """How an extractor is loaded, from a preparation and weights, its features, and the first digits of its published
+    SHA-256.
 
     "" takes any: those of the package itself, and networks of which no digest could be found in print.
     """
 
     load: Callable[[str, Weights], Extractor]
+    dim: int
     published: str = ""
 
 
 EXTRACTORS: Mapping[str, Entry] = {
-    "inception-2015-12-05": Entry(_inception, "6726825d"),
-    "dinov2-vitl14": Entry(_dinov2("facebook/dinov2-large", "dinov2-vitl14")),
-    "dinov2-vitb14": Entry(_dinov2("facebook/dinov2-base", "dinov2-vitb14")),
-    "effnet-lite0": Entry(_effnet_lite0, "57934424"),
-    "embedded": Entry(_embedded),
+    "inception-2015-12-05": Entry(_inception, 2048, "6726825d"),
+    "dinov2-vitl14": Entry(_dinov2("facebook/dinov2-large", "dinov2-vitl14"), 1024),
+    "dinov2-vitb14": Entry(_dinov2("facebook/dinov2-base", "dinov2-vitb14"), 768),
+    "effnet-lite0": Entry(_effnet_lite0, 1280, "57934424"),
+    "embedded": Entry(_embedded, 64),
 }
 
 

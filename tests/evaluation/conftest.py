@@ -46,7 +46,7 @@ def workdir(world: World, tmp_path: Path) -> Path:
 
 def add_tiny_protocol(patch: pytest.MonkeyPatch) -> None:
     """Put the protocol `tiny` in the tables."""
-    entry = extractors.Entry(lambda prepare, weights: tiny.TinyExtractor())
+    entry = extractors.Entry(lambda prepare, weights: tiny.TinyExtractor(), tiny.TinyExtractor.dim)
     patch.setitem(extractors.EXTRACTORS, "tiny", entry)  # type: ignore[arg-type]
     patch.setitem(protocols.PROTOCOLS, "tiny", tiny.RECIPE)  # type: ignore[arg-type]
 

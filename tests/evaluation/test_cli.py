@@ -291,6 +291,28 @@ def test_finished_images_are_only_compared(world: World, reference: Path, tmp_pa
     assert json.loads(shown.splitlines()[-1])["fd"] > 0.001
 
 
+def test_the_uncertainty_of_finished_images_needs_no_rows_of_the_reference(world: World, tmp_path: Path) -> None:
+    sums = tmp_path / "sums.npz"
+    succeed("stats", world.dataset, sums, "--extractor", "tiny")
+    images = np.random.default_rng(0).integers(0, 256, (40, tiny.SIDE, tiny.SIDE, 3), dtype=np.uint8)
+    np.savez(tmp_path / "batch.npz", images)
+    command = ["eval", tmp_path / "batch.npz", "--reference", sums, "--protocol", "tiny", "--metrics"]
+    assert "fd_infinity" in json.loads(succeed(*command, "uncertainty", "--json").stdout.splitlines()[-1])["metrics"]
+    assert "holds sums only; repeat its `flowtrain stats` with --features" in fail(*command, "pr")
+
+
+def test_statistics_of_other_evaluators_are_compared_without_any_weights(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.npz", tmp_path / "second.npz"
+    np.savez(first, mu=np.zeros(2048), sigma=np.eye(2048))
+    np.savez(second, mu=np.full(2048, 0.5), sigma=4 * np.eye(2048))
+    shown = succeed("eval", first, "--reference", second, "--protocol", "adm", "--json")
+    assert json.loads(shown.stdout.splitlines()[-1])["fid"] == pytest.approx(2048 * (0.25 + 1), rel=1e-12)
+    assert "second.npz: does not say with which extractor it was made; taken for inception-2015-12-05" in shown.stderr
+    np.savez(first, mu=np.zeros(7), sigma=np.eye(7))
+    told = fail("eval", first, "--reference", second, "--protocol", "adm")
+    assert "first.npz: features of dimension 7, but inception-2015-12-05 gives 2048" in told
+
+
 def test_too_few_samples_are_warned_of_with_numbers(workdir: Path, reference: Path) -> None:
     options = ["--steps", "1", "--cfg", "1", "--num-samples", 4, "--protocol", "tiny"]
     shown = succeed("eval", workdir, "--reference", reference, *options)

@@ -127,6 +127,12 @@ def test_samples_are_those_of_the_sampler(
         assert expected.std() > 5, "samples that are all the same prove nothing"
 
 
+def test_a_solver_that_chooses_its_steps_draws_once(datasets: dict[str, Path], drawn: list[Any]) -> None:
+    shown, trained = _make(datasets["pixels"], sampler={"solver": "dopri5"})
+    assert list(shown(trained).images) == ["samples-adaptive", "reconstructions"]
+    assert [block.caption for block in drawn[0][0]] == ["adaptive steps, guidance 1", "adaptive steps, guidance 3"]
+
+
 def test_one_class_fills_all_rows(datasets: dict[str, Path], drawn: list[Any]) -> None:
     shown, trained = _make(datasets["unconditional"])
     shown.samples(trained, 1)
@@ -310,7 +316,7 @@ def test_what_is_not_finite_is_told_and_shown_and_ends_nothing(
 
     result = shown(scenes.with_predict(scenes.trained_model(run, step=5), predict))
     assert not result.scalars
-    assert "preview of step 5: 16 of 16 samples of 1 steps are not finite" in told  # float16 ends at 65504
+    assert "preview of step 5: 16 of 16 samples of 1 step are not finite" in told  # float16 ends at 65504
     assert "preview of step 5: 16 of 108 reconstructions are not finite" in told
     assert any("for the distance are not finite" in message for message in told)
     assert all((image == preview.BROKEN).all() for image in drawn[0][0][0].rows)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from evaluation.extractors import EXTRACTORS, load_extractor
+from evaluation.extractors import EXTRACTORS, dinov2, effnet_lite0, inception, load_extractor
 from evaluation.protocols import (
     PROTOCOLS,
     EvaluationProtocol,
@@ -25,6 +25,17 @@ def test_every_protocol_names_an_extractor_and_only_inception_says_fid() -> None
         assert (recipe.key == "fid") == recipe.extractor.startswith("inception")
         assert recipe.metric.startswith("FID" if recipe.key == "fid" else "FD(")
     assert len({recipe.metric for recipe in PROTOCOLS.values()}) == len(PROTOCOLS)
+
+
+def test_the_table_of_extractors_knows_their_features() -> None:
+    dims = {name: entry.dim for name, entry in EXTRACTORS.items() if name != "tiny"}
+    sizes = {f"dinov2-{size}14": width for (width, _), size in dinov2.SIZES.items() if size != "vits"}
+    assert dims == {
+        "inception-2015-12-05": inception.DIM,
+        **sizes,
+        "effnet-lite0": effnet_lite0.FEATURES,
+        "embedded": load_extractor("embedded").dim,
+    }
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ import pytest
 
 from evaluation.metrics import frechet_distance
 from evaluation.metrics.neighbours import precision_recall
+from evaluation.protocols import PROTOCOLS, EvaluationProtocol
 from evaluation.results import RESULTS_NAME, read_results
 from evaluation.rows import rows_path
+from evaluation.scoring import choose
 from pipelines.dataset import LatentDataset
 from schemas.statistics import read_statistics
 from tests.evaluation.conftest import World
@@ -159,6 +161,19 @@ def test_uncertainty_of_more_samples(workdir: Path, reference: Path) -> None:
     metrics = line["metrics"]
     assert isinstance(metrics, dict)
     assert metrics["fd_infinity"] < line["fd"] < metrics["fd_parts"], "the bias falls with n"  # type: ignore[operator]
+
+
+def test_an_uncertainty_of_too_few_samples_is_warned_of() -> None:
+    facts = PROTOCOLS["adm"].model_dump()
+    protocol = EvaluationProtocol(**facts, extractor_digest="0" * 64, dim=2048, resolution=256)
+    told: list[str] = []
+    assert choose(["uncertainty"], protocol, 4097, told.append) == ("uncertainty",)
+    assert told == [
+        "the distance at n = inf comes from subsets of 2048 to 4097 samples in 2048 dimensions, where it is no line in "
+        "1/n; use at least 4098 samples"
+    ]
+    assert choose(["uncertainty"], protocol, 4098, told.append) == ("uncertainty",)
+    assert len(told) == 1
 
 
 def test_mistakes_about_metrics(workdir: Path, world: World, reference: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.config import choose_solver
-from schemas.errors import UserError
+from schemas.errors import UserError, nearest
 from schemas.run import Run
 from schemas.solvers import ADAPTIVE
 
@@ -162,7 +162,5 @@ def _label(name: str | None, classes: tuple[str, ...]) -> int | None:
         return classes.index(name)
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
-    from evaluation.extractors import nearest
-
     known = dict.fromkeys(classes[:20])
     raise UserError(f"--class {name}: no such class{nearest(name, known)}")

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from evaluation.extractors import EXTRACTORS, Extractor, is_published, nearest
-from schemas.errors import UserError
+from evaluation.extractors import EXTRACTORS, Extractor, is_published
+from schemas.errors import UserError, nearest
 
 QUANTISATION = "clip to [-1, 1], (x + 1) * 127.5, round half to even, uint8; once, before the extractor"
 

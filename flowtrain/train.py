@@ -42,8 +42,8 @@ from flowtrain.state import TrainState
 from flowtrain.step import Setup, init_state, make_train_step
 from flowtrain.validation import Validation
 from flowtrain.workdir import claimed
-from schemas.config import format_recipe
 from schemas.errors import UserError
+from schemas.recipes import format_recipe
 
 
 class PreviewResult(Protocol):

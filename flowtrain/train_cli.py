@@ -57,7 +57,7 @@ def train(data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], **o
       flowtrain train latents/ --workdir run/ --recipe digits --set train.steps=500
     """
     from flowtrain.recipes import find_recipe
-    from schemas.config import format_recipe, load_recipe
+    from schemas.recipes import format_recipe, load_recipe
 
     if options["overfit"] is not None:
         overrides = (*overrides, f"train.overfit={options['overfit']}")
@@ -91,7 +91,7 @@ def train(data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], **o
 def _train(plan: "Plan", workdir: Path, options: dict[str, Any]) -> None:
     from flowtrain import workdir as work
     from flowtrain.train import train as run_training
-    from schemas.config import format_recipe
+    from schemas.recipes import format_recipe
 
     work.check(workdir, plan.run)  # before records are staged
     click.echo(format_recipe(plan.recipe), err=True)

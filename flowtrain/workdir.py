@@ -8,9 +8,10 @@ from typing import Any
 
 from flowtrain.checkpoint import CHECKPOINTS
 from flowtrain.hosts import is_main
-from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED, format_recipe
+from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.recipes import format_recipe
 from schemas.run import METRICS_NAME, RUN_NAME, Run, read_run, write_run
 
 LOCK_NAME, RECIPE_NAME = ".lock", "recipe.toml"

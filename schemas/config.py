@@ -1,16 +1,12 @@
-"""Recipes: one TOML file with every number of a training run, validated, overridable, reloadable.
+"""The tables of a recipe: every number of a training run, validated.
 
 What a person types wins: a model size fills in only the fields that were left out.
 """
 
-import difflib
-import json
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.errors import UserError
 from schemas.solvers import ASK_AT_DATA, EVERYWHERE, Solver
@@ -48,7 +44,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "diffusion": ("epsilon", "data"),
 }
 SOLVERS: dict[str, tuple[str, ...]] = {"flow": get_args(Solver), "diffusion": ("ddim", "ddpm")}
-_DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "diffusion": {
         # Time is the timestep of DDPM, 0 ... diffusion_steps - 1.
         "model": {
@@ -61,12 +57,6 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "objective": {"time": "uniform"},
         "sampler": {"solver": "ddim"},
     }
-}
-# An override of one of these (with what it is when left out) takes what it governs out of a file that was written for
-# another one, unless that is overridden too.
-_GOVERNED: dict[tuple[str, str], tuple[str | None, dict[str, tuple[str, ...]]]] = {
-    ("model", "size"): (None, {"model": DiTSize._fields}),
-    ("objective", "kind"): ("flow", {table: tuple(content) for table, content in _DEFAULTS["diffusion"].items()}),
 }
 
 
@@ -254,7 +244,7 @@ class Recipe(_Table):
             return values
         levels = objective.get("diffusion_steps")
         scale = {"time_scale": levels} if isinstance(levels, int) else {}
-        for table, content in _DEFAULTS.get(objective["kind"], {}).items():
+        for table, content in DEFAULTS.get(objective["kind"], {}).items():
             typed = values.get(table, {})
             if isinstance(typed, Mapping):
                 values = {**values, table: {**content, **(scale if table == "model" else {}), **typed}}
@@ -313,91 +303,3 @@ def choose_solver(recipe: Recipe, asked: str | None) -> str:
     except ValueError as error:
         raise UserError(f"{error}; take midpoint") from None
     return solver
-
-
-def format_recipe(recipe: Recipe) -> str:
-    """A resolved recipe as TOML, which `load_recipe` reads back as the same; what is None is left out."""
-    lines = []
-    for table, content in recipe.model_dump(mode="json", exclude_none=True).items():
-        lines += [f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in content.items()), ""]
-    return "\n".join(lines)
-
-
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a TOML recipe and apply `table.key=value` overrides (values in TOML syntax; bare words are strings).
-
-    Raises:
-        UserError: unreadable file, unknown key (the nearest right name is given), or a bad value.
-    """
-    try:
-        content = tomllib.loads(path.read_text())
-    except OSError:
-        raise UserError(f"{path}: cannot read the recipe") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    return make_recipe(content, overrides, where=str(path))
-
-
-def make_recipe(content: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
-    """Validate the content of a recipe after applying overrides. Raises `UserError` as `load_recipe`."""
-    tables: dict[str, Any] = {
-        name: dict(table) if isinstance(table, Mapping) else table for name, table in content.items()
-    }
-    parsed = [_parse_override(override) for override in overrides]
-    for table, _, _ in parsed:
-        if not isinstance(tables.setdefault(table, {}), dict):
-            raise UserError(f"{where}: [{table}] must be a table")
-    for override in parsed:
-        _forget_governed(tables, *override)
-    for table, key, value in parsed:
-        tables[table][key] = value
-    _check_names(tables, where)
-    try:
-        return Recipe.model_validate(tables)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = [where, ".".join(str(part) for part in first["loc"])]  # the second is empty where two tables disagree
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(": ".join([*filter(None, place), message])) from None
-
-
-def _forget_governed(tables: dict[str, Any], table: str, key: str, value: Any) -> None:
-    """Before an override: what the file spells out for another value of a key of `_GOVERNED` goes."""
-    unsaid, governed = _GOVERNED.get((table, key), (value, {}))
-    if tables[table].get(key, unsaid) == value:
-        return
-    for name, fields in governed.items():
-        if isinstance(tables.get(name), dict):
-            tables[name] = {field: said for field, said in tables[name].items() if field not in fields}
-
-
-def _parse_override(text: str) -> tuple[str, str, Any]:
-    name, separator, value = text.partition("=")
-    table, dot, key = name.strip().partition(".")
-    if not separator or not dot or not table or not key:
-        raise UserError(f"--set {text!r}: write table.key=value, for example --set train.steps=100")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    return table, key, parsed
-
-
-def _check_names(tables: Mapping[str, Any], where: str) -> None:
-    for table, content in tables.items():
-        field = Recipe.model_fields.get(table)
-        if field is None:
-            raise UserError(f"{where}: unknown table [{table}]{_nearest(table, Recipe.model_fields)}")
-        if not isinstance(content, Mapping):
-            raise UserError(f"{where}: [{table}] must be a table")
-        model = field.annotation
-        assert isinstance(model, type)
-        assert issubclass(model, BaseModel)
-        for key in content:
-            if key not in model.model_fields:
-                raise UserError(f"{where}: unknown key {table}.{key}{_nearest(key, model.model_fields)}")
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else f"; known are {', '.join(known)}"

@@ -1,4 +1,7 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and what its messages share."""
+
+import difflib
+from collections.abc import Mapping
 
 
 class UserError(Exception):
@@ -7,3 +10,9 @@ class UserError(Exception):
     Commands print it on stderr without a traceback and exit with status 2. Library callers may catch it; anything
     else that escapes is a fault of ours.
     """
+
+
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """The end of a message about a wrong name."""
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; known are {', '.join(known)}"

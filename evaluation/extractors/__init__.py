@@ -1,6 +1,5 @@
 """Feature networks by name: uint8 images in, features and class logits out."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.extractors.outputs import Outputs
-from schemas.errors import UserError
+from schemas.errors import UserError, nearest
 
 
 class Extractor(Protocol):
@@ -132,9 +131,3 @@ def load_extractor(name: str, prepare: str = "", weights: Weights | None = None)
 def is_published(name: str, digest: str) -> bool:
     """Whether weights of this digest are those that the name stands for."""
     return name not in EXTRACTORS or digest.startswith(EXTRACTORS[name].published)
-
-
-def nearest(name: str, known: Mapping[str, object]) -> str:
-    """The end of an error message about a wrong name."""
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else f"; known are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""The recipes that ship with the package: one TOML file each, read by `schemas.config.load_recipe`."""
+"""The recipes that ship with the package: one TOML file each, read by `schemas.recipes.load_recipe`."""
 
 import difflib
 from pathlib import Path

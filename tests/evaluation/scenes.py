@@ -13,7 +13,6 @@ from flowtrain.checkpoint import TrainedModel
 from pipelines.dataset import finish_dataset
 from pipelines.shards import write_shard
 from pipelines.storage import LocalDirectory
-from schemas.config import make_recipe
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import (
     ChannelStatistics,
@@ -24,6 +23,7 @@ from schemas.manifest import (
     SourceInfo,
     VaeInfo,
 )
+from schemas.recipes import make_recipe
 from schemas.record import encode_record
 from schemas.run import DatasetRef, Run
 from schemas.tfds_metadata import shard_name

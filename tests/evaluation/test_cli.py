@@ -15,8 +15,8 @@ from evaluation.options import settings_of
 from evaluation.results import read_results
 from flowtrain.cli import main
 from pipelines.dataset import LatentDataset
-from schemas.config import make_recipe
 from schemas.manifest import MANIFEST_NAME, write_manifest
+from schemas.recipes import make_recipe
 from schemas.run import RUN_NAME, read_run, write_run
 from schemas.statistics import FeatureStatistics, read_statistics, write_statistics
 from tests.evaluation import tiny

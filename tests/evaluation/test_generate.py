@@ -22,9 +22,10 @@ from flowtrain.checkpoint import TrainedModel, load_for_sampling
 from flowtrain.sampler import Samples, sample
 from pipelines.dataset import LatentDataset
 from pipelines.verification import verify
-from schemas.config import BOOKKEEPING, SamplerConfig, make_recipe
+from schemas.config import BOOKKEEPING, SamplerConfig
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME
+from schemas.recipes import make_recipe
 from schemas.run import read_run, write_run
 from tests.evaluation.conftest import World
 from tests.evaluation.tiny import CLASSES

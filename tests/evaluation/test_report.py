@@ -18,9 +18,9 @@ from evaluation.results import Result, read_results
 from evaluation.setting import Setting
 from flowtrain.cli import main
 from pipelines.dataset import LatentDataset
-from schemas.config import make_recipe
 from schemas.errors import UserError
 from schemas.layout import Layout
+from schemas.recipes import make_recipe
 from schemas.run import METRICS_NAME
 from tests.evaluation import scenes
 from tests.evaluation.conftest import World, add_tiny_protocol

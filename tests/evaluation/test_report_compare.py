@@ -25,8 +25,8 @@ from evaluation.report_compare import (
 from evaluation.report_parts import render
 from evaluation.results import Result
 from flowtrain.cli import main
-from schemas.config import make_recipe
 from schemas.errors import UserError
+from schemas.recipes import make_recipe
 from schemas.run import METRICS_NAME, Run, read_run, write_run
 from tests.evaluation import tiny
 from tests.evaluation.conftest import World, add_tiny_protocol

@@ -20,9 +20,9 @@ from pipelines.shards import write_shard
 from pipelines.storage import LocalDirectory
 from pipelines.vae import AutoencoderKL, VaeConfig
 from pipelines.vae_weights import load_vae, save_vae
-from schemas.config import make_recipe
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo, VaeInfo
+from schemas.recipes import make_recipe
 from schemas.record import encode_record
 from schemas.run import DatasetRef, Run, write_run
 from schemas.tfds_metadata import shard_name

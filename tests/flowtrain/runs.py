@@ -18,7 +18,7 @@ from flowtrain.sharding import make_mesh, replicated
 from flowtrain.state import TrainState
 from flowtrain.step import init_state
 from flowtrain.train import Options, Outcome, train
-from schemas.config import load_recipe
+from schemas.recipes import load_recipe
 from schemas.run import METRICS_NAME
 
 ONE = Options(devices=jax.local_devices()[:1])

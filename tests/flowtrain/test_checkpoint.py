@@ -20,9 +20,10 @@ from flowtrain.model import make_network
 from flowtrain.sharding import make_mesh, state_shardings
 from flowtrain.snapshots import Snapshots
 from flowtrain.state import TrainState
-from schemas.config import TrainConfig, make_recipe
+from schemas.config import TrainConfig
 from schemas.errors import UserError
 from schemas.manifest import Normalization
+from schemas.recipes import make_recipe
 from schemas.run import DatasetRef, Run, write_run
 
 TRAIN = {"steps": 1, "batch_size": 1, "ema_extra": [0.999], "ema_power": [0.05, 0.1], "ema_snapshot_every": 50}

@@ -13,8 +13,8 @@ from flowtrain.checkpoint import TrainedModel
 from flowtrain.model import make_network
 from flowtrain.path import LinearPath, VariancePreservingPath
 from flowtrain.sampler import guide, sample, spread, trajectory
-from schemas.config import make_recipe
 from schemas.manifest import Normalization
+from schemas.recipes import make_recipe
 from schemas.run import DatasetRef, Run
 from tests.flowtrain.gaussians import MEAN, gaussian_steps, perfect_epsilon
 

@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 from flowtrain.model import make_network
 from flowtrain.sharding import batch_sharding, check_batch, constrain_batch, make_mesh, replicated, state_shardings
-from schemas.config import make_recipe
 from schemas.errors import UserError
+from schemas.recipes import make_recipe
 
 
 @pytest.mark.parametrize(("fsdp", "shape"), [(1, (8, 1)), (2, (4, 2)), (8, (1, 8))])

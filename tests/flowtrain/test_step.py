@@ -15,7 +15,7 @@ from flowtrain.optim import make_optimizer
 from flowtrain.sharding import batch_sharding, constrain_batch, make_mesh, replicated, state_shardings
 from flowtrain.state import TrainState
 from flowtrain.step import Setup, init_state, make_train_step, make_validation_step
-from schemas.config import make_recipe
+from schemas.recipes import make_recipe
 
 SHAPE, CLASSES, BATCH, WIDTH = (4, 4, 4), 3, 16, 8
 OFFSET, SCALE = (0.1, -0.2, 0.3, 0.0), (0.5, 1.0, 2.0, 1.5)

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from flowtrain.cli import main
 from flowtrain.recipes import find_recipe
-from schemas.config import load_recipe
+from schemas.recipes import load_recipe
 from schemas.run import read_run
 from tests.flowtrain.datasets import write_dataset
 

@@ -6,9 +6,9 @@ import pytest
 
 from flowtrain.checkpoint import CHECKPOINTS
 from flowtrain.workdir import check, claimed
-from schemas.config import make_recipe
 from schemas.errors import UserError
 from schemas.manifest import Normalization
+from schemas.recipes import make_recipe
 from schemas.run import DatasetRef, Run, read_run
 
 

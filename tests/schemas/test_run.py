@@ -1,8 +1,8 @@
 import pytest
 
-from schemas.config import make_recipe
 from schemas.errors import UserError
 from schemas.manifest import Normalization
+from schemas.recipes import make_recipe
 from schemas.run import DatasetRef, Run, read_run, write_run
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from flowtrain.recipes import find_recipe, recipe_names
-from schemas.config import load_recipe
 from schemas.errors import UserError
+from schemas.recipes import load_recipe
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -1,3 +1,5 @@
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,17 @@ def test_every_image_once_in_order(count):
     found = in_batches(sums, images, BATCH)
     np.testing.assert_array_equal(found.features, images.sum(axis=(1, 2)).astype(np.float32))
     assert (found.logits.shape, found.spatial) == ((count, 0), None)
+
+
+def test_two_batches_are_computed_at_once():
+    both = threading.Barrier(2, timeout=10)  # breaks where one waits for the other's end
+
+    def meet(images: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        both.wait()
+        return sums(images)
+
+    images = np.arange(4 * BATCH * 18, dtype=np.uint8).reshape(4 * BATCH, 2, 3, 3)
+    np.testing.assert_array_equal(in_batches(meet, images, BATCH).features, images.sum(axis=(1, 2)))
 
 
 @pytest.mark.parametrize(

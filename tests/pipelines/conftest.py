@@ -1,6 +1,8 @@
 """A tiny VAE, a small folder of images, object stores and warm processes, made once a session."""
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from tests.pipelines.servers import SERVERS, Store
 IMAGES = 60
 CLASSES = ("ant", "bee", "cat")
 SUFFIXES = ("png", "jpg", "webp", "bmp", "gif", "JPEG")
+_PLACES = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -59,20 +62,37 @@ def _reach(kind: str) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def s3_store() -> Iterator[Store]:
+def s3_server() -> Iterator[Store]:
     """An S3 server, reachable from this process and its children."""
     yield from _reach("s3")
 
 
 @pytest.fixture(scope="session")
-def google_store() -> Iterator[Store]:
+def google_server() -> Iterator[Store]:
     """A server for Google Cloud Storage, likewise."""
     yield from _reach("gs")
 
 
+def _own_place(server: Store) -> Store:
+    """A store of a test's own on a server that all tests share, well-behaved."""
+    server.proxy.reset()
+    return replace(server, place=f"test-{next(_PLACES)}")
+
+
+@pytest.fixture
+def s3_store(s3_server: Store) -> Store:
+    """An empty place on the S3 server."""
+    return _own_place(s3_server)
+
+
+@pytest.fixture
+def google_store(google_server: Store) -> Store:
+    """An empty place on the server for Google Cloud Storage."""
+    return _own_place(google_server)
+
+
 @pytest.fixture(params=["s3_store", "google_store"])
 def store(request: pytest.FixtureRequest) -> Store:
-    """Each kind of store, well-behaved."""
+    """Each kind of store."""
     store: Store = request.getfixturevalue(request.param)
-    store.proxy.reset()
     return store

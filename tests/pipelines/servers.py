@@ -144,15 +144,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 @dataclass(frozen=True)
 class Store:
-    """A running object store: the URL of an empty bucket, and what a command needs in its environment to reach it."""
+    """A running object store: the URL of an empty place in its bucket, and what a command needs in its environment to
+    reach it.
+    """
 
     scheme: str
     proxy: Proxy
     environment: dict[str, str]
+    place: str = ""
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://{BUCKET}"
+        return "/".join([f"{self.scheme}://{BUCKET}", *filter(None, [self.place])])
 
 
 def _free_port() -> int:

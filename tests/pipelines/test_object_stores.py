@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -407,8 +408,10 @@ def test_options_of_beam_reach_the_workers(s3_store: Store, photos: Path, comman
 def test_upload_of_a_killed_command_is_no_object(s3_store: Store) -> None:
     """What the tests here rest on: the proxy, like a real store, takes no half of a body."""
     host, port = s3_store.proxy.server_address[:2]
+    place = urlsplit(f"{s3_store.url}/torn-upload")
+    head = f"PUT /{place.netloc}{place.path} HTTP/1.1\r\nHost: store\r\nContent-Length: 100\r\n\r\n"
     with socket.create_connection((host, port)) as connection:
-        connection.sendall(b"PUT /bucket/torn-upload HTTP/1.1\r\nHost: store\r\nContent-Length: 100\r\n\r\nonly this")
+        connection.sendall(f"{head}only this".encode())
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""  # it hangs up
     assert objects(f"{s3_store.url}/torn-upload") == {}

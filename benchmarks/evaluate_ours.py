@@ -112,6 +112,9 @@ class _Noise:
     def facts(self) -> dict[str, Any]:
         return {"kind": "noise"}
 
+    def state(self) -> str:
+        return ""
+
     def read(self, start: int, stop: int) -> Any:
         from evaluation.imagesets import Batch
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.results import Result, Sampling
-from evaluation.scoring import GROUPS
+from evaluation.scoring import GROUPS, needs_reference_rows
 from evaluation.setting import CYCLIC, UNIFORM
 from evaluation.tables import by_setting
 from schemas.manifest import Manifest
@@ -52,7 +52,7 @@ def reference(result: Result, run: Run) -> str:
     else:
         of = f"images of digest {images['digest'][:12]}" if "digest" in images else "given statistics"
         return f"# {REFERENCE}: {of}, digest of mu and sigma {result.reference.digest[:12]}"
-    kept = ["--features"] if _asked([result]) else []
+    kept = ["--features"] if needs_reference_rows(_asked([result])) else []
     return _line("flowtrain", "stats", source, REFERENCE, *_words({**options, "--extractor": rule.name}), *kept)
 
 

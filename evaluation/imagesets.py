@@ -47,6 +47,10 @@ class ImageSet(Protocol):
         """What identifies the images, for JSON; nothing that depends on where they lie."""
         ...
 
+    def state(self) -> str:
+        """What else differs, here and now, when they were replaced by others of the same facts."""
+        ...
+
     def read(self, start: int, stop: int) -> Batch:
         """The images [start, stop), decoded."""
         ...
@@ -67,6 +71,9 @@ class DatasetImages:
     def facts(self) -> dict[str, Any]:
         kind = DECODED if self.decoded else "dataset"
         return {"kind": kind, "split": self.split, "digest": self.digest, "num": self.size}
+
+    def state(self) -> str:
+        return ""  # the digest is of their bytes
 
     def read(self, start: int, stop: int) -> Batch:
         dataset = _dataset(self.directory)
@@ -114,10 +121,14 @@ class SourceImages:
     crop: str
     classes: tuple[str, ...]
     digest: str
+    changed: str  # digest of their times of change
 
     def facts(self) -> dict[str, Any]:
         source = {"descriptor": self.descriptor, "split": self.split, "digest": self.digest}
         return {"kind": "source", **source, "num": self.size, "crop": self.crop}
+
+    def state(self) -> str:
+        return self.changed
 
     def read(self, start: int, stop: int) -> Batch:
         source, items = _source(self.descriptor, self.split)
@@ -141,6 +152,7 @@ def source_images(descriptor: str, split: str, resolution: int, crop: str, num: 
     from pipelines.index import build_index
 
     source, items = _source(descriptor, split)
+    index = build_index(items, seed=0, fingerprint=source.fingerprint)
     return SourceImages(
         descriptor=source.descriptor,
         split=split,
@@ -148,7 +160,8 @@ def source_images(descriptor: str, split: str, resolution: int, crop: str, num: 
         resolution=resolution,
         crop=crop,
         classes=source.classes,
-        digest=build_index(items, seed=0, fingerprint=source.fingerprint).digest,
+        digest=index.digest,
+        changed=index.state,
     )
 
 
@@ -182,6 +195,9 @@ class BatchImages:
     def facts(self) -> dict[str, Any]:
         return {"kind": "batch", "digest": self.digest, "num": self.size}
 
+    def state(self) -> str:
+        return ""  # the digest is of their bytes
+
     def read(self, start: int, stop: int) -> Batch:
         return Batch(_batch(self.path)[start:stop], np.zeros(stop - start, np.int64))
 
@@ -202,7 +218,7 @@ def _batch(path: str) -> NDArray[np.uint8]:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             images = file["arr_0"]
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile):
         raise UserError(f"{path}: not a readable .npz with arr_0, the layout of ADM's sample batches") from None
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
         raise UserError(f"{path}: arr_0 is {images.dtype}{images.shape}; samples must be uint8 (n, H, H, 3)")

@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,30 @@ def protocol_of(recipe: Recipe, resolution: int, weights: Weights | None = None)
 
 
 def measure_images(images: ImageSet, protocol: EvaluationProtocol, out: Path, means: Means = PLAIN) -> Measured:
-    """Statistics of `images`, measured and written to `out`, in the place of what is there.
+    """Statistics of `images`, measured and written to `out`, in the place of what is there; one command at a time.
 
     Raises:
-        UserError: an image set that changed or has fewer than two readable images; a broken shard.
+        UserError: an image set that changed or has fewer than two readable images; a broken shard; no room at `out`.
     """
+    with _alone_at(out):
+        return _measure_images(images, protocol, out, means)
+
+
+@contextlib.contextmanager
+def _alone_at(out: Path) -> Iterator[None]:
+    """Wait for other commands that make the same file."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out.with_name(f".{out.name}.lock")))
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({error.strerror or error}); mend that and repeat") from error
+        yield
+
+
+def _measure_images(images: ImageSet, protocol: EvaluationProtocol, out: Path, means: Means) -> Measured:
     with quiet_log():
         from evaluation import pipeline
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     config = pipeline.Config(images, protocol, str(out.absolute()), means.keep_features, means.weights)
     bar = means.make_bar(total=images.size, desc="measure", unit="image") if means.make_bar else None
     try:
@@ -82,7 +97,7 @@ def kept_statistics(images: ImageSet, protocol: EvaluationProtocol, out: Path, m
     Raises:
         UserError: as `measure_images`.
     """
-    with locked(out.with_name(f".{out.name}.lock")):  # other commands may want the same
+    with _alone_at(out):  # other commands may want the same
         with contextlib.suppress(UserError):  # missing or damaged: measured again
             found = Measured(read_statistics(out), out)
             if means.keep_features:
@@ -90,7 +105,7 @@ def kept_statistics(images: ImageSet, protocol: EvaluationProtocol, out: Path, m
             facts = _facts(found.statistics)
             if read_protocol(found.statistics.protocol) == protocol and facts.items() >= images.facts().items():
                 return found
-        return measure_images(images, protocol, out, means)
+        return _measure_images(images, protocol, out, means)
 
 
 def check_out(out: Path) -> None:
@@ -109,7 +124,7 @@ def _is_replaceable(path: Path) -> bool:
             return {"mu", "sigma"} <= set(file.files) and "arr_0" not in file.files  # ADM's references hold images
     except zipfile.BadZipFile:  # it begins as an .npz does
         return True
-    except (ValueError, EOFError, TypeError):  # the last for a lone array
+    except (ValueError, EOFError, TypeError, RuntimeError):  # TypeError for a lone array
         return path.stat().st_size == 0
 
 
@@ -251,6 +266,8 @@ def compare_only(comparison: Comparison, means: Means, notify: Notify) -> Result
             measured = Measured(read_gaussian(subject), subject)
             mine = read_protocol(measured.statistics.protocol)
             protocol = mine or theirs or EvaluationProtocol.unsaid(recipe)
+            if mine is None:
+                notify(f"{subject}: does not say with which extractor it was made; taken for {protocol.extractor}")
             check_comparable(protocol, measured.statistics.dim, mine, str(subject))
         else:
             resolution = comparison.resolution or (theirs.resolution if theirs else None)
@@ -258,7 +275,7 @@ def compare_only(comparison: Comparison, means: Means, notify: Notify) -> Result
             protocol = protocol_of(recipe, images.resolution, means.weights)
             # Before the work, not after it.
             check_comparable(protocol, reference.statistics.dim, theirs, str(where))
-            choose(comparison.metrics, protocol, images.size)
+            check_reference_has(choose(comparison.metrics, protocol, images.size), reference)
             measured = measure_images(images, protocol, cache / "subject.npz", means)
         check_reference(protocol, reference.statistics, where, notify)
         moments = measured.statistics.moments
@@ -302,7 +319,7 @@ def _is_statistics(path: Path) -> bool:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return "arr_0" not in file.files or "mu" in file.files
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile):  # TypeError: a lone array
         return True  # read_statistics says what is wrong with it
 
 

@@ -1,29 +1,42 @@
 """Files of the ranges of a set of images, from the workers that measured them to the step that puts them together.
 
-They lie in `STATISTICS.npz.parts/` and stay there when a run is killed.
+They lie in `STATISTICS.npz.parts/KEY/`, where KEY stands for all that they depend on, and stay there when a run is
+killed.
 """
 
 import shutil
 from pathlib import Path
 
 
-def folder(statistics: Path) -> Path:
-    """Where the parts of a statistics file lie; it is there after the call."""
-    path = statistics.with_name(f"{statistics.name}.parts")
+def root(statistics: Path) -> Path:
+    """Where the parts of a statistics file lie, of whatever was measured for it."""
+    return statistics.with_name(f"{statistics.name}.parts")
+
+
+def folder(statistics: Path, key: str) -> Path:
+    """Where those of one key lie; it is there after the call."""
+    path = root(statistics) / key
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def sums_path(statistics: Path, index: int) -> Path:
+def sums_path(statistics: Path, key: str, index: int) -> Path:
     """The sums of a range."""
-    return folder(statistics) / f"{index:05d}.npz"
+    return folder(statistics, key) / f"{index:05d}.npz"
 
 
-def rows_path(statistics: Path, index: int) -> Path:
+def rows_path(statistics: Path, key: str, index: int) -> Path:
     """The feature rows of a range, float32 and nothing else."""
-    return folder(statistics) / f"{index:05d}.rows"
+    return folder(statistics, key) / f"{index:05d}.rows"
+
+
+def keep_only(statistics: Path, key: str) -> None:
+    """Delete what earlier commands left of something else."""
+    for path in root(statistics).iterdir() if root(statistics).is_dir() else ():
+        if path.name != key:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def discard(statistics: Path) -> None:
     """Delete them all."""
-    shutil.rmtree(folder(statistics))
+    shutil.rmtree(root(statistics), ignore_errors=True)

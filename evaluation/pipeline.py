@@ -4,6 +4,8 @@ Workers leave the sums of their ranges in files beside the result, which all of 
 """
 
 import functools
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +25,13 @@ from evaluation.sums import Sums, read_sums, write_sums
 from pipelines.runner import run_pipeline
 from schemas.errors import UserError
 from schemas.statistics import FeatureStatistics, Gaussian, Moments, ScoreSplits, read_statistics, write_statistics
+from schemas.versions import installed_version
 
 # Each leaves a file of 34 MB at 2048 features, or 67 MB with sFID's.
 MOST_RANGES = 16
 FEWEST_IMAGES = 256
 FOLD = 512  # rows summed at a time; also the images held at once
+_ROOM = 4096  # bytes kept for saying what failed, on a disk that may be full then
 
 
 @dataclass(frozen=True)
@@ -73,27 +77,47 @@ def measure(part: Range, config: Config) -> Done:
 
     Models are loaded here, on first use in the process.
     """
-    of = measured_of(config)
     try:
-        path = parts.sums_path(Path(config.out), part.index)
-        sums = read_sums(path, of)
-        if sums is None:
-            write_sums(path, _measure(part, config), of)
-        else:
+        if _is_measured(part, config):
             tick(progress_folder(config), part.index, part.stop - part.start)
+        else:
+            path = parts.sums_path(Path(config.out), parts_key(config), part.index)
+            write_sums(path, _measure(part, config), measured_of(config))
     except UserError as error:
         return Done(part.index, str(error))
     except OSError as error:
-        return Done(
-            part.index, f"{config.out}.parts: cannot be written ({error.strerror or error}); mend that and repeat"
-        )
+        where = parts.root(Path(config.out))
+        if not str(error.filename or where).startswith(str(where)):
+            raise
+        return Done(part.index, f"{where}: cannot be written ({error.strerror or error}); mend that and repeat")
     return Done(part.index)
 
 
+def _is_measured(part: Range, config: Config) -> bool:
+    """Whether the files of a range are there. Images that could not be read may be mended since: asked again."""
+    out, key = Path(config.out), parts_key(config)
+    sums = read_sums(parts.sums_path(out, key, part.index), measured_of(config))
+    if sums is None or sums.rejected:
+        return False
+    shape = sums.moments.n, config.protocol.dim
+    return not config.keep_features or rows.part_is_whole(out, key, part.index, shape)
+
+
 def measured_of(config: Config) -> dict[str, Any]:
-    """What makes the file of a range one of this run."""
-    facts = {"images": config.images.facts(), "protocol": config.protocol.model_dump()}
-    return {**facts, "ranges": len(cut(config.images.size)), "rows": config.keep_features}
+    """All that the files of a range depend on."""
+    return {
+        "images": config.images.facts(),
+        "state": config.images.state(),
+        "protocol": config.protocol.model_dump(),
+        "ranges": len(cut(config.images.size)),
+        "rows": config.keep_features,
+        "versions": {package: installed_version(package) for package in ("flowtrain", "jax")},
+    }
+
+
+def parts_key(config: Config) -> str:
+    """The same, as the name of a folder."""
+    return hashlib.sha256(json.dumps(measured_of(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def extractor_of(protocol: EvaluationProtocol, weights: Weights) -> Extractor:
@@ -117,7 +141,7 @@ def _measure(part: Range, config: Config) -> Sums:
     labels = np.zeros(len(images.classes), np.int64)
     scores: Splits = {}
     correct = rejected = 0
-    with rows.writer(Path(config.out), part.index, keep=config.keep_features) as keep:
+    with rows.writer(Path(config.out), parts_key(config), part.index, keep=config.keep_features) as keep:
         for start in range(part.start, part.stop, FOLD):
             stop = min(start + FOLD, part.stop)
             batch = images.read(start, stop)
@@ -173,6 +197,13 @@ def finish(done: Sequence[Done], config: Config) -> str:
     Raises:
         RuntimeError: a range is missing or doubled (a fault of the runner).
     """
+    try:
+        return _finish(done, config)
+    except OSError as error:
+        return _fail(config, f"{config.out}: cannot be written ({error.strerror or error}); mend that and repeat")
+
+
+def _finish(done: Sequence[Done], config: Config) -> str:
     ranges, out = cut(config.images.size), Path(config.out)
     if [each.index for each in done] != [each.index for each in ranges]:
         raise RuntimeError(f"got ranges {[each.index for each in done]} of {len(ranges)}")
@@ -181,9 +212,9 @@ def finish(done: Sequence[Done], config: Config) -> str:
         return _fail(config, failures[0])
     sums: Sums | None = None
     for part in ranges:  # one file at a time: they are large
-        found = read_sums(parts.sums_path(out, part.index), measured_of(config))
+        found = read_sums(parts.sums_path(out, parts_key(config), part.index), measured_of(config))
         if found is None:
-            return _fail(config, f"{parts.folder(out)}: another command wrote there; repeat this one")
+            return _fail(config, f"{parts.root(out)}: something else wrote or deleted there; repeat the command")
         sums = found if sums is None else sums + found
     assert sums is not None, "there is a range, if of no image"
     n = sums.moments.n
@@ -193,13 +224,12 @@ def finish(done: Sequence[Done], config: Config) -> str:
         return _fail(config, f"{n} readable images ({sums.rejected} unreadable): statistics need at least 2")
     facts = protocol_facts(config, n, sums.correct, sums.rejected)
     if config.keep_features:
-        facts["features"] = rows.assemble(out, len(ranges), (n, config.protocol.dim))
+        facts["features"] = rows.assemble(out, parts_key(config), len(ranges), (n, config.protocol.dim))
     spatial = sums.spatial and Gaussian(sums.spatial.mean(), sums.spatial.cov())
     statistics = FeatureStatistics.from_moments(
         sums.moments, facts, spatial=spatial, scores=_scores(sums), labels=sums.labels, classes=config.images.classes
     )
     write_statistics(out, statistics)
-    parts.discard(out)
     return config.out
 
 
@@ -225,7 +255,10 @@ def failure_path(config: Config) -> Path:
 
 
 def _fail(config: Config, message: str) -> str:
-    failure_path(config).write_text(message)
+    path = failure_path(config)
+    with open(path, "r+b" if path.is_file() else "wb") as file:  # in the room that `run` kept for it
+        file.write(message.encode())
+        file.truncate()
     return ""
 
 
@@ -255,11 +288,20 @@ def run(config: Config, beam_args: Sequence[str] = (), bar: Bar | None = None) -
     Raises:
         UserError: an image set that cannot be read, or fewer than two readable images.
     """
-    failure_path(config).unlink(missing_ok=True)
-    with watched(progress_folder(config), bar):
-        run_pipeline(functools.partial(define_pipeline, config=config), beam_args)
-    if failure_path(config).is_file():
-        message = failure_path(config).read_text()
-        failure_path(config).unlink()
+    out, failure = Path(config.out), failure_path(config)
+    parts.keep_only(out, parts_key(config))
+    try:
+        failure.write_text(" " * _ROOM)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}); mend that and repeat") from error
+    try:
+        with watched(progress_folder(config), bar):
+            run_pipeline(functools.partial(define_pipeline, config=config), beam_args)
+        message = failure.read_text().strip()
+    finally:
+        failure.unlink(missing_ok=True)
+    if message:
         raise UserError(message)
-    return read_statistics(Path(config.out))
+    statistics = read_statistics(out)
+    parts.discard(out)  # not in the last step: a runner may repeat it
+    return statistics

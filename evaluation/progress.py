@@ -36,7 +36,8 @@ def watched(folder: str, bar: Bar | None) -> Iterator[None]:
     if bar is None:
         yield
         return
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # a bar that stands still is no reason to stop
+        Path(folder).mkdir(parents=True, exist_ok=True)
     over = threading.Event()
     thread = threading.Thread(target=_watch, args=(Path(folder), bar, over), daemon=True)
     thread.start()
@@ -50,10 +51,12 @@ def watched(folder: str, bar: Bar | None) -> Iterator[None]:
 
 def _watch(folder: Path, bar: Bar, over: threading.Event) -> None:
     shown = 0
+    texts: list[str] = []
     last = False
     while not last:
         last = over.wait(_INTERVAL)
-        texts = [path.read_text() for path in folder.iterdir()]
+        with contextlib.suppress(OSError):
+            texts = [path.read_text() for path in folder.iterdir()]
         done = sum(int(text) for text in texts if text)  # empty: being written at this moment
         bar.update(max(done - shown, 0))
         shown = max(done, shown)

@@ -118,8 +118,12 @@ class EvaluationProtocol(Recipe):
 
     @classmethod
     def unsaid(cls, recipe: Recipe) -> "EvaluationProtocol":
-        """What statistics of other evaluators are taken for. Their network is not needed, and its weights not known."""
-        return cls(**recipe.model_dump(), extractor_digest="", dim=EXTRACTORS[recipe.extractor].dim, resolution=0)
+        """What statistics of other evaluators are taken for. Their network is not needed, and its weights not known; so
+        their distance is not called FID.
+        """
+        values = recipe.model_dump()
+        values |= {"metric": f"FD({recipe.extractor}, weights not said)", "key": "fd"}
+        return cls(**values, extractor_digest="", dim=EXTRACTORS[recipe.extractor].dim, resolution=0)
 
 
 def find_protocol(name: str) -> Recipe:

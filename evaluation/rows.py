@@ -7,9 +7,10 @@ name the SHA-256, so rows and sums cannot be mixed up.
 import contextlib
 import functools
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from schemas.errors import UserError
 from schemas.files import sha256_file
 from schemas.statistics import FeatureStatistics
 
+_ROW_TYPE = np.dtype("<f4")
+
 
 def rows_path(statistics: Path) -> Path:
     """Where the rows of a statistics file lie."""
@@ -26,34 +29,53 @@ def rows_path(statistics: Path) -> Path:
 
 
 @contextlib.contextmanager
-def writer(statistics: Path, index: int, *, keep: bool) -> Iterator[Callable[[NDArray[np.float32]], None]]:
+def writer(statistics: Path, key: str, index: int, *, keep: bool) -> Iterator[Callable[[NDArray[np.float32]], None]]:
     """Takes blocks of rows (n, dim) of one range, in order; the part is there in the end. May do nothing."""
     if not keep:
         yield lambda block: None
         return
-    path = parts.rows_path(statistics, index)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(unfinished, "wb") as file:
+    with _written_whole(parts.rows_path(statistics, key, index)) as file:
         yield lambda block: np.ascontiguousarray(block, np.float32).tofile(file)
-    unfinished.replace(path)
 
 
-def assemble(statistics: Path, ranges: int, shape: tuple[int, int]) -> dict[str, Any]:
-    """Join the parts into a rows file of (n, dim); what `read_rows` will ask the statistics for."""
+def part_is_whole(statistics: Path, key: str, index: int, shape: tuple[int, int]) -> bool:
+    """Whether the rows (n, dim) of a range are there."""
+    path = parts.rows_path(statistics, key, index)
+    return path.is_file() and path.stat().st_size == shape[0] * shape[1] * _ROW_TYPE.itemsize
+
+
+def assemble(statistics: Path, key: str, ranges: int, shape: tuple[int, int]) -> dict[str, Any]:
+    """Join the parts into a rows file of (n, dim); what `read_rows` will ask the statistics for.
+
+    Raises:
+        RuntimeError: they are not n rows.
+    """
     path = rows_path(statistics)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    joined = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float32, shape=shape)
-    start = 0
-    for index in range(ranges):
-        part = np.fromfile(parts.rows_path(statistics, index), np.float32).reshape(-1, shape[1])
-        joined[start : start + len(part)] = part
-        start += len(part)
-    if start != shape[0]:
-        raise RuntimeError(f"{start} feature rows of {shape[0]}")
-    joined.flush()
-    del joined
-    unfinished.replace(path)
+    facts = {"descr": np.lib.format.dtype_to_descr(_ROW_TYPE), "fortran_order": False, "shape": shape}
+    with _written_whole(path) as file:
+        np.lib.format.write_array_header_1_0(file, facts)
+        before = file.tell()
+        for index in range(ranges):
+            with open(parts.rows_path(statistics, key, index), "rb") as part:
+                shutil.copyfileobj(part, file, 1 << 24)
+        if file.tell() - before != shape[0] * shape[1] * _ROW_TYPE.itemsize:
+            raise RuntimeError(f"{file.tell() - before} bytes of feature rows, not those of {shape}")
     return {"sha256": sha256_file(path)}
+
+
+@contextlib.contextmanager
+def _written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that is at `path` in the end, or never."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def read_rows(path: Path, statistics: FeatureStatistics) -> NDArray[np.float32]:

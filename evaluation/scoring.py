@@ -130,6 +130,8 @@ def choose(
     for name in names:
         if name not in (*GROUPS, ALL):
             raise UserError(f"--metrics {name}: unknown; known are {', '.join(GROUPS)} and {ALL}")
+        if name == "is" and protocol.splits == "shuffled" and samples < 10:
+            raise UserError(f"--metrics is: needs at least 10 samples, not {samples}")
         if name in missing:
             raise UserError(f"--metrics {name}: protocol {protocol.name} has none; take --protocol adm")
         if name != ALL and samples < GROUPS[name].least:

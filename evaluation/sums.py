@@ -95,5 +95,5 @@ def read_sums(path: Path, of: Mapping[str, Any]) -> Sums | None:
             if str(file["of"]) != json.dumps(of, sort_keys=True):
                 return None
             return Sums.from_arrays({name: file[name] for name in file.files})
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+    except (OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
+        return None  # RuntimeError: bits that make a zip of another kind, or an encrypted one

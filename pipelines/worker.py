@@ -21,6 +21,9 @@ def _end_with(command: int) -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True, name="end with the command").start()
-    from apache_beam.runners.worker import sdk_worker_main
+    from apache_beam.runners.worker import sdk_worker, sdk_worker_main
 
+    # A trace goes to the command, which tells of it. Beam would print it here as well, and that of a worker whose
+    # command has failed of another one.
+    sdk_worker.__dict__["print"] = lambda *_, **__: None
     sdk_worker_main.main(sys.argv[:1])

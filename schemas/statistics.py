@@ -143,7 +143,8 @@ def read_statistics(path: Path) -> FeatureStatistics:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             names = file.files
             arrays = {name: file[name] for name in names if name in _NAMES}  # ADM's reference also holds images
-    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, EOFError):  # a lone array is no context
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, EOFError):
+        # TypeError of a lone array, which is no context; RuntimeError of a zip that is encrypted or of another kind
         raise UserError(f"{path}: not a readable .npz of plain arrays; give statistics with mu and sigma") from None
     if not {"mu", "sigma"} <= arrays.keys():
         raise UserError(f"{path}: holds {sorted(names)}, not the mu and sigma of feature statistics")

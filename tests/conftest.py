@@ -1,7 +1,9 @@
 """Eight fake CPU devices, one compilation cache, strict promotion: set before anything imports JAX."""
 
 import os
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,23 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("no sample images: set FLOWTRAIN_SHARED_DATA to a folder that holds them")
     return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A disk with mount options (`size=300k`, `nr_inodes=20`), and with other ones when asked again."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted: list[Path] = []
+
+    def mount(options: str) -> Path:
+        options = f"remount,{options}" if mounted else options
+        result = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, text=True)
+        if result.returncode:
+            pytest.skip(f"no right to mount a small disk: {result.stderr.strip()}")
+        mounted.append(path)
+        return path
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "--lazy", path], check=True)  # a thread of a failed save may still hold a file open

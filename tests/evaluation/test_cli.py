@@ -306,8 +306,13 @@ def test_statistics_of_other_evaluators_are_compared_without_any_weights(tmp_pat
     np.savez(first, mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez(second, mu=np.full(2048, 0.5), sigma=4 * np.eye(2048))
     shown = succeed("eval", first, "--reference", second, "--protocol", "adm", "--json")
-    assert json.loads(shown.stdout.splitlines()[-1])["fid"] == pytest.approx(2048 * (0.25 + 1), rel=1e-12)
-    assert "second.npz: does not say with which extractor it was made; taken for inception-2015-12-05" in shown.stderr
+    assert json.loads(shown.stdout.splitlines()[-1])["fd"] == pytest.approx(2048 * (0.25 + 1), rel=1e-12)
+    assert shown.stdout.startswith(
+        "FD(inception-2015-12-05, weights not said), given statistics against given statistics"
+    )
+    for name in ("first.npz", "second.npz"):
+        told = f"{name}: does not say with which extractor it was made; taken for inception-2015-12-05"
+        assert told in shown.stderr
     np.savez(first, mu=np.zeros(7), sigma=np.eye(7))
     told = fail("eval", first, "--reference", second, "--protocol", "adm")
     assert "first.npz: features of dimension 7, but inception-2015-12-05 gives 2048" in told
@@ -348,6 +353,13 @@ def test_mistakes_about_the_run(workdir: Path, reference: Path, tmp_path: Path) 
     assert "no checkpoint" in fail("eval", workdir, *tiny_eval)
     assert "no checkpoint" in fail("sample", workdir, tmp_path / "x.png")
     assert not (workdir / "samples").exists()
+
+
+def test_a_lone_array_is_not_statistics(reference: Path, tmp_path: Path) -> None:
+    lone = tmp_path / "lone.npz"
+    with open(lone, "wb") as file:
+        np.save(file, np.zeros(5))
+    assert "not a readable .npz" in fail("eval", lone, "--reference", reference, "--protocol", "tiny")
 
 
 def test_mistakes_about_the_protocol(workdir: Path, reference: Path) -> None:

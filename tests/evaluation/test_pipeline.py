@@ -1,6 +1,7 @@
 """The Beam pipeline equals a direct computation, whatever the order of its bundles, and says what went wrong."""
 
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,19 @@ import numpy as np
 import pytest
 
 from evaluation import parts, pipeline
-from evaluation.imagesets import dataset_images
-from evaluation.pipeline import Config, Done, InOrder, Range, cut, define_pipeline, finish, measure, measured_of
+from evaluation.imagesets import DatasetImages, dataset_images
+from evaluation.pipeline import (
+    Config,
+    Done,
+    InOrder,
+    Range,
+    cut,
+    define_pipeline,
+    finish,
+    measure,
+    measured_of,
+    parts_key,
+)
 from evaluation.protocols import EvaluationProtocol, Recipe
 from evaluation.sums import read_sums, write_sums
 from schemas.errors import UserError
@@ -80,7 +92,7 @@ def test_a_lost_range_is_noticed(config: Config) -> None:
         finish(done[:1], config)
     with pytest.raises(RuntimeError, match="ranges"):
         finish([done[0], *done], config)
-    path, of = parts.sums_path(Path(config.out), 1), measured_of(config)
+    path, of = parts.sums_path(Path(config.out), parts_key(config), 1), measured_of(config)
     found = read_sums(path, of)
     assert found is not None
     write_sums(path, replace(found, rejected=found.rejected + 1), of)
@@ -102,25 +114,31 @@ def test_what_a_killed_run_measured_is_not_measured_again(
     ranges = cut(config.images.size)
     for part in ranges[:2]:  # then it was killed, in the midst of the third
         measure(part, config)
-    (parts.folder(Path(config.out)) / ".00002.npz.1.tmp").write_bytes(b"PK half a fi")
+    (parts.folder(Path(config.out), parts_key(config)) / ".00002.npz.1.tmp").write_bytes(b"PK half a fi")
     monkeypatch.setattr(pipeline, "_measure", noted(tmp_path / "measured", pipeline._measure))
     pipeline.run(config)
     assert (tmp_path / "measured").read_text().split() == ["2", "3"]
     assert {path.name: path.read_bytes() for path in tmp_path.glob("out.*")} == undisturbed
 
 
-@pytest.mark.parametrize("other", ["images", "rows", "damaged"])
+@pytest.mark.parametrize("other", ["images", "state", "rows", "damaged", "no rows", "half rows"])
 def test_parts_of_something_else_are_measured_again(
     other: str, config: Config, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     out = Path(config.out)
-    first = {"images": replace(config, images=dataset_images(world.dataset, num=29))}.get(other, config)
-    if other == "rows":
-        first = replace(config, keep_features=True)
+    if other.endswith("rows"):
+        config = replace(config, keep_features=True)
+    first = {
+        "images": replace(config, images=dataset_images(world.dataset, num=29)),
+        "rows": replace(config, keep_features=False),
+        "state": replace(config, images=Touched(**vars(config.images))),
+    }.get(other, config)
     for part in cut(first.images.size):
         measure(part, first)
-    if other == "damaged":
-        for path in parts.folder(out).iterdir():
+    for path in parts.folder(out, parts_key(first)).iterdir():
+        if other == "no rows" and path.suffix == ".rows":
+            path.unlink()
+        elif other == "damaged" or (other == "half rows" and path.suffix == ".rows"):
             path.write_bytes(path.read_bytes()[:-40])
     monkeypatch.setattr(pipeline, "_measure", noted(tmp_path / "measured", pipeline._measure))
     statistics = pipeline.run(config)
@@ -129,18 +147,60 @@ def test_parts_of_something_else_are_measured_again(
     assert statistics.moments.n == 30
 
 
-def test_parts_that_another_command_replaced_are_told_in_one_line(config: Config) -> None:
+def test_parts_of_two_settings_do_not_mix(config: Config, world: World) -> None:
+    """As when workers outlive a command that was killed, and another one begins."""
+    config = replace(config, keep_features=True)
+    pipeline.run(config)
+    alone = Path(config.out).read_bytes()
     done = [measure(part, config) for part in cut(config.images.size)]
-    measure(cut(config.images.size)[2], replace(config, keep_features=True))
+    measure(cut(29)[2], replace(config, images=dataset_images(world.dataset, num=29)))
+    assert finish(done, config)
+    assert Path(config.out).read_bytes() == alone
+    pipeline.run(config)
+    assert not parts.root(Path(config.out)).exists(), "both are of no use any more"
+
+
+def test_parts_that_are_gone_are_told_in_one_line(config: Config) -> None:
+    done = [measure(part, config) for part in cut(config.images.size)]
+    parts.sums_path(Path(config.out), parts_key(config), 2).unlink()
     assert not finish(done, config)
-    assert "another command wrote there; repeat this one" in pipeline.failure_path(config).read_text()
+    assert "something else wrote or deleted there; repeat the command" in pipeline.failure_path(config).read_text()
     assert not Path(config.out).exists()
+
+
+def test_the_last_step_may_be_repeated(config: Config) -> None:
+    done = [measure(part, config) for part in cut(config.images.size)]
+    assert finish(done, config) == finish(done, config) == config.out
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_disk_that_is_full_in_the_last_step_is_told_in_one_line(
+    keep: bool, config: Config, small_disk: Callable[[str], Path], tmp_path: Path
+) -> None:
+    config = replace(config, keep_features=keep)
+    disk = small_disk("size=64k")
+    config = replace(config, out=str(disk / "out.npz"))
+    for part in cut(config.images.size):
+        measure(part, config)
+    free = shutil.disk_usage(disk).free
+    (disk / "in the way").write_bytes(bytes(free))
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); mend that and repeat"):
+        pipeline.run(config)
+    (disk / "in the way").unlink()
+    assert pipeline.run(config).dim == 5
 
 
 def test_a_folder_that_cannot_be_made_is_told_in_one_line(config: Config) -> None:
     Path(f"{config.out}.parts").write_text("in the way")
     with pytest.raises(UserError, match=r"out\.npz\.parts.*cannot be written"):
         pipeline.run(config)
+
+
+class Touched(DatasetImages):
+    """Files of other content under the same names."""
+
+    def state(self) -> str:
+        return "touched"
 
 
 def noted(file: Path, function: Callable[[Range, Config], Any]) -> Callable[[Range, Config], Any]:

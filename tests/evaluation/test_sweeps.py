@@ -19,6 +19,8 @@ from evaluation.results import RESULTS_NAME, read_results
 from evaluation.rows import rows_path
 from evaluation.scoring import choose
 from pipelines.dataset import LatentDataset
+from schemas.errors import UserError
+from schemas.locked import locked
 from schemas.statistics import read_statistics
 from tests.evaluation.conftest import World
 from tests.evaluation.test_cli import fail, succeed
@@ -174,6 +176,27 @@ def test_an_uncertainty_of_too_few_samples_is_warned_of() -> None:
     ]
     assert choose(["uncertainty"], protocol, 4098, told.append) == ("uncertainty",)
     assert len(told) == 1
+
+
+def test_scores_of_ten_parts_need_ten_samples() -> None:
+    protocol = EvaluationProtocol(
+        **PROTOCOLS["torch-fidelity"].model_dump(), extractor_digest="0" * 64, dim=2048, resolution=256
+    )
+    assert choose(["is"], protocol, 10) == ("is",)
+    with pytest.raises(UserError, match="--metrics is: needs at least 10 samples, not 9"):
+        choose(["is"], protocol, 9)
+
+
+def test_two_commands_take_turns_at_one_file(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "out.npz"
+    command = [sys.executable, "-c", SCRIPT, "stats", str(world.dataset), str(out), "--extractor", "tiny"]
+    with locked(tmp_path / ".out.npz.lock"):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        assert any("waiting for another command that is at work" in line for line in process.stderr)
+        assert not out.exists()
+    assert process.wait(60) == 0
+    assert read_statistics(out).dim == 5
 
 
 def test_mistakes_about_metrics(workdir: Path, world: World, reference: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -292,35 +292,26 @@ def test_of_two_at_once_one_stages_and_the_other_waits(dataset: Path, place: Pat
     assert make(dataset, place) == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 8 KiB, which is less than 40 rows of 260 bytes."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(path)]
-    result = subprocess.run(mount, capture_output=True, text=True)
-    if result.returncode:
-        pytest.skip(f"no right to mount a small disk: {result.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", path], check=True)
-
-
-def test_no_room_on_the_disk_is_one_line(dataset: Path, small_disk: Path):
+def test_no_room_on_the_disk_is_one_line(dataset: Path, small_disk: Callable[[str], Path]):
+    disk = small_disk("size=8k")  # less than 40 rows of 260 bytes
     with pytest.raises(UserError) as caught:
-        open_records(dataset, "disk", small_disk)
+        open_records(dataset, "disk", disk)
     assert str(caught.value) == (
-        f"--cache disk needs 10,400 bytes in {folder_of(dataset, small_disk)}, and 8,192 bytes are free; make room, "
+        f"--cache disk needs 10,400 bytes in {folder_of(dataset, disk)}, and 8,192 bytes are free; make room, "
         "give another place with --cache-dir, or use --cache none"
     )
 
 
-def test_a_disk_that_fills_up_meanwhile_is_one_line(dataset: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_disk_that_fills_up_meanwhile_is_one_line(
+    dataset: Path, small_disk: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
+    disk = small_disk("size=8k")
     monkeypatch.setattr("flowtrain.cache.check_disk", lambda *arguments: None)
     with pytest.raises(
         UserError, match=r"--cache disk cannot use .*\(No space left on device\); mend that, give another"
     ):
-        open_records(dataset, "disk", small_disk)
-    assert [path.name for path in folder_of(dataset, small_disk).iterdir()] == ["lock"]
+        open_records(dataset, "disk", disk)
+    assert [path.name for path in folder_of(dataset, disk).iterdir()] == ["lock"]
 
 
 def test_a_place_that_is_a_file_is_one_line(dataset: Path, tmp_path: Path):

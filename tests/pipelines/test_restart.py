@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -180,38 +180,18 @@ def test_killed_on_an_object_store(photos: Path, tmp_path: Path, commands: Templ
     assert list(temporary.glob("flowtrain-*")) == []  # Beam leaves empty folders of its own
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A disk of a size, and of another size when asked again."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mounted: list[Path] = []
-
-    def mount(size: str) -> Path:
-        options = f"{'remount,' if mounted else ''}size={size}"
-        result = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, text=True)
-        if result.returncode:
-            pytest.skip(f"no right to mount a small disk: {result.stderr.strip()}")
-        mounted.append(path)
-        return path
-
-    yield mount
-    if mounted:
-        subprocess.run(["umount", path], check=True)
-
-
 @pytest.mark.parametrize("size", ["4k", "12k", "40k", "100k", "300k"])
 def test_disk_that_fills_up_is_one_line_and_the_run_goes_on_with_more_room(
     photos: Path, tmp_path: Path, small_disk: Callable[[str], Path], size: str
 ) -> None:
     arguments = ["--resolution", 16, "--shards", 4, "--batch-size", 8, "--vae", "none"]
-    out = small_disk(size) / "out"
+    out = small_disk(f"size={size}") / "out"
     result = run(photos, out, *arguments)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert f"cannot write {out} (" in line
     assert "No space left on device); make room and repeat the command" in line
-    small_disk("8m")
+    small_disk("size=8m")
     assert run(photos, out, *arguments).exit_code == 0
     assert run(photos, tmp_path / "undisturbed", *arguments).exit_code == 0
     assert contents(out) == contents(tmp_path / "undisturbed")

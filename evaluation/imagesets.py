@@ -241,5 +241,5 @@ def _source(descriptor: str, split: str) -> tuple["Source", list["Item"]]:
 
 def _at_most(available: int, num: int | None, where: str) -> int:
     if num is not None and num > available:
-        raise UserError(f"{where}: holds {available} images, not {num}; lower --num")
+        raise UserError(f"{where}: holds {available} images, not {num}; ask for no more")
     return available if num is None else num

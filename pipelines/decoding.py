@@ -93,7 +93,7 @@ def decode_raw(raw: NDArray[np.floating], vae: VaeInfo | None, resolution: int) 
                     f"out of memory: VAE {vae.id} does not decode one image of {resolution} pixels; leave it more "
                     "memory, or use a device that has more"
                 ) from error
-            _fitting[vae.sha256, resolution] = size // 2
+            _fitting[vae.sha256, resolution] = min(size // 2, _fitting.get((vae.sha256, resolution), size))
         else:
             images[start : start + len(part)] = to_uint8(decoded)
             start += len(part)

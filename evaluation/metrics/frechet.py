@@ -22,8 +22,10 @@ def factor(sigma: _Float) -> _Float:
     to float32, it comes from the eigen-decomposition, which takes far longer.
 
     Raises:
-        ValueError: sigma is not positive semi-definite beyond rounding.
+        ValueError: sigma is not positive semi-definite beyond rounding, or not finite.
     """
+    if not np.isfinite(sigma).all():
+        raise ValueError("not a covariance: it holds NaN or infinity")
     with contextlib.suppress(np.linalg.LinAlgError):
         return np.asarray(np.linalg.cholesky(sigma), np.float64)
     pivoted, order, rank, _ = lapack.dpstrf(sigma, lower=1)

@@ -195,7 +195,8 @@ def test_two_commands_take_turns_at_one_file(world: World, tmp_path: Path) -> No
         assert process.stderr is not None
         assert any("waiting for another command that is at work" in line for line in process.stderr)
         assert not out.exists()
-    assert process.wait(60) == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
     assert read_statistics(out).dim == 5
 
 

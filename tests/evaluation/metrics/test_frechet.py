@@ -102,3 +102,11 @@ def test_moments_merged_in_any_grouping_give_the_distance_of_the_features() -> N
     other = FeatureStatistics.from_moments(Moments.of(two), {})
     expected = frechet_distance(one.mean(0), np.cov(one, rowvar=False), two.mean(0), np.cov(two, rowvar=False))
     assert statistics_distance(merged, other) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_no_covariance(value: float) -> None:
+    sigma = np.eye(3)
+    sigma[0, 0] = value
+    with pytest.raises(ValueError, match="not a covariance: it holds NaN or infinity"):
+        factor(sigma)

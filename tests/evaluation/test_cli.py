@@ -97,6 +97,21 @@ def test_stats_counts_unreadable_images(tmp_path: Path) -> None:
     assert "rank" in shown.stderr
 
 
+def test_images_that_were_mended_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "zero"
+    folder.mkdir(parents=True)
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{i}.bmp")
+    whole = {path: path.read_bytes() for path in folder.iterdir()}
+    for path, content in whole.items():
+        path.write_bytes(bytes(len(content)))  # of the same name and size
+    command = ["stats", tmp_path / "images", tmp_path / "out.npz", "--resolution", 8, "--extractor", "tiny"]
+    assert "0 readable images (3 unreadable): statistics need at least 2" in fail(*command)
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert "3 images of 8 pixels" in succeed(*command).stdout
+
+
 def test_stats_always_measures_and_replaces_only_statistics(world: World, reference: Path, tmp_path: Path) -> None:
     def again(*options: object) -> bytes:
         succeed("stats", world.dataset, reference, "--extractor", "tiny", *options)

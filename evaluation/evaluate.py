@@ -27,7 +27,7 @@ from evaluation.plots import accuracy_plot, distance_plot, draw
 from evaluation.progress import Bar, MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe
 from evaluation.results import Reference, Result, append_result, find_result, read_results
-from evaluation.scoring import Measured, check_reference_has, choose, lacking, needs_reference_rows, needs_rows
+from evaluation.scoring import Measured, choose, lacking, needs_reference_rows, needs_rows, with_reference
 from evaluation.setting import Setting, sampling_facts, setting_name
 from evaluation.tables import by_series, markdown
 from schemas.errors import UserError
@@ -128,10 +128,8 @@ def _prepare(request: Request, notify: Notify, bar: MakeBar, references: _Refere
     if key not in references:
         references[key] = load_reference(request.reference, request.recipe, request.workdir / EVAL_DIR, means)
     reference = references[key]
-    if not request.metrics and reference.statistics.spatial is None:
-        groups = tuple(name for name in groups if name != "sfid")  # statistics of others may lack it
     described = check_reference(protocol, reference.statistics, request.reference, notify)
-    check_reference_has(groups, reference)
+    groups = with_reference(groups, request.metrics, reference, notify)
     warn_of_rank(fewest, protocol.dim, "samples", notify)
     return _Prepared(request, protocol, groups, reference, described)
 

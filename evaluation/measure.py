@@ -17,16 +17,7 @@ from evaluation.metrics import factor, statistics_distance
 from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe, check_comparable, read_protocol
 from evaluation.results import Reference, Result, Sampling, reference_of
-from evaluation.scoring import (
-    ALL,
-    GROUPS,
-    Measured,
-    check_reference_has,
-    choose,
-    needs_reference_rows,
-    needs_rows,
-    score,
-)
+from evaluation.scoring import ALL, GROUPS, Measured, choose, needs_reference_rows, needs_rows, score, with_reference
 from pipelines.quiet import quiet_log
 from pipelines.storage import WORK
 from schemas.errors import UserError
@@ -275,16 +266,16 @@ def compare_only(comparison: Comparison, means: Means, notify: Notify) -> Result
             protocol = protocol_of(recipe, images.resolution, means.weights)
             # Before the work, not after it.
             check_comparable(protocol, reference.statistics.dim, theirs, str(where))
-            check_reference_has(choose(comparison.metrics, protocol, images.size), reference)
+            with_reference(choose(comparison.metrics, protocol, images.size), comparison.metrics, reference)
             measured = measure_images(images, protocol, cache / "subject.npz", means)
         check_reference(protocol, reference.statistics, where, notify)
         moments = measured.statistics.moments
         groups = choose(comparison.metrics, protocol, moments.n if moments else _MANY, notify)
         if not comparison.metrics:  # statistics of others may lack what costs nothing
             groups = tuple(name for name in groups if _is_there(name, measured, reference))
+        groups = with_reference(groups, comparison.metrics, reference, notify)
         if moments:
             warn_of_rank(moments.n, protocol.dim, "images", notify)
-        check_reference_has(groups, reference)
         return compare(measured, reference, protocol, groups)
 
 

@@ -60,7 +60,7 @@ class Group(NamedTuple):
 def _sfid(subject: Measured, reference: Measured) -> tuple[float, ...]:
     first, second = subject.statistics.spatial, reference.statistics.spatial
     assert first is not None, "the protocol asks for it"
-    assert second is not None, "`check_reference_has` was asked"
+    assert second is not None, "`with_reference` was asked"
     return (frechet_distance(first.mu, first.sigma, second.mu, second.sigma),)
 
 
@@ -149,14 +149,36 @@ def choose(
     return chosen
 
 
-def check_reference_has(groups: Sequence[str], reference: Measured) -> None:
-    """Before any sample is drawn. Raises `UserError` where a reference lacks what a group needs."""
-    if "sfid" in groups and reference.statistics.spatial is None:
-        raise UserError(f"{reference.file}: holds no spatial features, so no sFID; make it with `flowtrain stats`")
+def with_reference(
+    groups: Sequence[str],
+    names: Sequence[str],
+    reference: Measured,
+    notify: Callable[[str], object] = lambda message: None,
+) -> tuple[str, ...]:
+    """The chosen groups that a reference has enough for, before any sample is drawn.
+
+    `names` are those that were asked for: of `all`, `notify` is told what is left out.
+
+    Raises:
+        UserError: it lacks what one needs that was asked for by its name, or the feature rows of any.
+    """
+    kept, few = [], []
     for name in groups:
-        if GROUPS[name].rows == "both" and len(reference.rows()) < GROUPS[name].least:
-            found = len(reference.rows())
-            raise UserError(f"{reference.file}: {found} images; --metrics {name} needs at least {GROUPS[name].least}")
+        group = GROUPS[name]
+        if name == "sfid" and reference.statistics.spatial is None:
+            lack, why = "spatial features", "holds no spatial features, so no sFID; make it with `flowtrain stats`"
+        elif group.rows == "both" and len(reference.rows()) < group.least:
+            lack = f"{group.least} images"
+            why = f"{len(reference.rows())} images; --metrics {name} needs at least {group.least}"
+        else:
+            kept.append(name)
+            continue
+        if name in names:
+            raise UserError(f"{reference.file}: {why}")
+        few.append(f"{name} ({lack})")
+    if few and names:
+        notify(f"{reference.file}: left out, as it lacks what they need: {', '.join(few)}")
+    return tuple(kept)
 
 
 def needs_rows(groups: Sequence[str]) -> bool:

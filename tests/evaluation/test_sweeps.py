@@ -17,7 +17,7 @@ from evaluation.metrics.neighbours import precision_recall
 from evaluation.protocols import PROTOCOLS, EvaluationProtocol
 from evaluation.results import RESULTS_NAME, read_results
 from evaluation.rows import rows_path
-from evaluation.scoring import choose
+from evaluation.scoring import Measured, choose, with_reference
 from pipelines.dataset import LatentDataset
 from schemas.errors import UserError
 from schemas.locked import locked
@@ -176,6 +176,19 @@ def test_an_uncertainty_of_too_few_samples_is_warned_of() -> None:
     ]
     assert choose(["uncertainty"], protocol, 4098, told.append) == ("uncertainty",)
     assert len(told) == 1
+
+
+def test_what_a_reference_lacks_is_left_out_of_all_and_refused_by_name(reference: Path) -> None:
+    measured, told = Measured(read_statistics(reference), reference), list[str]()
+    assert with_reference(("sfid", "pr", "kid"), ["all"], measured, told.append) == ("pr",)
+    lacking = "left out, as it lacks what they need: sfid (spatial features), kid (1000 images)"
+    assert told == [f"{reference}: {lacking}"]
+    with pytest.raises(UserError, match=r"reference\.npz: 30 images; --metrics kid needs at least 1000"):
+        with_reference(("kid",), ["kid"], measured)
+    with pytest.raises(UserError, match="holds no spatial features, so no sFID"):
+        with_reference(("sfid",), ["sfid"], measured)
+    assert with_reference(("sfid", "is"), [], measured, told.append) == ("is",)
+    assert len(told) == 1, "nobody asked for it"
 
 
 def test_scores_of_ten_parts_need_ten_samples() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import models
+from evaluation import models, parts
 from evaluation.extractors import PUBLISHED, Weights
 from evaluation.imagesets import DECODED, ImageSet, batch_images, dataset_images, source_images
 from evaluation.metrics import factor, statistics_distance
@@ -65,7 +65,7 @@ def _alone_at(out: Path) -> Iterator[None]:
         try:
             stack.enter_context(locked(out.with_name(f".{out.name}.lock")))
         except OSError as error:
-            raise UserError(f"{out}: cannot be written ({error.strerror or error}); mend that and repeat") from error
+            raise UserError(parts.unwritable(out, error)) from error
         yield
 
 

@@ -30,6 +30,11 @@ def rows_path(statistics: Path, key: str, index: int) -> Path:
     return folder(statistics, key) / f"{index:05d}.rows"
 
 
+def unwritable(path: Path, error: OSError) -> str:
+    """What to tell when statistics or their parts cannot be written."""
+    return f"{path}: cannot be written ({error.strerror or error}); mend that and repeat"
+
+
 def keep_only(statistics: Path, key: str) -> None:
     """Delete what earlier commands left of something else."""
     for path in root(statistics).iterdir() if root(statistics).is_dir() else ():

@@ -89,7 +89,7 @@ def measure(part: Range, config: Config) -> Done:
         where = parts.root(Path(config.out))
         if not str(error.filename or where).startswith(str(where)):
             raise
-        return Done(part.index, f"{where}: cannot be written ({error.strerror or error}); mend that and repeat")
+        return Done(part.index, parts.unwritable(where, error))
     return Done(part.index)
 
 
@@ -200,11 +200,11 @@ def finish(done: Sequence[Done], config: Config) -> str:
     try:
         return _finish(done, config)
     except OSError as error:
-        return _fail(config, f"{config.out}: cannot be written ({error.strerror or error}); mend that and repeat")
+        return _fail(config, parts.unwritable(Path(config.out), error))
 
 
 def _finish(done: Sequence[Done], config: Config) -> str:
-    ranges, out = cut(config.images.size), Path(config.out)
+    ranges, out, key, of = cut(config.images.size), Path(config.out), parts_key(config), measured_of(config)
     if [each.index for each in done] != [each.index for each in ranges]:
         raise RuntimeError(f"got ranges {[each.index for each in done]} of {len(ranges)}")
     failures = [each.failure for each in done if each.failure is not None]
@@ -212,7 +212,7 @@ def _finish(done: Sequence[Done], config: Config) -> str:
         return _fail(config, failures[0])
     sums: Sums | None = None
     for part in ranges:  # one file at a time: they are large
-        found = read_sums(parts.sums_path(out, parts_key(config), part.index), measured_of(config))
+        found = read_sums(parts.sums_path(out, key, part.index), of)
         if found is None:
             return _fail(config, f"{parts.root(out)}: something else wrote or deleted there; repeat the command")
         sums = found if sums is None else sums + found
@@ -224,7 +224,7 @@ def _finish(done: Sequence[Done], config: Config) -> str:
         return _fail(config, f"{n} readable images ({sums.rejected} unreadable): statistics need at least 2")
     facts = protocol_facts(config, n, sums.correct, sums.rejected)
     if config.keep_features:
-        facts["features"] = rows.assemble(out, parts_key(config), len(ranges), (n, config.protocol.dim))
+        facts["features"] = rows.assemble(out, key, len(ranges), (n, config.protocol.dim))
     spatial = sums.spatial and Gaussian(sums.spatial.mean(), sums.spatial.cov())
     statistics = FeatureStatistics.from_moments(
         sums.moments, facts, spatial=spatial, scores=_scores(sums), labels=sums.labels, classes=config.images.classes
@@ -293,7 +293,7 @@ def run(config: Config, beam_args: Sequence[str] = (), bar: Bar | None = None) -
     try:
         failure.write_text(" " * _ROOM)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error}); mend that and repeat") from error
+        raise UserError(parts.unwritable(out, error)) from error
     try:
         with watched(progress_folder(config), bar):
             run_pipeline(functools.partial(define_pipeline, config=config), beam_args)

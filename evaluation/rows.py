@@ -6,18 +6,17 @@ name the SHA-256, so rows and sums cannot be mixed up.
 
 import contextlib
 import functools
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import parts
 from schemas.errors import UserError
-from schemas.files import sha256_file
+from schemas.files import sha256_file, written_whole
 from schemas.statistics import FeatureStatistics
 
 _ROW_TYPE = np.dtype("<f4")
@@ -34,7 +33,7 @@ def writer(statistics: Path, key: str, index: int, *, keep: bool) -> Iterator[Ca
     if not keep:
         yield lambda block: None
         return
-    with _written_whole(parts.rows_path(statistics, key, index)) as file:
+    with written_whole(parts.rows_path(statistics, key, index)) as file:
         yield lambda block: np.ascontiguousarray(block, np.float32).tofile(file)
 
 
@@ -52,7 +51,7 @@ def assemble(statistics: Path, key: str, ranges: int, shape: tuple[int, int]) ->
     """
     path = rows_path(statistics)
     facts = {"descr": np.lib.format.dtype_to_descr(_ROW_TYPE), "fortran_order": False, "shape": shape}
-    with _written_whole(path) as file:
+    with written_whole(path) as file:
         np.lib.format.write_array_header_1_0(file, facts)
         before = file.tell()
         for index in range(ranges):
@@ -61,21 +60,6 @@ def assemble(statistics: Path, key: str, ranges: int, shape: tuple[int, int]) ->
         if file.tell() - before != shape[0] * shape[1] * _ROW_TYPE.itemsize:
             raise RuntimeError(f"{file.tell() - before} bytes of feature rows, not those of {shape}")
     return {"sha256": sha256_file(path)}
-
-
-@contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that is at `path` in the end, or never."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def read_rows(path: Path, statistics: FeatureStatistics) -> NDArray[np.float32]:

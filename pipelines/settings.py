@@ -44,7 +44,7 @@ class Settings(Growing):
     @property
     def layout(self) -> Layout:
         """What a record holds."""
-        return Layout.IMAGE if self.vae is None else Layout.MOMENTS
+        return Layout.IMAGE if self.vae is None else self.vae.layout
 
     @property
     def shape(self) -> tuple[int, int, int]:

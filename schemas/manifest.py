@@ -32,11 +32,15 @@ class SourceInfo(Growing):
 
 
 class VaeInfo(Growing):
-    """The VAE that made the latents and decodes them.
+    """The autoencoder that made the latents and decodes them.
 
     `sha256` is that of its weights file, `config_sha256` that of what its config says of the network
     (`pipelines.vae_config.VaeConfig.digest`): activation and number of groups show in no shape of the weights.
+    `network` is diffusers' name of the class. Where the decoder is a file of its own, `sha256` is the encoder's and
+    `decoder_sha256` the decoder's, None if it was not there when the images were encoded.
     """
+
+    added = ("network", "decoder_sha256")
 
     id: str
     revision: str | None = None
@@ -47,6 +51,13 @@ class VaeInfo(Growing):
     scaling_factor: float
     shift_factor: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; weights are kept in float32
+    network: Literal["AutoencoderKL", "AutoencoderTiny"] = "AutoencoderKL"
+    decoder_sha256: str | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """What a record of images that it encoded holds: the moments of a posterior, or one latent."""
+        return Layout.MOMENTS if self.network == "AutoencoderKL" else Layout.LATENT
 
 
 class Normalization(Growing):
@@ -180,6 +191,15 @@ class Manifest(Growing):
     def split_shards(self, split: str) -> tuple[ShardInfo, ...]:
         """The shards of one split, in order."""
         return tuple(shard for shard in self.shards if shard.split == split)
+
+    @property
+    def generated(self) -> bool:
+        """Whether a model made the records; they are then in its scale, which `normalization` tells."""
+        return self.normalization is not None
+
+    def stored_normalization(self) -> Normalization:
+        """From raw to stored values: samples are stored in the scale of their model, all else as the VAE gave it."""
+        return self.normalization or Normalization.identity(self.shape[2])
 
     def model_normalization(self) -> Normalization:
         """Normalisation by the VAE's own scaling and shift: z = (raw - shift) * scaling; pixels are left alone."""

@@ -29,13 +29,15 @@ class Examples:
     labels: NDArray[np.int32]
 
 
+def _raw_latent(record: Record, manifest: Manifest) -> NDArray[Any]:
+    return denormalise(record.tensors["latent"][None], manifest.stored_normalization())[0]
+
+
 # What a record holds, as (h, w, c) that the run's normalisation brings to the model's scale.
 _RAW: dict[Layout, Callable[[Record, Manifest], NDArray[Any]]] = {
     Layout.MOMENTS: lambda record, manifest: record.tensors["mean"],
     Layout.IMAGE: lambda record, manifest: from_uint8(record.tensors["image"]),
-    Layout.LATENT: lambda record, manifest: denormalise(record.tensors["latent"][None], manifest.model_normalization())[
-        0
-    ],
+    Layout.LATENT: _raw_latent,
 }
 
 

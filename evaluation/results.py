@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from evaluation.protocols import EvaluationProtocol
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.growing import Growing
 from schemas.solvers import EVERYWHERE
 from schemas.statistics import FeatureStatistics
 
@@ -19,11 +20,7 @@ RESULTS_NAME = "results.jsonl"
 LOCK_NAME = "results.lock"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Sampling(_Frozen):
+class Sampling(Growing):
     """What a set of generated samples depends on, independent of where the run lies.
 
     `run` is the digest of the run (recipe, dataset, classes); `weights` is "params" or the name of an average
@@ -49,7 +46,7 @@ class Sampling(_Frozen):
     num_samples: int
 
 
-class Reference(_Frozen):
+class Reference(Growing):
     """The statistics compared with; `digest` is that of mu and sigma."""
 
     digest: str
@@ -57,7 +54,7 @@ class Reference(_Frozen):
     images: dict[str, Any]
 
 
-class Result(_Frozen):
+class Result(Growing):
     """One distance, and what else was measured beside it (`metrics`, by the names of `evaluation.scoring.GROUPS`).
 
     `sampling` is None where images were only compared; then `images` says which. `mean_nfe` is what an adaptive solver
@@ -65,7 +62,7 @@ class Result(_Frozen):
     """
 
     distance: float
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     mean_nfe: float | None = None
     accuracy: float | None
     n: int

@@ -110,9 +110,7 @@ def plan_for(reader: Records, where: str, recipe: Recipe) -> Plan:
 
 def _vae_scale(manifest: Manifest) -> Normalization:
     """Samples of a model are stored in a model's scale already."""
-    return (
-        manifest.model_normalization() if manifest.normalization is None else Normalization.identity(manifest.shape[2])
-    )
+    return Normalization.identity(manifest.shape[2]) if manifest.generated else manifest.model_normalization()
 
 
 # From what is stored to what the model sees, by `train.normalization`.

@@ -30,10 +30,12 @@ _LARGEST = "n>1T"
 _WHAT = {
     Layout.MOMENTS: "Images encoded by a variational autoencoder: the raw posterior moments `mean` and `logvar`, "
     "neither scaled nor sampled, so that every epoch can draw fresh posterior samples.",
-    Layout.LATENT: "Latents that a trained model generated, in the model's own scale.",
+    Layout.LATENT: "Images encoded by an autoencoder without a posterior: one raw latent an image, neither scaled nor "
+    "normalised.",
     Layout.IMAGE: "Images, cropped to squares, as 8-bit RGB pixels.",
 }
-_NOUN = {Layout.MOMENTS: "latents", Layout.LATENT: "generated latents", Layout.IMAGE: "pixels"}
+_WHAT_GENERATED = "Latents that a trained model generated, in the model's own scale."
+_NOUN = {Layout.MOMENTS: "latents", Layout.LATENT: "latents", Layout.IMAGE: "pixels"}
 
 
 def size_category(records: int) -> str:
@@ -52,7 +54,8 @@ def pretty_name(manifest: Manifest) -> str:
         source = " + ".join(_source_name(part.source.descriptor) for part in manifest.parts)
     else:
         source = _source_name(manifest.source.descriptor)
-    return f"{source}, {manifest.split}, {manifest.resolution} px, {_NOUN[manifest.layout]}"
+    generated = "generated " if manifest.generated else ""
+    return f"{source}, {manifest.split}, {manifest.resolution} px, {generated}{_NOUN[manifest.layout]}"
 
 
 def _source_name(descriptor: str) -> str:
@@ -66,7 +69,7 @@ def dataset_card(manifest: Manifest) -> str:
     sections = [
         _front_matter(manifest),
         f"# {pretty_name(manifest)}",
-        _WHAT[manifest.layout],
+        _WHAT_GENERATED if manifest.generated else _WHAT[manifest.layout],
         "## Open it",
         _opening(manifest),
         "## Facts",
@@ -104,6 +107,10 @@ def facts(manifest: Manifest, whole_paths: bool = True) -> list[tuple[str, str]]
             ("VAE geometry", f"{vae.latent_channels} channels, {vae.factor} pixels a latent cell"),
             ("VAE scaling", f"z = (raw - {vae.shift_factor}) * {vae.scaling_factor}"),
         ]
+        if vae.layout is Layout.LATENT:
+            rows.append(("VAE network", f"diffusers' {vae.network}, without a posterior"))
+        if vae.decoder_sha256 is not None:
+            rows.append(("VAE decoder", f"sha256 {vae.decoder_sha256}"))
     if manifest.reconstruction is not None:
         gate = f"{manifest.reconstruction.psnr_db:.2f} dB PSNR over {manifest.reconstruction.records} decoded records"
         rows.append(("reconstruction", gate))

@@ -26,7 +26,7 @@ _LOADING = threading.Lock()  # functools.cache alone would load twice when two t
 
 
 @functools.cache
-def _vae(name: str, revision: str | None, sha256: str, config_sha256: str) -> "Vae":
+def _vae(name: str, revision: str | None, sha256: str, config_sha256: str, decoder_sha256: str | None) -> "Vae":
     from pipelines.vae_weights import load_vae
 
     vae = load_vae(name, revision=revision)
@@ -37,6 +37,15 @@ def _vae(name: str, revision: str | None, sha256: str, config_sha256: str) -> "V
         )
     if vae.config.digest() != config_sha256:
         raise UserError(f"VAE {name}: its config.json is not that which made the latents; put the right VAE there")
+    if not vae.decodes:
+        raise UserError(
+            f"VAE {name}: there is no decoder; put NAME_decoder.safetensors beside NAME_encoder.safetensors there"
+        )
+    if decoder_sha256 is not None and vae.decoder_digest != decoder_sha256:
+        raise UserError(
+            f"VAE {name}: its decoder ({str(vae.decoder_digest)[:12]}...) is not the one that stood beside the encoder "
+            f"when the latents were made ({decoder_sha256[:12]}...); put the right decoder there"
+        )
     return vae
 
 
@@ -47,7 +56,7 @@ def decoding_vae(info: VaeInfo) -> "Vae":
         UserError: it cannot be had, or has other weights or another config than the latents were made with.
     """
     with _LOADING:
-        return _vae(info.id, info.revision, info.sha256, info.config_sha256)
+        return _vae(info.id, info.revision, info.sha256, info.config_sha256, info.decoder_sha256)
 
 
 def decode_batch_size(resolution: int) -> int:
@@ -116,7 +125,7 @@ def decode_samples(
 
 
 def decode_records(manifest: Manifest, records: Sequence[Record]) -> NDArray[np.uint8]:
-    """Pixels (n, H, W, 3) of records of any layout: the posterior mean of moments, samples, or the stored pixels."""
+    """Pixels (n, H, W, 3) of records of any layout: the posterior mean of moments, latents, or the stored pixels."""
 
     def stack(name: str) -> NDArray[Any]:
         return np.stack([record.tensors[name] for record in records])
@@ -127,4 +136,4 @@ def decode_records(manifest: Manifest, records: Sequence[Record]) -> NDArray[np.
         return stack("image")
     if manifest.layout is Layout.MOMENTS:
         return decode_raw(stack("mean"), manifest.vae, manifest.resolution)
-    return decode_samples(stack("latent"), manifest.model_normalization(), manifest.vae, manifest.resolution)
+    return decode_samples(stack("latent"), manifest.stored_normalization(), manifest.vae, manifest.resolution)

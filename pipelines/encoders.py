@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.settings import Settings
 from schemas.errors import UserError
-from schemas.layout import Layout
+from schemas.layout import Layout, layout_tensors
 from schemas.manifest import VaeInfo
 from schemas.pixels import to_uint8
 
@@ -27,9 +27,11 @@ class Encoder(Protocol):
 
     Attributes:
         devices: how many batches it works on at the same time.
+        decodes: whether decoding tells how good the tensors are: not for pixels, nor without a decoder.
     """
 
     devices: int
+    decodes: bool
 
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
         """Begin to encode (n, H, W, 3); the result is a call that waits for the tensors, (n, ...) each."""
@@ -44,6 +46,7 @@ class PixelEncoder:
     """Stores the pixels as they are."""
 
     devices = 1
+    decodes = False
 
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
         """See `Encoder`."""
@@ -55,7 +58,9 @@ class PixelEncoder:
 
 
 class VaeEncoder:
-    """Raw posterior moments in float16. What overflows becomes infinite, and is rejected where records are written.
+    """Raw posterior moments, or raw latents of a network without a posterior, in float16.
+
+    What overflows becomes infinite, and is rejected where records are written.
 
     Args:
         info: which VAE, and its precision.
@@ -82,6 +87,8 @@ class VaeEncoder:
                 f"the config.json of the VAE {info.id} on this worker says another network than it did to the command; "
                 "give all workers the same file"
             )
+        self._names = tuple(layout_tensors(info.layout, (1, 1, info.latent_channels)))
+        self.decodes = self._vae.decodes
         self._on_cpu = jax.default_backend() == "cpu"
         chosen = devices or jax.local_devices()[: 1 if self._on_cpu else None]
         self.devices = len(chosen)
@@ -99,21 +106,21 @@ class VaeEncoder:
             begun = [vae.encode_pixels(jax.device_put(some, device)) for some in parts]
 
         def finish() -> Tensors:
-            mean, logvar = (np.concatenate(moment) for moment in zip(*begun, strict=True))
+            tensors = [np.concatenate(parts) for parts in zip(*begun, strict=True)]
             with np.errstate(over="ignore"):
-                return {"mean": mean.astype(np.float16), "logvar": logvar.astype(np.float16)}
+                return {name: tensor.astype(np.float16) for name, tensor in zip(self._names, tensors, strict=True)}
 
         return finish
 
     def reconstruct(self, tensors: Tensors) -> NDArray[np.uint8]:
-        """See `Encoder`; decodes the means."""
+        """See `Encoder`; decodes the means, or the latents."""
         import jax.numpy as jnp
 
-        mean = tensors["mean"].astype(np.float32)
-        count, height, width, _ = mean.shape
+        latents = tensors[self._names[0]].astype(np.float32)
+        count, height, width, _ = latents.shape
         factor = self._vae.config.factor
         with self._compiling:
-            parts = self._parts(mean, (count, factor * height, factor * width))
+            parts = self._parts(latents, (count, factor * height, factor * width))
             begun = [self._vae.decode(jnp.asarray(some)) for some in parts]
         decoded = np.concatenate(begun)
         if np.isnan(decoded).any():
@@ -150,4 +157,5 @@ def _load_vae_encoder(settings: Settings) -> Encoder:
 _LOADERS: dict[Layout, Callable[[Settings], Encoder]] = {
     Layout.IMAGE: lambda settings: PixelEncoder(),
     Layout.MOMENTS: _load_vae_encoder,
+    Layout.LATENT: _load_vae_encoder,
 }

@@ -16,10 +16,10 @@ def encoder_flops(vae: str, resolution: int, revision: str | None = None) -> int
     import jax.numpy as jnp
     from flax import nnx
 
-    from pipelines.vae import AutoencoderKL
+    from pipelines.vae_weights import abstract_network
 
     config = read_vae_config(find_vae(vae, revision).directory)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: AutoencoderKL(config, rngs=nnx.Rngs(0))))
+    graphdef, state = abstract_network(config)
     image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
     lowered = jax.jit(lambda state, x: nnx.merge(graphdef, state).encode(x)).lower(state, image)
     return _flops(lowered.cost_analysis())

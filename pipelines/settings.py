@@ -8,10 +8,11 @@ import json
 import shlex
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from pipelines.storage import GONE, WORK, Directory
 from schemas.errors import UserError
+from schemas.growing import Growing
 from schemas.layout import Layout, TensorSpec, layout_tensors
 from schemas.manifest import MANIFEST_NAME, SourceInfo, VaeInfo, parse_manifest
 from schemas.sealed import seal, unseal
@@ -23,10 +24,8 @@ PIXELS = "none"  # --vae none: store the pixels themselves
 _PACKAGES = ("flowtrain", "apache-beam", "array-record", "flax", "jax", "jaxlib", "numpy", "pillow")
 
 
-class Settings(BaseModel):
+class Settings(Growing):
     """The settings of one dataset, resolved: defaults filled in, names made absolute, files digested."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: SourceInfo
     source_state: str  # `Index.state`: guards against mixed images, and is no part of what the dataset is
@@ -45,7 +44,7 @@ class Settings(BaseModel):
     @property
     def layout(self) -> Layout:
         """What a record holds."""
-        return Layout.IMAGE if self.vae is None else Layout.MOMENTS
+        return Layout.IMAGE if self.vae is None else self.vae.layout
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 @dataclass(frozen=True)
-class _Build:
+class LayerBuilder:
     """What every layer of one network shares: compute type, groups, activation, source of initial weights."""
 
     rngs: nnx.Rngs
@@ -45,20 +45,31 @@ class _Build:
         return jax.lax.Precision.HIGHEST if self.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
 
     @property
-    def exact(self) -> "_Build":
+    def exact(self) -> "LayerBuilder":
         """For the layers next to the moments and the image, in float32 always: next to no work, and in bfloat16 they
         would round the result itself, which was measured to be two fifths of the error."""
         return replace(self, dtype=jnp.dtype("float32"))
 
-    def conv(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nnx.Conv:
-        """A convolution that pads by half its kernel; one with a stride pads nothing, its caller does."""
-        edge = 0 if stride > 1 else kernel // 2
+    def conv(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        bias: bool = True,
+    ) -> nnx.Conv:
+        """A convolution that pads by half its kernel; unless told to, one with a stride pads nothing."""
+        edge = padding
+        if edge is None:
+            edge = 0 if stride > 1 else kernel // 2
         return nnx.Conv(
             inputs,
             outputs,
             (kernel, kernel),
             strides=stride,
             padding=((edge, edge), (edge, edge)),
+            use_bias=bias,
             dtype=self.dtype,
             precision=self.precision,
             rngs=self.rngs,
@@ -78,8 +89,9 @@ class GroupNorm(nnx.Module):
     checkpoints; so the mean is subtracted first.
     """
 
-    def __init__(self, channels: int, groups: int):
+    def __init__(self, channels: int, groups: int, epsilon: float = NORM_EPSILON):
         self.groups = groups
+        self.epsilon = epsilon
         self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
 
@@ -89,7 +101,7 @@ class GroupNorm(nnx.Module):
         grouped = x.astype(jnp.float32).reshape(n, h * w, self.groups, c // self.groups)
         centred = grouped - grouped.mean(axis=(1, 3), keepdims=True)
         variance = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
-        normal = (centred * jax.lax.rsqrt(variance + NORM_EPSILON)).reshape(n, h, w, c)
+        normal = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(n, h, w, c)
         scale, bias = (
             self.scale[...].reshape(1, 1, 1, c),
             self.bias[...].reshape(1, 1, 1, c),
@@ -100,7 +112,7 @@ class GroupNorm(nnx.Module):
 class ResnetBlock(nnx.Module):
     """norm, activation, conv, twice, beside a skip connection (1x1 convolution where the width changes)."""
 
-    def __init__(self, inputs: int, outputs: int, build: _Build):
+    def __init__(self, inputs: int, outputs: int, build: LayerBuilder):
         self.activation = build.activation
         self.norm1 = build.norm(inputs)
         self.conv1 = build.conv(inputs, outputs)
@@ -117,7 +129,7 @@ class ResnetBlock(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention over all positions with one head as wide as the features, with a skip connection."""
 
-    def __init__(self, channels: int, build: _Build):
+    def __init__(self, channels: int, build: LayerBuilder):
         self.precision = build.precision
         self.group_norm = build.norm(channels)
         self.to_q = build.linear(channels, channels)
@@ -138,7 +150,7 @@ class Attention(nnx.Module):
 class Downsample(nnx.Module):
     """Halves the resolution: stride 2 after padding one row below and one column to the right, as diffusers does."""
 
-    def __init__(self, channels: int, build: _Build):
+    def __init__(self, channels: int, build: LayerBuilder):
         self.conv = build.conv(channels, channels, stride=2)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -148,19 +160,24 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Doubles the resolution: nearest neighbour, then a convolution."""
 
-    def __init__(self, channels: int, build: _Build):
+    def __init__(self, channels: int, build: LayerBuilder):
         self.conv = build.conv(channels, channels)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        n, h, w, c = x.shape
-        doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (n, h, 2, w, 2, c))
-        return self.conv(doubled.reshape(n, 2 * h, 2 * w, c))
+        return self.conv(double(x))
+
+
+def double(x: jax.Array) -> jax.Array:
+    """Twice the resolution by nearest neighbour: (n, h, w, c) -> (n, 2h, 2w, c)."""
+    n, h, w, c = x.shape
+    doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (n, h, 2, w, 2, c))
+    return doubled.reshape(n, 2 * h, 2 * w, c)
 
 
 class MidBlock(nnx.Module):
     """Two residual blocks at the lowest resolution, with attention between them unless the config drops it."""
 
-    def __init__(self, channels: int, attention: bool, build: _Build):
+    def __init__(self, channels: int, attention: bool, build: LayerBuilder):
         self.resnets = nnx.List([ResnetBlock(channels, channels, build) for _ in range(2)])
         self.attentions = nnx.List([Attention(channels, build)] if attention else [])
 
@@ -174,7 +191,7 @@ class MidBlock(nnx.Module):
 class DownBlock(nnx.Module):
     """`layers` residual blocks, then half the resolution unless it is the last block."""
 
-    def __init__(self, inputs: int, outputs: int, layers: int, last: bool, build: _Build):
+    def __init__(self, inputs: int, outputs: int, layers: int, last: bool, build: LayerBuilder):
         widths = [inputs] + [outputs] * layers
         self.resnets = nnx.List([ResnetBlock(a, b, build) for a, b in pairwise(widths)])
         self.downsamplers = nnx.List([] if last else [Downsample(outputs, build)])
@@ -188,7 +205,7 @@ class DownBlock(nnx.Module):
 class UpBlock(nnx.Module):
     """`layers` residual blocks, then double the resolution unless it is the last block."""
 
-    def __init__(self, inputs: int, outputs: int, layers: int, last: bool, build: _Build):
+    def __init__(self, inputs: int, outputs: int, layers: int, last: bool, build: LayerBuilder):
         widths = [inputs] + [outputs] * layers
         self.resnets = nnx.List([ResnetBlock(a, b, build) for a, b in pairwise(widths)])
         self.upsamplers = nnx.List([] if last else [Upsample(outputs, build)])
@@ -202,7 +219,7 @@ class UpBlock(nnx.Module):
 class Encoder(nnx.Module):
     """(n, H, W, in_channels) -> (n, H/factor, W/factor, 2 latent_channels): mean and log-variance side by side."""
 
-    def __init__(self, config: VaeConfig, build: _Build):
+    def __init__(self, config: VaeConfig, build: LayerBuilder):
         widths = config.block_out_channels
         pairs = list(pairwise((widths[0], *widths)))
         self.conv_in = build.conv(config.in_channels, widths[0])
@@ -228,7 +245,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """(n, h, w, latent_channels) -> (n, factor h, factor w, out_channels)."""
 
-    def __init__(self, config: VaeConfig, build: _Build):
+    def __init__(self, config: VaeConfig, build: LayerBuilder):
         widths = config.block_out_channels[::-1]
         pairs = list(pairwise((widths[0], *widths)))
         self.conv_in = build.conv(config.latent_channels, widths[0])
@@ -259,7 +276,7 @@ class AutoencoderKL(nnx.Module):
     """
 
     def __init__(self, config: VaeConfig, *, dtype: str = "float32", rngs: nnx.Rngs):
-        build = _Build(rngs, jnp.dtype(dtype), config.norm_num_groups, ACTIVATIONS[config.act_fn])
+        build = LayerBuilder(rngs, jnp.dtype(dtype), config.norm_num_groups, ACTIVATIONS[config.act_fn])
         latent = config.latent_channels
         self.encoder = Encoder(config, build)
         self.decoder = Decoder(config, build)

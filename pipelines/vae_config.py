@@ -8,6 +8,7 @@ from typing import Any
 
 from schemas.errors import UserError
 
+CLASS = "AutoencoderKL"
 DOWN_BLOCK = "DownEncoderBlock2D"
 UP_BLOCK = "UpDecoderBlock2D"
 ACTIVATIONS = ("gelu", "mish", "relu", "silu", "swish")  # `pipelines.vae` has the functions
@@ -58,9 +59,9 @@ class VaeConfig:
             UserError: another class than AutoencoderKL, an unknown block type or activation, or sizes that do not
                 fit each other.
         """
-        kind = values.get("_class_name") or "AutoencoderKL"
-        if kind != "AutoencoderKL":
-            raise UserError(f"the VAE's config.json is of a {kind}; only diffusers' AutoencoderKL is supported")
+        kind = values.get("_class_name") or CLASS
+        if kind != CLASS:
+            raise UserError(f"the VAE's config.json is of a {kind}, not of an {CLASS}")
         if not values.get("_class_name") and not values.get("block_out_channels"):
             raise UserError("the VAE's config.json has no _class_name and no block_out_channels: it is not diffusers'")
         known = {key: values[key] for key in cls.__dataclass_fields__ if values.get(key) is not None}
@@ -85,7 +86,7 @@ class VaeConfig:
         """The contents of a `config.json` that diffusers (and `from_dict`) reads back."""
         blocks = len(self.block_out_channels)
         return {
-            "_class_name": "AutoencoderKL",
+            "_class_name": CLASS,
             "down_block_types": [DOWN_BLOCK] * blocks,
             "up_block_types": [UP_BLOCK] * blocks,
             **asdict(self),

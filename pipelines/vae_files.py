@@ -1,6 +1,7 @@
-"""A VAE on disk in diffusers' layout: where it lies, what its config says, its weight files and their digest.
+"""A VAE on disk: where it lies, what its config says, its weight files and their digest. Needs no JAX.
 
-A VAE is a directory with `config.json` and safetensors: one file, or several under an index. Needs no JAX.
+A VAE is a directory with `config.json` and safetensors (diffusers' layout: one file, or several under an index), or a
+tiny autoencoder's two files without a config (`pipelines.tiny_files`).
 """
 
 import hashlib
@@ -10,6 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.tiny_config import TinyConfig
+from pipelines.tiny_files import Halves, find_halves
 from pipelines.vae_config import VaeConfig
 from schemas.errors import UserError
 
@@ -19,6 +22,14 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 PIPELINE_FOLDER = "vae"  # where diffusers' pipelines keep theirs
+
+Config = VaeConfig | TinyConfig
+# By diffusers' name of the class, which a config may leave out for the first.
+CONFIGS: dict[str, type[VaeConfig] | type[TinyConfig]] = {
+    "AutoencoderKL": VaeConfig,
+    "AutoencoderTiny": TinyConfig,
+}
+DEFAULT_CLASS = "AutoencoderKL"
 
 _PICKLED = (".bin", ".pt", ".ckpt", ".pth")
 _HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<folder>\w[\w.-]*(?:/\w[\w.-]*)*))?")
@@ -73,16 +84,50 @@ def _no_revision(name: str, revision: str | None) -> None:
         raise UserError(f"the VAE {name} has no revisions, as it is not on the hub; leave --vae-revision out")
 
 
-def read_vae_config(directory: Path) -> VaeConfig:
-    """Read `config.json` of a VAE directory.
+def read_vae_config(directory: Path) -> Config:
+    """What network a VAE directory holds: by its `config.json`, or by the shapes of a tiny autoencoder's encoder.
 
     Raises:
-        UserError: no such file, no JSON object in it, or a network that is not supported.
+        UserError: neither is there, no JSON object in the config, or a network that is not supported.
     """
+    halves = split_halves(directory)
+    if halves is not None:
+        return TinyConfig.from_encoder(tensor_shapes(halves.encoder), str(halves.encoder))
     file = directory / CONFIG_FILE
     if not file.is_file():
-        raise UserError(f"no {CONFIG_FILE} in the VAE directory {directory}; it must be in diffusers' format")
-    return VaeConfig.from_dict(_read_object(file))
+        raise UserError(
+            f"no {CONFIG_FILE} in the VAE directory {directory}; it must be in diffusers' format, or hold a tiny "
+            "autoencoder's NAME_encoder.safetensors and NAME_decoder.safetensors"
+        )
+    values = _read_object(file)
+    kind = values.get("_class_name") or DEFAULT_CLASS
+    if not isinstance(kind, str) or kind not in CONFIGS:
+        raise UserError(f"the VAE's config.json is of a {kind}; supported are diffusers' {' and '.join(CONFIGS)}")
+    return CONFIGS[kind].from_dict(values)
+
+
+def split_halves(directory: Path) -> Halves | None:
+    """The two files of a tiny autoencoder; None for a directory with a config, whose word counts.
+
+    Raises:
+        UserError: as `pipelines.tiny_files.find_halves`.
+    """
+    return None if (directory / CONFIG_FILE).is_file() else find_halves(directory)
+
+
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a safetensors file, from its header.
+
+    Raises:
+        UserError: it is none, or not whole.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as content:  # the header is whole and fits the length of the file
+            return {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: not a readable safetensors file ({error}); fetch it again") from error
 
 
 def choose_weights(names: Collection[str], where: str) -> str:
@@ -112,11 +157,14 @@ def choose_weights(names: Collection[str], where: str) -> str:
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
-    """The safetensors files that make up the weights of a VAE directory, in order of their names.
+    """The weight files of a VAE directory: in order of their names, or an encoder and its decoder, where it is there.
 
     Raises:
         UserError: as `choose_weights`, or a file that the index names is missing.
     """
+    halves = split_halves(directory)
+    if halves is not None:
+        return halves.files
     chosen = directory / choose_weights([path.name for path in directory.iterdir() if path.is_file()], str(directory))
     return tuple(directory / name for name in indexed_files(chosen)) if chosen.name == INDEX_FILE else (chosen,)
 
@@ -135,13 +183,23 @@ def indexed_files(index: Path) -> tuple[str, ...]:
 
 
 def vae_digest(directory: Path) -> str:
-    """SHA-256 (hex) of the weights: of the file, or, of several, of the lines `SHA256  NAME` that sha256sum prints."""
-    files = weight_files(directory)
+    """SHA-256 (hex) of the weights: of the file, or, of several, of the lines `SHA256  NAME` that sha256sum prints.
+
+    Of a tiny autoencoder in two files it is that of the encoder, which alone made the latents.
+    """
+    halves = split_halves(directory)
+    files = weight_files(directory) if halves is None else (halves.encoder,)
     digests = [_file_digest(file) for file in files]
     if len(files) == 1:
         return digests[0]
     lines = "".join(f"{digest}  {file.name}\n" for digest, file in zip(digests, files, strict=True))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def decoder_digest(directory: Path) -> str | None:
+    """SHA-256 (hex) of the decoder, where it is a file of its own and there."""
+    halves = split_halves(directory)
+    return None if halves is None or halves.decoder is None else _file_digest(halves.decoder)
 
 
 def _file_digest(path: Path) -> str:

@@ -1,8 +1,15 @@
 """A VAE as settings and manifests state it: found, digested, its precision chosen. The weights are not loaded."""
 
 from pipelines.settings import PIXELS
-from pipelines.vae_files import find_vae, read_vae_config, vae_digest, weight_files
-from schemas.errors import UserError
+from pipelines.vae_files import (
+    CONFIGS,
+    decoder_digest,
+    find_vae,
+    read_vae_config,
+    tensor_shapes,
+    vae_digest,
+    weight_files,
+)
 from schemas.manifest import VaeInfo
 
 
@@ -20,16 +27,11 @@ def describe_vae(name: str, revision: str | None = None, dtype: str | None = Non
     """
     if name == PIXELS:
         return None
-    from safetensors import SafetensorError, safe_open
-
     found = find_vae(name, revision)
     config = read_vae_config(found.directory)
     for file in weight_files(found.directory):
-        try:
-            with safe_open(file, framework="numpy"):
-                pass  # the header is whole and fits the length of the file
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file}: not a readable safetensors file ({error}); fetch it again") from error
+        tensor_shapes(file)  # it is whole
+    networks = {config_class: name for name, config_class in CONFIGS.items()}
     return VaeInfo.model_validate(
         {
             "id": found.name,
@@ -41,6 +43,8 @@ def describe_vae(name: str, revision: str | None = None, dtype: str | None = Non
             "scaling_factor": config.scaling_factor,
             "shift_factor": config.shift_factor,
             "dtype": dtype or default_dtype(),
+            "network": networks[type(config)],
+            "decoder_sha256": decoder_digest(found.directory),
         }
     )
 

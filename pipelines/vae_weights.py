@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.tiny_config import TinyConfig
+from pipelines.tiny_files import join_halves
 from pipelines.vae_config import VaeConfig
 from pipelines.vae_files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    Config,
+    decoder_digest,
     find_vae,
     read_vae_config,
+    split_halves,
     vae_digest,
     weight_files,
 )
@@ -31,7 +36,10 @@ if TYPE_CHECKING:
     import jax
     from flax import nnx
 
+    from pipelines.tiny import AutoencoderTiny
     from pipelines.vae import AutoencoderKL
+
+    Network = AutoencoderKL | AutoencoderTiny
 
 DTYPES = ("float32", "bfloat16")
 
@@ -45,49 +53,98 @@ _OLD_ATTENTION = {
 }
 
 
+PARTS = ("encoder", "decoder")
+
+
 @dataclass(frozen=True)
 class Vae:
-    """A loaded VAE: `encode` and `decode` are compiled once per shape, shared by all VAEs of one config and type."""
+    """A loaded VAE: `encode` and `decode` are compiled once per shape, shared by all VAEs of one config and type.
+
+    `digest` and `decoder_digest` are as `schemas.manifest.VaeInfo` has them, `parts` those of the network that could be
+    had: a tiny autoencoder's encoder may lie there alone.
+    """
 
     name: str
-    config: VaeConfig
+    config: Config
     digest: str
     dtype: str
     graphdef: nnx.GraphDef
     params: nnx.State
+    decoder_digest: str | None = None
+    parts: tuple[str, ...] = PARTS
 
-    def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images (n, H, W, 3) in [-1, 1] -> raw mean and log-variance, each (n, h, w, c) float32."""
-        return _compiled(self.config, self.dtype, "encode")(self.params, x)
+    @property
+    def decodes(self) -> bool:
+        """Whether there is a decoder."""
+        return "decoder" in self.parts
 
-    def encode_pixels(self, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        """Images (n, H, W, 3) in [-1, 1] -> what a record holds, raw, (n, h, w, c) float32 each.
+
+        Mean and log-variance of the posterior, or of a network without one the latent alone; in the order of
+        `schemas.layout.layout_tensors`.
+        """
+        return self._compiled("encode")(self.params, x)
+
+    def encode_pixels(self, pixels: jax.Array) -> tuple[jax.Array, ...]:
         """`encode` of uint8 images (n, H, W, 3), which are a quarter of the bytes to move to the device."""
-        return _compiled(self.config, self.dtype, "encode_pixels")(self.params, pixels)
+        return self._compiled("encode_pixels")(self.params, pixels)
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """Raw latents (n, h, w, c) -> images (n, H, W, 3) float32, about [-1, 1], not clipped."""
-        return _compiled(self.config, self.dtype, "decode")(self.params, z)
+        """Raw latents (n, h, w, c) -> images (n, H, W, 3) float32, about [-1, 1], not clipped.
+
+        Raises:
+            UserError: the decoder is a file of its own that is not there.
+        """
+        if not self.decodes:
+            raise UserError(
+                f"the VAE {self.name} has no decoder; put its file beside the encoder's, named alike: "
+                "NAME_decoder.safetensors"
+            )
+        return self._compiled("decode")(self.params, z)
+
+    def _compiled(self, method: str) -> Callable[..., Any]:
+        return _compiled(self.config, self.dtype, method, self.parts)
 
 
-def _abstract(config: VaeConfig, dtype: str) -> tuple[nnx.GraphDef, nnx.State]:
+def abstract_network(
+    config: Config, dtype: str = "float32", parts: tuple[str, ...] = PARTS
+) -> tuple[nnx.GraphDef, nnx.State]:
     """Structure of the network and, in place of its parameters, their shapes."""
+    from flax import nnx
+
+    return nnx.split(nnx.eval_shape(lambda: _NETWORKS[type(config)](config, dtype, parts)))
+
+
+def _kl(config: VaeConfig, dtype: str, parts: tuple[str, ...]) -> AutoencoderKL:
     from flax import nnx
 
     from pipelines.vae import AutoencoderKL
 
-    return nnx.split(nnx.eval_shape(lambda: AutoencoderKL(config, dtype=dtype, rngs=nnx.Rngs(0))))
+    return AutoencoderKL(config, dtype=dtype, rngs=nnx.Rngs(0))
+
+
+def _tiny(config: TinyConfig, dtype: str, parts: tuple[str, ...]) -> AutoencoderTiny:
+    from flax import nnx
+
+    from pipelines.tiny import AutoencoderTiny
+
+    return AutoencoderTiny(config, dtype=dtype, rngs=nnx.Rngs(0), parts=parts)
+
+
+_NETWORKS: dict[type, Callable[..., Network]] = {VaeConfig: _kl, TinyConfig: _tiny}
 
 
 @cache
-def _compiled(config: VaeConfig, dtype: str, method: str) -> Callable[..., Any]:
+def _compiled(config: Config, dtype: str, method: str, parts: tuple[str, ...]) -> Callable[..., Any]:
     import jax
     from flax import nnx
 
-    graphdef, _ = _abstract(config, dtype)
+    graphdef, _ = abstract_network(config, dtype, parts)
     return jax.jit(lambda params, x: _METHODS[method](nnx.merge(graphdef, params), x))
 
 
-def _encode_pixels(model: AutoencoderKL, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _encode_pixels(model: Network, pixels: jax.Array) -> tuple[jax.Array, ...]:
     import jax.numpy as jnp
 
     # Looked up, not computed: a compiler may turn the division into a product, and the numbers would not be those
@@ -96,7 +153,7 @@ def _encode_pixels(model: AutoencoderKL, pixels: jax.Array) -> tuple[jax.Array, 
     return model.encode(levels.at[pixels].get(mode="promise_in_bounds"))
 
 
-_METHODS: dict[str, Callable[[AutoencoderKL, jax.Array], Any]] = {
+_METHODS: dict[str, Callable[[Network, jax.Array], Any]] = {
     "encode": lambda model, x: model.encode(x),
     "encode_pixels": _encode_pixels,
     "decode": lambda model, z: model.decode(z),
@@ -119,13 +176,19 @@ def load_vae(name: str, dtype: str = "float32", revision: str | None = None) -> 
         raise UserError(f"unknown compute type {dtype!r} for the VAE; it can be {' or '.join(DTYPES)}")
     directory = find_vae(name, revision).directory
     config = read_vae_config(directory)
-    tensors = _modern_names(_read_tensors(weight_files(directory)))
-    graphdef, state = _abstract(config, dtype)
+    halves = split_halves(directory)
+    if halves is None:
+        parts, tensors = PARTS, _modern_names(_read_tensors(weight_files(directory)))
+    else:
+        parts = halves.parts
+        files = zip(halves.parts, halves.files, strict=True)
+        tensors = join_halves({half: _read_tensors([file]) for half, file in files})
+    graphdef, state = abstract_network(config, dtype, parts)
     params = _fill(state, tensors, directory)
-    return Vae(name, config, vae_digest(directory), dtype, graphdef, params)
+    return Vae(name, config, vae_digest(directory), dtype, graphdef, params, decoder_digest(directory), parts)
 
 
-def save_vae(model: AutoencoderKL, config: VaeConfig, directory: Path) -> None:
+def save_vae(model: Network, config: Config, directory: Path) -> None:
     """Write `config.json` and the weights (float32) in diffusers' layout; diffusers loads the directory as it is."""
     from flax import nnx
     from safetensors.numpy import save_file
@@ -195,18 +258,16 @@ def _fill(state: nnx.State, tensors: Mapping[str, np.ndarray], directory: Path) 
         sorted(tensors.keys() - wanted.keys()),
     )
     if missing:
-        raise UserError(f"{directory} lacks {len(missing)} tensors that its {CONFIG_FILE} asks for, first {missing[0]}")
+        raise UserError(f"{directory} lacks {len(missing)} tensors that its network asks for, first {missing[0]}")
     if unused:
-        raise UserError(
-            f"{directory} has {len(unused)} tensors that its {CONFIG_FILE} has no place for, first {unused[0]}"
-        )
+        raise UserError(f"{directory} has {len(unused)} tensors that its network has no place for, first {unused[0]}")
     filled: dict[tuple[str | int, ...], jax.Array] = {}
     for name, (path, leaf) in wanted.items():
         tensor = tensors[name]
         value = from_torch_layout(tensor) if path[-1] == "kernel" else tensor
         if value.shape != leaf.shape:
             wished = to_torch_layout(np.empty(leaf.shape)).shape if path[-1] == "kernel" else leaf.shape
-            raise UserError(f"{directory} has {name} of shape {tensor.shape}; its {CONFIG_FILE} asks for {wished}")
+            raise UserError(f"{directory} has {name} of shape {tensor.shape}; its network asks for {wished}")
         filled[path] = jnp.asarray(value)
     nnx.replace_by_pure_dict(state, _unflatten(filled))
     return state

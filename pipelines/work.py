@@ -251,7 +251,7 @@ def _write_batch(
     if kept.size:
         tally.measure(ChannelSums.of(settings.layout, {n: v[kept] for n, v in views[0].items()}))
         tally.count("encoded", int(kept.size))
-    if settings.vae is not None:
+    if encoder.decodes:
         _reconstruct(settings, encoder, batch.pixels, views[0], kept, tally)
 
 

@@ -6,9 +6,10 @@ What a person types wins: a model size fills in only the fields that were left o
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from schemas.errors import UserError
+from schemas.growing import Growing
 from schemas.solvers import ASK_AT_DATA, EVERYWHERE, Solver
 
 
@@ -60,11 +61,7 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelConfig(_Table):
+class ModelConfig(Growing):
     """The Diffusion Transformer. Give a `size`, or depth, width and heads, or a size and what differs from it.
 
     The conventions of its input time and of its output are data, so that weights of other systems fit:
@@ -113,7 +110,7 @@ class ModelConfig(_Table):
         return self
 
 
-class ObjectiveConfig(_Table):
+class ObjectiveConfig(Growing):
     """What is learned.
 
     "flow": the linear path x_t = (1 - t) noise + t data. "diffusion": the variance-preserving noise of DDPM,
@@ -130,7 +127,7 @@ class ObjectiveConfig(_Table):
     label_drop: float = Field(default=0.1, ge=0, lt=1)
 
 
-class OptimizerConfig(_Table):
+class OptimizerConfig(Growing):
     """Adam (AdamW when `weight_decay` is set), with an optional linear warm-up and gradient clipping."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -144,7 +141,7 @@ class OptimizerConfig(_Table):
     clip_norm: float | None = Field(default=None, gt=0)
 
 
-class TrainConfig(_Table):
+class TrainConfig(Growing):
     """Length, batch, averages, data and bookkeeping of a run."""
 
     steps: int = Field(ge=1)
@@ -190,7 +187,7 @@ class TrainConfig(_Table):
         return self
 
 
-class SamplerConfig(_Table):
+class SamplerConfig(Growing):
     """Defaults of `sample` and of previews."""
 
     solver: Solver = "euler"  # default: ddim for diffusion
@@ -207,7 +204,7 @@ class SamplerConfig(_Table):
         return self
 
 
-class PreviewConfig(_Table):
+class PreviewConfig(Growing):
     """What a run draws of itself while it trains."""
 
     every: int = Field(default=0, ge=0)  # steps; 0: never
@@ -226,7 +223,7 @@ class PreviewConfig(_Table):
         return self
 
 
-class Recipe(_Table):
+class Recipe(Growing):
     """A whole run."""
 
     model: ModelConfig

@@ -15,7 +15,7 @@ class Layout(StrEnum):
     """Which tensors a dataset holds."""
 
     MOMENTS = "moments"  # mean, logvar: raw posterior moments of a VAE
-    LATENT = "latent"  # latent: generated samples, in the model's own scale
+    LATENT = "latent"  # latent: of an encoder without a posterior, raw; or a generated sample, in the model's scale
     IMAGE = "image"  # image: uint8 pixels
 
 

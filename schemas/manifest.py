@@ -1,13 +1,15 @@
 """`manifest.json`: what a latent dataset is, written last and atomically. No manifest, no dataset."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.growing import Growing
 from schemas.layout import Layout, TensorSpec
 from schemas.sealed import FIELD, digest_of, seal, unseal
 
@@ -21,11 +23,7 @@ REMAKE = "repeat the command in manifest.json (OUT is the directory that holds i
 REBUILD = f"delete it and {REMAKE}"
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SourceInfo(_Frozen):
+class SourceInfo(Growing):
     """Where the records came from. `digest` is the SHA-256 of the sorted index (keys, labels, sizes)."""
 
     descriptor: str
@@ -33,12 +31,16 @@ class SourceInfo(_Frozen):
     digest: str
 
 
-class VaeInfo(_Frozen):
-    """The VAE that made the latents and decodes them.
+class VaeInfo(Growing):
+    """The autoencoder that made the latents and decodes them.
 
     `sha256` is that of its weights file, `config_sha256` that of what its config says of the network
     (`pipelines.vae_config.VaeConfig.digest`): activation and number of groups show in no shape of the weights.
+    `network` is diffusers' name of the class. Where the decoder is a file of its own, `sha256` is the encoder's and
+    `decoder_sha256` the decoder's, None if it was not there when the images were encoded.
     """
+
+    added = ("network", "decoder_sha256")
 
     id: str
     revision: str | None = None
@@ -49,9 +51,16 @@ class VaeInfo(_Frozen):
     scaling_factor: float
     shift_factor: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; weights are kept in float32
+    network: Literal["AutoencoderKL", "AutoencoderTiny"] = "AutoencoderKL"
+    decoder_sha256: str | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """What a record of images that it encoded holds: the moments of a posterior, or one latent."""
+        return Layout.MOMENTS if self.network == "AutoencoderKL" else Layout.LATENT
 
 
-class Normalization(_Frozen):
+class Normalization(Growing):
     """From stored to model scale, per channel: z = (raw - offset) * scale. Both have one entry a channel."""
 
     offset: tuple[float, ...]
@@ -78,7 +87,7 @@ class Normalization(_Frozen):
         )
 
 
-class Counts(_Frozen):
+class Counts(Growing):
     """Every item of the source is in exactly one of the last three."""
 
     source: int = Field(ge=0)
@@ -93,7 +102,7 @@ class Counts(_Frozen):
         return self
 
 
-class ChannelStatistics(_Frozen):
+class ChannelStatistics(Growing):
     """Per-channel mean and standard deviation of the raw tensors over all records and positions of the main split.
 
     For the moments layout the deviation is that of a posterior sample: sqrt(var(mean) + E[exp(logvar)]).
@@ -104,14 +113,14 @@ class ChannelStatistics(_Frozen):
     std: tuple[float, ...]
 
 
-class Reconstruction(_Frozen):
+class Reconstruction(Growing):
     """PSNR in dB (peak 255, over uint8 pixels) of decoded stored means against the cropped originals."""
 
     psnr_db: float
     records: int = Field(ge=1)
 
 
-class ShardInfo(_Frozen):
+class ShardInfo(Growing):
     """One finished shard file."""
 
     name: str
@@ -121,7 +130,7 @@ class ShardInfo(_Frozen):
     sha256: str
 
 
-class FileInfo(_Frozen):
+class FileInfo(Growing):
     """One of the other files of a dataset."""
 
     name: str
@@ -129,7 +138,7 @@ class FileInfo(_Frozen):
     sha256: str
 
 
-class PartInfo(_Frozen):
+class PartInfo(Growing):
     """A dataset that was merged into this one. `digest` is `Manifest.digest()` of it."""
 
     digest: str
@@ -139,7 +148,7 @@ class PartInfo(_Frozen):
     command: str
 
 
-class Manifest(_Frozen):
+class Manifest(Growing):
     """The card of a latent dataset (DESIGN: the latent dataset). Field order is the order on disk."""
 
     schema_version: int = SCHEMA_VERSION
@@ -166,6 +175,8 @@ class Manifest(_Frozen):
     command: str
     versions: dict[str, str]
 
+    _text: str | None = PrivateAttr(default=None)  # as it was read, where we would write it otherwise
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the stored tensors."""
@@ -181,6 +192,15 @@ class Manifest(_Frozen):
         """The shards of one split, in order."""
         return tuple(shard for shard in self.shards if shard.split == split)
 
+    @property
+    def generated(self) -> bool:
+        """Whether a model made the records; they are then in its scale, which `normalization` tells."""
+        return self.normalization is not None
+
+    def stored_normalization(self) -> Normalization:
+        """From raw to stored values: samples are stored in the scale of their model, all else as the VAE gave it."""
+        return self.normalization or Normalization.identity(self.shape[2])
+
     def model_normalization(self) -> Normalization:
         """Normalisation by the VAE's own scaling and shift: z = (raw - shift) * scaling; pixels are left alone."""
         if self.normalization is not None:
@@ -195,8 +215,20 @@ class Manifest(_Frozen):
         return Normalization(offset=self.channels.mean, scale=tuple(1.0 / max(std, 1e-6) for std in self.channels.std))
 
     def canonical(self) -> str:
-        """The text that the digest is taken of: the same manifest always gives the same bytes."""
+        """The text that the digest is taken of: as it was read, or, of a new manifest, its fields in their order.
+
+        The same manifest always gives the same bytes. What another commit wrote in another way keeps its own.
+        """
+        if self._text is not None:
+            return self._text
         return self.model_dump_json(indent=2) + "\n"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's; a copy with other fields is a new manifest with a text of its own."""
+        copy = super().model_copy(update=update, deep=deep)
+        if update:
+            copy._text = None
+        return copy
 
     def to_json(self) -> str:
         """The content of the file: the canonical text with its digest as the last field."""
@@ -238,17 +270,19 @@ def unfinished(directory: str) -> UserError:
     )
 
 
-def parse_manifest(text: str | bytes, where: str) -> Manifest:
+def parse_manifest(content: str | bytes, where: str) -> Manifest:
     """Validate the content of a `manifest.json`; `where` names it in errors.
+
+    The digest of what comes back is that of the bytes given, whichever commit wrote them.
 
     Raises:
         UserError: another schema version, a damaged file (a single flipped bit is enough), or fields that do not fit.
     """
-    data = text.encode() if isinstance(text, str) else text
+    data = content.encode() if isinstance(content, str) else content
     rebuild = "rebuild the dataset with the command that made it"
     try:
-        content = json.loads(data)
-        version = content["schema_version"]
+        values = json.loads(data)
+        version = values["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{where}: not a readable manifest; {rebuild}") from None
     if not isinstance(version, int) or version > SCHEMA_VERSION:
@@ -259,16 +293,16 @@ def parse_manifest(text: str | bytes, where: str) -> Manifest:
     if version < SCHEMA_VERSION:
         raise UserError(f"{where}: schema version {version}, but this release reads {SCHEMA_VERSION}; {rebuild}")
     try:
-        unseal(data)
+        text = unseal(data)
     except ValueError as error:
         raise UserError(f"{where}: the manifest is damaged ({error}); {rebuild}") from None
-    content.pop(FIELD)
+    values.pop(FIELD)
     try:
-        manifest = Manifest.model_validate(content)
+        manifest = Manifest.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "manifest"
         raise UserError(f"{where}: {field}: {first['msg']}; {rebuild}") from None
-    if manifest.to_json().encode() != data:
-        raise UserError(f"{where}: the manifest was not written by this release of flowtrain; {rebuild}")
+    if manifest.canonical() != text:
+        manifest._text = text
     return manifest

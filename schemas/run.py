@@ -4,21 +4,20 @@ import json
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from schemas.config import Recipe
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.growing import Growing
 from schemas.manifest import Manifest, Normalization, VaeInfo
 
 RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
 
 
-class DatasetRef(BaseModel):
+class DatasetRef(Growing):
     """The dataset of a run; `digest` is `Manifest.digest()`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     digest: str
@@ -42,10 +41,8 @@ class DatasetRef(BaseModel):
         )
 
 
-class Run(BaseModel):
+class Run(Growing):
     """A training run: its recipe and the facts of its dataset that the model depends on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
     dataset: DatasetRef

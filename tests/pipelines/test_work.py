@@ -35,6 +35,7 @@ class Probe:
     """An encoder whose latent tells the pixel it came from, and that fails on very bright images."""
 
     devices = 1
+    decodes = True
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

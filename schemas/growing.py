@@ -1,0 +1,26 @@
+"""What is written on disk may gain fields, and everything written before keeps its bytes and its digests.
+
+A field that was added later is left out of the JSON where it says what was true before there was such a field. So a
+manifest, a run or the settings of an earlier commit give the same text again, and the digests taken of that text (of
+datasets, of runs, of half-made work) stay what they were.
+"""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+
+class Growing(BaseModel):
+    """A frozen table on disk. `added` names the fields that came later; each has the default that was true before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    added: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unsaid(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content = serialize(self)
+        for name in self.added:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                content.pop(name, None)
+        return content

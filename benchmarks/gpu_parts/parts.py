@@ -18,8 +18,6 @@ PARTS: dict[str, Part] = {
             line="encode and decode of SD's VAE and of TAEF2 in bfloat16 against torch.compile; decode in float32",
             limit=180,
             module=f"{_HERE}.autoencoders",
-            packages=("safetensors",),
-            inputs=("taef2",),
         ),
         Part(
             name="sampling",

@@ -6,6 +6,7 @@ of its draws above t = 0.9, where 10% of the steps are taken.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from evaluation.results import Result
 from schemas.solvers import ADAPTIVE
@@ -41,5 +42,4 @@ def worse_with_more_steps(results: Sequence[Result]) -> str | None:
 def _worse_pairs(group: Sequence[Result]) -> list[tuple[Result, Result]]:
     """Neighbours in the number of steps of which the one with more steps is noticeably worse."""
     ordered = sorted(group, key=lambda result: result.sampling.steps if result.sampling else 0)
-    pairs = zip(ordered, ordered[1:], strict=False)
-    return [(fewer, more) for fewer, more in pairs if more.distance > (1 + NOTICEABLE) * fewer.distance]
+    return [(fewer, more) for fewer, more in pairwise(ordered) if more.distance > (1 + NOTICEABLE) * fewer.distance]

@@ -182,6 +182,7 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
 def _eval_run(workdir: Path, run: Run, dry_run: bool, means: Any, options: dict[str, Any]) -> list[Any]:
     from evaluation import evaluate
     from evaluation.protocols import find_protocol
+    from evaluation.step_order import worse_with_more_steps
 
     requests = [
         evaluate.Request(
@@ -201,7 +202,11 @@ def _eval_run(workdir: Path, run: Run, dry_run: bool, means: Any, options: dict[
     if dry_run:
         _echo_plan(evaluate.plan(requests, run))
         return []
-    return evaluate.evaluate(requests, _warn, bar)
+    results = evaluate.evaluate(requests, _warn, bar)
+    advice = worse_with_more_steps(results) if run.recipe.objective.kind == "flow" else None
+    if advice is not None:
+        _warn(advice)
+    return results
 
 
 @click.command()

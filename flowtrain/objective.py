@@ -42,8 +42,25 @@ def _level(key: jax.Array, levels: int) -> jax.Array:
     return 1 - jax.random.randint(key, (), 1, levels + 1).astype(jnp.float32) / levels
 
 
+def _mixture(key: jax.Array, mean: float, std: float, uniform_share: float) -> jax.Array:
+    """Uniform for `uniform_share` of the keys, logit-normal for the others."""
+    choice, uniform, normal = jax.random.split(key, 3)
+    return jnp.where(
+        jax.random.uniform(choice) < uniform_share,
+        jax.random.uniform(uniform),
+        _logit_normal(normal, mean, std),
+    )
+
+
+def _logit_normal_times(config: ObjectiveConfig) -> Callable[[jax.Array], jax.Array]:
+    """With no uniform share, the key is used whole: runs of before there was one draw as they did."""
+    if config.uniform_share == 0:
+        return partial(_logit_normal, mean=config.logit_mean, std=config.logit_std)
+    return partial(_mixture, mean=config.logit_mean, std=config.logit_std, uniform_share=config.uniform_share)
+
+
 _TIMES: dict[str, Callable[[ObjectiveConfig], Callable[[jax.Array], jax.Array]]] = {
-    "logit_normal": lambda config: partial(_logit_normal, mean=config.logit_mean, std=config.logit_std),
+    "logit_normal": _logit_normal_times,
     "uniform": lambda config: jax.random.uniform,
 }
 

@@ -65,6 +65,20 @@ def test_logit_normal_and_uniform_times_have_their_quantiles():
     assert uniform.max() <= 1
 
 
+def test_a_uniform_share_reaches_the_ends_of_the_path():
+    """Above t = 0.9 lie 1.40% of a logit-normal's draws, 10% of a uniform's and 5.7% of half and half."""
+    mixed = _times(uniform_share=0.5)
+    assert 0.045 < (mixed > 0.9).mean() < 0.07
+    assert 0.005 < (_times() > 0.9).mean() < 0.025
+    assert 0.08 < (_times(uniform_share=1.0) > 0.9).mean() < 0.12
+
+
+def test_without_a_uniform_share_the_draws_are_those_of_earlier_runs():
+    key = jax.random.key(7)
+    drawn = make_objective(ObjectiveConfig()).draw_time(key)
+    assert drawn == jax.nn.sigmoid(jax.random.normal(key))
+
+
 def test_levels_of_diffusion_are_uniform_from_1_to_all():
     """Of 10 levels each is drawn about 400 times in 4000 (3.5 deviations of 19); level 0, clean data, never."""
     level = (1 - _times(kind="diffusion", time="uniform", diffusion_steps=10)) * 10

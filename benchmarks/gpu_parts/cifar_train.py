@@ -19,6 +19,7 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.gpu_parts.cifar_data import Latents
 from flowtrain.checkpoint import Checkpoints, with_sharding
+from flowtrain.ema import average_names
 from flowtrain.faults import memory_faults
 from flowtrain.model import count_parameters, make_network
 from flowtrain.order import Selection, batch_records
@@ -95,8 +96,9 @@ def _claim(workdir: Path, run: Run) -> None:
         return
     before = read_run(workdir)
     same = all(getattr(before.recipe, table) == getattr(run.recipe, table) for table in _LEARNED)
-    batches = before.recipe.train.batch_size == run.recipe.train.batch_size
-    if not same or not batches or before.dataset.digest != run.dataset.digest:
+    ours, theirs = run.recipe.train, before.recipe.train
+    same &= (ours.batch_size, ours.seed, average_names(ours)) == (theirs.batch_size, theirs.seed, average_names(theirs))
+    if not same or before.dataset.digest != run.dataset.digest:
         raise UserError(f"{workdir}: a run of another recipe or of other latents; give another --work")
 
 
@@ -119,7 +121,7 @@ def _loop(
         meta["recipe"] = run.recipe.model_dump(mode="json")
         checkpoints.save(step, state, {"next_index": step}, meta)
 
-    step = first = int(state.step)
+    step = first = logged = int(state.step)
     begin = saved = time.perf_counter()
     loss = float("nan")
     while step < recipe.steps and not until(step):
@@ -129,17 +131,17 @@ def _loop(
         if step == first + 1:
             jax.block_until_ready(state)
             begin = time.perf_counter()  # what came before was compilation
-        if step % recipe.log_every == 0 or step == recipe.steps:
-            loss = _log(workdir, step, metrics)
+        if step % recipe.log_every == 0:
+            loss, logged = _log(workdir, step, metrics), step
         if time.perf_counter() - saved > _SAVE_SECONDS:
             save(step)
             saved = time.perf_counter()
     jax.block_until_ready(state)
     seconds = time.perf_counter() - begin
-    if step > first:
+    if step > logged:
         loss = _log(workdir, step, metrics)
-        if step not in checkpoints.steps():
-            save(step)
+    if step > first and step not in checkpoints.steps():
+        save(step)
     made = max(step - first - 1, 0) * recipe.batch_size
     return Progress(step, loss, made / seconds if made else 0.0)
 

@@ -145,7 +145,7 @@ def preprocess(
     _tell(summary, as_json)
     if manifest.vae is not None and manifest.reconstruction is None:
         click.echo(
-            f"Warning: the VAE {manifest.vae.id} has no decoder, so nothing was decoded to see how good the latents are",
+            f"Warning: the VAE {manifest.vae.id} has no decoder: nothing was decoded to see how good the latents are",
             err=True,
         )
 

@@ -3,23 +3,22 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import ValidationError, ValidationInfo, field_validator
 
 from evaluation.extractors import EXTRACTORS, Extractor, canonical_digest, is_published
 from schemas.errors import UserError, nearest
+from schemas.growing import Growing
 
 QUANTISATION = "clip to [-1, 1], (x + 1) * 127.5, round half to even, uint8; once, before the extractor"
 
 
-class Recipe(BaseModel):
+class Recipe(Growing):
     """A protocol's fixed part. `key` names the distance in JSON: `fid` is reserved for Inception.
 
     `prepare` is how images reach the network, by its name in code (empty where the network has one way only), `resize`
     the same in words. `splits` of the Inception Score: ADM's 5000 samples in order, torch-fidelity's ten after a
     shuffle, or none.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     extractor: str
@@ -107,6 +106,8 @@ class EvaluationProtocol(Recipe):
     `splits` is "none" also where the weights lack the last layer that the protocol's Inception Score needs;
     `last_layer` is its SHA-256 where `extractor_digest` does not tell it.
     """
+
+    added = ("last_layer",)
 
     extractor_digest: str
     dim: int

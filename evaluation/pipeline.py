@@ -127,7 +127,8 @@ def extractor_of(protocol: EvaluationProtocol, weights: Weights) -> Extractor:
         UserError: its weights cannot be had, or are others here.
     """
     extractor = models.extractor(protocol.extractor, protocol.prepare, weights)
-    if extractor.digest != protocol.extractor_digest:
+    another_last_layer = protocol.splits != "none" and extractor.last_layer != protocol.last_layer
+    if extractor.digest != protocol.extractor_digest or another_last_layer:
         raise UserError(f"extractor {extractor.name}: a worker has other weights than the protocol says")
     return extractor
 

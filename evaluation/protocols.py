@@ -3,23 +3,22 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError, ValidationInfo, field_validator
 
-from evaluation.extractors import EXTRACTORS, Extractor, is_published
+from evaluation.extractors import EXTRACTORS, Extractor, canonical_digest, is_published
 from schemas.errors import UserError, nearest
+from schemas.growing import Growing
 
 QUANTISATION = "clip to [-1, 1], (x + 1) * 127.5, round half to even, uint8; once, before the extractor"
 
 
-class Recipe(BaseModel):
+class Recipe(Growing):
     """A protocol's fixed part. `key` names the distance in JSON: `fid` is reserved for Inception.
 
     `prepare` is how images reach the network, by its name in code (empty where the network has one way only), `resize`
     the same in words. `splits` of the Inception Score: ADM's 5000 samples in order, torch-fidelity's ten after a
     shuffle, or none.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     extractor: str
@@ -102,11 +101,29 @@ PROTOCOLS: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 
 
 class EvaluationProtocol(Recipe):
-    """A protocol as it was carried out: two statistics may be compared only when theirs are equal."""
+    """A protocol as it was carried out: two statistics may be compared only when theirs are equal.
+
+    `splits` is "none" also where the weights lack the last layer that the protocol's Inception Score needs;
+    `last_layer` is its SHA-256 where `extractor_digest` does not tell it.
+    """
+
+    added = ("last_layer",)
 
     extractor_digest: str
     dim: int
     resolution: int
+    last_layer: str = ""
+
+    @field_validator("extractor_digest")
+    @classmethod
+    def _todays_digest(cls, digest: str, info: ValidationInfo) -> str:
+        return canonical_digest(info.data.get("extractor", ""), digest)
+
+    @property
+    def lacks_last_layer(self) -> bool:
+        """Whether the protocol has an Inception Score, and the weights no last layer for it."""
+        recipe = PROTOCOLS.get(self.name)
+        return recipe is not None and recipe.splits != "none" and self.splits == "none"
 
     @classmethod
     def resolve(cls, recipe: Recipe, extractor: Extractor, resolution: int) -> "EvaluationProtocol":
@@ -114,7 +131,15 @@ class EvaluationProtocol(Recipe):
         values = recipe.model_dump()
         if not is_published(recipe.extractor, extractor.digest):
             values |= {"metric": f"FD({recipe.extractor}, weights {extractor.digest[:8]})", "key": "fd"}
-        return cls(**values, extractor_digest=extractor.digest, dim=extractor.dim, resolution=resolution)
+        if extractor.last_layer is None:
+            values |= {"splits": "none"}
+        return cls(
+            **values,
+            extractor_digest=extractor.digest,
+            dim=extractor.dim,
+            resolution=resolution,
+            last_layer=extractor.last_layer or "",
+        )
 
     @classmethod
     def unsaid(cls, recipe: Recipe) -> "EvaluationProtocol":

@@ -108,6 +108,10 @@ GROUPS: Mapping[str, Group] = {
 }
 
 
+_NO_LAST_LAYER = "the weights lack the network's last layer, or nobody vouches for theirs"
+_LAST_LAYER_FROM = "give the published .pth, or name the SHA-256 of the file with --extractor-sha256"
+
+
 def choose(
     names: Sequence[str],
     protocol: EvaluationProtocol,
@@ -132,11 +136,15 @@ def choose(
             raise UserError(f"--metrics {name}: unknown; known are {', '.join(GROUPS)} and {ALL}")
         if name == "is" and protocol.splits == "shuffled" and samples < 10:
             raise UserError(f"--metrics is: needs at least 10 samples, not {samples}")
+        if name == "is" and protocol.lacks_last_layer:
+            raise UserError(f"--metrics is: {_NO_LAST_LAYER}; {_LAST_LAYER_FROM}")
         if name in missing:
             raise UserError(f"--metrics {name}: protocol {protocol.name} has none; take --protocol adm")
         if name != ALL and samples < GROUPS[name].least:
             raise UserError(f"--metrics {name}: needs at least {GROUPS[name].least} samples, not {samples}")
     wanted = possible if ALL in names else names
+    if ALL in names and protocol.lacks_last_layer:
+        notify(f"left out: is ({_NO_LAST_LAYER}; {_LAST_LAYER_FROM})")
     few = [name for name in possible if name in wanted and samples < GROUPS[name].least]
     if few:
         notify(f"left out for want of samples: {', '.join(f'{name} ({GROUPS[name].least})' for name in few)}")

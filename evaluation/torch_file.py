@@ -1,4 +1,4 @@
-"""Reading PyTorch's weight files (`torch.save` of a state dict) without PyTorch and without running their pickles.
+"""Reading PyTorch's weight files (state dicts, TorchScript) without PyTorch and without running their pickles.
 
 A pickle is a program: whoever loads one runs it. The reader below knows the handful of names that a state dict needs,
 each bound to a plain record of its own, and refuses every other name before anything is called.
@@ -6,9 +6,14 @@ each bound to a plain record of its own, and refuses every other name before any
 Both formats are read: the zip archive of PyTorch 1.6 and later (`data.pkl`, with one member a storage under `data/`),
 and the older stream of five pickles (magic number, protocol, system, object, storage keys) followed by the raw
 storages. Their layout is that of `torch/serialization.py`.
+
+A TorchScript archive (`torch.jit.save`) is a zip archive too, whose `data.pkl` builds a tree of modules. All of its
+classes become one record that keeps its attributes, and the tree gives the tensors their names, as `state_dict` would.
+The program under `code/` is not read.
 """
 
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -41,14 +46,15 @@ _STORAGES: Mapping[str, str] = {
 
 
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict that `torch.save` wrote.
+    """The tensors of a state dict that `torch.save` wrote, or of a module that `torch.jit.save` wrote.
 
     A mapping whose `state_dict` entry is itself a mapping (a training checkpoint) gives that entry. bfloat16 becomes
-    float32, every other type stays; arrays are read-only views, which may share memory where the tensors did.
+    float32, every other type stays; arrays are read-only views, which may share memory where the tensors did. Tensors
+    of a module are named by the attributes that lead to them; those within lists and dictionaries are left out.
 
     Raises:
         UserError: no such file, another format, a truncated file, a tensor outside its storage, something that is no
-            flat mapping of names to tensors, or a pickle that asks for any name beyond those of a state dict.
+            flat mapping of names to tensors and no module, or a pickle that asks for names which these do not need.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a .pth file with weights")
@@ -141,11 +147,22 @@ class _Tensor(_Inert):
         return as_strided(values[self.offset :], shape, steps, writeable=False)
 
 
-class _Parameter(_Inert):
-    """Stands for `torch._utils._rebuild_parameter`."""
+class _Passed(_Inert):
+    """Stands for what gives its first argument back: `_rebuild_parameter`, and TorchScript's typed lists."""
 
     def __new__(cls, data: Any, *_: object) -> Any:
         return data
+
+
+class _Module:
+    """Stands for every class of a TorchScript archive: what its attributes are, and nothing that they do."""
+
+    attributes: Mapping[str, Any] = {}
+
+    def __setstate__(self, state: object) -> None:
+        if type(state) is not dict or not all(type(name) is str for name in state):
+            raise UserError("a module whose state is no mapping of names; give a state dict (.pth)")
+        self.attributes = state
 
 
 class _StorageType(_Inert):
@@ -158,9 +175,12 @@ class _StorageType(_Inert):
 _KNOWN: Mapping[tuple[str, str], Callable[..., Any] | _StorageType] = {
     ("collections", "OrderedDict"): _StateDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
-    ("torch._utils", "_rebuild_parameter"): _Parameter,
+    ("torch._utils", "_rebuild_parameter"): _Passed,
+    **{("torch.jit._pickle", f"build_{kind}list"): _Passed for kind in ("int", "double", "bool", "tensor")},
+    ("torch.jit._pickle", "restore_type_tag"): _Passed,
     **{("torch", name): _StorageType(code) for name, code in _STORAGES.items()},
 }
+_COMPILED = re.compile(r"__torch__(\.\w+)*")  # modules of classes within a TorchScript archive
 
 
 @dataclass
@@ -194,6 +214,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if self._storages is not None and (module_name, global_name) in _KNOWN:
             return _KNOWN[module_name, global_name]
+        if self._storages is not None and _COMPILED.fullmatch(module_name) and global_name.isidentifier():
+            return _Module
         name = f"{module_name}.{global_name}"
         raise UserError(f"it asks for {name[:60]!r}, which no weights need: refused, nothing of it was run")
 
@@ -259,6 +281,8 @@ def _exactly(file: IO[bytes], count: int) -> bytes:
 
 
 def _resolve(content: Any) -> dict[str, np.ndarray]:
+    if isinstance(content, _Module):
+        return {name: tensor.resolve() for name, tensor in _attributes(content, "", set())}
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict):
@@ -267,3 +291,15 @@ def _resolve(content: Any) -> dict[str, np.ndarray]:
         if type(name) is not str or type(value) is not _Tensor:
             raise UserError(f"entry {str(name)[:60]!r} is no tensor; give a flat state dict (.pth)")
     return {name: tensor.resolve() for name, tensor in content.items()}
+
+
+def _attributes(module: _Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, _Tensor]]:
+    """The tensors within a module, with their names; `seen` are the modules before it."""
+    if id(module) in seen:  # a few hundred bytes could stand for any number of names, or for a circle
+        raise UserError(f"module {prefix[:60]!r} is in two places; give a state dict (.pth)")
+    seen.add(id(module))
+    for name, value in module.attributes.items():
+        if isinstance(value, _Tensor):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, _Module):
+            yield from _attributes(value, f"{prefix}{name}.", seen)

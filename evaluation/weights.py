@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import UserError
-from schemas.files import sha256_file
 
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 20
@@ -27,12 +26,16 @@ class WeightFile:
         url: of its public release.
         sha256: of its bytes in hex, or the first digits of it (8 at least).
         size: in bytes, where it is known: a download stops when there is more.
+        other_names: of files with the same weights, which are taken where the first is not there.
+        install: a command that brings the same weights.
     """
 
     name: str
     url: str
     sha256: str
     size: int | None = None
+    other_names: tuple[str, ...] = ()
+    install: str = ""
 
 
 def cache_directory() -> Path:
@@ -42,42 +45,40 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flowtrain"
 
 
-def find_weights(file: WeightFile, given: Path | None = None, expected: str | None = None) -> Path:
-    """A local copy of a weight file whose checksum was verified.
+def find_weights(file: WeightFile, given: Path | None = None) -> Path | None:
+    """Where a weight file lies, its content unseen; None where nobody said and the cache has none.
 
     Args:
         file: which one.
-        given: where the user says it is: the file under any name, or a directory that holds it under its own. None
-            looks into the cache and downloads what is not there.
-        expected: SHA-256 in hex (8 digits at least) of other weights that the user means to use instead.
+        given: where the user says it is: the file under any name, or a directory that holds it under one of its own.
 
     Raises:
-        UserError: it is not where it was said to be, cannot be downloaded, or has another checksum.
+        UserError: it is not where it was said to be.
     """
-    digest = file.sha256 if expected is None else _checked(expected)
-    if given is not None:
-        path = given / file.name if given.is_dir() else given
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; download {file.url} to there, or leave the option away")
-    else:
-        path = cache_directory() / file.name
-        if not path.is_file():
-            return _download(file, path, digest)
-    found = sha256_file(path)
-    if not found.startswith(digest):
-        raise UserError(f"{path}: SHA-256 {found}, expected {digest}; replace it by {file.url}, or name its own digest")
-    return path
+    folder = cache_directory() if given is None else given
+    names = (file.name, *file.other_names)
+    places = [folder / name for name in names] if given is None or given.is_dir() else [given]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None and given is not None:
+        raise UserError(f"{places[0]}: no such file; download {file.url} to there, or leave the option away")
+    return found
 
 
-def _checked(expected: str) -> str:
+def checked_digits(expected: str) -> str:
+    """The digits of a SHA-256, or its first ones, in lower case. Raises `UserError` where they are none."""
     digits = expected.strip().lower()
     if not _SHORTEST <= len(digits) <= 64 or not set(digits) <= set("0123456789abcdef"):
         raise UserError(f"{expected!r} is no SHA-256; give its 64 hex digits, or the first {_SHORTEST} at least")
     return digits
 
 
-def _download(file: WeightFile, target: Path, digest: str) -> Path:
-    """Fetch to a temporary name, verify, rename: nothing half or wrong ever lies in the cache."""
+def download(file: WeightFile) -> Path:
+    """Fetch into the cache under a temporary name, verify, rename: nothing half or wrong ever lies there.
+
+    Raises:
+        UserError: it cannot be had, or what came is not the published file.
+    """
+    target = cache_directory() / file.name
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -88,12 +89,13 @@ def _download(file: WeightFile, target: Path, digest: str) -> Path:
                 state.update(chunk)
                 stream.write(chunk)
         found = state.hexdigest()
-        if not found.startswith(digest):
-            raise _RefusedError(f"its SHA-256 is {found}, expected {digest}")
+        if not found.startswith(file.sha256):
+            raise _RefusedError(f"its SHA-256 is {found}, expected {file.sha256}")
         temporary.replace(target)
     except (OSError, http.client.HTTPException, _RefusedError) as error:  # OSError: also URLError and timeouts
+        otherwise = f"{file.install}, or " if file.install else ""
         raise UserError(
-            f"cannot download {file.url}: {_reason(error)}; put the file at {target} "
+            f"cannot download {file.url}: {_reason(error)}; {otherwise}put the file at {target} "
             "or say where it is with --extractor-weights"
         ) from None
     finally:

@@ -43,7 +43,8 @@ The same command again goes on where the last one stopped."""
     "--vae",
     default="stabilityai/sd-vae-ft-mse",
     show_default=True,
-    help="A hub id (org/name, org/name:folder), a directory in diffusers' format, embedded, or none to store pixels.",
+    help="A hub id (org/name, org/name:folder), a directory in diffusers' format or of a tiny autoencoder's two files, "
+    "embedded, or none to store pixels.",
 )
 @click.option("--vae-revision", default=None, help="Branch, tag or commit of a VAE on the hub.")
 @click.option(
@@ -142,6 +143,11 @@ def preprocess(
         "seconds": round(time.monotonic() - started, 1),
     }
     _tell(summary, as_json)
+    if manifest.vae is not None and manifest.reconstruction is None:
+        click.echo(
+            f"Warning: the VAE {manifest.vae.id} has no decoder: nothing was decoded to see how good the latents are",
+            err=True,
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.extractors.inception_weights import FEATURES_SHA256, INCEPTION_WEIGHTS, find_inception
 from evaluation.extractors.outputs import Outputs
 from schemas.errors import UserError, nearest
 
@@ -16,7 +17,8 @@ class Extractor(Protocol):
     """A feature network with its weights loaded.
 
     `digest` is the SHA-256 of the weights, `class_names` the meaning of the logits, in order; empty where it is not
-    known. `spatial_dim` is 0 where there are no features for sFID.
+    known. `spatial_dim` is 0 where there are no features for sFID. `last_layer` says what the Inception Score's logits
+    come from: "" a layer that `digest` tells, the SHA-256 of another one, None where there is none to rely on.
     """
 
     @property
@@ -29,6 +31,8 @@ class Extractor(Protocol):
     def digest(self) -> str: ...
     @property
     def class_names(self) -> tuple[str, ...]: ...
+    @property
+    def last_layer(self) -> str | None: ...
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """uint8 (n, H, W, 3) in [0, 255] -> features (n, dim), logits (n, classes) and perhaps more; any n >= 1."""
@@ -38,6 +42,8 @@ class Extractor(Protocol):
 @dataclass(frozen=True)
 class Weights:
     """Where a person says that the weights of an extractor are, and their SHA-256 if they are not the published ones.
+
+    The SHA-256 is that of the file; for Inception it may be that of the tensors too (`features_digest`).
 
     None: as published, from the installed package, the cache or the public release.
     """
@@ -58,11 +64,10 @@ def _embedded(prepare: str, weights: Weights) -> Extractor:
 
 
 def _inception(prepare: str, weights: Weights) -> Extractor:
-    from evaluation.extractors.inception import INCEPTION_WEIGHTS, load_inception
-    from evaluation.weights import find_weights
+    from evaluation.extractors.inception import load_inception
 
-    path = find_weights(INCEPTION_WEIGHTS, Path(weights.path) if weights.path else None, weights.sha256)
-    return load_inception(path, prepare, None)  # found is verified
+    path = find_inception(Path(weights.path) if weights.path else None, weights.sha256)
+    return load_inception(path, prepare, weights.sha256 or FEATURES_SHA256)
 
 
 def _effnet_lite0(prepare: str, weights: Weights) -> Extractor:
@@ -92,8 +97,8 @@ def _verified(extractor: Extractor, weights: Weights) -> Extractor:
 
 
 class Entry(NamedTuple):
-    """How an extractor is loaded, from a preparation and weights, its features, and the first digits of its published
-    SHA-256.
+    """How an extractor is loaded, from a preparation and weights, its features, the first digits of its published
+    SHA-256, and other digests that stand for the same weights.
 
     "" takes any: those of the package itself, and networks of which no digest could be found in print.
     """
@@ -101,10 +106,11 @@ class Entry(NamedTuple):
     load: Callable[[str, Weights], Extractor]
     dim: int
     published: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 EXTRACTORS: Mapping[str, Entry] = {
-    "inception-2015-12-05": Entry(_inception, 2048, "6726825d"),
+    "inception-2015-12-05": Entry(_inception, 2048, FEATURES_SHA256, (INCEPTION_WEIGHTS.sha256,)),
     "dinov2-vitl14": Entry(_dinov2("facebook/dinov2-large", "dinov2-vitl14"), 1024),
     "dinov2-vitb14": Entry(_dinov2("facebook/dinov2-base", "dinov2-vitb14"), 768),
     "effnet-lite0": Entry(_effnet_lite0, 1280, "57934424"),
@@ -128,6 +134,15 @@ def load_extractor(name: str, prepare: str = "", weights: Weights | None = None)
     return EXTRACTORS[name].load(prepare, weights or PUBLISHED)
 
 
+def canonical_digest(name: str, digest: str) -> str:
+    """The digest that weights go by today.
+
+    Statistics of Inception that were written before its tensors were hashed hold the SHA-256 of the published file.
+    """
+    entry = EXTRACTORS.get(name)
+    return entry.published if entry is not None and digest in entry.aliases else digest
+
+
 def is_published(name: str, digest: str) -> bool:
     """Whether weights of this digest are those that the name stands for."""
-    return name not in EXTRACTORS or digest.startswith(EXTRACTORS[name].published)
+    return name not in EXTRACTORS or canonical_digest(name, digest).startswith(EXTRACTORS[name].published)

@@ -169,6 +169,7 @@ class DinoV2Extractor:
     apply: Callable[[Any], tuple[jax.Array, jax.Array]] = field(repr=False)
     spatial_dim: int = 0
     class_names: tuple[str, ...] = ()
+    last_layer: str | None = None
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """Features of images, in batches of 16.

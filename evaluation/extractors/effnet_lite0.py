@@ -158,6 +158,7 @@ class EffNetLite0Extractor:
     dim: int = FEATURES
     spatial_dim: int = 0
     class_names: tuple[str, ...] = ()  # the logits are ImageNet's synsets in their sorted order, without names
+    last_layer: str | None = ""
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """Features and logits of images, in batches of 32.

@@ -102,6 +102,7 @@ class EmbeddedExtractor:
     apply: Callable[[Any], tuple[jax.Array, jax.Array]] = field(repr=False)
     name: str = "embedded"
     spatial_dim: int = 0
+    last_layer: str | None = ""
 
     @property
     def num_classes(self) -> int:

@@ -2,7 +2,7 @@
 
 It is Inception-v3 (Szegedy et al. 2016) as TensorFlow released it on 2015-12-05, in the layout of pytorch-fid's
 `fid_inception_v3` and torch-fidelity's port. It differs from torchvision's model in its weights, in average pools that
-do not count the padding, and in a last block that pools by maximum. Weights: `pt_inception-2015-12-05-6726825d.pth`.
+do not count the padding, and in a last block that pools by maximum. Weights: `evaluation.extractors.inception_weights`.
 
 Spatial features, for sFID (Nash et al. 2021): ADM's evaluator takes `mixed_6/conv:0`, its first 7 channels
 (openai/guided-diffusion, evaluations/evaluator.py). In that graph `mixed_6` is the block that PyTorch ports call
@@ -25,22 +25,11 @@ from jax import lax
 from numpy.typing import NDArray
 
 from evaluation.extractors.batches import in_batches
-from evaluation.extractors.layout import check_layout
+from evaluation.extractors.inception_weights import FEATURES_SHA256, read_inception
 from evaluation.extractors.outputs import Outputs
 from evaluation.extractors.resize import PREPARATIONS
-from evaluation.torch_file import read_torch_file
-from evaluation.weights import WeightFile
 from schemas.errors import UserError
-from schemas.files import sha256_file
 
-# The digest is that of torch-fidelity's copy, weights-inception-2015-12-05-6726825d.pth, as users of it have published
-# it; torch hub puts the first 8 digits into the names of both files.
-INCEPTION_WEIGHTS = WeightFile(
-    name="pt_inception-2015-12-05-6726825d.pth",
-    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
-    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-    size=95_628_359,
-)
 INPUT_SIZE = 299
 DIM = 2048
 CLASSES = 1008
@@ -176,7 +165,7 @@ def _width(step: _Conv | _Pool | _Block, channels: int) -> int:
 
 
 def layout() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that a weight file must hold, in PyTorch's order of axes."""
+    """Names and shapes of the network's tensors in pytorch-fid's names, in PyTorch's order of axes."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in _convolutions((*_TO_SPATIAL, *_TO_POOL), 3):
         shapes[f"{name}.conv.weight"] = shape
@@ -185,16 +174,13 @@ def layout() -> dict[str, tuple[int, ...]]:
     return {**shapes, "fc.weight": (CLASSES, DIM), "fc.bias": (CLASSES,)}
 
 
-def _unused(name: str) -> bool:
-    """Whether a tensor may be in a file although inference does not need it."""
-    return name.startswith("AuxLogits.") or name.endswith(".num_batches_tracked")
-
-
 def network(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Features (n, 2048), logits without bias (n, 1008) and spatial features (n, 2023) of prepared images.
 
+    Without the last layer there are no logits: (n, 0).
+
     Args:
-        params: from `read_params`.
+        params: from `convert`.
         x: (n, 299, 299, 3) float32 in about [-1, 1].
     """
     x = _run(_TO_SPATIAL, params, x)
@@ -250,20 +236,15 @@ def _counts(height: int, width: int) -> np.ndarray:
     return np.outer(rows, columns)[None, :, :, None]
 
 
-def read_params(path: Path) -> Params:
-    """Parameters for `network` from a PyTorch weight file, every tensor of which is used or known to be unneeded.
+def convert(tensors: Mapping[str, np.ndarray]) -> Params:
+    """Parameters for `network` from the tensors of `read_inception`.
 
     Batch norms become one scale and one shift (computed in float64). Of `fc` the bias is left out: the Inception Score
-    of TensorFlow's evaluators multiplies by the weights alone.
-
-    Raises:
-        UserError: no such file, or not a file of this layout.
+    of TensorFlow's evaluators multiplies by the weights alone. Where there is no `fc` its place is empty, (2048, 0).
     """
-    tensors = {name: tensor for name, tensor in read_torch_file(path).items() if not _unused(name)}
-    expected = layout()
-    check_layout(tensors, expected, path, f"the FID Inception network ({INCEPTION_WEIGHTS.name})")
-    params: Params = {"fc": jnp.asarray(tensors["fc.weight"].T, jnp.float32)}
-    for name in (key.removesuffix(".conv.weight") for key in expected if key.endswith(".conv.weight")):
+    last_layer = tensors.get("fc.weight", np.zeros((0, DIM), np.float32))
+    params: Params = {"fc": jnp.asarray(last_layer.T, jnp.float32)}
+    for name in (key.removesuffix(".conv.weight") for key in tensors if key.endswith(".conv.weight")):
         params[name] = _conv_params(name, tensors)
     return params
 
@@ -289,7 +270,7 @@ def _apply(params: Params, images: jax.Array, prepare: str) -> tuple[jax.Array, 
 class InceptionExtractor:
     """The loaded network, ready to be called on images."""
 
-    digest: str  # SHA-256 (hex) of the weight file
+    digest: str  # SHA-256 (hex) of the tensors that features depend on
     prepare: str  # a name of `PREPARATIONS`
     batch: int
     params: Params = field(repr=False)
@@ -297,6 +278,7 @@ class InceptionExtractor:
     dim: int = DIM
     spatial_dim: int = SPATIAL_DIM
     class_names: tuple[str, ...] = ()  # the file does not name its 1008
+    last_layer: str | None = None  # see `Extractor`
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """Features, logits and spatial features. The logits lack the last layer's bias, as the Inception Score wants.
@@ -316,14 +298,14 @@ class InceptionExtractor:
 
 
 def load_inception(
-    path: Path, prepare: str, expected: str | None = INCEPTION_WEIGHTS.sha256, batch: int | None = None
+    path: Path, prepare: str, expected: str | None = FEATURES_SHA256, batch: int | None = None
 ) -> InceptionExtractor:
-    """Load the network from a local file (`evaluation.weights.find_weights(INCEPTION_WEIGHTS, ...)` finds it).
+    """Load the network from a local file (`evaluation.extractors.inception_weights.find_inception` finds it).
 
     Args:
-        path: the weight file.
+        path: the weight file, in any of the layouts of `read_inception`.
         prepare: a name of `evaluation.extractors.resize.PREPARATIONS`.
-        expected: SHA-256 of the file in hex, or its first digits; None takes any weights of the layout.
+        expected: SHA-256 of the tensors or of the file in hex, or its first digits; None takes any weights.
         batch: images computed at once, of which two batches run side by side; by default 8 on CPU and 128 elsewhere.
 
     Raises:
@@ -331,10 +313,11 @@ def load_inception(
     """
     if prepare not in PREPARATIONS:
         raise UserError(f"unknown preparation {prepare!r}; known are {', '.join(PREPARATIONS)}")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; download {INCEPTION_WEIGHTS.url}")
-    digest = sha256_file(path)
-    if expected is not None and not digest.startswith(expected.lower()):
-        raise UserError(f"{path}: SHA-256 {digest}, expected {expected}; replace it by {INCEPTION_WEIGHTS.url}")
-    size = batch or (8 if jax.default_backend() == "cpu" else 128)
-    return InceptionExtractor(digest=digest, prepare=prepare, batch=size, params=read_params(path))
+    weights = read_inception(path, layout(), expected)
+    return InceptionExtractor(
+        digest=weights.digest,
+        prepare=prepare,
+        batch=batch or (8 if jax.default_backend() == "cpu" else 128),
+        params=convert(weights.tensors),
+        last_layer=weights.last_layer,
+    )

@@ -1,10 +1,12 @@
 """Protocols: what makes two numbers comparable."""
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
 
-from evaluation.extractors import EXTRACTORS, dinov2, effnet_lite0, inception, load_extractor
+from evaluation.extractors import EXTRACTORS, dinov2, effnet_lite0, inception, is_published, load_extractor
+from evaluation.extractors.inception_weights import FEATURES_SHA256, INCEPTION_WEIGHTS
 from evaluation.protocols import (
     PROTOCOLS,
     EvaluationProtocol,
@@ -12,6 +14,7 @@ from evaluation.protocols import (
     find_protocol,
     read_protocol,
 )
+from evaluation.scoring import GROUPS, choose
 from schemas.errors import UserError
 from tests.evaluation.tiny import RECIPE, TinyExtractor
 
@@ -47,8 +50,41 @@ def test_only_the_published_weights_give_an_fid() -> None:
     adm = PROTOCOLS["adm"]
     found = EvaluationProtocol.resolve(adm, _Other(), 8)
     assert (found.key, found.metric) == ("fd", "FD(inception-2015-12-05, weights 12345678)")
-    published = EvaluationProtocol.resolve(adm, _Other(digest="6726825d" + "0" * 56), 8)
+    published = EvaluationProtocol.resolve(adm, _Other(digest=FEATURES_SHA256), 8)
     assert (published.key, published.metric) == ("fid", "FID")
+
+
+def test_statistics_with_the_published_files_digest_stay_what_they_were() -> None:
+    """Before the tensors were hashed, `extractor_digest` was the SHA-256 of the `.pth`."""
+    published = EvaluationProtocol.resolve(PROTOCOLS["adm"], _Other(digest=FEATURES_SHA256), 8)
+    before = published.model_dump(exclude={"last_layer"}) | {"extractor_digest": INCEPTION_WEIGHTS.sha256}
+    read = read_protocol(before)
+    assert read == published
+    check_comparable(published, 5, read, "ref.npz")
+    assert is_published("inception-2015-12-05", INCEPTION_WEIGHTS.sha256)
+    assert not is_published("inception-2015-12-05", INCEPTION_WEIGHTS.sha256[:-1] + "0")
+    other = read_protocol(before | {"extractor_digest": "1" * 64})
+    with pytest.raises(UserError, match="measured with extractor_digest 1111"):
+        check_comparable(published, 5, other, "ref.npz")
+
+
+def test_without_the_last_layer_there_is_no_inception_score() -> None:
+    adm, told = PROTOCOLS["adm"], list[str]()
+    lacking = EvaluationProtocol.resolve(adm, _Other(digest=FEATURES_SHA256, last_layer=None), 8)
+    whole = EvaluationProtocol.resolve(adm, _Other(digest=FEATURES_SHA256), 8)
+    other = EvaluationProtocol.resolve(adm, _Other(digest=FEATURES_SHA256, last_layer="1" * 64), 8)
+    assert (lacking.metric, lacking.splits, lacking.lacks_last_layer) == ("FID", "none", True)
+    assert (whole.splits, whole.lacks_last_layer, whole.last_layer) == ("consecutive", False, "")
+    assert (other.splits, other.last_layer) == ("consecutive", "1" * 64)
+    assert len({whole, lacking, other}) == 3
+    for one, another in itertools.permutations((whole, lacking, other), 2):
+        check_comparable(one, whole.dim, another, "ref.npz")
+    with pytest.raises(UserError, match=r"^--metrics is: the weights lack[^\n]*last layer[^\n]*--extractor-sha256"):
+        choose(["is"], lacking, 5000)
+    assert choose(["all"], lacking, 5000, told.append) == tuple(name for name in GROUPS if name != "is")
+    assert told[0].startswith("left out: is (the weights lack the network's last layer")
+    assert choose([], lacking, 5000) == ("sfid",)
+    assert choose([], whole, 5000) == ("sfid", "is")
 
 
 def test_wrong_names_get_the_nearest_right_one() -> None:

@@ -5,13 +5,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from evaluation import weights
-from evaluation.weights import WeightFile, cache_directory, find_weights
+from evaluation.weights import WeightFile, cache_directory, checked_digits, download, find_weights
 from schemas.errors import UserError
 
 CONTENT = bytes(range(256)) * 9000  # more than two chunks
@@ -70,7 +71,8 @@ def published(url: str, sha256: str = DIGEST, size: int | None = len(CONTENT)) -
 @pytest.mark.parametrize("sha256", [DIGEST, DIGEST[:8]], ids=["whole", "prefix"])
 def test_downloaded_once_then_cached(server: str, cache: Path, sha256: str) -> None:
     file = published(f"{server}/whole", sha256)
-    path = find_weights(file)
+    assert find_weights(file) is None
+    path = download(file)
     assert path == cache / "net.pth"
     assert path.read_bytes() == CONTENT
     assert find_weights(file) == path
@@ -95,7 +97,7 @@ def test_nothing_wrong_stays_in_the_cache(
     monkeypatch.setattr(weights, "TIMEOUT", 0.3)
     url = f"{server}/{page}"
     with pytest.raises(UserError) as caught:
-        find_weights(published(url, sha256, size))
+        download(published(url, sha256, size))
     line = str(caught.value)
     assert message in line
     assert "\n" not in line
@@ -107,14 +109,14 @@ def test_no_server(cache: Path) -> None:
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(UserError, match=r"cannot download http://127\.0\.0\.1.*refused"):
-            find_weights(published(f"http://127.0.0.1:{taken.getsockname()[1]}/whole"))
+            download(published(f"http://127.0.0.1:{taken.getsockname()[1]}/whole"))
     assert list(cache.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_made(server: str, cache: Path) -> None:
     cache.write_text("a file in its place")
     with pytest.raises(UserError, match="cannot download"):
-        find_weights(published(f"{server}/whole"))
+        download(published(f"{server}/whole"))
 
 
 def test_given_file_or_directory(tmp_path: Path, cache: Path) -> None:
@@ -132,20 +134,26 @@ def test_given_file_or_directory(tmp_path: Path, cache: Path) -> None:
         find_weights(file, tmp_path / "empty")
 
 
-def test_the_checksum_is_always_verified(tmp_path: Path, cache: Path) -> None:
-    other = b"other weights"
-    digest = hashlib.sha256(other).hexdigest()
-    file = published("http://127.0.0.1:1/never-asked")
-    for path in (tmp_path / "net.pth", cache / "net.pth"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(other)
-        given = None if path.parent == cache else path
-        with pytest.raises(UserError, match=f"net.pth: SHA-256 {digest}, expected {DIGEST}"):
-            find_weights(file, given)
-        assert find_weights(file, given, expected=digest.upper()) == path
-    for wrong in ("abc", "z" * 64, digest + "0"):
+def test_other_names_of_the_same_weights(tmp_path: Path, cache: Path) -> None:
+    file = replace(published("http://127.0.0.1:1/never-asked"), other_names=("a.pt", "b.pt"))
+    for folder, given in ((tmp_path / "given", tmp_path / "given"), (cache, None)):
+        folder.mkdir()
+        for name in ("b.pt", "a.pt", "net.pth"):  # the first of the table wins
+            (folder / name).write_bytes(CONTENT)
+            assert find_weights(file, given) == folder / name
+
+
+def test_the_command_that_brings_the_same_is_told(cache: Path) -> None:
+    file = replace(published("http://127.0.0.1:1/nobody"), install="pip install net")
+    with pytest.raises(UserError, match=r"; pip install net, or put the file at [^\n]*net\.pth"):
+        download(file)
+
+
+def test_what_is_no_sha256() -> None:
+    assert checked_digits(f" {DIGEST.upper()}") == DIGEST
+    for wrong in ("abc", "z" * 64, DIGEST + "0"):
         with pytest.raises(UserError, match="no SHA-256"):
-            find_weights(file, tmp_path, expected=wrong)
+            checked_digits(wrong)
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class TinyExtractor:
     digest: str = "0" * 64
     spatial_dim: int = 0
     class_names: tuple[str, ...] = (*CLASSES, "other")
+    last_layer: str | None = ""
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         assert images.dtype == np.uint8, "an extractor sees pixels, never floats"

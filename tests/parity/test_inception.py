@@ -12,7 +12,8 @@ import scipy.linalg
 import scipy.sparse.linalg
 from PIL import Image
 
-from evaluation.extractors.inception import InceptionExtractor, load_inception, network, read_params
+from evaluation.extractors.inception import InceptionExtractor, convert, layout, load_inception, network
+from evaluation.extractors.inception_weights import read_tensors
 from evaluation.extractors.resize import PREPARATIONS, by_128, pil_bicubic, tf1_bilinear
 from evaluation.metrics import frechet_distance
 from tests.parity.torch_inception import images, import_peer, random_weights
@@ -189,6 +190,6 @@ def test_files_without_counters_in_either_format(weights: Path, tmp_path: Path, 
     state = {name: value for name, value in torch.load(weights, weights_only=True).items() if "tracked" not in name}
     path = tmp_path / "other.pth"
     torch.save(state, path, _use_new_zipfile_serialization=archive)
-    found, expected = read_params(path), read_params(weights)
+    found, expected = (convert(read_tensors(file, layout())) for file in (path, weights))
     assert len(found) == 95
     assert jax.tree.all(jax.tree.map(np.array_equal, found, expected))

@@ -75,8 +75,10 @@ class Scorer:
         row = {"of": "reconstructions", "samples": len(chosen), "metric": self.metric, "distance": found}
         return row | {"seconds": time.perf_counter() - begin}
 
-    def samples(self, name: str, trained: TrainedModel, recipe: Recipe, steps: int, cfg: float) -> dict[str, Any]:
-        """The row of one setting; a grid of its first hundred samples goes to `pictures`."""
+    def samples(
+        self, name: str, trained: TrainedModel, recipe: Recipe, steps: int, cfg: float, *, shown: bool
+    ) -> dict[str, Any]:
+        """The row of one setting; a grid of its first hundred samples goes to `pictures`, also of --out if `shown`."""
         import jax
 
         count = 16 if self._context.tiny else int(self._context.options["samples"])
@@ -91,7 +93,7 @@ class Scorer:
         normalization = trained.run.normalization
         scale, offset = (np.asarray(values, np.float32) for values in (normalization.scale, normalization.offset))
         images = decode(self._vae, x / scale[None, None, None] + offset[None, None, None])
-        for folder in (self._context.work, *map(Path, self._context.options.get("out", []))):
+        for folder in (self._context.work, *map(Path, self._context.options.get("out", []) if shown else ())):
             save_grid(images, folder / "pictures" / f"{name}-{trained.step}-{steps}-{cfg:g}.png")
         row: dict[str, Any] = {"of": name, "step": trained.step, "weights": trained.weights}
         row |= {"solver": recipe.sampler.solver, "sampling_steps": steps, "cfg": cfg, "samples": count}

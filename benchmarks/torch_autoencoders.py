@@ -6,7 +6,6 @@ with diffusers' own classes by `tests/parity/test_vae.py`.
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -212,4 +211,4 @@ def autoencoder(
     """The network of a config with tensors by diffusers' names, all of them, float32, channels last."""
     model = KL(config) if isinstance(config, VaeConfig) else Tiny(config)
     model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()})
-    return model.to(device, memory_format=torch.channels_last).eval()
+    return model.to(device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]

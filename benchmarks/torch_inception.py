@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.extractors.inception import EPSILON, INPUT_SIZE, _Block, _Conv, _Pool, _Steps, _TO_POOL, _TO_SPATIAL
+from evaluation.extractors.inception import _TO_POOL, _TO_SPATIAL, EPSILON, INPUT_SIZE, _Block, _Conv, _Pool, _Steps
 
 
 def inception(tensors: Mapping[str, NDArray[np.float32]], device: Any) -> Callable[[Any], Any]:

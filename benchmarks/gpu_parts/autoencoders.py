@@ -68,7 +68,7 @@ def choose_config(name: str, tiny: bool) -> VaeConfig | TinyConfig:
 
 
 def random_tensors(config: VaeConfig | TinyConfig) -> dict[str, NDArray[np.float32]]:
-    """By PyTorch's names and order of axes; norm scales and biases are random too, or two could change places unseen."""
+    """By PyTorch's names and order of axes. Norm scales and biases are random too: equal ones could change places."""
     from flax import nnx
 
     from pipelines.vae_weights import _flatten, abstract_network, tensor_name, to_torch_layout
@@ -105,7 +105,8 @@ class Ours:
 
         self.config, path = choose_config(name, tiny), Path(folder, f"{name}-{WEIGHTS}")
         if not path.exists():
-            np.savez(path, **random_tensors(self.config))
+            named: dict[str, Any] = dict(random_tensors(self.config))
+            np.savez(path, **named)
         with np.load(path) as tensors:
             self.tensors = dict(tensors)
         self.highest = 0

@@ -21,8 +21,8 @@ def main(text: str) -> int:
     sys.path.append(str(context.work / SITE))  # last: what is installed here is taken first
     # Several processes and two frameworks take turns on one device.
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(context.cache("jax"))
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(context.cache("inductor"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(context.cache("jax")))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(context.cache("inductor")))
     if context.tiny:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"  # a minute of compilation would show nothing at these sizes
     try:

@@ -110,7 +110,7 @@ def encode(context: Context, resolution: int, pixels: NDArray[np.uint8], labels:
     name = encoder_name(context)
     info = describe_vae(name, dtype=default_dtype())
     assert info is not None
-    told = f"{hashlib.sha256(pixels).hexdigest()} {info.model_dump_json()}"
+    told = f"{hashlib.sha256(pixels.tobytes()).hexdigest()} {info.model_dump_json()}"
     digest = hashlib.sha256(told.encode()).hexdigest()
     path = context.work / "cifar" / f"latents-{digest[:12]}.npz"
     if path.is_file():

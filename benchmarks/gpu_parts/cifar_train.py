@@ -1,7 +1,7 @@
 """The loop of `flowtrain train` without Grain: latents stay on the device, everything else is flowtrain's.
 
-Order, draws, step, averages, checkpoints and `run.json` are those of a run with the same recipe, so the directory can be
-sampled from and evaluated with the commands.
+Order, draws, step, averages, checkpoints and `run.json` are those of a run with the same recipe, so the directory can
+be sampled from with the commands.
 """
 
 import json

@@ -1,7 +1,6 @@
 """`results.json` and `results.md` of a work directory: every attempt at every part, in the order of the calls."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ def write(attempts: list[Attempt], folders: list[Path]) -> None:
         for name, text in texts.items():
             draft = folder / f".{name}.new"
             draft.write_text(text, encoding="utf-8")
-            os.replace(draft, folder / name)
+            draft.replace(folder / name)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

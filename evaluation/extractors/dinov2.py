@@ -223,7 +223,7 @@ def _load(file: Path) -> DinoV2Extractor:
 
 
 def make_extractor(config: DinoV2Config, tensors: Mapping[str, np.ndarray], digest: str) -> DinoV2Extractor:
-    """A network of tensors that `read_config` has seen, or others of the same names and shapes; `digest` tells which."""
+    """A network of tensors with the names and shapes that `read_config` accepts; `digest` tells which they are."""
     params = jax.tree.map(jnp.asarray, convert(config, tensors))
 
     @jax.jit

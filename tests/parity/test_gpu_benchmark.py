@@ -1,0 +1,71 @@
+"""The parts of `benchmarks/gpu.py` that compare with PyTorch, at miniature size, and its distances."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu_parts import inputs, results
+from benchmarks.gpu_parts.cifar_data import encode
+from benchmarks.gpu_parts.cifar_score import Scorer
+from benchmarks.gpu_parts.part import Context
+from benchmarks.gpu_parts.parts import PARTS
+from tests.parity.torch_inception import images, random_weights
+from tests.test_gpu_benchmark import blocker, call
+
+torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
+pytestmark = pytest.mark.parity
+
+# By part: the columns that name a row of ours and of PyTorch's, and that of the difference between their outputs.
+PEERS = {
+    "train": ("step", "outputs_differ"),
+    "autoencoders": ("by", "differ"),
+    "sampling": ("sampler", None),
+    "features": ("by", "differ"),
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_part_runs_with_what_it_names(tmp_path: Path, name: str):
+    """Nothing else of this project's dependencies can be imported; outputs of both sides are the same to rounding."""
+    site = blocker(("torch", *PARTS[name].packages))
+    done = call(
+        "--work", tmp_path / "w", "--tiny", "--parts", name, "--limit", f"{name}=900", site=site, folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    (attempt,) = results.read(tmp_path / "w")
+    assert attempt["status"] == results.DONE, attempt["reason"]
+    column, difference = PEERS[name]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in attempt["rows"]:
+        assert not row["remark"], row
+        assert row["images_per_second"] > 0
+        rows.setdefault(row[column], []).append(row)
+    assert set(rows) == {"flowtrain", "torch.compile"}
+    if difference is not None:
+        assert all(row[difference] < 1e-5 for row in rows["torch.compile"])
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_weights(tmp_path_factory.mktemp("inception") / "random.pth")
+
+
+def test_distances_are_to_the_images_that_were_trained_on(tmp_path: Path, weights: Path):
+    (tmp_path / inputs.INPUTS).mkdir()
+    (tmp_path / inputs.INPUTS / inputs.INCEPTION).write_bytes(weights.read_bytes())
+    options = {"encoder": "embedded", "samples": 6}
+    context = Context("cifar", "", tmp_path, tmp_path / "rows", True, time.time() + 600, options)
+    pixels = images(6, 16, 16)
+    latents = encode(context, 16, pixels, np.zeros(6, np.int32), ("one",))
+    scorer = Scorer(context, latents, pixels)
+    assert scorer.metric.startswith("FD(inception-2015-12-05, weights ")  # not the published ones: no FID
+    same, moved = scorer.distance(pixels), scorer.distance(255 - pixels)
+    assert same is not None
+    assert moved is not None
+    assert abs(same) < 1e-6 * moved
+    row = scorer.reconstructions(6)
+    assert row["samples"] == 6
+    assert 1e-3 * moved < row["distance"] < moved

@@ -1,0 +1,127 @@
+"""The part `cifar` of `benchmarks/gpu.py`: its loop is that of `flowtrain train`, and a later call goes on."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.gpu_parts import inputs, results
+from benchmarks.gpu_parts.cifar_data import Latents
+from benchmarks.gpu_parts.cifar_train import train
+from benchmarks.gpu_parts.parts import PARTS
+from flowtrain.plan import Plan
+from schemas.errors import UserError
+from schemas.manifest import ChannelStatistics
+from tests.flowtrain.datasets import write_dataset
+from tests.flowtrain.runs import debug_plan, run_debug, saved
+from tests.test_gpu_benchmark import blocker, call
+
+OVERRIDES = ("train.steps=6", "train.holdout=4", "train.ema_extra=[0.5]", "train.log_every=2")
+
+
+def latents_of(plan: Plan) -> Latents:
+    """All records of a dataset, as the part holds them."""
+    manifest = plan.reader.manifest
+    columns = plan.reader.gather(np.arange(len(plan.reader)), np.zeros(len(plan.reader), np.bool_))
+    tensors = {name: columns[name] for name in ("mean", "logvar")}
+    assert manifest.vae is not None
+    return Latents(
+        tensors, columns["label"], manifest.classes, manifest.vae, manifest.resolution, plan.run.dataset.digest
+    )
+
+
+def assert_same(one: Any, other: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_loop_ends_with_the_bits_of_the_trainer(tmp_path: Path):
+    write_dataset(tmp_path / "latents")
+    plan = debug_plan(tmp_path / "latents", *OVERRIDES)
+    run_debug(tmp_path / "latents", tmp_path / "theirs", *OVERRIDES)
+    latents = latents_of(plan)
+    assert latents.normalization("vae") == plan.run.normalization
+    pauses = iter([False, False, True])
+    first = train(plan.run, latents, tmp_path / "ours", lambda step: next(pauses))
+    assert first.step == 2
+    second = train(plan.run, latents, tmp_path / "ours", lambda step: False)
+    assert second.step == 6
+    ours, data, meta = saved(plan, tmp_path / "ours", 6)
+    theirs, their_data, their_meta = saved(plan, tmp_path / "theirs", 6)
+    assert_same(ours, theirs)
+    assert (data, meta["step"], meta["dataset"]) == (their_data, their_meta["step"], their_meta["dataset"])
+    steps = [json.loads(line)["step"] for line in (tmp_path / "ours" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6]
+
+
+def test_a_directory_of_another_run_is_refused(tmp_path: Path):
+    write_dataset(tmp_path / "latents")
+    plan = debug_plan(tmp_path / "latents", *OVERRIDES)
+    latents = latents_of(plan)
+    train(plan.run, latents, tmp_path / "run", lambda step: True)
+    other = debug_plan(tmp_path / "latents", *OVERRIDES, "optimizer.learning_rate=0.5")
+    with pytest.raises(UserError, match="a run of another recipe or of other latents"):
+        train(other.run, latents, tmp_path / "run", lambda step: True)
+    longer = debug_plan(tmp_path / "latents", *OVERRIDES, "train.steps=9")
+    train(longer.run, latents, tmp_path / "run", lambda step: True)
+
+
+def test_channels_are_measured_as_a_manifest_has_them(tmp_path: Path):
+    """The deviation of a posterior sample: that of the means and the mean variance around them."""
+    write_dataset(tmp_path / "latents", logvar={0: 2.0})
+    plan = debug_plan(tmp_path / "latents")
+    latents = latents_of(plan)
+    means, logvar = (latents.tensors[name].astype(np.float64) for name in ("mean", "logvar"))
+    mean, std = means.mean((0, 1, 2)), np.sqrt(means.var((0, 1, 2)) + np.exp(logvar).mean((0, 1, 2)))
+    manifest = plan.reader.manifest.model_copy(
+        update={"channels": ChannelStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))}
+    )
+    found, expected = latents.normalization("channel"), manifest.channel_normalization()
+    np.testing.assert_allclose(found.offset, expected.offset, rtol=1e-12)
+    np.testing.assert_allclose(found.scale, expected.scale, rtol=1e-12)
+
+
+def write_images(path: Path, count: int = 20) -> None:
+    """A tar of JPEGs of 32x32 pixels in two folders, as CIFAR-10's."""
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w") as archive:
+        for number in range(count):
+            content = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(content, "JPEG")
+            member = tarfile.TarInfo(f"{'cat' if number % 2 else 'dog'}/{number:04}.jpg")
+            member.size = len(content.getvalue())
+            archive.addfile(member, io.BytesIO(content.getvalue()))
+
+
+def test_the_part_goes_on_where_an_earlier_call_paused(tmp_path: Path):
+    """On a machine that has only what the part names; without Inception's weights nothing is measured."""
+    work = tmp_path / "work"
+    (work / inputs.INPUTS).mkdir(parents=True)
+    write_images(tmp_path / "images.tar")
+    inputs.pack_images(tmp_path / "images.tar", work / inputs.INPUTS / inputs.CIFAR)
+    words = ["--work", work, "--tiny", "--parts", "cifar", "--encoder", "embedded", "--resolution", 16]
+    words += ["--recipe", "debug", "--diffusion-recipe", "cifar10-64-taef2-dit-s-diffusion"]
+    words += ["--set", "model.latent=[4,4,4]", "--set", "model.classes=2", "--set", "train.steps=5"]
+    site = blocker(PARTS["cifar"].packages)
+    for status in (results.UNFINISHED, results.DONE):
+        done = call(*words, site=site, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        attempt = results.read(work)[-1]
+        assert attempt["status"] == status, attempt["reason"]
+    first, second = ({row["of"]: row for row in attempt["rows"]} for attempt in results.read(work))
+    assert [rows[f"training, {kind}"]["step"] for rows in (first, second) for kind in ("flow", "diffusion")] == [
+        *(3, 3),
+        *(5, 5),
+    ]
+    assert first["data"]["latent"] == [4, 4, 4]
+    drawn = [row for row in results.read(work)[-1]["rows"] if row["of"] in ("flow", "diffusion")]
+    settings = [(row["sampling_steps"], row["cfg"], row["of"]) for row in drawn]
+    assert settings == [(steps, cfg, kind) for steps in (100, 20) for cfg in (1, 4) for kind in ("flow", "diffusion")]
+    assert all(row["distance"] is None and row["step"] == 5 for row in drawn)
+    assert len(list((work / "pictures").glob("*-5-*.png"))) == 8
+    assert "cifar: done before" in call(*words, site=site, folder=tmp_path).stdout

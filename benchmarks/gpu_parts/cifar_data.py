@@ -1,10 +1,11 @@
 """CIFAR-10's latents without Beam and without Grain: decoded, cropped and encoded by the functions of `preprocess`."""
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,11 +99,15 @@ def read_pixels(context: Context, resolution: int) -> tuple[NDArray[np.uint8], N
     chosen = np.arange(len(labels))
     if context.tiny:
         chosen = chosen[:: max(1, len(labels) // 64)]
+    cropped = context.work / "cifar" / f"pixels-{resolution}-{len(chosen)}.npy"  # decoding takes a quarter of a minute
+    if cropped.is_file():
+        return np.load(cropped), labels[chosen], classes
     wanted = set(chosen.tolist())
     kept = [file.getvalue() for number, file in enumerate(files) if number in wanted]
     with ThreadPoolExecutor() as pool:
-        pixels = list(pool.map(lambda data: CROPS[CROP](decode_image(data), resolution), kept))
-    return np.stack(pixels), labels[chosen], classes
+        pixels = np.stack(list(pool.map(lambda data: CROPS[CROP](decode_image(data), resolution), kept)))
+    _keep(cropped, lambda stream: np.save(stream, pixels))
+    return pixels, labels[chosen], classes
 
 
 def encode(context: Context, resolution: int, pixels: NDArray[np.uint8], labels: Any, classes: Any) -> Latents:
@@ -118,9 +123,17 @@ def encode(context: Context, resolution: int, pixels: NDArray[np.uint8], labels:
             tensors = {key: file[key] for key in file.files}
     else:
         tensors = _encoded(load_vae(name, info.dtype), pixels, info)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **tensors)
+        _keep(path, lambda stream: np.savez(stream, **tensors))
     return Latents(tensors, labels, classes, info, resolution, digest)
+
+
+def _keep(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """For a later call; a part may be ended in the middle of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}")
+    with draft.open("wb") as stream:
+        write(stream)
+    draft.replace(path)
 
 
 def batch_size() -> int:

@@ -52,6 +52,6 @@ def run(context: Context) -> None:
             temporary_gib=plan["temp"] / 2**30,
             state_and_batch_gib=plan["argument"] / 2**30,
             used_gib=used / 2**30 if used else None,
-            used_over_planned=used / plan["total"] if used else None,
+            used_over_planned=used / plan["total"] if used and plan["total"] else None,
             remark="" if used else "this device does not tell what was used",
         )

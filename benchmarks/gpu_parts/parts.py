@@ -22,14 +22,14 @@ PARTS: dict[str, Part] = {
         Part(
             name="sampling",
             line="50 steps of DiT-B/2 and XL/2 with and without guidance, and torch.compile's loop: images/s",
-            limit=120,
+            limit=240,
             module=f"{_HERE}.sampling",
             packages=PYDANTIC,
         ),
         Part(
             name="features",
             line="Inception and DINOv2-L, random weights of their layouts, against PyTorch: images/s",
-            limit=90,
+            limit=150,
             module=f"{_HERE}.features",
         ),
         Part(

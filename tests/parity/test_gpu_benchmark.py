@@ -12,6 +12,10 @@ from benchmarks.gpu_parts.cifar_data import encode
 from benchmarks.gpu_parts.cifar_score import Scorer
 from benchmarks.gpu_parts.part import Context
 from benchmarks.gpu_parts.parts import PARTS
+from evaluation.extractors.inception import load_inception
+from evaluation.protocols import PROTOCOLS
+from pipelines.vae_weights import load_vae
+from schemas.pixels import from_uint8, to_uint8
 from tests.parity.torch_inception import images, random_weights
 from tests.test_gpu_benchmark import blocker, call
 
@@ -53,6 +57,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_weights(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
+def distance_of_rows(first: np.ndarray, second: np.ndarray) -> float:
+    """Fréchet's, of features (n, d) each: with centred rows A and B, tr (S1 S2)^1/2 = ||A B^T||_* / (n - 1)."""
+    one, two = (rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64) for rows in (first, second))
+    spread = np.square(one).sum() + np.square(two).sum() - 2 * np.linalg.svd(one @ two.T, compute_uv=False).sum()
+    means = first.mean(axis=0, dtype=np.float64) - second.mean(axis=0, dtype=np.float64)
+    return float(np.square(means).sum() + spread / (len(first) - 1))
+
+
 def test_distances_are_to_the_images_that_were_trained_on(tmp_path: Path, weights: Path):
     (tmp_path / inputs.INPUTS).mkdir()
     (tmp_path / inputs.INPUTS / inputs.INCEPTION).write_bytes(weights.read_bytes())
@@ -62,10 +74,14 @@ def test_distances_are_to_the_images_that_were_trained_on(tmp_path: Path, weight
     latents = encode(context, 16, pixels, np.zeros(6, np.int32), ("one",))
     scorer = Scorer(context, latents, pixels)
     assert scorer.metric.startswith("FD(inception-2015-12-05, weights ")  # not the published ones: no FID
-    same, moved = scorer.distance(pixels), scorer.distance(255 - pixels)
-    assert same is not None
-    assert moved is not None
-    assert abs(same) < 1e-6 * moved
     row = scorer.reconstructions(6)
     assert row["samples"] == 6
-    assert 1e-3 * moved < row["distance"] < moved
+    extract = load_inception(weights, PROTOCOLS["adm"].prepare, None)
+    vae = load_vae("embedded")
+    mean, _ = vae.encode(from_uint8(pixels))  # pyright: ignore[reportArgumentType]
+    decoded = to_uint8(np.asarray(vae.decode(mean)))
+    expected = distance_of_rows(extract(pixels).features, extract(decoded).features)
+    assert row["distance"] == pytest.approx(expected, rel=0.02)  # latents are kept in float16
+    same = scorer.distance(pixels)
+    assert same is not None
+    assert abs(same) < 1e-6 * expected

@@ -140,9 +140,9 @@ def features_digest(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> str:
 def _digest(tensors: Mapping[str, np.ndarray], names: Iterable[str]) -> str:
     state = hashlib.sha256()
     for name in names:
-        values = np.ascontiguousarray(tensors[name], "<f4")
+        values = np.asarray(tensors[name], "<f4")
         state.update(f"{name} {values.shape}\n".encode())
-        state.update(values)
+        state.update(values.tobytes())
     return state.hexdigest()
 
 

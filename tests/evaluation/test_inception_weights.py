@@ -26,7 +26,7 @@ from evaluation.extractors.inception_weights import (
 )
 from schemas.errors import UserError
 from schemas.files import sha256_file
-from tests.evaluation.torch_writer import Call, Module, Stored, module_tree, tensor, write_archive
+from tests.pipelines.torch_writer import Call, Module, Stored, module_tree, tensor, write_archive
 
 SHAPES = layout()
 LAST_LAYER = ("fc.weight", "fc.bias")

@@ -1,8 +1,10 @@
 """Which files a tiny autoencoder in two parts is, what each is good for, and what is said where one is missing."""
 
+import pickle
 import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from schemas.errors import UserError
 from schemas.files import sha256_file
 from schemas.layout import Layout
 from tests.pipelines.tiny_halves import random_halves, write_halves
+from tests.pipelines.torch_writer import write_state_dict
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,20 @@ def test_a_decoder_that_came_later_decodes_and_another_one_does_not(halves: Path
         decoding_vae(before)
     came_later = before.model_copy(update={"decoder_sha256": None})
     assert decoding_vae(came_later).decodes
+
+
+def test_the_authors_own_pth_files_are_read_without_running_them(halves: Path):
+    before = load_vae(str(halves))
+    for half, tensors in random_halves().items():
+        (halves / f"taef2_{half}.safetensors").unlink()
+        write_state_dict(halves / f"taef2_{half}.pth", tensors)
+    after = load_vae(str(halves))
+    assert after.parts == before.parts
+    for mine, theirs in zip(jax.tree.leaves(after.params), jax.tree.leaves(before.params), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    (halves / "taef2_encoder.pth").write_bytes(pickle.dumps(print))
+    with pytest.raises(UserError, match="refused, nothing of it was run"):
+        describe_vae(str(halves), dtype="float32")
 
 
 def test_what_a_directory_lacks_is_said(halves: Path):

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.torch_file import read_torch_file
+from pipelines.torch_file import read_torch_file
 from schemas.errors import UserError
-from tests.evaluation.torch_writer import (
+from tests.pipelines.torch_writer import (
     Call,
     Module,
     Named,

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 class Named:
     """Pickled as a global: `torch.FloatStorage` and the like, which do not exist here."""
@@ -100,3 +102,12 @@ def write_stream(path: Path, content: Any, storages: dict[str, bytes], item: int
     parts += [struct.pack("<q", len(data) // item) + data for data in storages.values()]
     path.write_bytes(b"".join(parts))
     return path
+
+
+def write_state_dict(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+    """A state dict of float16 tensors, one storage each, as `torch.save` writes it."""
+    content = {}
+    for name, value in tensors.items():
+        strides = tuple(step // value.itemsize for step in np.ascontiguousarray(value).strides)
+        content[name] = tensor(Stored("HalfStorage", name, value.size), 0, value.shape, strides)
+    return write_archive(path, content, {name: value.astype("<f2").tobytes() for name, value in tensors.items()})

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,10 @@ from benchmarks.evaluate_data import (
     draw_labels,
     draw_latents,
 )
-from benchmarks.sides import CLASSES
+from benchmarks.sides import CLASSES, Settings
+
+if TYPE_CHECKING:
+    from flowtrain.checkpoint import TrainedModel
 
 Runs = dict[str, Callable[[], NDArray[Any]]]
 WEIGHTS, PARAMETERS, VAE = "inception.pth", "parameters.npz", "vae"  # in the folder that both sides see
@@ -62,20 +65,13 @@ class Ours(Contenders):
         """Samples from `sample`; leaves weights and noise for the peer."""
         import jax
 
-        from benchmarks.jax_dit import _random_parameters, plain_recipe
         from flowtrain.checkpoint import TrainedModel
-        from flowtrain.model import make_network
-        from flowtrain.sampler import initial_noise, sample, spread
+        from flowtrain.sampler import initial_noise, sample
 
         shape, labels, indices = sizes.network.latent, draw_labels(sizes, CLASSES), np.arange(sizes.samples)
 
         def prepare(dtype: str) -> TrainedModel:
-            recipe = plain_recipe(replace(sizes.network, dtype=dtype))
-            recipe.sampler = SimpleNamespace(solver="euler")
-            run: Any = SimpleNamespace(recipe=recipe, latent_shape=shape, classes=("",) * CLASSES)
-            network = make_network(recipe.model, shape, CLASSES)
-            params = _random_parameters(network.abstract)
-            return spread(TrainedModel(run, 0, "params", network.predict, params), sizes.samples)
+            return random_model(replace(sizes.network, dtype=dtype), sizes.samples)
 
         def draw(trained: TrainedModel) -> NDArray[np.float32]:
             options: dict[str, Any] = {"steps": sizes.steps, "cfg": sizes.cfg, "batch_size": sizes.samples}
@@ -99,6 +95,21 @@ class Ours(Contenders):
         name = sizes.vae if sizes.vae != "random" else write_random_vae(Path(folder, VAE))
         vae, latents = load_vae(name), draw_latents(sizes)
         return {"decode": lambda: np.asarray(vae.decode(cast("Any", latents)))}
+
+
+def random_model(settings: Settings, batch_size: int) -> "TrainedModel":
+    """A DiT of which no weight is zero, where samples of that batch size are drawn; the solver is Euler's."""
+    from benchmarks.jax_dit import _random_parameters, plain_recipe
+    from flowtrain.checkpoint import TrainedModel
+    from flowtrain.model import make_network
+    from flowtrain.sampler import spread
+
+    recipe = plain_recipe(settings)
+    recipe.sampler = SimpleNamespace(solver="euler")
+    run: Any = SimpleNamespace(recipe=recipe, latent_shape=settings.latent, classes=("",) * CLASSES)
+    network = make_network(recipe.model, settings.latent, CLASSES)
+    params = _random_parameters(network.abstract)
+    return spread(TrainedModel(run, 0, "params", network.predict, params), batch_size)
 
 
 @dataclass(frozen=True)

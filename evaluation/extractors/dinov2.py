@@ -219,7 +219,11 @@ def find_weights(source: str | Path, revision: str | None = None) -> Path:
 @cache
 def _load(file: Path) -> DinoV2Extractor:
     tensors = read_tensors(file)
-    config = read_config(tensors, file)
+    return make_extractor(read_config(tensors, file), tensors, sha256_file(file))
+
+
+def make_extractor(config: DinoV2Config, tensors: Mapping[str, np.ndarray], digest: str) -> DinoV2Extractor:
+    """A network of tensors that `read_config` has seen, or others of the same names and shapes; `digest` tells which."""
     params = jax.tree.map(jnp.asarray, convert(config, tensors))
 
     @jax.jit
@@ -227,7 +231,7 @@ def _load(file: Path) -> DinoV2Extractor:
         return network(config, params, prepare(images)), jnp.zeros((len(images), 0), jnp.float32)
 
     return DinoV2Extractor(
-        name=config.name, dim=config.width, digest=sha256_file(file), apply=lambda images: apply(params, images)
+        name=config.name, dim=config.width, digest=digest, apply=lambda images: apply(params, images)
     )
 
 

@@ -1,0 +1,106 @@
+"""Fréchet distances of samples to the images that were trained on, by the functions of `eval`, without Beam."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gpu_parts.cifar_data import Latents, decode, decoder, save_grid
+from benchmarks.gpu_parts.inputs import INCEPTION, find
+from benchmarks.gpu_parts.part import Context
+from evaluation.extractors.inception import InceptionExtractor, load_inception
+from evaluation.metrics.frechet import statistics_distance
+from evaluation.protocols import PROTOCOLS, EvaluationProtocol
+from flowtrain.checkpoint import TrainedModel, load_for_sampling
+from flowtrain.sampler import sample
+from schemas.config import Recipe
+from schemas.statistics import FeatureStatistics, Moments, read_statistics, write_statistics
+
+PROTOCOL = "adm"
+_BATCH = {"cpu": 16}
+_GPU_BATCH = 500
+_ROWS = 2500  # folded into the sums at once
+_SEED = 0
+
+
+class Scorer:
+    """Distances to one set of images under ADM's protocol; without weights, samples are drawn and not measured.
+
+    Args:
+        context: of the part.
+        latents: of the images.
+        pixels: the images (n, H, W, 3).
+    """
+
+    def __init__(self, context: Context, latents: Latents, pixels: NDArray[np.uint8]):
+        self._context, self._latents = context, latents
+        self._vae = decoder(latents)
+        self._extractor: InceptionExtractor | None = None
+        self.metric = ""
+        path = find(context.work, INCEPTION)
+        if path is not None:
+            recipe = PROTOCOLS[PROTOCOL]
+            self._extractor = load_inception(path, recipe.prepare, None)
+            self._protocol = EvaluationProtocol.resolve(recipe, self._extractor, latents.resolution)
+            self.metric = self._protocol.metric
+            self._reference = self._statistics_of_images(pixels)
+
+    def _statistics_of_images(self, pixels: NDArray[np.uint8]) -> FeatureStatistics:
+        """Those of an earlier call, if they are of the same latents and weights."""
+        digest = self._protocol.extractor_digest
+        path = self._context.work / "cifar" / f"reference-{self._latents.digest[:12]}-{digest[:12]}.npz"
+        if not path.is_file():
+            write_statistics(path, self._statistics(pixels))
+        return read_statistics(path)
+
+    def _statistics(self, images: NDArray[np.uint8]) -> FeatureStatistics:
+        assert self._extractor is not None
+        parts = (images[begin : begin + _ROWS] for begin in range(0, len(images), _ROWS))
+        moments = [Moments.of(self._extractor(part).features) for part in parts]
+        return FeatureStatistics.from_moments(sum(moments[1:], moments[0]), self._protocol.model_dump())
+
+    def distance(self, images: NDArray[np.uint8]) -> float | None:
+        """None without weights."""
+        if self._extractor is None:
+            return None
+        return statistics_distance(self._reference, self._statistics(images))
+
+    def reconstructions(self, count: int) -> dict[str, Any]:
+        """The row of images that were encoded and decoded: no sample gets nearer than about this."""
+        begin = time.perf_counter()
+        chosen = np.linspace(0, len(self._latents.labels) - 1, min(count, len(self._latents.labels))).astype(int)
+        found = self.distance(decode(self._vae, self._latents.means[chosen]))
+        row = {"of": "reconstructions", "samples": len(chosen), "metric": self.metric, "distance": found}
+        return row | {"seconds": time.perf_counter() - begin}
+
+    def samples(
+        self, name: str, trained: TrainedModel, recipe: Recipe, steps: int, cfg: float, *, shown: bool
+    ) -> dict[str, Any]:
+        """The row of one setting; a grid of its first hundred samples goes to `pictures`, also of --out if `shown`."""
+        import jax
+
+        count = 16 if self._context.tiny else int(self._context.options["samples"])
+        index = np.arange(count)
+        labels = index % len(trained.run.classes)
+        begin = time.perf_counter()
+        options: dict[str, Any] = {"steps": steps, "cfg": cfg, "solver": recipe.sampler.solver}
+        options |= {"cfg_channels": recipe.sampler.cfg_channels, "cfg_interval": recipe.sampler.cfg_interval}
+        options |= {"shift": recipe.sampler.shift, "batch_size": _BATCH.get(jax.default_backend(), _GPU_BATCH)}
+        x = sample(trained, labels, index, seed=_SEED, **options).x
+        drawn = time.perf_counter()
+        normalization = trained.run.normalization
+        scale, offset = (np.asarray(values, np.float32) for values in (normalization.scale, normalization.offset))
+        images = decode(self._vae, x / scale[None, None, None] + offset[None, None, None])
+        for folder in (self._context.work, *map(Path, self._context.options.get("out", []) if shown else ())):
+            save_grid(images, folder / "pictures" / f"{name}-{trained.step}-{steps}-{cfg:g}.png")
+        row: dict[str, Any] = {"of": name, "step": trained.step, "weights": trained.weights}
+        row |= {"solver": recipe.sampler.solver, "sampling_steps": steps, "cfg": cfg, "samples": count}
+        row |= {"metric": self.metric, "distance": self.distance(images), "draw_seconds": drawn - begin}
+        return row | {"seconds": time.perf_counter() - begin}
+
+
+def load(workdir: Path, weights: str) -> TrainedModel:
+    """The newest checkpoint."""
+    return load_for_sampling(workdir, weights=weights)

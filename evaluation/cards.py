@@ -211,7 +211,7 @@ def protocol(result: Result) -> Card:
             if rule.key == "fd"
             else f"{rule.metric}: Fréchet distance of Gaussians fitted to features",
         ),
-        ("extractor", f"{rule.extractor}, {rule.dim} features, weights {rule.extractor_digest[:12]}"),
+        ("extractor", f"{rule.extractor}, {rule.dim} features, weights {rule.weights}"),
         ("resize", rule.resize),
         ("pixels", rule.quantisation),
         ("reference", f"{of}, digest {reference.digest[:12]}"),

@@ -55,7 +55,8 @@ class _Names(click.ParamType):
 
 def _weights_options(command: _F) -> _F:
     """Where the weights of an extractor are."""
-    path, digest = "A file, or a folder that holds it.  [default: cache, then the public release]", "Of other weights."
+    path = "A file, or a folder that holds it.  [default: cache, installed package, then the public release]"
+    digest = "Of other weights: of the file, or of Inception's tensors."
     for option in (
         click.option("--extractor-sha256", metavar="HEX", help=f"{digest}  [default: as published]"),
         click.option("--extractor-weights", type=_PATH, help=path),

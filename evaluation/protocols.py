@@ -120,6 +120,12 @@ class EvaluationProtocol(Recipe):
         return canonical_digest(info.data.get("extractor", ""), digest)
 
     @property
+    def weights(self) -> str:
+        """The digests of the weights for a reader, shortened."""
+        last_layer = f", last layer {self.last_layer[:12]}" if self.last_layer else ""
+        return f"{self.extractor_digest[:12]}{last_layer}"
+
+    @property
     def lacks_last_layer(self) -> bool:
         """Whether the protocol has an Inception Score, and the weights no last layer for it."""
         recipe = PROTOCOLS.get(self.name)

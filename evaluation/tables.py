@@ -227,9 +227,8 @@ def markdown(results: Sequence[Result], run: Run | None = None, name: str = "") 
 
 def _protocol(result: Result) -> str:
     protocol = result.protocol
-    last_layer = f", last layer {protocol.last_layer[:12]}" if protocol.last_layer else ""
     return (
-        f"Extractor {protocol.extractor} ({protocol.extractor_digest[:12]}{last_layer}), resize {protocol.resize}, "
+        f"Extractor {protocol.extractor} ({protocol.weights}), resize {protocol.resize}, "
         f"resolution {protocol.resolution}; reference {result.reference.digest[:12]}."
     )
 

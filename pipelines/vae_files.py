@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipelines.tiny_config import TinyConfig
 from pipelines.tiny_files import Halves, find_halves
+from pipelines.torch_file import read_torch_file
 from pipelines.vae_config import VaeConfig
 from schemas.errors import UserError
 
@@ -31,6 +32,7 @@ CONFIGS: dict[str, type[VaeConfig] | type[TinyConfig]] = {
 }
 DEFAULT_CLASS = "AutoencoderKL"
 
+PTH = ".pth"  # a state dict as torch.save writes it; read without running its pickle
 _PICKLED = (".bin", ".pt", ".ckpt", ".pth")
 _HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<folder>\w[\w.-]*(?:/\w[\w.-]*)*))?")
 
@@ -116,11 +118,13 @@ def split_halves(directory: Path) -> Halves | None:
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a safetensors file, from its header.
+    """Names and shapes of the tensors of a safetensors file, from its header, or of a `.pth` with a state dict.
 
     Raises:
         UserError: it is none, or not whole.
     """
+    if file.suffix == PTH:
+        return {name: tensor.shape for name, tensor in read_torch_file(file).items()}
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -17,9 +17,11 @@ import numpy as np
 
 from pipelines.tiny_config import TinyConfig
 from pipelines.tiny_files import join_halves
+from pipelines.torch_file import read_torch_file
 from pipelines.vae_config import VaeConfig
 from pipelines.vae_files import (
     CONFIG_FILE,
+    PTH,
     WEIGHTS_FILE,
     Config,
     decoder_digest,
@@ -227,6 +229,9 @@ def _read_tensors(files: Iterable[Path]) -> dict[str, np.ndarray]:
 
     tensors: dict[str, np.ndarray] = {}
     for file in files:
+        if file.suffix == PTH:
+            tensors |= {name: value.astype(np.float32) for name, value in read_torch_file(file).items()}
+            continue
         try:
             tensors |= {name: np.asarray(value).astype(np.float32) for name, value in load_file(file).items()}
         except (SafetensorError, OSError) as error:

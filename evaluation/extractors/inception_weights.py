@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.extractors.layout import check_layout
-from evaluation.torch_file import read_torch_file
 from evaluation.weights import WeightFile, checked_digits, download, find_weights
+from pipelines.torch_file import read_torch_file
 from schemas.errors import UserError
 from schemas.files import sha256_file
 
@@ -140,9 +140,9 @@ def features_digest(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> str:
 def _digest(tensors: Mapping[str, np.ndarray], names: Iterable[str]) -> str:
     state = hashlib.sha256()
     for name in names:
-        values = np.ascontiguousarray(tensors[name], "<f4")
+        values = np.asarray(tensors[name], "<f4")
         state.update(f"{name} {values.shape}\n".encode())
-        state.update(values)
+        state.update(values.tobytes())
     return state.hexdigest()
 
 

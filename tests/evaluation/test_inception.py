@@ -13,7 +13,7 @@ from evaluation.extractors.inception import InceptionExtractor, layout, load_inc
 from evaluation.extractors.inception_weights import FEATURES_SHA256, INCEPTION_WEIGHTS, read_inception, read_tensors
 from schemas.errors import UserError
 from schemas.files import sha256_file
-from tests.evaluation.torch_writer import Stored, tensor, write_archive
+from tests.pipelines.torch_writer import Stored, tensor, write_archive
 
 COUNTER = "Conv2d_1a_3x3.bn.num_batches_tracked"
 

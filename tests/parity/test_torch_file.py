@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.torch_file import read_torch_file
+from pipelines.torch_file import read_torch_file
 from schemas.errors import UserError
 
 torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
@@ -61,8 +61,16 @@ def test_whole_modules_and_optimizers_are_refused(tmp_path: Path, archive: bool)
         read_torch_file(path)
 
 
-def test_a_compiled_program_is_refused(tmp_path: Path) -> None:
+def test_a_compiled_program_gives_its_state_dict(tmp_path: Path) -> None:
+    """Modules within modules, whose attributes are also numbers, lists and None."""
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=(1, 0)),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Linear(2, 2, bias=False)),
+    )
     path = tmp_path / "weights.pt"
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
-    with pytest.raises(UserError, match=r"weights\.pt: .*__torch__"):
-        read_torch_file(path)
+    torch.jit.save(torch.jit.script(net.eval()), path)
+    found, expected = read_torch_file(path), net.state_dict()
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value.numpy(), err_msg=name)

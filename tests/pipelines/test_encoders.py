@@ -70,7 +70,7 @@ def test_on_a_cpu_parts_of_a_batch_give_what_the_batch_gives(tiny_vae: Path, mon
     encoder = VaeEncoder(info(tiny_vae))
     whole = encoder.start(pixels)()
     decoded = encoder.reconstruct(whole)
-    monkeypatch.setattr(encoders, "CPU_PIXELS", 2 * 16 * 16)
+    monkeypatch.setattr(encoder, "_cpu_pixels", 2 * 16 * 16)
     seen = []
     encode = encoder._vae.encode_pixels
     monkeypatch.setattr(type(encoder._vae), "encode_pixels", lambda _, part: seen.append(part.shape) or encode(part))
@@ -85,7 +85,7 @@ def test_on_a_cpu_parts_of_a_batch_give_what_the_batch_gives(tiny_vae: Path, mon
     ("images", "side", "size"), [(32, 256, 4), (32, 16, 32), (10, 256, 2), (7, 256, 1), (4, 1024, 1)]
 )
 def test_parts_have_one_shape(images: int, side: int, size: int) -> None:
-    assert part_size(images, side**2) == size
+    assert part_size(images, side**2, encoders.CPU_PIXELS["AutoencoderKL"]) == size
 
 
 def test_batches_are_compiled_once(tiny_vae: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.torch_file import read_torch_file
+from pipelines.torch_file import read_torch_file
 from schemas.errors import UserError
-from tests.evaluation.torch_writer import (
+from tests.pipelines.torch_writer import (
     Call,
+    Module,
     Named,
     Stored,
     TorchPickler,
+    module_tree,
     pickled,
     tensor,
     write_archive,
@@ -76,6 +78,51 @@ def test_old_stream_with_a_view_of_a_storage(tmp_path: Path) -> None:
 def test_training_checkpoints_give_their_state_dict(tmp_path: Path) -> None:
     content = {"epoch": 3, "state_dict": state_dict()}
     check(read_torch_file(write_archive(tmp_path / "w.pth", content, STORAGES)))
+
+
+def test_a_module_gives_its_tensors_the_names_of_its_attributes(tmp_path: Path) -> None:
+    """Not their order, nor their storages': and what is no tensor is left out."""
+    rows = tensor(Stored("FloatStorage", "0", 12), 0, (3, 4), (4, 1))
+    ints = tensor(Stored("LongStorage", "1", 2), 0, (2,), (1,))
+    tree = module_tree({"body.1.weight": rows, "body.0.weight": ints, "bias": ints, "body.0.tied": rows})
+    tree.attributes |= {
+        "padding": Call("torch.jit._pickle build_intlist", [1, 0]),
+        "kept": Call("torch.jit._pickle build_tensorlist", [rows]),
+        "name": "net",
+    }
+    found = read_torch_file(write_archive(tmp_path / "w.pt", tree, STORAGES, version=b"3\n"))
+    assert set(found) == {"body.1.weight", "body.0.weight", "bias", "body.0.tied"}
+    np.testing.assert_array_equal(found["body.1.weight"], A.reshape(3, 4))
+    np.testing.assert_array_equal(found["body.0.tied"], A.reshape(3, 4))
+    np.testing.assert_array_equal(found["bias"], B)
+
+
+def _within_itself() -> Module:
+    """A module in two places, which a few hundred bytes could make billions of names of."""
+    inner = Module("__torch__.net Part", {"training": False})
+    return Module("__torch__.net Net", {"a": inner, "b": inner})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_within_itself, "module 'b.' is in two places"),
+        (lambda: Call("__torch__.net Net", 1), "not a PyTorch weight file"),
+        (lambda: Call("__torch__.net Net", state=(1, 2)), "state is no mapping"),
+        (lambda: Call("__torch__.net Net", state={3: 4}), "state is no mapping"),
+        (lambda: Call("__torch__.os;x system", "x"), "asks for"),
+        (lambda: Call("__torch__x system", "x"), "asks for"),
+        (
+            lambda: Module("__torch__.net Net", {"a": tensor(Module("__torch__.net Net", {}), 0, (1,), (1,))}),
+            "not a PyT",
+        ),
+        (lambda: {"a": Module("__torch__.net Net", {})}, "entry 'a' is no tensor"),
+    ],
+    ids=["shared", "arguments", "tuple", "number", "module", "no module", "as a storage", "within a state dict"],
+)
+def test_modules_that_are_none(tmp_path: Path, make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UserError, match=rf"w\.pt: [^\n]*{message}"):
+        read_torch_file(write_archive(tmp_path / "w.pt", make(), STORAGES))
 
 
 MARK = "mark"

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 class Named:
     """Pickled as a global: `torch.FloatStorage` and the like, which do not exist here."""
@@ -21,6 +23,13 @@ class Call:
 
     def __init__(self, name: str, *arguments: Any, state: Any = None):
         self.name, self.arguments, self.state = name, arguments, state
+
+
+class Module:
+    """Pickled as TorchScript pickles a module: made without arguments, then given its attributes."""
+
+    def __init__(self, name: str, attributes: dict[str, Any]):
+        self.name, self.attributes = name, attributes
 
 
 class Stored:
@@ -46,6 +55,12 @@ class TorchPickler(pickle._Pickler):  # type: ignore[misc]  # the pure Python on
             if obj.state is not None:
                 self.save(obj.state)
                 self.write(pickle.BUILD)
+        elif isinstance(obj, Module) and id(obj) not in self.memo:
+            self.save(Named(obj.name))
+            self.write(pickle.EMPTY_TUPLE + pickle.NEWOBJ)
+            self.memoize(obj)
+            self.save(obj.attributes)
+            self.write(pickle.BUILD)
         else:
             super().save(obj, save_persistent_id)
 
@@ -58,6 +73,19 @@ def pickled(value: Any) -> bytes:
 
 def tensor(stored: Any, offset: Any, shape: Any, strides: Any) -> Call:
     return Call("torch._utils _rebuild_tensor_v2", stored, offset, shape, strides, False, OrderedDict())
+
+
+def module_tree(tensors: dict[str, Any]) -> Module:
+    """Modules within modules whose attributes lead to the tensors, as their names with dots say."""
+    root = Module("__torch__.net Net", {"training": True, "_is_full_backward_hook": None})
+    for name, value in tensors.items():
+        *path, last = name.split(".")
+        module = root
+        for part in path:
+            empty = Module(f"__torch__.torch.nn.___torch_mangle_{len(path)} Part", {"training": False})
+            module = module.attributes.setdefault(part, empty)
+        module.attributes[last] = value
+    return root
 
 
 def write_archive(path: Path, content: Any, storages: dict[str, bytes], **members: bytes) -> Path:
@@ -74,3 +102,12 @@ def write_stream(path: Path, content: Any, storages: dict[str, bytes], item: int
     parts += [struct.pack("<q", len(data) // item) + data for data in storages.values()]
     path.write_bytes(b"".join(parts))
     return path
+
+
+def write_state_dict(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+    """A state dict of float16 tensors, one storage each, as `torch.save` writes it."""
+    content = {}
+    for name, value in tensors.items():
+        strides = tuple(step // value.itemsize for step in np.ascontiguousarray(value).strides)
+        content[name] = tensor(Stored("HalfStorage", name, value.size), 0, value.shape, strides)
+    return write_archive(path, content, {name: value.astype("<f2").tobytes() for name, value in tensors.items()})

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -31,3 +32,15 @@ def stub_torchvision() -> Iterator[None]:
         for name in names:
             sys.modules.pop(name, None)
         sys.modules.update(before)
+
+
+@contextmanager
+def stub_missing(*names: str) -> Iterator[None]:
+    """Empty modules for the time of an import, in place of those that are not installed."""
+    stubs = {name: ModuleType(name) for name in names if find_spec(name) is None}
+    sys.modules.update(stubs)
+    try:
+        yield
+    finally:
+        for name in stubs:
+            del sys.modules[name]

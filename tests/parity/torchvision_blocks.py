@@ -114,8 +114,12 @@ class Inception3(nn.Module):
 
 
 class ToTensor:
+    """Channels first; 8-bit values become shares of 255, others stay, as torchvision documents."""
+
     def __call__(self, image: Any) -> torch.Tensor:
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32) / 255
+        values = np.array(image)
+        tensor = torch.from_numpy(values).permute(2, 0, 1).to(torch.float32)
+        return tensor / 255 if values.dtype == np.uint8 else tensor
 
 
 def inception_v3(num_classes: int, aux_logits: bool, weights: None, init_weights: bool) -> Inception3:

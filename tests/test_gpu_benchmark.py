@@ -86,11 +86,13 @@ def test_a_part_that_fails_is_told_and_passed_over(tmp_path: Path, part: Callabl
 def test_a_part_that_exceeds_its_limit_ends_with_all_that_it_started(tmp_path: Path, part: Callable[[str], Part]):
     runner = Runner(tmp_path / "work", [], ["gpu.py"])
     begin = time.monotonic()
-    attempt = run(runner, part(SLOW), limit=4)
-    assert 4 <= time.monotonic() - begin < 60
+    attempt = run(runner, part(SLOW), limit=10)
+    assert 10 <= time.monotonic() - begin < 60
     assert attempt["status"] == results.OVER
-    assert "ended after 4 s" in attempt["reason"]
+    assert "ended after 10 s" in attempt["reason"]
     (row,) = attempt["rows"]
+    while is_alive(row["helper"]) and time.monotonic() < begin + 60:
+        time.sleep(0.1)  # a killed process takes a moment to end on a busy machine
     assert not is_alive(row["helper"])
     assert run(runner, part(GOOD))["status"] == results.DONE
 

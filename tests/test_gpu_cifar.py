@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.gpu_parts import inputs, results
+from benchmarks.gpu_parts.cifar import COUNTS
 from benchmarks.gpu_parts.cifar_data import Latents
 from benchmarks.gpu_parts.cifar_train import train
 from benchmarks.gpu_parts.parts import PARTS
@@ -119,9 +120,10 @@ def test_the_part_goes_on_where_an_earlier_call_paused(tmp_path: Path):
         *(5, 5),
     ]
     assert first["data"]["latent"] == [4, 4, 4]
+    assert (first["data"]["records"], first["data"]["held_out"]) == (18, 2)
     drawn = [row for row in results.read(work)[-1]["rows"] if row["of"] in ("flow", "diffusion")]
     settings = [(row["sampling_steps"], row["cfg"], row["of"]) for row in drawn]
-    assert settings == [(steps, cfg, kind) for steps in (100, 20) for cfg in (1, 4) for kind in ("flow", "diffusion")]
+    assert settings == [(steps, cfg, kind) for steps in COUNTS for cfg in (1, 4) for kind in ("flow", "diffusion")]
     assert all(row["distance"] is None and row["step"] == 5 for row in drawn)
-    assert len(list((work / "pictures").glob("*-5-*.png"))) == 8
+    assert len(list((work / "pictures").glob("*-5-*.png"))) == 20
     assert "cifar: done before" in call(*words, site=site, folder=tmp_path).stdout

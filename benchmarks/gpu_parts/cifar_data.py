@@ -110,6 +110,11 @@ def read_pixels(context: Context, resolution: int) -> tuple[NDArray[np.uint8], N
     return pixels, labels[chosen], classes
 
 
+def held_out(count: int) -> NDArray[np.bool_]:
+    """(count,): every tenth image by name, as `examples/split_tar.py --every 10` holds it out."""
+    return np.arange(count) % 10 == 9
+
+
 def encode(context: Context, resolution: int, pixels: NDArray[np.uint8], labels: Any, classes: Any) -> Latents:
     """Latents of images; those of an earlier call, if they are of the same images and autoencoder."""
     name = encoder_name(context)

@@ -1,6 +1,8 @@
 """Fréchet distances of samples to the images that were trained on, by the functions of `eval`, without Beam."""
 
+import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,15 @@ _BATCH = {"cpu": 16}
 _GPU_BATCH = 500
 _ROWS = 2560  # folded into the sums at once, whole batches of Inception
 _SEED = 0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How samples are drawn: sampling steps, guidance weight, and how many."""
+
+    steps: int
+    cfg: float
+    count: int
 
 
 class Scorer:
@@ -67,38 +78,66 @@ class Scorer:
             return None
         return statistics_distance(self._reference, self._statistics(images))
 
-    def reconstructions(self, count: int) -> dict[str, Any]:
-        """The row of images that were encoded and decoded: no sample gets nearer than about this."""
+    def images(self, name: str, images: NDArray[np.uint8]) -> dict[str, Any]:
+        """The row of a set of images (n, H, W, 3)."""
         begin = time.perf_counter()
-        chosen = np.linspace(0, len(self._latents.labels) - 1, min(count, len(self._latents.labels))).astype(int)
-        found = self.distance(decode(self._vae, self._latents.means[chosen]))
-        row = {"of": "reconstructions", "samples": len(chosen), "metric": self.metric, "distance": found}
+        row = {"of": name, "samples": len(images), "metric": self.metric, "distance": self.distance(images)}
         return row | {"seconds": time.perf_counter() - begin}
 
-    def samples(
-        self, name: str, trained: TrainedModel, recipe: Recipe, steps: int, cfg: float, *, shown: bool
-    ) -> dict[str, Any]:
-        """The row of one setting; a grid of its first hundred samples goes to `pictures`, also of --out if `shown`."""
+    def reconstructions(self, count: int) -> dict[str, Any]:
+        """The row of images that were encoded and decoded: no sample gets nearer than about this."""
+        chosen = np.linspace(0, len(self._latents.labels) - 1, min(count, len(self._latents.labels))).astype(int)
+        return self.images("reconstructions", decode(self._vae, self._latents.means[chosen]))
+
+    def samples(self, name: str, trained: TrainedModel, recipe: Recipe, drawn: Drawn, *, shown: bool) -> dict[str, Any]:
+        """The row of one setting, kept for later calls.
+
+        A grid of its first hundred samples goes to `pictures`, also of --out if `shown`.
+        """
+        row: dict[str, Any] = {"of": name, "step": trained.step, "weights": trained.weights}
+        row |= {"solver": recipe.sampler.solver, "sampling_steps": drawn.steps, "cfg": drawn.cfg}
+        row |= {"samples": drawn.count, "metric": self.metric}
+        known = self._known(row)
+        if known is not None:
+            return known
+        begin = time.perf_counter()
+        images = self._draw(trained, recipe, drawn)
+        seconds = time.perf_counter() - begin
+        for folder in (self._context.work, *map(Path, self._context.options.get("out", []) if shown else ())):
+            save_grid(images, folder / "pictures" / f"{name}-{trained.step}-{drawn.steps}-{drawn.cfg:g}.png")
+        row |= {"distance": self.distance(images), "draw_seconds": seconds}
+        row |= {"seconds": time.perf_counter() - begin, "of_latents": self._latents.digest}
+        with self._scores.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        return row
+
+    def _draw(self, trained: TrainedModel, recipe: Recipe, drawn: Drawn) -> NDArray[np.uint8]:
         import jax
 
-        count = 16 if self._context.tiny else int(self._context.options["samples"])
-        index = np.arange(count)
+        index = np.arange(drawn.count)
         labels = index % len(trained.run.classes)
-        begin = time.perf_counter()
-        options: dict[str, Any] = {"steps": steps, "cfg": cfg, "solver": recipe.sampler.solver}
+        options: dict[str, Any] = {"steps": drawn.steps, "cfg": drawn.cfg, "solver": recipe.sampler.solver}
         options |= {"cfg_channels": recipe.sampler.cfg_channels, "cfg_interval": recipe.sampler.cfg_interval}
         options |= {"shift": recipe.sampler.shift, "batch_size": _BATCH.get(jax.default_backend(), _GPU_BATCH)}
         x = sample(trained, labels, index, seed=_SEED, **options).x
-        drawn = time.perf_counter()
         normalization = trained.run.normalization
         scale, offset = (np.asarray(values, np.float32) for values in (normalization.scale, normalization.offset))
-        images = decode(self._vae, x / scale[None, None, None] + offset[None, None, None])
-        for folder in (self._context.work, *map(Path, self._context.options.get("out", []) if shown else ())):
-            save_grid(images, folder / "pictures" / f"{name}-{trained.step}-{steps}-{cfg:g}.png")
-        row: dict[str, Any] = {"of": name, "step": trained.step, "weights": trained.weights}
-        row |= {"solver": recipe.sampler.solver, "sampling_steps": steps, "cfg": cfg, "samples": count}
-        row |= {"metric": self.metric, "distance": self.distance(images), "draw_seconds": drawn - begin}
-        return row | {"seconds": time.perf_counter() - begin}
+        return decode(self._vae, x / scale[None, None, None] + offset[None, None, None])
+
+    @property
+    def _scores(self) -> Path:
+        return self._context.work / "cifar" / "scores.jsonl"
+
+    def _known(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The row that an earlier call measured of the same setting, step, weights and latents."""
+        if not self._scores.is_file():
+            return None
+        wanted = row | {"of_latents": self._latents.digest}
+        for line in self._scores.read_text(encoding="utf-8").splitlines():
+            found = json.loads(line)
+            if all(found.get(key) == value for key, value in wanted.items()):
+                return found
+        return None
 
 
 def load(workdir: Path, weights: str) -> TrainedModel:

@@ -40,7 +40,7 @@ PARTS: dict[str, Part] = {
         ),
         Part(
             name="cifar",
-            line="flow and diffusion on CIFAR-10's latents: trains as long as it may, then FID at 100 and 20 steps",
+            line="flow and diffusion on CIFAR-10's latents: trains as long as it may, then FID by sampling steps",
             limit=540,
             module=f"{_HERE}.cifar",
             packages=(*PYDANTIC, "PIL", "safetensors"),

@@ -204,7 +204,7 @@ def _eval_run(workdir: Path, run: Run, dry_run: bool, means: Any, options: dict[
         _echo_plan(evaluate.plan(requests, run))
         return []
     results = evaluate.evaluate(requests, _warn, bar)
-    advice = worse_with_more_steps(results) if run.recipe.objective.kind == "flow" else None
+    advice = worse_with_more_steps(results, run.recipe.objective)
     if advice is not None:
         _warn(advice)
     return results

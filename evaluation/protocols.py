@@ -125,6 +125,10 @@ class EvaluationProtocol(Recipe):
         last_layer = f", last layer {self.last_layer[:12]}" if self.last_layer else ""
         return f"{self.extractor_digest[:12]}{last_layer}"
 
+    def for_distance(self) -> "EvaluationProtocol":
+        """Without the parts that only the Inception Score depends on: equal where distances may be compared."""
+        return self.model_copy(update={"splits": "none", "last_layer": ""})
+
     @property
     def lacks_last_layer(self) -> bool:
         """Whether the protocol has an Inception Score, and the weights no last layer for it."""

@@ -119,7 +119,7 @@ def comparable(results: Sequence[Sequence[Result]]) -> list[list[Result]]:
     """For each run its newest series of the protocol and reference that most runs have; of equals, the newest one."""
 
     def rule(result: Result) -> tuple[object, ...]:
-        return result.protocol, result.reference.digest
+        return result.protocol.for_distance(), result.reference.digest
 
     measured = [[result for result in each if result.sampling is not None] for each in results]
     known = dict.fromkeys(rule(result) for each in measured for result in reversed(each))

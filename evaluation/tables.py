@@ -84,7 +84,7 @@ def same_series(results: Sequence[Result], like: Result) -> list[Result]:
         assert result.sampling is not None
         varying = {"steps": 0, "nfe": 0, "cfg": 0.0}  # an adaptive solver has another name, and its own tolerance
         fixed: Sampling = result.sampling.model_copy(update=varying)
-        return fixed, result.protocol, result.reference.digest
+        return fixed, result.protocol.for_distance(), result.reference.digest
 
     return [r for r in results if r.sampling is not None and series(r) == series(like)]
 

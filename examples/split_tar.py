@@ -20,8 +20,16 @@ import click
     "--every", type=click.IntRange(min=2), default=10, show_default=True, help="Hold out the n-th of every n."
 )
 def main(source: Path, kept: Path, held_out: Path, every: int) -> None:
-    """Write KEPT and HELD_OUT from the tar SOURCE."""
-    counts = split_tar(source, kept, held_out, every)
+    """Write KEPT and HELD_OUT from the tar SOURCE. Files that are there are not replaced."""
+    for target in (kept, held_out):
+        if target.exists():
+            raise click.UsageError(f"{target} is there already; delete it, or give another name")
+    if kept.resolve() == held_out.resolve():
+        raise click.UsageError("KEPT and HELD_OUT are one file; give two")
+    try:
+        counts = split_tar(source, kept, held_out, every)
+    except (tarfile.TarError, OSError) as error:
+        raise click.ClickException(f"{source}: cannot be split ({error}); nothing was written") from None
     print(f"{kept}: {counts[0]} images; {held_out}: {counts[1]} images")
 
 
@@ -33,12 +41,26 @@ def split_tar(source: Path, kept: Path, held_out: Path, every: int) -> tuple[int
         kept: for all but every n-th member, by name.
         held_out: for members n - 1, 2n - 1, ... of the sorted names.
         every: n, at least 2.
+
+    Raises:
+        tarfile.TarError, OSError: the source is no whole tar, or there is no room; nothing is written then.
     """
-    with tarfile.open(source) as members, tarfile.open(kept, "w") as first, tarfile.open(held_out, "w") as second:
-        files = sorted((member for member in members if member.isfile()), key=lambda member: member.name)
-        for number, member in enumerate(files):
-            target = second if number % every == every - 1 else first
-            target.addfile(member, members.extractfile(member))
+    drafts = [path.with_name(f".{path.name}.draft") for path in (kept, held_out)]
+    try:
+        with (
+            tarfile.open(source) as members,
+            tarfile.open(drafts[0], "w") as first,
+            tarfile.open(drafts[1], "w") as second,
+        ):
+            files = sorted((member for member in members if member.isfile()), key=lambda member: member.name)
+            for number, member in enumerate(files):
+                target = second if number % every == every - 1 else first
+                target.addfile(member, members.extractfile(member))
+        for draft, path in zip(drafts, (kept, held_out), strict=True):
+            draft.replace(path)
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
     count = len(files) // every
     return len(files) - count, count
 

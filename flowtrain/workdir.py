@@ -1,14 +1,14 @@
 """The work directory of a run: who may write into it, and whether a repeated command means the same run."""
 
 import fcntl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from flowtrain.checkpoint import CHECKPOINTS
 from flowtrain.hosts import is_main
-from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED
+from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED, Recipe
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.recipes import format_recipe
@@ -102,7 +102,7 @@ def _describe(run: Run) -> str:
 
 
 def _differences(before: Run, now: Run) -> list[str]:
-    old, new = _flat(before.recipe.model_dump()), _flat(now.recipe.model_dump())
+    old, new = _flat(before.recipe), _flat(now.recipe)
     if now.recipe.optimizer.schedule in ENDLESS_SCHEDULES and new["train.steps"] > old["train.steps"]:
         del old["train.steps"], new["train.steps"]  # a longer run is the same run, unless its schedule depends on it
     return [
@@ -112,5 +112,7 @@ def _differences(before: Run, now: Run) -> list[str]:
     ]
 
 
-def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{table}.{key}": value for table, content in tables.items() for key, value in content.items()}
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """Every value by `table.key`, those too that are left out of a file where they are at their default."""
+    tables = {name: getattr(recipe, name) for name in type(recipe).model_fields}
+    return {f"{name}.{key}": getattr(table, key) for name, table in tables.items() for key in type(table).model_fields}

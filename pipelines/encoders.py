@@ -88,8 +88,14 @@ class VaeEncoder:
                 f"the config.json of the VAE {info.id} on this worker says another network than it did to the command; "
                 "give all workers the same file"
             )
+        if info.decoder_sha256 is not None and info.decoder_sha256 != self._vae.decoder_digest:
+            raise UserError(
+                f"the decoder of the VAE {info.id} is gone here, or another one than when the dataset was begun; "
+                "put it back, on all workers"
+            )
         self._names = tuple(layout_tensors(info.layout, (1, 1, info.latent_channels)))
-        self.decodes = self._vae.decodes
+        # A decoder that came after the dataset was begun is not its own, and decodes nothing for it.
+        self.decodes = self._vae.decoder_digest == info.decoder_sha256 and self._vae.decodes
         self._cpu_pixels = CPU_PIXELS[info.network]
         self._on_cpu = jax.default_backend() == "cpu"
         chosen = devices or jax.local_devices()[: 1 if self._on_cpu else None]

@@ -201,7 +201,7 @@ def _traits(manifest: Manifest) -> dict[str, Any]:
     """What all parts must have in common."""
     content = manifest.model_dump(mode="json")
     vae = content["vae"] or {}
-    fields = ("sha256", "scaling_factor", "shift_factor", "config_sha256", "dtype")
+    fields = ("sha256", "scaling_factor", "shift_factor", "config_sha256", "decoder_sha256", "dtype")
     traits = {f"the VAE's {name}": vae.get(name) for name in fields}
     return {name: content[name] for name in ("layout", "resolution", "crop", "flips", "pixel_range")} | {
         "the tensors": content["tensors"],

@@ -13,7 +13,7 @@ from pipelines.sources import Source, open_source
 from pipelines.storage import GONE, WORK, Directory, open_directory, reported
 from pipelines.vae_info import describe_vae
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, Manifest, SourceInfo, parse_manifest
+from schemas.manifest import MANIFEST_NAME, Manifest, SourceInfo, VaeInfo, parse_manifest
 
 SHARD_RECORDS = 1000  # in a shard, about, when --shards is left out
 MAX_SHARDS = 1024
@@ -98,7 +98,7 @@ def make_plan(request: Request) -> Plan:
     with reported(directory):
         begun = read_settings(directory)
     chosen = None if begun is None or begun.vae is None else begun.vae.dtype  # a second command need not ask JAX again
-    vae = describe_vae(request.vae, request.vae_revision, request.vae_dtype or chosen)
+    vae = _begun_with(begun, describe_vae(request.vae, request.vae_revision, request.vae_dtype or chosen))
     if vae is not None and request.resolution % vae.factor:
         lower = request.resolution // vae.factor * vae.factor
         raise UserError(
@@ -140,6 +140,13 @@ def make_plan(request: Request) -> Plan:
     if new:
         _check_readable(source, index, settings)
     return Plan(request, directory, settings, index)
+
+
+def _begun_with(begun: Settings | None, vae: VaeInfo | None) -> VaeInfo | None:
+    """The VAE with the decoder that a dataset was begun with: it decides no byte of a record, and may come or go."""
+    if begun is None or begun.vae is None or vae is None or begun.vae.sha256 != vae.sha256:
+        return vae
+    return vae.model_copy(update={"decoder_sha256": begun.vae.decoder_sha256})
 
 
 def _check_readable(source: Source, index: Index, settings: Settings) -> None:

@@ -8,6 +8,7 @@ Needs only the standard library.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from schemas.errors import UserError
 
 CLASS = "AutoencoderTiny"
 ACTIVATIONS = ("gelu", "mish", "relu", "silu", "swish")
-WIDTH = 64  # of the author's networks, all of them
+MOST_CHANNELS = 4096
 ENCODER_BLOCKS = (1, 3, 3, 3)
 DECODER_BLOCKS = (3, 3, 3, 1)
 
@@ -93,6 +94,8 @@ class TinyConfig:
         last = f"{max(numbers, default=0)}.weight"
         if len(numbers) != len(shapes) or "0.weight" not in shapes or last not in shapes:
             raise UserError(f"{where} is no encoder of a tiny autoencoder: its layers are not numbered from 0.weight")
+        if len(shapes[last]) != 4:
+            raise UserError(f"{where} is no encoder of a tiny autoencoder: its {last} is no convolution")
         channels = shapes[last][0]
         pool = any(".pool." in name for name in shapes)
         if (channels, pool) not in VARIANTS:
@@ -136,9 +139,20 @@ def _check(config: TinyConfig) -> None:
         raise UserError(
             f"the autoencoder's config.json has act_fn {config.act_fn!r}; supported are {', '.join(ACTIVATIONS)}"
         )
-    for key in ("in_channels", "out_channels", "latent_channels"):
-        if getattr(config, key) < 1:
-            raise UserError(f"the autoencoder's config.json has {key} {getattr(config, key)}; it must be above 0")
+    for key in ("in_channels", "out_channels"):
+        if getattr(config, key) != 3:
+            raise UserError(f"the autoencoder's config.json has {key} {getattr(config, key)}; only 3 is supported")
+    if not 0 < config.latent_channels <= MOST_CHANNELS:
+        raise UserError(
+            f"the autoencoder's config.json has latent_channels {config.latent_channels}; it must be 1 to "
+            f"{MOST_CHANNELS}"
+        )
+    if not math.isfinite(config.scaling_factor) or config.scaling_factor <= 0:
+        raise UserError(
+            f"the autoencoder's config.json has scaling_factor {config.scaling_factor}; it must be a number above 0"
+        )
+    if not math.isfinite(config.shift_factor):
+        raise UserError(f"the autoencoder's config.json has shift_factor {config.shift_factor}; it must be a number")
     stages = len(config.num_encoder_blocks)
     for side in ("encoder", "decoder"):
         widths: tuple[int, ...] = getattr(config, f"{side}_block_out_channels")

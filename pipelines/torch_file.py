@@ -12,7 +12,9 @@ classes become one record that keeps its attributes, and the tree gives the tens
 The program under `code/` is not read.
 """
 
+import io
 import pickle
+import pickletools
 import re
 import struct
 import zipfile
@@ -49,7 +51,8 @@ def read_torch_file(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a state dict that `torch.save` wrote, or of a module that `torch.jit.save` wrote.
 
     A mapping whose `state_dict` entry is itself a mapping (a training checkpoint) gives that entry. bfloat16 becomes
-    float32, every other type stays; arrays are read-only views, which may share memory where the tensors did. Tensors
+    float32, every other type stays; arrays are read-only views, which may share memory where the tensors did, and may
+    show elements many times over (strides of 0): look at their shapes before copying them. Tensors
     of a module are named by the attributes that lead to them; those within lists and dictionaries are left out.
 
     Raises:
@@ -180,6 +183,7 @@ _KNOWN: Mapping[tuple[str, str], Callable[..., Any] | _StorageType] = {
     ("torch.jit._pickle", "restore_type_tag"): _Passed,
     **{("torch", name): _StorageType(code) for name, code in _STORAGES.items()},
 }
+_MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 _COMPILED = re.compile(r"__torch__(\.\w+)*")  # modules of classes within a TorchScript archive
 
 
@@ -225,6 +229,19 @@ class _Unpickler(pickle.Unpickler):
         return self._storages.find(pid)
 
 
+def _unpickle(file: IO[bytes], storages: _Storages | None = None) -> Any:
+    """The object that a pickle at the file's position builds; the position is behind it then.
+
+    A memo is as long as its largest index, which a pickle of a few bytes may choose: it is looked at first.
+    """
+    begin = file.tell()
+    for operation, argument, position in pickletools.genops(file):
+        if operation.name in _MEMO and int(argument or 0) > int(position or 0):
+            raise UserError("a pickle that is built to take memory; give a state dict (.pth)")
+    file.seek(begin)
+    return _Unpickler(file, storages).load()
+
+
 def _read_archive(file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
         members = {member.filename: member for member in archive.infolist()}
@@ -232,13 +249,14 @@ def _read_archive(file: IO[bytes]) -> Any:
         if len(roots) != 1:
             raise UserError("a zip archive without PyTorch's data.pkl; give a state dict (.pth)")
         root = roots[0]
-        read = [member for name, member in members.items() if name.startswith((f"{root}data.pkl", f"{root}data/"))]
+        wanted = (f"{root}data.pkl", f"{root}data/", f"{root}byteorder")
+        read = [member for name, member in members.items() if name.startswith(wanted)]
         if any(member.compress_type != zipfile.ZIP_STORED for member in read):  # nor can one unpack to any size
             raise UserError("a compressed archive, which PyTorch does not write; give a state dict (.pth)")
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
         storages = _Storages(limit=sum(member.file_size for member in members.values()))
         with archive.open(f"{root}data.pkl") as stream:
-            content = _Unpickler(stream, storages).load()
+            content = _unpickle(io.BytesIO(stream.read()), storages)
         for key, storage in storages.by_key.items():
             member = members.get(f"{root}data/{key}")
             if member is None or member.file_size != storage.nbytes:
@@ -251,20 +269,20 @@ def _read_stream(file: IO[bytes]) -> Any:
     size = file.seek(0, 2)
     file.seek(0)
     try:
-        magic = _Unpickler(file).load()
+        magic = _unpickle(file)
     except UserError:  # a bare pickle, and not a harmless one
         raise
     except Exception:
         magic = None
     if magic != _MAGIC:
         raise UserError("not a PyTorch weight file; give a state dict (.pth)")
-    if _Unpickler(file).load() != _PROTOCOL:
+    if _unpickle(file) != _PROTOCOL:
         raise UserError("an unknown version of PyTorch's old format; save it again with a newer PyTorch")
-    system = _Unpickler(file).load()
+    system = _unpickle(file)
     order: _Order = "<" if system.get("little_endian", True) else ">"
     storages = _Storages(limit=size)
-    content = _Unpickler(file, storages).load()
-    for key in _Unpickler(file).load():
+    content = _unpickle(file, storages)
+    for key in _unpickle(file):
         numel = struct.unpack(f"{order}q", _exactly(file, 8))[0]
         storage = storages.by_key[key]
         if numel != storage.numel:

@@ -67,7 +67,10 @@ def find_vae(name: str, revision: str | None = None) -> VaeFiles:
         path = (path / PIPELINE_FOLDER if whole else path).absolute()
         return VaeFiles(str(path), None, path)
     if path.exists():
-        raise UserError(f"the VAE {name} is a file; give the directory that holds {CONFIG_FILE} and the safetensors")
+        raise UserError(
+            f"the VAE {name} is a file; give the directory that holds it and its {CONFIG_FILE}, or both halves of a "
+            "tiny autoencoder"
+        )
     hub_id = _HUB_ID.fullmatch(name)
     if hub_id is None:
         raise UserError(
@@ -112,9 +115,14 @@ def split_halves(directory: Path) -> Halves | None:
     """The two files of a tiny autoencoder; None for a directory with a config, whose word counts.
 
     Raises:
-        UserError: as `pipelines.tiny_files.find_halves`.
+        UserError: as `pipelines.tiny_files.find_halves`, or the directory cannot be listed.
     """
-    return None if (directory / CONFIG_FILE).is_file() else find_halves(directory)
+    if (directory / CONFIG_FILE).is_file():
+        return None
+    try:
+        return find_halves(directory)
+    except OSError as error:
+        raise UserError(f"cannot list the VAE directory {directory} ({error.strerror}); mend that") from error
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -150,7 +158,10 @@ def choose_weights(names: Collection[str], where: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{where} has several weight files ({', '.join(found)}) and no {WEIGHTS_FILE}; keep one")
+        raise UserError(
+            f"{where} has several weight files ({', '.join(found)}) and no {WEIGHTS_FILE}; keep one, or remove "
+            f"{CONFIG_FILE} from beside the halves of a tiny autoencoder"
+        )
     pickled = sorted(name for name in names if name.endswith(_PICKLED))
     if pickled:
         raise UserError(
@@ -217,7 +228,7 @@ def _file_digest(path: Path) -> str:
 def _read_object(file: Path) -> dict[str, object]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"cannot read {file}: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{file} does not hold a JSON object")

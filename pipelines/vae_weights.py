@@ -230,7 +230,7 @@ def _read_tensors(files: Iterable[Path]) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     for file in files:
         if file.suffix == PTH:
-            tensors |= {name: value.astype(np.float32) for name, value in read_torch_file(file).items()}
+            tensors |= read_torch_file(file)  # widened when their shapes have been looked at
             continue
         try:
             tensors |= {name: np.asarray(value).astype(np.float32) for name, value in load_file(file).items()}
@@ -273,7 +273,7 @@ def _fill(state: nnx.State, tensors: Mapping[str, np.ndarray], directory: Path) 
         if value.shape != leaf.shape:
             wished = to_torch_layout(np.empty(leaf.shape)).shape if path[-1] == "kernel" else leaf.shape
             raise UserError(f"{directory} has {name} of shape {tensor.shape}; its network asks for {wished}")
-        filled[path] = jnp.asarray(value)
+        filled[path] = jnp.asarray(value, jnp.float32)
     nnx.replace_by_pure_dict(state, _unflatten(filled))
     return state
 

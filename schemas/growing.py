@@ -17,6 +17,15 @@ class Growing(BaseModel):
 
     added: ClassVar[tuple[str, ...]] = ()
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        for name in cls.added:
+            assert not cls.model_fields[name].is_required(), f"{cls.__name__}.{name} needs a default"
+            assert cls.model_fields[name].default_factory is None, f"{cls.__name__}.{name} needs a plain default"
+        inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "added", ())}
+        assert inherited <= {*cls.added}, f"{cls.__name__}.added lacks {inherited - {*cls.added}}"
+
     @model_serializer(mode="wrap")
     def _leave_out_unsaid(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content = serialize(self)

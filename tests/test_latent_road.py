@@ -107,6 +107,10 @@ def test_stored_latents_decode_as_they_were_encoded(latents: Path):
     raw = decode_records(dataset.manifest, records)
     assert raw.shape == (2, 32, 32, 3)
     assert (decode_records(scaled, records) != raw).any(), "a scale that is stated is undone"
+    vae = dataset.manifest.vae
+    assert vae is not None
+    factored = dataset.manifest.model_copy(update={"vae": vae.model_copy(update={"scaling_factor": 0.5})})
+    np.testing.assert_array_equal(decode_records(factored, records), raw, "a scaling factor is the model's, not raw")
 
 
 def test_sizes_that_do_not_fit_and_encoders_alone(encoder: Path, photos: Path, tmp_path: Path):
@@ -118,6 +122,10 @@ def test_sizes_that_do_not_fit_and_encoders_alone(encoder: Path, photos: Path, t
     alone = write_halves(tmp_path / "alone", {"encoder": random_halves()["encoder"]})
     run("preprocess", photos, out, "--vae", alone, "--resolution", 32, "--shards", 1)
     assert read_manifest(out).reconstruction is None
+    write_halves(alone, {"decoder": random_halves()["decoder"]})
+    told = json.loads(run("preprocess", photos, out, "--vae", alone, "--resolution", 32, "--shards", 1, "--json"))
+    assert told["state"] == "was finished already", "a decoder that comes later changes nothing"
+    (alone / "taef2_decoder.safetensors").unlink()
     told = run("data", "inspect", out, "--grid", tmp_path / "grid.png", fails=True)
     assert "there is no decoder; put NAME_decoder.safetensors beside NAME_encoder.safetensors there" in told
     assert told.count("\n") == 1

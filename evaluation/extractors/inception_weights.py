@@ -156,7 +156,12 @@ def find_inception(given: Path | None, expected: str | None = None) -> Path:
     Raises:
         UserError: they are not where they were said to be, or cannot be downloaded.
     """
-    found = find_weights(INCEPTION_WEIGHTS, given) or _packaged()
+    if expected is not None:
+        checked_digits(expected)
+    found = find_weights(INCEPTION_WEIGHTS, given)
+    # The package's archive is another file than the published one: whoever names that file's digest means that file.
+    if found is None and (expected is None or not _is_one_of(expected, (INCEPTION_WEIGHTS.sha256,))):
+        found = _packaged()
     if found is not None:
         return found
     if expected is not None and not _is_one_of(expected, (FEATURES_SHA256, INCEPTION_WEIGHTS.sha256)):

@@ -166,6 +166,9 @@ def test_only_what_was_measured_in_one_way_is_compared() -> None:
     assert comparable([[here, other], [there, other]]) == [[other], [other]], "of two that both have, the newest"
     assert comparable([[here], [other]]) == [[here], []]
     assert comparable([[], []]) == [[], []]
+    scored = here.protocol.model_copy(update={"splits": "consecutive", "last_layer": "a" * 64})
+    with_score = here.model_copy(update={"protocol": scored})
+    assert comparable([[with_score], [there]]) == [[with_score], [there]], "the last layer is the Inception Score's"
 
 
 def test_names_are_short_where_they_can_be(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import io
 import tarfile
 from pathlib import Path
 
-from examples.split_tar import split_tar
+from click.testing import CliRunner
+
+from examples.split_tar import main, split_tar
 
 
 def write(path: Path, content: dict[str, bytes]) -> Path:
@@ -33,3 +35,17 @@ def test_each_class_gives_up_the_same_share(tmp_path: Path):
     assert list(held_out) == ["ant/09.jpg", "ant/19.jpg", "bee/09.jpg", "bee/19.jpg"]
     assert {**kept, **held_out} == content
     assert not kept.keys() & held_out.keys()
+
+
+def test_nothing_is_replaced_and_nothing_half_is_left(tmp_path: Path):
+    source = write(tmp_path / "all.tar", {f"{i}.jpg": bytes(2000) for i in range(20)})
+    before = source.read_bytes()
+    for words in (["all.tar", "all.tar", "b.tar"], ["all.tar", "b.tar", "b.tar"], ["all.tar", "b.tar", "all.tar"]):
+        told = CliRunner().invoke(main, [str(tmp_path / word) for word in words])
+        assert told.exit_code == 2
+        assert source.read_bytes() == before
+    source.write_bytes(before[: len(before) // 2 + 100])
+    told = CliRunner().invoke(main, [str(tmp_path / word) for word in ("all.tar", "b.tar", "c.tar")])
+    assert told.exit_code == 1
+    assert "cannot be split" in told.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.tar"]

@@ -50,8 +50,9 @@ def test_the_shapes_of_an_encoder_tell_its_variant(channels: int, pool: bool):
         ({"conv_in.weight": (64, 3, 3, 3)}, "its layers are not numbered"),
         ({"0.weight": (64, 3, 3, 3), "extra": (1,)}, "its layers are not numbered"),
         ({}, "its layers are not numbered"),
+        ({"0.weight": ()}, "its 0.weight is no convolution"),
     ],
-    ids=["channels", "pool", "names", "one name", "empty"],
+    ids=["channels", "pool", "names", "one name", "empty", "scalar"],
 )
 def test_other_files_are_refused(tensors: Any, message: str):
     with pytest.raises(UserError, match=message) as error:
@@ -65,7 +66,13 @@ def test_other_files_are_refused(tensors: Any, message: str):
         ({"upsample_fn": "bilinear"}, "upsample_fn 'bilinear'; only 'nearest'"),
         ({"upsampling_scaling_factor": 3}, "upsampling_scaling_factor 3; only 2"),
         ({"act_fn": "tanh"}, "act_fn 'tanh'; supported are"),
-        ({"latent_channels": 0}, "latent_channels 0; it must be above 0"),
+        ({"latent_channels": 0}, "latent_channels 0; it must be 1 to 4096"),
+        ({"latent_channels": 10**30}, "it must be 1 to 4096"),
+        ({"in_channels": 1}, "in_channels 1; only 3 is supported"),
+        ({"out_channels": 4}, "out_channels 4; only 3 is supported"),
+        ({"scaling_factor": 0}, "scaling_factor 0.0; it must be a number above 0"),
+        ({"scaling_factor": float("nan")}, "scaling_factor nan; it must be a number above 0"),
+        ({"shift_factor": float("inf")}, "shift_factor inf; it must be a number"),
         ({"latent_channels": "4"}, "latent_channels '4', which is of the wrong type"),
         ({"pool": 1}, "pool 1, which is of the wrong type"),
         ({"encoder_block_out_channels": [64, 64.5]}, "of the wrong type"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.decoding import decoding_vae
+from pipelines.encoders import VaeEncoder
 from pipelines.vae_files import find_vae, read_vae_config, vae_digest
 from pipelines.vae_info import describe_vae
 from pipelines.vae_weights import load_vae
@@ -17,7 +18,7 @@ from schemas.errors import UserError
 from schemas.files import sha256_file
 from schemas.layout import Layout
 from tests.pipelines.tiny_halves import random_halves, write_halves
-from tests.pipelines.torch_writer import write_state_dict
+from tests.pipelines.torch_writer import Stored, tensor, write_archive, write_state_dict
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,10 @@ def test_the_authors_own_pth_files_are_read_without_running_them(halves: Path):
     assert after.parts == before.parts
     for mine, theirs in zip(jax.tree.leaves(after.params), jax.tree.leaves(before.params), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+    huge = {"14.weight": tensor(Stored("FloatStorage", "0", 1), 0, (10**6, 10**6), (0, 0))}
+    write_archive(halves / "taef2_decoder.pth", huge, {"0": bytes(4)})
+    with pytest.raises(UserError, match=r"lacks \d+ tensors that its network asks for"):
+        load_vae(str(halves))
     (halves / "taef2_encoder.pth").write_bytes(pickle.dumps(print))
     with pytest.raises(UserError, match="refused, nothing of it was run"):
         describe_vae(str(halves), dtype="float32")
@@ -111,3 +116,15 @@ def test_damaged_and_misfitting_files_are_named(halves: Path):
     write_halves(halves, {"decoder": random_halves(channels=16)["decoder"]})
     with pytest.raises(UserError, match=r"has decoder.layers.0.weight of shape \(64, 16, 3, 3\)"):
         load_vae(str(halves))
+
+
+def test_a_worker_keeps_to_the_decoder_of_the_dataset(halves: Path):
+    info = describe_vae(str(halves), dtype="float32")
+    assert info is not None
+    assert VaeEncoder(info).decodes
+    begun_without = info.model_copy(update={"decoder_sha256": None})
+    assert not VaeEncoder(begun_without).decodes, "the decoder came later"
+    (halves / "taef2_decoder.safetensors").unlink()
+    with pytest.raises(UserError, match=r"the decoder of the VAE .+ is gone here, or another one"):
+        VaeEncoder(info)
+    assert not VaeEncoder(begun_without).decodes

@@ -267,3 +267,17 @@ def test_other_archives_and_contents(tmp_path: Path) -> None:
             read_torch_file(write_archive(path, content, STORAGES))
     with pytest.raises(UserError, match="no such file"):
         read_torch_file(tmp_path / "other.pth")
+
+
+def test_claims_of_more_memory_than_the_file_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    memo = b"\x80\x02}r" + (2**31 - 1).to_bytes(4, "little") + b"."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", memo)
+    with pytest.raises(UserError, match="built to take memory"):
+        read_torch_file(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", pickled({}))
+        archive.writestr("w/byteorder", b"little" * 1000, zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match="compressed"):
+        read_torch_file(path)

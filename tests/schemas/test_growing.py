@@ -1,5 +1,8 @@
 import json
 
+import pytest
+from pydantic import Field
+
 from schemas.growing import Growing
 
 
@@ -34,3 +37,22 @@ def test_nested_tables_and_exclusions_are_as_ever():
     holder = Holder(inner=After(name="a", flavour="sweet"))
     assert holder.model_dump(exclude={"inner": {"flavour"}}) == {"inner": {"name": "a"}}
     assert Holder(inner=After(name="a")).model_dump() == {"inner": {"name": "a"}}
+
+
+def test_fields_that_could_not_be_left_out_are_refused_where_they_are_declared():
+    with pytest.raises(AssertionError, match="needs a default"):
+
+        class Required(Growing):
+            added = ("name",)
+            name: str
+
+    with pytest.raises(AssertionError, match="needs a plain default"):
+
+        class Made(Growing):
+            added = ("names",)
+            names: list[str] = Field(default_factory=list)
+
+    with pytest.raises(AssertionError, match=r"added lacks \{'flavour'"):
+
+        class Forgetful(After):
+            added = ("layers",)

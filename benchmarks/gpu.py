@@ -6,10 +6,10 @@
     python benchmarks/gpu.py --work /tmp/w --take pieces/2 --parts cifar # a call of its own, and again to go on
     python benchmarks/gpu.py --prepare pieces                           # on a machine with the data and a network
 
-Every part runs in a process of its own and ends at its limit; one that fails or is too slow is told in the results and
-passed over, and what it had found by then is kept. After each part `results.json` and `results.md` are written to the
-directory of `--work` and to those of `--out`: device, versions, commit, command, status, rows. A later call with the
-same `--work` passes over the parts that are done, unless `--again`.
+Every part runs in a process of its own and ends at its limit. One that fails or is too slow is told in the results and
+passed over, what it had found by then is kept, and the exit status is 1 in the end. After each part `results.json` and
+`results.md` are written to the directory of `--work` and to those of `--out`: device, versions, commit, command, status
+and rows. A later call with the same `--work` passes over the parts that are done, unless `--again`.
 
 Needs jax, flax, optax, orbax, numpy, and torch for what is compared with it; a part whose peer is not installed says so
 in its row. Further packages travel as wheels, which `--prepare` fetches for Python 3.12 on Linux and `--take` unpacks
@@ -48,19 +48,19 @@ from schemas.errors import UserError  # noqa: E402
 _LEAST = 5.0  # seconds under which a part is not begun
 
 
-def main() -> None:
-    """Read the arguments; list, prepare, take, or run the parts."""
+def main() -> int:
+    """Read the arguments; list, prepare, take, or run the parts. Returns the exit status."""
     parser = _parser()
     options = parser.parse_args()
     if options.list:
         print(listing())
-        return
+        return 0
     if options.prepare is not None:
         try:
             inputs.prepare(options.prepare, inputs.Places(options.data, options.inception_wheel), options.piece_mb)
         except UserError as error:
             parser.error(str(error))
-        return
+        return 0
     if options.work is None:
         parser.error("give --work DIR, where results and checkpoints stay")
     chosen, limits = _chosen(parser, options.parts), _limits(parser, options.limit)
@@ -74,6 +74,7 @@ def main() -> None:
     runner = Runner(work, [folder.resolve() for folder in options.out], sys.argv)
     names = ("recipe", "diffusion_recipe", "set", "encoder", "resolution", "samples", "weights", "reserve")
     told = {name: getattr(options, name) for name in names} | {"out": [str(folder.resolve()) for folder in options.out]}
+    whole = True
     for name in chosen:
         part = PARTS[name]
         if results.is_done(runner.attempts, name, options.tiny) and not options.again:
@@ -87,7 +88,9 @@ def main() -> None:
         print(f"{name}: begun, {limit:.0f} s", flush=True)
         attempt = runner.run(part, limit, options.tiny, told)
         print(f"{name}: {attempt['status']} {attempt['reason']}".rstrip(), flush=True)
+        whole = whole and attempt["status"] not in (results.FAILED, results.OVER)
     print(f"\n{results.table(runner.attempts)}")
+    return 0 if whole else 1
 
 
 def listing() -> str:
@@ -151,4 +154,4 @@ def _end(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

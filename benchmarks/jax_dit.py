@@ -52,12 +52,32 @@ def plain_recipe(settings: Settings) -> Any:
         time_frequencies="half",
         output="velocity",
     )
-    objective = SimpleNamespace(kind="flow", time="logit_normal", logit_mean=0.0, logit_std=1.0, uniform_share=0.0)
-    vars(objective).update(label_drop=LABEL_DROP)
-    optimizer = SimpleNamespace(learning_rate=RATE, beta1=BETA1, beta2=BETA2, eps=EPSILON, weight_decay=0.0)
-    vars(optimizer).update(warmup_steps=0, schedule="constant", rsqrt_steps=70_000, clip_norm=None)
-    train = SimpleNamespace(steps=1_000_000, accumulate=settings.accumulate, ema_decay=EMA_DECAY)
-    vars(train).update(ema_extra=(), ema_power=())
+    objective = SimpleNamespace(
+        kind="flow",
+        time="logit_normal",
+        logit_mean=0.0,
+        logit_std=1.0,
+        uniform_share=0.0,
+        label_drop=LABEL_DROP,
+    )
+    optimizer = SimpleNamespace(
+        learning_rate=RATE,
+        beta1=BETA1,
+        beta2=BETA2,
+        eps=EPSILON,
+        weight_decay=0.0,
+        warmup_steps=0,
+        schedule="constant",
+        rsqrt_steps=70_000,
+        clip_norm=None,
+    )
+    train = SimpleNamespace(
+        steps=1_000_000,
+        accumulate=settings.accumulate,
+        ema_decay=EMA_DECAY,
+        ema_extra=(),
+        ema_power=(),
+    )
     return SimpleNamespace(model=model, objective=objective, optimizer=optimizer, train=train)
 
 

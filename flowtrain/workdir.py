@@ -79,10 +79,10 @@ def check(workdir: Path, run: Run) -> None:
             f"{workdir}: was trained on another dataset ({_describe(before)}, now {_describe(run)}); "
             "give a new directory for --workdir"
         )
-    differences = _differences(before, run)
-    if differences and _has_learned(workdir):
+    found = differences(before, run)
+    if found and _has_learned(workdir):
         raise UserError(
-            f"{workdir}: belongs to another recipe: {'; '.join(differences)}; "
+            f"{workdir}: belongs to another recipe: {'; '.join(found)}; "
             "repeat the command as it was, or give a new directory for --workdir"
         )
 
@@ -101,7 +101,8 @@ def _describe(run: Run) -> str:
     return f"{run.dataset.path}, {run.dataset.records} records, digest {run.dataset.digest[:8]}"
 
 
-def _differences(before: Run, now: Run) -> list[str]:
+def differences(before: Run, now: Run) -> list[str]:
+    """What two runs do not share of a recipe, of all that changes what is learned; one phrase for each key."""
     old, new = _flat(before.recipe), _flat(now.recipe)
     if now.recipe.optimizer.schedule in ENDLESS_SCHEDULES and new["train.steps"] > old["train.steps"]:
         del old["train.steps"], new["train.steps"]  # a longer run is the same run, unless its schedule depends on it

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -204,6 +205,24 @@ def test_parts_run_without_torch_and_are_not_run_twice(tmp_path: Path):
     assert len(kept(tmp_path / "w")) == 2
 
 
+def test_a_failed_part_is_the_exit_status_and_the_next_one_runs(tmp_path: Path):
+    """Also: a wrong override is told before anything is read, as there are no images here."""
+    words = ["--work", tmp_path, "--tiny", "--parts", "cifar,memory"]
+    done = call(*words, "--set", "train.stepz=5")
+    assert done.returncode == 1, done.stderr
+    cifar, memory = kept(tmp_path)
+    assert (cifar["status"], memory["status"]) == (results.FAILED, results.DONE)
+    assert "unknown key train.stepz" in cifar["reason"]
+    for mistake, told in [
+        (("--recipe", "cifar"), "unknown recipe 'cifar'"),
+        (("--weights", "ema0.5"), "--weights ema0.5: the flow keeps ema, ema0.999, params"),
+        (("--diffusion-recipe", "debug"), "give both the same with --set train.steps=N"),
+    ]:
+        done = call("--work", tmp_path, "--tiny", "--parts", "cifar", *mistake)
+        assert done.returncode == 1
+        assert told in kept(tmp_path)[-1]["reason"]
+
+
 def test_no_part_begins_without_time(tmp_path: Path):
     done = call("--work", tmp_path, "--tiny", "--parts", "memory", "--budget", 1)
     assert done.returncode == 0, done.stderr
@@ -250,6 +269,32 @@ def test_a_damaged_piece_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"second.bin: its pieces are not those that were cut"):
         inputs.take(pieces / "3", work)
     assert inputs.find(work, "sub/second.bin") is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda text: text[:-9], "pieces.json: damaged"),
+        (lambda text: "[]", "pieces.json: damaged"),
+        (lambda text: text.replace('"total": 700', '"total": "x"'), "pieces.json: damaged"),
+        (lambda text: text.replace('"name": "first.bin"', '"name": "../first.bin"'), "'../first.bin' leads out"),
+        (lambda text: text.replace('"name": "first.bin"', '"name": "/first.bin"'), "'/first.bin' leads out"),
+        (lambda text: text.replace('"first.bin.0"', '"../first.bin.0"'), "'../first.bin.0' leads out"),
+        (lambda text: text.replace('"first.bin.0"', '"other.bin.0"'), "other.bin.0 of pieces.json is missing"),
+    ],
+)
+def test_an_index_that_is_damaged_writes_nothing(tmp_path: Path, damage: Callable[[str], str], told: str):
+    source, pieces, work = tmp_path / "source", tmp_path / "pieces", tmp_path / "work"
+    contents = lay_out(source)
+    inputs.cut([source / name for name in contents], source, pieces, 1000)
+    index = pieces / "1" / inputs.INDEX
+    text = index.read_text()
+    index.write_text(damage(text))
+    assert index.read_text() != text
+    with pytest.raises(UserError, match=re.escape(told)) as error:
+        inputs.take(pieces / "1", work)
+    assert "\n" not in str(error.value)
+    assert not work.exists()
 
 
 def test_a_tar_of_images_is_packed(tmp_path: Path):

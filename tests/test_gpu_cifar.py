@@ -3,7 +3,10 @@
 import io
 import json
 import tarfile
+import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,14 +14,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.gpu_parts import inputs, results
+from benchmarks.gpu_parts import cifar_score, inputs, results
 from benchmarks.gpu_parts.cifar import COUNTS
-from benchmarks.gpu_parts.cifar_data import Latents
-from benchmarks.gpu_parts.cifar_train import train
+from benchmarks.gpu_parts.cifar_data import Latents, encode
+from benchmarks.gpu_parts.cifar_score import Drawn, Scorer
+from benchmarks.gpu_parts.cifar_train import Training, advance_together
+from benchmarks.gpu_parts.part import Context
 from benchmarks.gpu_parts.parts import PARTS
+from flowtrain.checkpoint import load_for_sampling
 from flowtrain.plan import Plan
+from schemas.config import Recipe
 from schemas.errors import UserError
-from schemas.manifest import ChannelStatistics
+from schemas.manifest import ChannelStatistics, Normalization
+from schemas.recipes import make_recipe
+from schemas.run import RUN_NAME, read_run
 from tests.flowtrain.datasets import write_dataset
 from tests.flowtrain.runs import debug_plan, run_debug, saved
 from tests.test_gpu_benchmark import blocker, call
@@ -47,11 +56,11 @@ def test_the_loop_ends_with_the_bits_of_the_trainer(tmp_path: Path):
     run_debug(tmp_path / "latents", tmp_path / "theirs", *OVERRIDES)
     latents = latents_of(plan)
     assert latents.normalization("vae") == plan.run.normalization
-    pauses = iter([False, False, True])
-    first = train(plan.run, latents, tmp_path / "ours", lambda step: next(pauses))
-    assert first.step == 2
-    second = train(plan.run, latents, tmp_path / "ours", lambda step: False)
-    assert second.step == 6
+    for pause in (2, 6):
+        with Training(plan.run, latents, tmp_path / "ours") as training:
+            training.advance(pause)
+            training.save()
+            assert training.progress().step == pause
     ours, data, meta = saved(plan, tmp_path / "ours", 6)
     theirs, their_data, their_meta = saved(plan, tmp_path / "theirs", 6)
     assert_same(ours, theirs)
@@ -63,13 +72,80 @@ def test_the_loop_ends_with_the_bits_of_the_trainer(tmp_path: Path):
 def test_a_directory_of_another_run_is_refused(tmp_path: Path):
     write_dataset(tmp_path / "latents")
     plan = debug_plan(tmp_path / "latents", *OVERRIDES)
+    latents, workdir = latents_of(plan), tmp_path / "run"
+    Training(plan.run, latents, workdir).__exit__(None, None, None)
+    before = (workdir / RUN_NAME).read_bytes()
+    for override in ("optimizer.learning_rate=0.5", "train.holdout=3", "train.overfit=2", "train.ema_decay=0.3"):
+        other = debug_plan(tmp_path / "latents", *OVERRIDES, override)
+        with pytest.raises(UserError, match=f"{override.partition('=')[0]} was .*; give another --work"):
+            Training(other.run, latents, workdir)
+    scaled = Normalization(offset=(0.0,) * latents.shape[-1], scale=(9.0,) * latents.shape[-1])
+    with pytest.raises(UserError, match="other normalization"):
+        Training(plan.run.model_copy(update={"normalization": scaled}), latents, workdir)
+    assert (workdir / RUN_NAME).read_bytes() == before
+    longer = debug_plan(tmp_path / "latents", *OVERRIDES, "train.steps=9", "sampler.cfg=1.5")
+    Training(longer.run, latents, workdir).__exit__(None, None, None)
+    assert read_run(workdir).recipe == longer.run.recipe
+
+
+def test_runs_end_at_one_step_whenever_the_time_is_over(tmp_path: Path):
+    write_dataset(tmp_path / "latents")
+    plan = debug_plan(tmp_path / "latents", *OVERRIDES, "train.steps=50")
     latents = latents_of(plan)
-    train(plan.run, latents, tmp_path / "run", lambda step: True)
-    other = debug_plan(tmp_path / "latents", *OVERRIDES, "optimizer.learning_rate=0.5")
-    with pytest.raises(UserError, match="a run of another recipe or of other latents"):
-        train(other.run, latents, tmp_path / "run", lambda step: True)
-    longer = debug_plan(tmp_path / "latents", *OVERRIDES, "train.steps=9")
-    train(longer.run, latents, tmp_path / "run", lambda step: True)
+
+    def both(goal: int, turns: int) -> list[int]:
+        over = iter([False] * turns)
+        with ExitStack() as stack:
+            pair = [stack.enter_context(Training(plan.run, latents, tmp_path / name)) for name in ("one", "two")]
+            advance_together(pair, goal, lambda: next(over, True))
+            return [training.step for training in pair]
+
+    with Training(plan.run, latents, tmp_path / "one") as ahead:  # as a call that was killed may leave it
+        ahead.advance(30)
+        ahead.save()
+    assert both(50, turns=0) == [30, 0]
+    assert both(50, turns=1) == [30, 20]
+    assert both(50, turns=1) == [40, 40]
+    assert both(50, turns=9) == [50, 50]
+    for name in ("one", "two"):
+        assert load_for_sampling(tmp_path / name, 50).step == 50
+
+
+class Counting(Scorer):
+    """Draws grey images, and counts how often."""
+
+    drawn = 0
+
+    def _draw(self, trained: Any, recipe: Recipe, drawn: Drawn) -> np.ndarray:
+        self.drawn += 1
+        return np.full((drawn.count, 16, 16, 3), 128, np.uint8)
+
+
+def test_a_score_is_only_remembered_for_what_it_was_measured_of(tmp_path: Path):
+    options = {"encoder": "embedded"}
+    context = Context("cifar", "", tmp_path, tmp_path / "rows", True, time.time() + 600, options)
+    (tmp_path / "cifar" / "flow").mkdir(parents=True)
+    pixels = np.zeros((2, 16, 16, 3), np.uint8)
+    scorer = Counting(context, encode(context, 16, pixels, np.zeros(2, np.int32), ("one",)), pixels)
+    trained: Any = SimpleNamespace(step=3, weights="ema")
+
+    def measure(*overrides: str, steps: int = 5) -> int:
+        recipe = make_recipe({"model": {"size": "debug"}, "train": {"steps": 9, "batch_size": 2}}, overrides)
+        scorer.samples("flow", trained, recipe, Drawn(steps, 2.0, 10), shown=False)
+        return scorer.drawn
+
+    assert [measure(), measure()] == [1, 1]
+    assert measure(steps=6) == 2
+    assert measure("sampler.shift=2") == 3
+    assert measure("sampler.cfg_channels=3") == 4
+    assert measure("sampler.cfg_interval=[0.1,0.9]") == 5
+    assert measure("sampler.cfg_interval=[0.1,0.9]") == 5
+    scorer._facts = {"protocol": "adm", "extractor": "f" * 64}
+    assert measure() == 6
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cifar_score, "_SEED", 1)
+        assert measure() == 7
+    assert measure() == 7
 
 
 def test_channels_are_measured_as_a_manifest_has_them(tmp_path: Path):
@@ -125,5 +201,11 @@ def test_the_part_goes_on_where_an_earlier_call_paused(tmp_path: Path):
     settings = [(row["sampling_steps"], row["cfg"], row["of"]) for row in drawn]
     assert settings == [(steps, cfg, kind) for steps in COUNTS for cfg in (1, 4) for kind in ("flow", "diffusion")]
     assert all(row["distance"] is None and row["step"] == 5 for row in drawn)
-    assert len(list((work / "pictures").glob("*-5-*.png"))) == 20
+    pictures = [path for kind in ("flow", "diffusion") for path in (work / "pictures").glob(f"{kind}-5-*.png")]
+    assert len(pictures) == 20
+    table = (work / results.TABLE_NAME).read_text().splitlines()
+    (header, *_) = (line for line in reversed(table) if line.startswith("| of |"))
+    held_row = next(line for line in reversed(table) if line.startswith("| held-out images |"))
+    cells = dict(zip(header.split("|"), held_row.split("|"), strict=True))
+    assert (cells[" samples "], cells[" of "]) == (" 2 ", " held-out images ")
     assert "cifar: done before" in call(*words, site=site, folder=tmp_path).stdout

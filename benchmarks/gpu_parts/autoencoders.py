@@ -219,7 +219,7 @@ class Torch:
 
 @dataclass
 class Found:
-    """Of ours, for the peer's rows: images a second by case, outputs by what was done."""
+    """Of ours, for the peer's rows: images a second by case, outputs by what was done; empty where ours failed."""
 
     rates: dict[Case, float] = field(default_factory=dict)
     outputs: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -262,16 +262,17 @@ def _measure(
 
 
 def _compare(side: Side, name: str, tiny: bool, found: Found) -> dict[str, float]:
-    """Largest differences of outputs in float32, by what was done; none yet where there is nothing to compare with."""
+    """Largest differences from our outputs in float32, by what was done; empty for ours, and where ours failed."""
     differ = {}
     for what in ("encode", "decode"):
         outputs = side.ask("outputs", Case(name, what, "float32", 2, 16 if tiny else 64))
-        if what in found.outputs:
+        if side.kind is Ours:
+            found.outputs[what] = outputs
+        elif what in found.outputs:
             off = float(np.abs(outputs - found.outputs[what]).max() / np.abs(found.outputs[what]).max())
             if not off < TOLERANCE:
                 raise SideError(f"{what}: outputs differ by {off:.1e} of the largest: not the same computation")
             differ[what] = off
-        found.outputs.setdefault(what, outputs)
     return differ
 
 
@@ -284,7 +285,9 @@ def _time(side: Side, case: Case, limit: int | None, found: Found) -> dict[str, 
         if limit is not None and plan["planned"] > limit:
             return row | {"remark": f"not run: the device has {limit / 2**30:.0f} GiB"}
     rate = case.batch / min(side.ask("time", _CALLS) for _ in range(_ROUNDS))
-    found.rates.setdefault(case, rate)
-    row |= {"images_per_second": rate, "ours_over_this": found.rates[case] / rate}
+    if side.kind is Ours:
+        found.rates[case] = rate
+    our_rate = found.rates.get(case)
+    row |= {"images_per_second": rate, "ours_over_this": None if our_rate is None else our_rate / rate}
     peak = side.ask("peak")
     return row | {"peak_gib": peak / 2**30 if peak else None, "remark": ""}

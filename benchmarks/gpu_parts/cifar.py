@@ -1,26 +1,32 @@
 """A flow and its diffusion twin on CIFAR-10, trained as long as the part may, and their FIDs.
 
-A later call goes on from the checkpoints of an earlier one, and measures what was not measured at that step. Both are
-trained to the same step. Every tenth image by name is held out; distances are to the images that were trained on, at
-the resolution of the autoencoder's input, under the protocol `adm`. What is measured first matters most: the held-out
-images and the decoded latents, then 100 and 20 sampling steps, without guidance and with the recipe's.
+A later call goes on from the checkpoints of an earlier one, and measures what was not measured at that step. Both take
+turns of a few steps, and are measured at the same step or not at all. Every tenth image by name is held out; distances
+are to the images that were trained on, at the resolution of the autoencoder's input, under the protocol `adm`. What is
+measured first matters most: the held-out images and the decoded latents, then 100 and 20 sampling steps, without
+guidance and with the recipe's.
 """
 
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_parts.cifar_data import encode, held_out, read_pixels
-from benchmarks.gpu_parts.cifar_score import Drawn, Scorer, load
-from benchmarks.gpu_parts.cifar_train import Progress, make_run, train
+from benchmarks.gpu_parts.cifar_data import Latents, encode, held_out, read_pixels
+from benchmarks.gpu_parts.cifar_score import Drawn, Scorer
+from benchmarks.gpu_parts.cifar_train import Progress, Training, advance_together, make_run
 from benchmarks.gpu_parts.part import Context
+from flowtrain.checkpoint import PARAMS, load_for_sampling
+from flowtrain.ema import average_names
+from flowtrain.faults import memory_faults
 from flowtrain.recipes import find_recipe
 from schemas.config import Recipe
+from schemas.errors import UserError
 from schemas.recipes import load_recipe
+from schemas.run import Run
 
 # Sampling steps, in the order in which they are measured, with the samples of each where --samples does not say.
 COUNTS = {100: 50_000, 20: 50_000, 5: 10_000, 1: 10_000, 500: 10_000}
@@ -34,10 +40,12 @@ _TINY = (
     *("train.batch_size=8", "train.holdout=0", "train.log_every=2"),
 )
 _TINY_STEPS = 3  # in one call
+_CLOSE_SECONDS = 15.0  # before the end, where nothing is measured: for a last turn and for saving
 
 
 def run(context: Context) -> None:
     """Data, training, distances; each setting is a row as soon as it is measured."""
+    recipes = _recipes(context)
     resolution = int(context.options["resolution"])
     begin = time.perf_counter()
     pixels, labels, classes = read_pixels(context, resolution)
@@ -52,51 +60,62 @@ def run(context: Context) -> None:
         latent=list(latents.shape),
         seconds=time.perf_counter() - begin,
     )
+    runs = {kind: make_run(recipe, latents) for kind, recipe in recipes.items()}
     begin = time.perf_counter()
     scorer = Scorer(context, latents, kept)
     context.emit(of="reference", metric=scorer.metric, seconds=time.perf_counter() - begin)
     del kept
 
-    recipes = {kind: _recipe(context, option) for kind, option in _RECIPES.items()}
-    reached: dict[str, Progress] = {}
     reserve = 2 * float(context.options["reserve"])
-    for left, (kind, recipe) in zip((2, 1), recipes.items(), strict=True):
-        until = _until(context, reserve, left, max((each.step for each in reached.values()), default=None))
-        workdir = _workdir(context, kind)
-        reached[kind] = train(make_run(recipe, latents), latents, workdir, until)
-        _tell_training(context, kind, recipe, reached[kind])
-    if reserve > 0:
-        _score(context, scorer, recipes, unseen)
+    reached = _train(context, runs, latents, reserve)
     for kind, progress in reached.items():
+        _tell_training(context, kind, recipes[kind], progress)
         if progress.step < recipes[kind].train.steps:
             context.unfinished(f"{kind} is at step {progress.step} of {recipes[kind].train.steps}")
+    steps = {progress.step for progress in reached.values()}
+    if len(steps) > 1:
+        told = ", ".join(f"{kind} at {progress.step}" for kind, progress in reached.items())
+        context.unfinished(f"not measured, since the steps differ: {told}; the next call goes on")
+    elif reserve > 0:
+        _score(context, scorer, recipes, unseen, steps.pop())
 
 
-def _recipe(context: Context, option: str) -> Recipe:
+def _recipes(context: Context) -> dict[str, Recipe]:
+    """By kind.
+
+    Raises:
+        UserError: a recipe or an override is wrong, their lengths differ, or --weights are not kept.
+    """
     overrides = [*_SHORT, *(_TINY if context.tiny else ()), *context.options["set"]]
-    return load_recipe(find_recipe(context.options[option]), overrides)
+    recipes = {kind: load_recipe(find_recipe(context.options[option]), overrides) for kind, option in _RECIPES.items()}
+    lengths = {kind: recipe.train.steps for kind, recipe in recipes.items()}
+    if len(set(lengths.values())) > 1:
+        told = " and ".join(f"{steps} ({kind})" for kind, steps in lengths.items())
+        raise UserError(f"train.steps are {told}; give both the same with --set train.steps=N")
+    weights = context.options["weights"]
+    for kind, recipe in recipes.items():
+        known = (*average_names(recipe.train), PARAMS)
+        if weights not in known:
+            raise UserError(f"--weights {weights}: the {kind} keeps {', '.join(known)}")
+    return recipes
+
+
+def _train(context: Context, runs: dict[str, Run], latents: Latents, reserve: float) -> dict[str, Progress]:
+    """Both, until only the reserve of the time is left; the memory of the device is free again."""
+    end = context.deadline - max(reserve, _CLOSE_SECONDS)
+    with memory_faults(), ExitStack() as stack:
+        trainings = {
+            kind: stack.enter_context(Training(run, latents, _workdir(context, kind))) for kind, run in runs.items()
+        }
+        goal = min(run.recipe.train.steps for run in runs.values())
+        if context.tiny:
+            goal = min(goal, min(training.step for training in trainings.values()) + _TINY_STEPS)
+        advance_together(list(trainings.values()), goal, lambda: time.time() > end)
+        return {kind: training.progress() for kind, training in trainings.items()}
 
 
 def _workdir(context: Context, kind: str) -> Path:
     return context.work / "cifar" / kind
-
-
-def _until(context: Context, reserve: float, left: int, step: int | None) -> Callable[[int], bool]:
-    """When a run pauses: its share of the time is over, or the step of its twin is reached."""
-    seconds = max(context.left - reserve, 0.0) / left
-    end = time.time() + seconds
-    calls = 0
-
-    def over(now: int) -> bool:
-        nonlocal calls
-        calls += 1
-        if step is not None and now >= step:
-            return True
-        if context.tiny:
-            return calls > _TINY_STEPS
-        return time.time() > end
-
-    return over
 
 
 def _tell_training(context: Context, kind: str, recipe: Recipe, progress: Progress) -> None:
@@ -105,11 +124,11 @@ def _tell_training(context: Context, kind: str, recipe: Recipe, progress: Progre
     context.emit(**row, images_per_second=progress.rate)
 
 
-def _score(context: Context, scorer: Scorer, recipes: dict[str, Recipe], unseen: NDArray[np.uint8]) -> None:
+def _score(context: Context, scorer: Scorer, recipes: dict[str, Recipe], unseen: NDArray[np.uint8], step: int) -> None:
     asked = context.options["samples"]
     context.emit(**scorer.images("held-out images", unseen))
     context.emit(**scorer.reconstructions(16 if context.tiny else _RECONSTRUCTED))
-    models = {kind: load(_workdir(context, kind), context.options["weights"]) for kind in recipes}
+    models = {kind: load_for_sampling(_workdir(context, kind), step, context.options["weights"]) for kind in recipes}
     for steps, most in COUNTS.items():
         count = 16 if context.tiny else int(asked or most)
         shown = steps == next(iter(COUNTS))  # few files come back from some machines

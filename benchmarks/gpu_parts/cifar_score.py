@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from benchmarks.gpu_parts.cifar_data import Latents, decode, decoder, save_grid
 from benchmarks.gpu_parts.inputs import INCEPTION, find
 from benchmarks.gpu_parts.part import Context
+from benchmarks.gpu_parts.results import read_rows
 from evaluation.extractors.inception import InceptionExtractor, load_inception
 from evaluation.metrics.frechet import statistics_distance
 from evaluation.protocols import PROTOCOLS, EvaluationProtocol
-from flowtrain.checkpoint import TrainedModel, load_for_sampling
+from flowtrain.checkpoint import TrainedModel
 from flowtrain.sampler import sample
 from schemas.config import Recipe
 from schemas.statistics import FeatureStatistics, Moments, read_statistics, write_statistics
@@ -49,13 +50,14 @@ class Scorer:
         self._context, self._latents = context, latents
         self._vae = decoder(latents)
         self._extractor: InceptionExtractor | None = None
-        self.metric = ""
+        self.metric, self._facts = "", {"protocol": None, "extractor": None}
         path = find(context.work, INCEPTION)
         if path is not None:
             recipe = PROTOCOLS[PROTOCOL]
             self._extractor = load_inception(path, recipe.prepare, None)
             self._protocol = EvaluationProtocol.resolve(recipe, self._extractor, latents.resolution)
             self.metric = self._protocol.metric
+            self._facts = {"protocol": self._protocol.name, "extractor": self._protocol.extractor_digest}
             self._reference = self._statistics_of_images(pixels)
 
     def _statistics_of_images(self, pixels: NDArray[np.uint8]) -> FeatureStatistics:
@@ -95,9 +97,12 @@ class Scorer:
         A grid of its first hundred samples goes to `pictures`, also of --out if `shown`.
         """
         row: dict[str, Any] = {"of": name, "step": trained.step, "weights": trained.weights}
-        row |= {"solver": recipe.sampler.solver, "sampling_steps": drawn.steps, "cfg": drawn.cfg}
+        sampler = recipe.sampler
+        row |= {"solver": sampler.solver, "sampling_steps": drawn.steps, "cfg": drawn.cfg, "shift": sampler.shift}
+        row |= {"cfg_channels": sampler.cfg_channels, "cfg_interval": list(sampler.cfg_interval), "seed": _SEED}
         row |= {"samples": drawn.count, "metric": self.metric}
-        known = self._known(row)
+        row |= self._facts
+        known = self._known(name, row)
         if known is not None:
             return known
         begin = time.perf_counter()
@@ -107,7 +112,7 @@ class Scorer:
             save_grid(images, folder / "pictures" / f"{name}-{trained.step}-{drawn.steps}-{drawn.cfg:g}.png")
         row |= {"distance": self.distance(images), "draw_seconds": seconds}
         row |= {"seconds": time.perf_counter() - begin, "of_latents": self._latents.digest}
-        with self._scores.open("a", encoding="utf-8") as stream:
+        with self._scores(name).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         return row
 
@@ -124,22 +129,17 @@ class Scorer:
         scale, offset = (np.asarray(values, np.float32) for values in (normalization.scale, normalization.offset))
         return decode(self._vae, x / scale[None, None, None] + offset[None, None, None])
 
-    @property
-    def _scores(self) -> Path:
-        return self._context.work / "cifar" / "scores.jsonl"
+    def _scores(self, name: str) -> Path:
+        """Beside the checkpoints, and gone with them."""
+        return self._context.work / "cifar" / name / "scores.jsonl"
 
-    def _known(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        """The row that an earlier call measured of the same setting, step, weights and latents."""
-        if not self._scores.is_file():
+    def _known(self, name: str, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The row that an earlier call measured of the same setting, step, weights, latents and protocol."""
+        path = self._scores(name)
+        if not path.is_file():
             return None
         wanted = row | {"of_latents": self._latents.digest}
-        for line in self._scores.read_text(encoding="utf-8").splitlines():
-            found = json.loads(line)
+        for found in read_rows(path):  # one that was cut off is measured again
             if all(found.get(key) == value for key, value in wanted.items()):
                 return found
         return None
-
-
-def load(workdir: Path, weights: str) -> TrainedModel:
-    """The newest checkpoint."""
-    return load_for_sampling(workdir, weights=weights)

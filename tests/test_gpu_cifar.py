@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.gpu_parts import cifar_score, inputs, results
+from benchmarks.gpu_parts import cifar, cifar_score, inputs, results
 from benchmarks.gpu_parts.cifar import COUNTS
 from benchmarks.gpu_parts.cifar_data import Latents, encode
 from benchmarks.gpu_parts.cifar_score import Drawn, Scorer
@@ -173,6 +173,23 @@ def write_images(path: Path, count: int = 20) -> None:
             member = tarfile.TarInfo(f"{'cat' if number % 2 else 'dog'}/{number:04}.jpg")
             member.size = len(content.getvalue())
             archive.addfile(member, io.BytesIO(content.getvalue()))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ({"recipe": "cifar"}, "unknown recipe 'cifar'"),
+        ({"set": ["model.dept=3"]}, "unknown key model.dept"),
+        ({"weights": "ema0.5"}, "--weights ema0.5: the flow keeps ema, ema0.999, params"),
+        ({"diffusion_recipe": "debug"}, r"train.steps are 100000 \(flow\) and 20 \(diffusion\)"),
+    ],
+)
+def test_a_wrong_recipe_is_told_before_images_are_read(tmp_path: Path, mistake: dict[str, Any], told: str):
+    names = {"recipe": "cifar10-64-taef2-dit-s", "diffusion_recipe": "cifar10-64-taef2-dit-s-diffusion"}
+    options = {**names, "set": [], "weights": "ema0.999", "resolution": 64, "reserve": 0, **mistake}
+    context = Context("cifar", "", tmp_path, tmp_path / "rows", True, time.time() + 600, options)
+    with pytest.raises(UserError, match=told):
+        cifar.run(context)  # there are no images, which would be told
 
 
 def test_the_part_goes_on_where_an_earlier_call_paused(tmp_path: Path):

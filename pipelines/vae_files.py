@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines import tiny_config, vae_config
 from pipelines.tiny_config import TinyConfig
 from pipelines.tiny_files import Halves, find_halves
 from pipelines.torch_file import read_torch_file
@@ -27,10 +28,9 @@ PIPELINE_FOLDER = "vae"  # where diffusers' pipelines keep theirs
 Config = VaeConfig | TinyConfig
 # By diffusers' name of the class, which a config may leave out for the first.
 CONFIGS: dict[str, type[VaeConfig] | type[TinyConfig]] = {
-    "AutoencoderKL": VaeConfig,
-    "AutoencoderTiny": TinyConfig,
+    vae_config.CLASS: VaeConfig,
+    tiny_config.CLASS: TinyConfig,
 }
-DEFAULT_CLASS = "AutoencoderKL"
 
 PTH = ".pth"  # a state dict as torch.save writes it; read without running its pickle
 _PICKLED = (".bin", ".pt", ".ckpt", ".pth")
@@ -105,7 +105,7 @@ def read_vae_config(directory: Path) -> Config:
             "autoencoder's NAME_encoder.safetensors and NAME_decoder.safetensors"
         )
     values = _read_object(file)
-    kind = values.get("_class_name") or DEFAULT_CLASS
+    kind = values.get("_class_name") or vae_config.CLASS
     if not isinstance(kind, str) or kind not in CONFIGS:
         raise UserError(f"the VAE's config.json is of a {kind}; supported are diffusers' {' and '.join(CONFIGS)}")
     return CONFIGS[kind].from_dict(values)

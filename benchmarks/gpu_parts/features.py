@@ -21,11 +21,11 @@ TOLERANCE = 1e-3  # of features in float32, of the largest; TensorFloat-32 is of
 _ROUNDS = 2
 
 
-def inception_tensors() -> dict[str, NDArray[np.float32]]:
+def inception_tensors(seed: int = 0) -> dict[str, NDArray[np.float32]]:
     """He-scaled kernels and positive variances, so that activations neither die nor grow."""
     from evaluation.extractors.inception import layout
 
-    rng, tensors = np.random.default_rng(0), {}
+    rng, tensors = np.random.default_rng(seed), {}
     for name, shape in layout().items():
         if name.endswith(("conv.weight", "fc.weight")):
             values = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.extractors.inception import layout
+from benchmarks.gpu_parts.features import inception_tensors
 
 
 def import_peer(name: str) -> Any:
@@ -25,16 +25,9 @@ def random_weights(path: Path, seed: int = 0) -> Path:
     He-scaled kernels and positive variances: with others the activations die or grow, and every network agrees.
     """
     torch = importlib.import_module("torch")
-    rng = np.random.default_rng(seed)
     state: dict[str, Any] = {}
-    for name, shape in layout().items():
-        if name.endswith(("conv.weight", "fc.weight")):
-            values = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
-        elif name.endswith(("bn.weight", "running_var")):
-            values = rng.uniform(0.6, 1.4, shape)
-        else:
-            values = rng.uniform(-0.3, 0.3, shape)
-        state[name] = torch.from_numpy(values.astype(np.float32))
+    for name, values in inception_tensors(seed).items():
+        state[name] = torch.from_numpy(values)
         if name.endswith("running_var"):
             state[name.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
     torch.save(state, path)

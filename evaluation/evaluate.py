@@ -32,13 +32,10 @@ from evaluation.setting import Setting, sampling_facts, setting_name
 from evaluation.tables import by_series, markdown
 from schemas.errors import UserError
 from schemas.files import write_atomic
-from schemas.run import Run, read_run
+from schemas.run import EVAL_DIR, SAMPLES_DIR, Run, read_run
 
 if TYPE_CHECKING:
     from flowtrain.checkpoint import TrainedModel
-
-SAMPLES_DIR = "samples"
-EVAL_DIR = "eval"
 
 
 @dataclass(frozen=True)

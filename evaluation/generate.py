@@ -18,7 +18,16 @@ from evaluation.setting import TOLERANCE, Setting, equivalent_command, sampling_
 from schemas.errors import UserError
 from schemas.files import sha256_file, write_atomic
 from schemas.layout import Layout, layout_tensors
-from schemas.manifest import MANIFEST_NAME, ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo, read_manifest
+from schemas.manifest import (
+    MANIFEST_NAME,
+    SAMPLING_NAME,
+    ChannelStatistics,
+    Counts,
+    Manifest,
+    ShardInfo,
+    SourceInfo,
+    read_manifest,
+)
 from schemas.record import encode_record
 from schemas.solvers import EVERYWHERE
 from schemas.tfds_metadata import shard_name
@@ -28,7 +37,6 @@ if TYPE_CHECKING:
     from flowtrain.checkpoint import TrainedModel
 
 SPLIT = "samples"
-PLAN_NAME = ".plan.json"
 BATCH_SIZE = 256  # powers of two: they divide over any usual number of devices
 SHARD_SIZE = 512
 _COUNT_SUFFIX = ".evaluations"  # beside a shard of such a solver: what it took
@@ -146,7 +154,7 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
     Raises:
         UserError: it holds something else, or another process is writing to it.
     """
-    path = directory / PLAN_NAME
+    path = directory / SAMPLING_NAME
     if not path.is_file():
         occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
         if occupied and not _plan_lost(directory, plan):
@@ -277,7 +285,7 @@ def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: 
         versions={name: installed_version(name) for name in ("jax", "numpy")},
     )
     counts = [_count_path(Path(shard.name)).name for shard in shards] if setting.nfe is None else []
-    return finish_dataset(LocalDirectory(str(directory.absolute())), manifest, others=(PLAN_NAME, *counts))
+    return finish_dataset(LocalDirectory(str(directory.absolute())), manifest, others=(SAMPLING_NAME, *counts))
 
 
 def _channel_statistics(

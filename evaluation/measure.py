@@ -23,7 +23,7 @@ from pipelines.storage import WORK
 from schemas.errors import UserError
 from schemas.locked import locked
 from schemas.manifest import MANIFEST_NAME
-from schemas.run import RUN_NAME
+from schemas.run import CHECKPOINTS_DIR, RUN_NAME
 from schemas.statistics import FeatureStatistics, read_statistics
 
 Notify = Callable[[str], object]
@@ -316,7 +316,7 @@ def _is_statistics(path: Path) -> bool:
 
 def is_run(path: Path) -> bool:
     """Whether a path is a work directory (perhaps an unfinished one) rather than finished images."""
-    return (path / RUN_NAME).is_file() or (path / "checkpoints").is_dir()
+    return (path / RUN_NAME).is_file() or (path / CHECKPOINTS_DIR).is_dir()
 
 
 def named_images(source: str, split: str | None, resolution: int | None, crop: str, num: int | None) -> ImageSet:

@@ -8,7 +8,6 @@ from typing import Any
 
 from evaluation import cards
 from evaluation.commands import commands
-from evaluation.evaluate import EVAL_DIR
 from evaluation.plots import Paint, accuracy_plot, distance_plot, guidance_plot, loss_plot, metric_pair_plot
 from evaluation.report_images import (
     COLUMNS,
@@ -34,7 +33,7 @@ from evaluation.tables import (
     steps_text,
 )
 from pipelines.dataset import LatentDataset
-from schemas.run import Run, read_run
+from schemas.run import EVAL_DIR, Run, read_run
 
 TEMPLATE = "report.html.j2"
 BLOCK_COLUMNS = 4

@@ -76,8 +76,8 @@ def stored_samples(workdir: Path, result: Result, num: int) -> tuple[NDArray[np.
     Raises:
         UserError: the sample set is gone or broken.
     """
-    from evaluation.evaluate import SAMPLES_DIR
     from evaluation.setting import setting_name
+    from schemas.run import SAMPLES_DIR
 
     assert result.sampling is not None
     dataset = LatentDataset(workdir / SAMPLES_DIR / setting_name(result.sampling))
@@ -143,8 +143,8 @@ def neighbour_pictures(workdir: Path, series: Sequence[Result], first: Result) -
 
 def _neighbour_file(workdir: Path, sampling: Sampling, protocol: str) -> Path | None:
     """Of the pictures of one setting, which end in how many samples they show, that with the most."""
-    from evaluation.evaluate import EVAL_DIR
     from evaluation.setting import setting_name
+    from schemas.run import EVAL_DIR
 
     name = f"neighbours-{setting_name(sampling)}-{protocol}-"
     counts = {

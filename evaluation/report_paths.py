@@ -117,7 +117,7 @@ def setting_of(sampling: Sampling) -> Setting:
 
 def stored_labels(workdir: Path, sampling: Sampling) -> NDArray[np.int32]:
     """The classes of the first samples of a set. Raises `UserError` when it is gone or broken."""
-    from evaluation.evaluate import SAMPLES_DIR
+    from schemas.run import SAMPLES_DIR
 
     dataset = LatentDataset(workdir / SAMPLES_DIR / setting_name(sampling))
     records = dataset.records(stop=min(SAMPLES, len(dataset)))

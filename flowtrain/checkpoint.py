@@ -26,9 +26,8 @@ from flowtrain.snapshots import Snapshots
 from flowtrain.state import TrainState
 from schemas.config import ModelConfig, TrainConfig
 from schemas.errors import UserError
-from schemas.run import Run, read_run
+from schemas.run import CHECKPOINTS_DIR, Run, read_run
 
-CHECKPOINTS = "checkpoints"
 PARAMS, OPT, DATA, META = "params", "opt", "data", "meta"
 
 
@@ -60,7 +59,7 @@ class Checkpoints(StepFolders):
     """The checkpoints of a work directory, open for writing: a `StepFolders` that stores a `TrainState`."""
 
     def __init__(self, workdir: Path, config: TrainConfig):
-        super().__init__(workdir / CHECKPOINTS, "checkpoint", preserve=_Kept(config))
+        super().__init__(workdir / CHECKPOINTS_DIR, "checkpoint", preserve=_Kept(config))
         self._config = config
 
     def latest(self) -> int | None:
@@ -133,7 +132,7 @@ def check_sampling(workdir: Path, step: int | None = None, weights: str = MAIN) 
     if parse_width(weights) is not None:
         return  # snapshots tell when they are read
     _check_weights(workdir, run, weights)
-    with StepFolders(workdir / CHECKPOINTS, "checkpoint", read_only=True) as folders:
+    with StepFolders(workdir / CHECKPOINTS_DIR, "checkpoint", read_only=True) as folders:
         _choose(workdir, folders.steps(), step)
 
 
@@ -173,7 +172,7 @@ def load_for_sampling(workdir: Path, step: int | None = None, weights: str = MAI
             chosen, params = reconstruct(snapshots, width, target, step)
         return TrainedModel(run, chosen, weights, network.predict, params)
     _check_weights(workdir, run, weights)
-    with StepFolders(workdir / CHECKPOINTS, "checkpoint", read_only=True) as folders:
+    with StepFolders(workdir / CHECKPOINTS_DIR, "checkpoint", read_only=True) as folders:
         chosen = _choose(workdir, folders.steps(), step)
         params = folders.read(chosen, {weights: target})[weights]
     return TrainedModel(run, chosen, weights, network.predict, params)

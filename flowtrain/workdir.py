@@ -6,13 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flowtrain.checkpoint import CHECKPOINTS
 from flowtrain.hosts import is_main
 from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED, Recipe
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.recipes import format_recipe
-from schemas.run import METRICS_NAME, RUN_NAME, Run, read_run, write_run
+from schemas.run import CHECKPOINTS_DIR, METRICS_NAME, RUN_NAME, Run, read_run, write_run
 
 LOCK_NAME, RECIPE_NAME = ".lock", "recipe.toml"
 # What may change between the commands of one run without changing what it computes: numbers, and whole tables.
@@ -93,7 +92,7 @@ def _is_ours(name: str) -> bool:
 
 def _has_learned(workdir: Path) -> bool:
     """Whether there is a checkpoint; one that is not whole has another name than its step."""
-    folder = workdir / CHECKPOINTS
+    folder = workdir / CHECKPOINTS_DIR
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 

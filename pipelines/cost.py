@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipelines.plan import Plan
-from pipelines.settings import SETTINGS_NAME
+from schemas.manifest import SETTINGS_NAME
 
 
 def describe(plan: Plan, images_per_second: float) -> dict[str, Any]:

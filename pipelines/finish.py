@@ -10,10 +10,10 @@ from functools import partial
 from pipelines.dataset import finish_dataset
 from pipelines.lock import check_ours
 from pipelines.results import NOT_FINITE, ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
-from pipelines.settings import SETTINGS_NAME, Settings
+from pipelines.settings import Settings
 from pipelines.storage import Directory, LocalDirectory
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, Counts, Manifest, ShardInfo
+from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, SETTINGS_NAME, Counts, Manifest, ShardInfo
 
 _OTHER_VAE = "the VAE or its precision is wrong for these images; preprocess into a new directory with another"
 _ASKED_AT_ONCE = 16  # shards in an object store

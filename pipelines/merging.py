@@ -24,7 +24,6 @@ from tqdm import tqdm
 from pipelines import files
 from pipelines.dataset import dataset_whole, finish_dataset
 from pipelines.lock import exclusive
-from pipelines.repair import MERGE_NAME
 from pipelines.results import (
     ChannelSums,
     ErrorSums,
@@ -41,6 +40,7 @@ from schemas.errors import UserError
 from schemas.files import sha256_file
 from schemas.manifest import (
     MANIFEST_NAME,
+    MERGE_NAME,
     REJECTS_NAME,
     RESULTS_NAME,
     Counts,

@@ -1,13 +1,13 @@
-"""Object stores, by the clients that Apache Beam configures: `s3://` and `gs://` take Beam's options and credentials.
+"""Object stores, `s3://` and `gs://`, by their vendors' clients, which are imported when a URL is first used.
 
-Beam's own file objects are for streams: they look an object up before each read, cannot write an empty one, and publish
-half a file when the writer fails. So the connection is Beam's, and the calls are those of the vendors' clients. An
-object appears whole or not at all.
+An object appears whole or not at all. Where to connect and with which credentials says the environment, as the clients
+read it, unless another way to connect is handed in (`connect_with`).
 """
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ CONNECTIONS = 64  # kept open by a process; more than it has threads that read a
 SINGLE_UPLOAD = 64 << 20  # bytes that travel in one request
 PAGE = 1000  # entries in an answer to a listing, at most; S3 gives no more
 CHECKSUM = "sha256"  # name of the note on an object
+EMULATOR = "STORAGE_EMULATOR_HOST"  # a variable of the environment that Google's client reads
 BINARY = "application/octet-stream"
 
 
@@ -89,28 +90,20 @@ class ObjectStore(ABC):
 
 
 class S3Store(ObjectStore):
-    """Amazon S3 and whatever speaks its protocol, through boto3."""
+    """Amazon S3 and whatever speaks its protocol, through boto3.
 
-    def __init__(self, options: Any):
-        from apache_beam.options.pipeline_options import S3Options
+    Args:
+        options: of `boto3.session.Session.client`, such as `endpoint_url` or `aws_access_key_id`.
+    """
+
+    def __init__(self, **options: Any):
         from boto3.s3.transfer import TransferConfig
         from boto3.session import Session
         from botocore.config import Config
 
-        given = options.view_as(S3Options)
-        self._client = Session().client(
-            "s3",
-            region_name=given.s3_region_name,
-            api_version=given.s3_api_version,
-            use_ssl=not given.s3_disable_ssl,
-            verify=given.s3_verify,
-            endpoint_url=given.s3_endpoint_url,
-            aws_access_key_id=given.s3_access_key_id,
-            aws_secret_access_key=given.s3_secret_access_key,
-            aws_session_token=given.s3_session_token,
-            # Beam would make the same client, but one that repeats a request itself, and for fewer threads.
-            config=Config(retries={"total_max_attempts": 1}, max_pool_connections=CONNECTIONS),
-        )
+        # Left to itself the client repeats a request, as `pipelines.files` does, and serves ten threads at once.
+        config = Config(retries={"total_max_attempts": 1}, max_pool_connections=CONNECTIONS)
+        self._client = Session().client("s3", config=config, **options)
         # In one piece where possible: of an upload in parts that is killed the parts stay, unseen and paid for.
         self._transfer = TransferConfig(multipart_threshold=SINGLE_UPLOAD, multipart_chunksize=SINGLE_UPLOAD)
 
@@ -172,19 +165,19 @@ class S3Store(ObjectStore):
 
 
 class GoogleStore(ObjectStore):
-    """Google Cloud Storage, through google-cloud-storage. Its emulators are found by STORAGE_EMULATOR_HOST.
+    """Google Cloud Storage, through google-cloud-storage.
 
     `retry=None` everywhere: `pipelines.files` repeats what fails.
+
+    Args:
+        client: a `google.cloud.storage.Client`; None for one with the credentials of this machine, or without any where
+            it has none. Emulators are found by STORAGE_EMULATOR_HOST and are asked without credentials.
     """
 
-    def __init__(self, options: Any):
-        from apache_beam.io.gcp.gcsio import GcsIO, create_storage_client
+    def __init__(self, client: Any = None):
         from requests.adapters import HTTPAdapter
 
-        # An emulator asks for no credentials, and looking for them takes Beam half a minute where there are none.
-        emulated = "STORAGE_EMULATOR_HOST" in os.environ
-        client = create_storage_client(options, use_credentials=False) if emulated else None
-        self._client = GcsIO(storage_client=client, pipeline_options=options).client
+        self._client = _google_client() if client is None else client
         for scheme in ("https://", "http://"):
             self._client._http.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
 
@@ -263,12 +256,24 @@ class GoogleStore(ObjectStore):
         return self._client.bucket(place["Bucket"]).blob(place["Key"])
 
 
-STORES: dict[str, Callable[[Any], ObjectStore]] = {"s3": S3Store, "gs": GoogleStore}
+def _google_client() -> Any:
+    from google.auth.exceptions import DefaultCredentialsError
+    from google.cloud.storage import Client
+
+    if EMULATOR not in os.environ:  # to look for credentials takes half a minute where there are none
+        try:
+            return Client()
+        except DefaultCredentialsError:  # what anyone may read can be read
+            pass
+    return Client.create_anonymous_client()
+
+
+STORES: dict[str, Callable[[], ObjectStore]] = {"s3": S3Store, "gs": GoogleStore}
 _EXTRA = "install the clients of the object stores: pip install 'flowtrain[cloud]'"
 
 
 def object_store(url: str) -> ObjectStore:
-    """The store of a URL: one connection a process, made with the options of the pipeline that runs.
+    """The store of a URL: one connection a process and way to connect.
 
     Raises:
         UserError: another kind of store, no bucket, or its client is not installed.
@@ -279,25 +284,36 @@ def object_store(url: str) -> ObjectStore:
         raise UserError(f"{url}: no such kind of storage; known are local paths, {known}")
     if not _bucket_key(url)["Bucket"]:
         raise UserError(f"{url}: no bucket; give {scheme}://BUCKET/PATH")
-    return _connect(scheme, _beam_options())
-
-
-@cache
-def _connect(scheme: str, options: Any) -> ObjectStore:
     try:
-        return STORES[scheme](options)
+        return _connection.connect(scheme)
     except (ImportError, RuntimeError) as error:
         raise UserError(f"{scheme}:// cannot be used here ({error}); {_EXTRA}") from error
 
 
-def _beam_options() -> Any:
-    """The options that Beam gave its file systems: in a worker those of the job, in a command those after `--`."""
-    from apache_beam.io.filesystems import FileSystems
-    from apache_beam.options.pipeline_options import PipelineOptions
+@cache
+def connect_by_environment(scheme: str) -> ObjectStore:
+    """The store of a scheme, as the vendor's client finds it: environment variables and files of credentials."""
+    return STORES[scheme]()
 
-    if FileSystems._pipeline_options is None:
-        FileSystems.set_options(PipelineOptions([]))
-    return FileSystems._pipeline_options  # Beam has no way to ask for what it was told
+
+@dataclass
+class _Connection:
+    """How this process connects to the stores of a scheme."""
+
+    connect: Callable[[str], ObjectStore] = connect_by_environment
+
+
+_connection = _Connection()
+
+
+def connect_with(connect: Callable[[str], ObjectStore]) -> None:
+    """From now on this process connects so.
+
+    Args:
+        connect: gives the store of a scheme; called for each request, so it keeps connections. An ImportError or a
+            RuntimeError means that the store cannot be used on this machine.
+    """
+    _connection.connect = connect
 
 
 def _bucket_key(url: str) -> dict[str, str]:

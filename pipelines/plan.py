@@ -8,12 +8,12 @@ from pipelines.files import absolute
 from pipelines.finish import check_quality
 from pipelines.images import CROPS, ImageError
 from pipelines.index import Index, build_index
-from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, current_versions, read_settings
+from pipelines.settings import Settings, check_ownership, current_versions, read_settings
 from pipelines.sources import Source, open_source
 from pipelines.storage import GONE, WORK, Directory, open_directory, reported
 from pipelines.vae_info import describe_vae
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, Manifest, SourceInfo, VaeInfo, parse_manifest
+from schemas.manifest import MANIFEST_NAME, SETTINGS_NAME, Manifest, SourceInfo, VaeInfo, parse_manifest
 
 SHARD_RECORDS = 1000  # in a shard, about, when --shards is left out
 MAX_SHARDS = 1024

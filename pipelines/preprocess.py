@@ -23,11 +23,11 @@ from pipelines.plan import Plan
 from pipelines.progress import ProgressBar, Ticker
 from pipelines.results import ShardFailure, ShardResult, drop_damaged_results, recall_markers
 from pipelines.runner import check_runner, run_pipeline
-from pipelines.settings import SETTINGS_NAME, Settings, check_ownership, differences, read_settings, write_settings
+from pipelines.settings import Settings, check_ownership, differences, read_settings, write_settings
 from pipelines.storage import Directory, reported
 from pipelines.work import Slice, make_shard
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from schemas.manifest import MANIFEST_NAME, SETTINGS_NAME, Manifest, parse_manifest
 
 NAMESPACE = "preprocess"
 COUNTERS = ("read", "decoded", "encoded", "rejected", "bytes")

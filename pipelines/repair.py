@@ -7,13 +7,12 @@ from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from pipelines import files
-from pipelines.settings import SETTINGS_NAME, Settings
+from pipelines.settings import Settings
 from pipelines.thresholds import MAX_BAD_FRACTION, MIN_PSNR
-from schemas.manifest import RESULTS_NAME, Manifest
+from schemas.manifest import MERGE_NAME, RESULTS_NAME, SETTINGS_NAME, Manifest
 from schemas.sealed import unseal
 
 _OUT = "OUT"  # what stands for the dataset in its command
-MERGE_NAME = "merge.json"  # what a merged dataset was asked to be; `pipelines.merging` writes it
 _DELETE = {"gs": "gcloud storage rm", "s3": "aws s3 rm"}
 
 

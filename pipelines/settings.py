@@ -14,13 +14,11 @@ from pipelines.storage import GONE, WORK, Directory
 from schemas.errors import UserError
 from schemas.growing import Growing
 from schemas.layout import Layout, TensorSpec, layout_tensors
-from schemas.manifest import MANIFEST_NAME, SourceInfo, VaeInfo, parse_manifest
+from schemas.manifest import MANIFEST_NAME, PIXELS, SETTINGS_NAME, SourceInfo, VaeInfo, parse_manifest
 from schemas.sealed import seal, unseal
 from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version
 
-SETTINGS_NAME = "settings.json"
-PIXELS = "none"  # --vae none: store the pixels themselves
 _PACKAGES = ("flowtrain", "apache-beam", "array-record", "flax", "jax", "jaxlib", "numpy", "pillow")
 
 

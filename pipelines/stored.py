@@ -10,17 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines import files
-from pipelines.repair import MERGE_NAME
-from pipelines.settings import SETTINGS_NAME
 from pipelines.shards import read_shard, read_some
 from pipelines.storage import WORK
 from pipelines.temporary import temporary_folder
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, REBUILD, Manifest, ShardInfo, parse_manifest, unfinished
+from schemas.manifest import (
+    MANIFEST_NAME,
+    MERGE_NAME,
+    REBUILD,
+    SAMPLING_NAME,
+    SETTINGS_NAME,
+    Manifest,
+    ShardInfo,
+    parse_manifest,
+    unfinished,
+)
 from schemas.record import Record, decode_record
 
 # What the commands that make a dataset leave there from their first moment on.
-_BEGUN = (WORK, SETTINGS_NAME, MERGE_NAME, ".plan.json")
+_BEGUN = (WORK, SETTINGS_NAME, MERGE_NAME, SAMPLING_NAME)
 
 
 @dataclass(frozen=True)

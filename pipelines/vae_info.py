@@ -1,6 +1,5 @@
 """A VAE as settings and manifests state it: found, digested, its precision chosen. The weights are not loaded."""
 
-from pipelines.settings import PIXELS
 from pipelines.vae_files import (
     CONFIGS,
     decoder_digest,
@@ -10,7 +9,7 @@ from pipelines.vae_files import (
     vae_digest,
     weight_files,
 )
-from schemas.manifest import VaeInfo
+from schemas.manifest import PIXELS, VaeInfo
 
 
 def describe_vae(name: str, revision: str | None = None, dtype: str | None = None) -> VaeInfo | None:

@@ -16,6 +16,10 @@ from schemas.sealed import FIELD, digest_of, seal, unseal
 SCHEMA_VERSION = 2  # 1 had neither `files`, `parts` nor the digest at the end
 MANIFEST_NAME = "manifest.json"
 REJECTS_NAME = "rejects.jsonl"
+SETTINGS_NAME = "settings.json"  # what `flowtrain preprocess` was asked for
+MERGE_NAME = "merge.json"  # what `flowtrain data merge` was asked for
+SAMPLING_NAME = ".plan.json"  # what a dataset of samples was drawn with, while it is being drawn
+PIXELS = "none"  # the name of no VAE: the pixels themselves are stored
 RESULTS_NAME = "shards.jsonl"  # what each shard reported when it was done, in order
 # What to do about a missing and about a damaged shard, at the end of a one-line error. A damaged one of the right size
 # is taken for whole when the command is repeated, so it has to go first.

@@ -14,6 +14,9 @@ from schemas.manifest import Manifest, Normalization, VaeInfo
 
 RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
+CHECKPOINTS_DIR = "checkpoints"
+SAMPLES_DIR = "samples"  # datasets of samples, one a setting
+EVAL_DIR = "eval"  # statistics, tables and plots of `flowtrain eval`
 
 
 class DatasetRef(Growing):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.generate import PLAN_NAME, draw, generate
+from evaluation.generate import draw, generate
 from evaluation.sample_command import images_and_labels
 from evaluation.setting import Setting, equivalent_command, run_digest, sampling_facts, setting_name
 from flowtrain.checkpoint import TrainedModel, load_for_sampling
@@ -24,7 +24,7 @@ from pipelines.dataset import LatentDataset
 from pipelines.verification import verify
 from schemas.config import BOOKKEEPING, SamplerConfig
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME
+from schemas.manifest import MANIFEST_NAME, SAMPLING_NAME
 from schemas.recipes import make_recipe
 from schemas.run import read_run, write_run
 from tests.evaluation.conftest import World
@@ -67,7 +67,7 @@ def test_a_sample_set_is_verified_and_mended_like_any_dataset(
 ) -> None:
     assert not verify(str(undisturbed)).damaged
     whole = contents(undisturbed)
-    assert {"README.md", "features.json", PLAN_NAME} < whole.keys()
+    assert {"README.md", "features.json", SAMPLING_NAME} < whole.keys()
     for name in whole:
         if name == MANIFEST_NAME:
             continue
@@ -88,7 +88,7 @@ def test_a_sample_set_is_verified_and_mended_like_any_dataset(
 
 def test_a_damaged_plan_is_one_line(trained: TrainedModel, undisturbed: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(undisturbed, tmp_path / "out"))
-    (out / PLAN_NAME).write_text("{")
+    (out / SAMPLING_NAME).write_text("{")
     with pytest.raises(UserError, match="is damaged; delete it and repeat"):
         generate(trained, SETTING, out, batch_size=8, shard_size=8)
 
@@ -184,7 +184,7 @@ def test_a_directory_belongs_to_one_setting(trained: TrainedModel, undisturbed: 
     with pytest.raises(UserError, match="made with steps 3, not 4"):
         generate(trained, other, undisturbed, batch_size=8, shard_size=8)
     assert contents(undisturbed) == before
-    with (undisturbed / PLAN_NAME).open() as held:
+    with (undisturbed / SAMPLING_NAME).open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another process"):
             generate(trained, SETTING, undisturbed, batch_size=8, shard_size=8)

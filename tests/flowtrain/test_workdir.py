@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from flowtrain.checkpoint import CHECKPOINTS
 from flowtrain.workdir import check, claimed
 from schemas.errors import UserError
 from schemas.manifest import Normalization
 from schemas.recipes import make_recipe
-from schemas.run import DatasetRef, Run, read_run
+from schemas.run import CHECKPOINTS_DIR, DatasetRef, Run, read_run
 
 
 def _run(*overrides: str, digest: str = "d" * 64, path: str = "/data") -> Run:
@@ -29,7 +28,7 @@ def _run(*overrides: str, digest: str = "d" * 64, path: str = "/data") -> Run:
 def _begin(workdir: Path, run: Run, *, learned: bool = True) -> None:
     """Hold the directory for a moment, and leave a checkpoint."""
     with claimed(workdir, run):
-        (workdir / CHECKPOINTS / "5" if learned else workdir).mkdir(parents=True, exist_ok=True)
+        (workdir / CHECKPOINTS_DIR / "5" if learned else workdir).mkdir(parents=True, exist_ok=True)
 
 
 def test_the_same_run_may_go_on_and_be_made_longer(tmp_path: Path):
@@ -69,7 +68,7 @@ def test_before_the_first_checkpoint_another_recipe_begins_anew(tmp_path: Path):
     first = _run().model_copy(update={"versions": {"jax": "1"}})
     other = _run("model.depth=3", "train.steps=5").model_copy(update={"versions": {"jax": "2"}})
     _begin(tmp_path, first, learned=False)
-    (tmp_path / CHECKPOINTS / "5.orbax-checkpoint-tmp").mkdir(parents=True)  # of a save that was killed
+    (tmp_path / CHECKPOINTS_DIR / "5.orbax-checkpoint-tmp").mkdir(parents=True)  # of a save that was killed
     with pytest.raises(UserError, match="another dataset"):
         _begin(tmp_path, _run(digest="e" * 64), learned=False)
     check(tmp_path, other)

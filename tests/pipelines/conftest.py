@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from pipelines import objects
+from pipelines import beam_storage
 from pipelines.vae import AutoencoderKL, VaeConfig
 from pipelines.vae_weights import save_vae
 from tests.pipelines.forked import Template, template
@@ -56,9 +56,9 @@ def _reach(kind: str) -> Iterator[Store]:
     with SERVERS[kind]() as store, pytest.MonkeyPatch.context() as patch:
         for name, value in store.environment.items():
             patch.setenv(name, value)
-        objects._connect.cache_clear()
+        beam_storage._connect.cache_clear()
         yield store
-    objects._connect.cache_clear()
+    beam_storage._connect.cache_clear()
 
 
 @pytest.fixture(scope="session")

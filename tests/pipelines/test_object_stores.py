@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipelines import files
-from pipelines import objects as stores
+from pipelines import beam_storage, files
 from pipelines.preprocess import preprocess
 from pipelines.remote import RemoteDirectory
 from pipelines.settings import write_settings
@@ -197,7 +196,7 @@ def test_urls_that_name_nothing_are_refused(photos: Path, url: str, line: str) -
 def test_client_that_is_not_installed_is_one_line(
     photos: Path, monkeypatch: pytest.MonkeyPatch, module: str, url: str
 ) -> None:
-    stores._connect.cache_clear()
+    beam_storage._connect.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     result = run(photos, url, *OPTIONS)
     assert result.exit_code == 2
@@ -298,7 +297,7 @@ def test_listing_of_many_pages_asks_again_for_the_page_that_failed(
     files.write(f"{root}0", b"beside it")
     for name in names:
         files.write(f"{root}/{name}", b"x" * len(name))
-    monkeypatch.setattr(stores, "PAGE", 3)
+    monkeypatch.setattr("pipelines.objects.PAGE", 3)
     failed = []
 
     def fail(number: int, method: str, path: str) -> str:

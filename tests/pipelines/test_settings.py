@@ -2,16 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import (
-    SETTINGS_NAME,
-    check_ownership,
-    current_versions,
-    differences,
-    read_settings,
-    write_settings,
-)
+from pipelines.settings import check_ownership, current_versions, differences, read_settings, write_settings
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME
+from schemas.manifest import MANIFEST_NAME, SETTINGS_NAME
 from tests.pipelines.running import plan
 
 

@@ -152,26 +152,27 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
       flowtrain eval runs/digits --reference digits.npz --steps 100,20,5,1 --cfg 1,4
       flowtrain eval runs/digits --reference digits.npz --sweep weights=ema,params --sweep seed=0,1,2
     """
-    from evaluation import measure
+    from evaluation.compare import Comparison, check_exists, compare_only, is_run
+    from evaluation.measure import MeasureOptions
     from evaluation.protocols import find_protocol
     from evaluation.tables import markdown
 
     weights = _weights(options)
-    if measure.is_run(workdir):
+    if is_run(workdir):
         run = read_run(workdir)
-        results = _eval_run(workdir, run, dry_run, measure.Means(beam_args, weights=weights), options)
+        results = _eval_run(workdir, run, dry_run, MeasureOptions(beam_args, weights=weights), options)
         text = markdown(results, run, workdir.name) if results else ""
     elif dry_run:
-        measure.check_exists(options["reference"])
+        check_exists(options["reference"])
         _echo_plan({"compare": workdir, "with": options["reference"], "protocol": options["protocol"]})
         return
     else:
         recipe = find_protocol(options["protocol"])
         names = ("reference", "resolution", "crop", "metrics")
-        comparison = measure.Comparison(
+        comparison = Comparison(
             workdir, recipe=recipe, num=options["num_samples"], **{name: options[name] for name in names}
         )
-        results = [measure.compare_only(comparison, measure.Means(beam_args, bar, weights), _warn)]
+        results = [compare_only(comparison, MeasureOptions(beam_args, bar, weights), _warn)]
         text = markdown(results)
     if results:
         click.echo(text)
@@ -180,7 +181,7 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
             click.echo(json.dumps(result.to_json()))
 
 
-def _eval_run(workdir: Path, run: Run, dry_run: bool, means: Any, options: dict[str, Any]) -> list[Any]:
+def _eval_run(workdir: Path, run: Run, dry_run: bool, measuring: Any, options: dict[str, Any]) -> list[Any]:
     from evaluation import evaluate
     from evaluation.protocols import find_protocol
     from evaluation.step_order import worse_with_more_steps
@@ -196,7 +197,7 @@ def _eval_run(workdir: Path, run: Run, dry_run: bool, means: Any, options: dict[
             batch_size=options["batch_size"],
             metrics=options["metrics"],
             neighbours=options["neighbours"] or 0,
-            means=means,
+            measuring=measuring,
         )
         for chosen in swept(options, options["sweeps"])
     ]
@@ -235,6 +236,7 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
       flowtrain stats embedded:digits digits.npz --split train --resolution 32
     """
     from evaluation import measure
+    from evaluation.compare import warn_of_rank
     from evaluation.protocols import find_protocol
 
     recipe = find_protocol(options["protocol"])
@@ -246,9 +248,9 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
         return
     weights = _weights(options)
     protocol = measure.protocol_of(recipe, images.resolution, weights)
-    measure.warn_of_rank(images.size, protocol.dim, "images", _warn)
-    means = measure.Means(beam_args, bar, weights, options["features"])
-    facts = measure.summary(measure.measure_images(images, protocol, out, means).statistics, out)
+    warn_of_rank(images.size, protocol.dim, "images", _warn)
+    measuring = measure.MeasureOptions(beam_args, bar, weights, options["features"])
+    facts = measure.summary(measure.measure_images(images, protocol, out, measuring).statistics, out)
     click.echo(measure.describe(facts))
     if as_json:
         click.echo(json.dumps(facts))

@@ -9,25 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from evaluation.compare import Notify, check_exists, check_reference, compare, load_reference, warn_of_rank
 from evaluation.generate import BATCH_SIZE, generate, mean_evaluations
 from evaluation.imagesets import dataset_images
-from evaluation.measure import (
-    PLAIN,
-    Means,
-    Notify,
-    check_exists,
-    check_reference,
-    compare,
-    kept_statistics,
-    load_reference,
-    protocol_of,
-    warn_of_rank,
-)
+from evaluation.measure import DEFAULTS, Measured, MeasureOptions, kept_statistics, protocol_of
 from evaluation.plots import accuracy_plot, distance_plot, draw
 from evaluation.progress import Bar, MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe
 from evaluation.results import Reference, Result, append_result, find_result, read_results
-from evaluation.scoring import Measured, choose, lacking, needs_reference_rows, needs_rows, with_reference
+from evaluation.scoring import choose, lacking, needs_reference_rows, needs_rows, with_reference
 from evaluation.setting import Setting, sampling_facts, setting_name
 from evaluation.tables import by_series, markdown
 from schemas.errors import UserError
@@ -56,7 +46,7 @@ class Request:
     batch_size: int = BATCH_SIZE
     metrics: tuple[str, ...] = ()
     neighbours: int = 0
-    means: Means = PLAIN
+    measuring: MeasureOptions = DEFAULTS
 
 
 def evaluate(requests: Sequence[Request], notify: Notify, bar: MakeBar) -> list[Result]:
@@ -115,15 +105,15 @@ def _prepare(request: Request, notify: Notify, bar: MakeBar, references: _Refere
     check_exists(request.reference)
     check_sampling(request.workdir, request.step, request.weights)
     run = read_run(request.workdir)
-    protocol = protocol_of(request.recipe, run.dataset.resolution, request.means.weights)
+    protocol = protocol_of(request.recipe, run.dataset.resolution, request.measuring.weights)
     fewest = min(setting.num for setting in request.settings)
     groups = choose(request.metrics, protocol, fewest, notify)
     if request.neighbours:
         check_training_set(run)
-    means = replace(request.means, make_bar=bar, keep_features=needs_reference_rows(groups))
-    key = request.reference, request.recipe.name, means.keep_features
+    measuring = replace(request.measuring, make_bar=bar, keep_features=needs_reference_rows(groups))
+    key = request.reference, request.recipe.name, measuring.keep_features
     if key not in references:
-        references[key] = load_reference(request.reference, request.recipe, request.workdir / EVAL_DIR, means)
+        references[key] = load_reference(request.reference, request.recipe, request.workdir / EVAL_DIR, measuring)
     reference = references[key]
     described = check_reference(protocol, reference.statistics, request.reference, notify)
     groups = with_reference(groups, request.metrics, reference, notify)
@@ -144,7 +134,9 @@ def _evaluate(
     request, groups = prepared.request, prepared.groups
     trained = restore(request.workdir, request.step, request.weights)
     keep = needs_rows(groups) or request.neighbours > 0
-    work = _Work(request, trained, prepared.protocol, prepared.reference, replace(request.means, keep_features=keep))
+    work = _Work(
+        request, trained, prepared.protocol, prepared.reference, replace(request.measuring, keep_features=keep)
+    )
     known, results = read_results(request.workdir), []
     for setting in request.settings:
         identity = (sampling_facts(trained, setting), prepared.protocol, prepared.described.digest)
@@ -170,7 +162,7 @@ class _Work:
     trained: "TrainedModel"
     protocol: EvaluationProtocol
     reference: Measured
-    means: Means
+    measuring: MeasureOptions
 
     def measure(
         self, setting: Setting, known: Result | None, groups: Sequence[str], progress: Callable[[int], object]
@@ -203,7 +195,7 @@ class _Work:
             generate(self.trained, setting, directory, batch_size=self.request.batch_size)  # if it was deleted
             images = dataset_images(Path(self.trained.run.dataset.path))
             measured = cache / f"training-{images.digest[:12]}-{self.protocol.name}.npz"
-            training = images, kept_statistics(images, self.protocol, measured, self.means)
+            training = images, kept_statistics(images, self.protocol, measured, self.measuring)
             samples = dataset_images(directory), self._statistics(setting)
             write_neighbours(out, samples, training, self.request.neighbours)
 
@@ -213,7 +205,7 @@ class _Work:
     def _statistics(self, setting: Setting) -> Measured:
         directory = self._samples(setting)
         out = self.request.workdir / EVAL_DIR / "statistics" / f"{directory.name}-{self.protocol.name}.npz"
-        return kept_statistics(dataset_images(directory), self.protocol, out, self.means)
+        return kept_statistics(dataset_images(directory), self.protocol, out, self.measuring)
 
 
 def write_outputs(workdir: Path, results: Sequence[Result]) -> None:

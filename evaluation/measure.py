@@ -1,36 +1,53 @@
-"""Statistics of images and their comparison: what `stats` and `eval` share."""
+"""Statistics of images: what `stats` writes, and `eval` keeps of its samples and references."""
 
 import contextlib
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation import models, parts
 from evaluation.extractors import PUBLISHED, Weights
-from evaluation.imagesets import DECODED, ImageSet, batch_images, dataset_images, source_images
-from evaluation.metrics import factor, statistics_distance
+from evaluation.imagesets import ImageSet, batch_images, dataset_images, source_images
+from evaluation.metrics.neighbours import Manifold
 from evaluation.progress import MakeBar
-from evaluation.protocols import EvaluationProtocol, Recipe, check_comparable, read_protocol
-from evaluation.results import Reference, Result, Sampling, reference_of
-from evaluation.scoring import ALL, GROUPS, Measured, choose, needs_reference_rows, needs_rows, score, with_reference
+from evaluation.protocols import EvaluationProtocol, Recipe, read_protocol
+from evaluation.results import reference_of
+from evaluation.rows import read_rows
 from pipelines.quiet import quiet_log
-from pipelines.storage import WORK
 from schemas.errors import UserError
 from schemas.locked import locked
 from schemas.manifest import MANIFEST_NAME
-from schemas.run import CHECKPOINTS_DIR, RUN_NAME
 from schemas.statistics import FeatureStatistics, read_statistics
 
-Notify = Callable[[str], object]
+_MANIFOLDS: dict[tuple[str, int], Manifold] = {}
+
+
+class Measured(NamedTuple):
+    """Statistics, and the file they are in, beside which their feature rows may lie."""
+
+    statistics: FeatureStatistics
+    file: Path
+
+    def rows(self) -> NDArray[np.float32]:
+        """(n, dim). Raises `UserError` when they were not kept."""
+        return read_rows(self.file, self.statistics)
+
+    def manifold(self, k: int) -> Manifold:
+        """The balls around the rows to their k-th neighbours, worked out once a process."""
+        rows = self.rows()
+        key = str(self.statistics.protocol["features"]["sha256"]), k
+        if key not in _MANIFOLDS:
+            _MANIFOLDS[key] = Manifold.of(rows, k)
+        return _MANIFOLDS[key]
 
 
 @dataclass(frozen=True)
-class Means:
+class MeasureOptions:
     """How images are measured: options for Beam, a progress bar, where weights are, and whether rows are kept."""
 
     beam_args: tuple[str, ...] = ()
@@ -39,7 +56,7 @@ class Means:
     keep_features: bool = False
 
 
-PLAIN = Means()
+DEFAULTS = MeasureOptions()
 
 
 def protocol_of(recipe: Recipe, resolution: int, weights: Weights | None = None) -> EvaluationProtocol:
@@ -48,14 +65,16 @@ def protocol_of(recipe: Recipe, resolution: int, weights: Weights | None = None)
     return EvaluationProtocol.resolve(recipe, extractor, resolution)
 
 
-def measure_images(images: ImageSet, protocol: EvaluationProtocol, out: Path, means: Means = PLAIN) -> Measured:
+def measure_images(
+    images: ImageSet, protocol: EvaluationProtocol, out: Path, options: MeasureOptions = DEFAULTS
+) -> Measured:
     """Statistics of `images`, measured and written to `out`, in the place of what is there; one command at a time.
 
     Raises:
         UserError: an image set that changed or has fewer than two readable images; a broken shard; no room at `out`.
     """
     with _alone_at(out):
-        return _measure_images(images, protocol, out, means)
+        return _measure_images(images, protocol, out, options)
 
 
 @contextlib.contextmanager
@@ -69,20 +88,22 @@ def _alone_at(out: Path) -> Iterator[None]:
         yield
 
 
-def _measure_images(images: ImageSet, protocol: EvaluationProtocol, out: Path, means: Means) -> Measured:
+def _measure_images(images: ImageSet, protocol: EvaluationProtocol, out: Path, options: MeasureOptions) -> Measured:
     with quiet_log():
         from evaluation import pipeline
 
-    config = pipeline.Config(images, protocol, str(out.absolute()), means.keep_features, means.weights)
-    bar = means.make_bar(total=images.size, desc="measure", unit="image") if means.make_bar else None
+    config = pipeline.Config(images, protocol, str(out.absolute()), options.keep_features, options.weights)
+    bar = options.make_bar(total=images.size, desc="measure", unit="image") if options.make_bar else None
     try:
-        return Measured(pipeline.run(config, means.beam_args, bar), out)
+        return Measured(pipeline.run(config, options.beam_args, bar), out)
     finally:
         if bar is not None:
             bar.close()
 
 
-def kept_statistics(images: ImageSet, protocol: EvaluationProtocol, out: Path, means: Means = PLAIN) -> Measured:
+def kept_statistics(
+    images: ImageSet, protocol: EvaluationProtocol, out: Path, options: MeasureOptions = DEFAULTS
+) -> Measured:
     """As `measure_images`, but read back from `out` when the same was measured before; for files of our own only.
 
     Raises:
@@ -91,12 +112,12 @@ def kept_statistics(images: ImageSet, protocol: EvaluationProtocol, out: Path, m
     with _alone_at(out):  # other commands may want the same
         with contextlib.suppress(UserError):  # missing or damaged: measured again
             found = Measured(read_statistics(out), out)
-            if means.keep_features:
+            if options.keep_features:
                 found.rows()
-            facts = _facts(found.statistics)
+            facts = image_facts(found.statistics)
             if read_protocol(found.statistics.protocol) == protocol and facts.items() >= images.facts().items():
                 return found
-        return _measure_images(images, protocol, out, means)
+        return _measure_images(images, protocol, out, options)
 
 
 def check_out(out: Path) -> None:
@@ -119,204 +140,14 @@ def _is_replaceable(path: Path) -> bool:
         return path.stat().st_size == 0
 
 
-def _facts(statistics: FeatureStatistics) -> dict[str, Any]:
+def image_facts(statistics: FeatureStatistics) -> dict[str, Any]:
+    """Of which images the statistics are, and how many: `ImageSet.facts`, as the file says them."""
     return dict(statistics.protocol.get("images", {}))
 
 
-def read_gaussian(path: Path) -> FeatureStatistics:
-    """Statistics of a file that a distance can be computed from, which is known before any sample is drawn.
-
-    Raises:
-        UserError: as `read_statistics`, or sigma is no covariance.
-    """
-    statistics = read_statistics(path)
-    try:
-        factor(statistics.sigma)
-    except ValueError as error:
-        raise UserError(f"{path}: sigma is {error}; make the statistics again") from None
-    return statistics
-
-
-def check_exists(reference: Path) -> None:
-    """Before any work. Raises `UserError` when nothing is there."""
-    if not reference.exists():
-        raise UserError(f"{reference}: no such reference; make one with `flowtrain stats SOURCE {reference}`")
-    if reference.is_dir() and not _is_dataset(reference) and not (reference / WORK).is_dir():
-        raise UserError(f"{reference}: no dataset; of a folder of images make `flowtrain stats {reference} OUT.npz`")
-
-
-def load_reference(path: Path, recipe: Recipe, cache: Path, means: Means = PLAIN) -> Measured:
-    """Reference statistics from an .npz, or measured from a dataset and kept under `cache`.
-
-    Raises:
-        UserError: nothing there, not what it says, or without the feature rows that are needed.
-    """
-    check_exists(path)
-    if path.is_file():
-        reference = Measured(read_gaussian(path), path)
-        if means.keep_features:
-            reference.rows()  # now, rather than after the samples
-        return reference
-    images = dataset_images(path)
-    out = cache / f"reference-{images.digest[:12]}-{recipe.name}.npz"
-    return kept_statistics(images, protocol_of(recipe, images.resolution, means.weights), out, means)
-
-
-def compare(
-    subject: Measured,
-    reference: Measured,
-    protocol: EvaluationProtocol,
-    groups: Sequence[str] = (),
-    *,
-    sampling: Sampling | None = None,
-    seconds: dict[str, float] | None = None,
-    mean_nfe: float | None = None,
-) -> Result:
-    """One result from two statistics of the same protocol, with the metrics of some groups.
-
-    Raises:
-        UserError: as `evaluation.scoring.score`.
-    """
-    statistics = subject.statistics
-    facts = _facts(statistics)
-    n = statistics.moments.n if statistics.moments else facts.get("n", 0)
-    correct = facts.get("correct")
-    return Result(
-        distance=statistics_distance(statistics, reference.statistics),
-        metrics=score(groups, subject, reference),
-        mean_nfe=mean_nfe,
-        accuracy=None if correct is None or not n else correct / n,
-        n=n,
-        sampling=sampling,
-        images=facts,
-        protocol=protocol,
-        reference=reference_of(reference.statistics),
-        seconds=seconds or {},
-    )
-
-
-def check_reference(
-    protocol: EvaluationProtocol, reference: FeatureStatistics, where: Path, notify: Notify
-) -> Reference:
-    """Refuse a reference of another protocol; warn of one that does not say its own, is decoded, or is too small.
-
-    Raises:
-        UserError: as `check_comparable`.
-    """
-    theirs = read_protocol(reference.protocol)
-    check_comparable(protocol, reference.dim, theirs, str(where))
-    if theirs is None:
-        notify(f"{where}: does not say with which extractor it was made; taken for {protocol.extractor}")
-    described = reference_of(reference)
-    if described.images.get("kind") == DECODED:
-        notify(
-            f"{where}: decoded latents, a reference that hides the VAE's own error; "
-            "use `flowtrain stats` on the images themselves"
-        )
-    if described.n is not None:
-        warn_of_rank(described.n, protocol.dim, "reference images", notify)
-    return described
-
-
-def warn_of_rank(n: int, dim: int, what: str, notify: Notify) -> None:
-    """A covariance of d features needs more than d rows to have full rank; below, distances are biased upwards."""
-    if n <= dim:
-        notify(
-            f"{n} {what} give a covariance of rank {max(n - 1, 0)} in {dim} dimensions; "
-            f"use more than {dim} for a distance that can be compared"
-        )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Finished images (statistics, an ADM batch, a dataset or a folder) and what to compare them with."""
-
-    subject: Path
-    reference: Path
-    recipe: Recipe
-    num: int | None = None
-    resolution: int | None = None
-    crop: str = "adm"
-    metrics: tuple[str, ...] = ()
-
-
-def compare_only(comparison: Comparison, means: Means, notify: Notify) -> Result:
-    """Compare finished images with a reference; nothing is kept.
-
-    Raises:
-        UserError: subject or reference cannot be read, or were measured differently.
-    """
-    subject, recipe, where = comparison.subject, comparison.recipe, comparison.reference
-    with tempfile.TemporaryDirectory() as scratch:
-        cache = Path(scratch)
-        asked = tuple(GROUPS) if ALL in comparison.metrics else tuple(GROUPS.keys() & set(comparison.metrics))
-        reference = load_reference(where, recipe, cache, replace(means, keep_features=needs_reference_rows(asked)))
-        means = replace(means, keep_features=needs_rows(asked))
-        theirs = read_protocol(reference.statistics.protocol)
-        if subject.is_file() and _is_statistics(subject):
-            measured = Measured(read_gaussian(subject), subject)
-            mine = read_protocol(measured.statistics.protocol)
-            protocol = mine or theirs or EvaluationProtocol.unsaid(recipe)
-            if mine is None:
-                notify(f"{subject}: does not say with which extractor it was made; taken for {protocol.extractor}")
-            check_comparable(protocol, measured.statistics.dim, mine, str(subject))
-        else:
-            resolution = comparison.resolution or (theirs.resolution if theirs else None)
-            images = _image_set(subject, comparison.num, resolution, comparison.crop)
-            protocol = protocol_of(recipe, images.resolution, means.weights)
-            # Before the work, not after it.
-            check_comparable(protocol, reference.statistics.dim, theirs, str(where))
-            with_reference(choose(comparison.metrics, protocol, images.size), comparison.metrics, reference)
-            measured = measure_images(images, protocol, cache / "subject.npz", means)
-        check_reference(protocol, reference.statistics, where, notify)
-        moments = measured.statistics.moments
-        groups = choose(comparison.metrics, protocol, moments.n if moments else _MANY, notify)
-        if not comparison.metrics:  # statistics of others may lack what costs nothing
-            groups = tuple(name for name in groups if _is_there(name, measured, reference))
-        groups = with_reference(groups, comparison.metrics, reference, notify)
-        if moments:
-            warn_of_rank(moments.n, protocol.dim, "images", notify)
-        return compare(measured, reference, protocol, groups)
-
-
-_MANY = 2**31  # of statistics that do not say of how many images they are
-
-
-def _is_there(group: str, subject: Measured, reference: Measured) -> bool:
-    if group == "sfid":
-        return subject.statistics.spatial is not None and reference.statistics.spatial is not None
-    return subject.statistics.scores is not None
-
-
-def _image_set(path: Path, num: int | None, resolution: int | None, crop: str) -> ImageSet:
-    if path.is_file():
-        return batch_images(path, num)
-    if _is_dataset(path):
-        return dataset_images(path, None, num)
-    if not path.exists():
-        raise UserError(f"{path}: nothing there; give a work directory, statistics, a dataset or a folder of images")
-    if resolution is None:
-        raise UserError(f"{path}: a folder of images needs --resolution, as the reference does not say its own")
-    return source_images(str(path), "all", resolution, crop, num)
-
-
-def _is_dataset(path: Path) -> bool:
+def is_dataset(path: Path) -> bool:
     """Whether a directory is a dataset, perhaps an unfinished one, which reading it will tell."""
     return (path / MANIFEST_NAME).is_file() or any(path.glob("*.array_record*"))
-
-
-def _is_statistics(path: Path) -> bool:
-    """Whether a file is to be read as statistics rather than as a batch of images."""
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return "arr_0" not in file.files or "mu" in file.files
-    except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile):  # TypeError: a lone array
-        return True  # read_statistics says what is wrong with it
-
-
-def is_run(path: Path) -> bool:
-    """Whether a path is a work directory (perhaps an unfinished one) rather than finished images."""
-    return (path / RUN_NAME).is_file() or (path / CHECKPOINTS_DIR).is_dir()
 
 
 def named_images(source: str, split: str | None, resolution: int | None, crop: str, num: int | None) -> ImageSet:
@@ -328,7 +159,7 @@ def named_images(source: str, split: str | None, resolution: int | None, crop: s
     path = Path(source)
     if path.is_file():
         return batch_images(path, num)
-    if _is_dataset(path):
+    if is_dataset(path):
         images = dataset_images(path, split, num)
         if resolution not in (None, images.resolution):
             raise UserError(
@@ -348,7 +179,7 @@ def summary(statistics: FeatureStatistics, out: Path) -> dict[str, Any]:
         "out": str(out),
         "digest": reference_of(statistics).digest,
         "protocol": protocol.model_dump(),
-        "images": _facts(statistics),
+        "images": image_facts(statistics),
     }
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.imagesets import ImageSet
+from evaluation.measure import Measured
 from evaluation.metrics.neighbours import nearest
-from evaluation.scoring import Measured
 from evaluation.sheet import Block, sheet
 from pipelines.grid import png
 from schemas.files import write_atomic

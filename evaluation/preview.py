@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import models
+from evaluation.compare import Notify, check_reference, load_reference, warn_of_rank
 from evaluation.examples import Examples, read_examples
-from evaluation.measure import Means, Notify, check_reference, load_reference, protocol_of, warn_of_rank
+from evaluation.measure import MeasureOptions, protocol_of
 from evaluation.metrics import statistics_distance
 from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, find_protocol
@@ -129,7 +130,7 @@ def _load_comparison(
     with tempfile.TemporaryDirectory() as scratch:
         # A work directory must stay empty until the run is begun; when it goes on, what was measured is kept.
         cache = directory if directory is not None and directory.is_dir() else Path(scratch)
-        statistics = load_reference(reference, recipe, cache, Means(make_bar=make_bar)).statistics
+        statistics = load_reference(reference, recipe, cache, MeasureOptions(make_bar=make_bar)).statistics
     check_reference(protocol, statistics, reference, notify)
     warn_of_rank(config.distance_samples, protocol.dim, "preview samples (preview.distance_samples)", notify)
     return Comparison(protocol, statistics)

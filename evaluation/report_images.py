@@ -18,7 +18,7 @@ from pipelines.decoding import decode_records
 from pipelines.grid import by_class, png, tile
 from schemas.errors import UserError
 from schemas.manifest import Manifest
-from schemas.run import Run
+from schemas.run import EVAL_DIR, SAMPLES_DIR, Run
 
 MOST_CLASSES = 20  # of a grid; a page with a thousand rows shows nothing
 COLUMNS = 10
@@ -77,7 +77,6 @@ def stored_samples(workdir: Path, result: Result, num: int) -> tuple[NDArray[np.
         UserError: the sample set is gone or broken.
     """
     from evaluation.setting import setting_name
-    from schemas.run import SAMPLES_DIR
 
     assert result.sampling is not None
     dataset = LatentDataset(workdir / SAMPLES_DIR / setting_name(result.sampling))
@@ -144,7 +143,6 @@ def neighbour_pictures(workdir: Path, series: Sequence[Result], first: Result) -
 def _neighbour_file(workdir: Path, sampling: Sampling, protocol: str) -> Path | None:
     """Of the pictures of one setting, which end in how many samples they show, that with the most."""
     from evaluation.setting import setting_name
-    from schemas.run import EVAL_DIR
 
     name = f"neighbours-{setting_name(sampling)}-{protocol}-"
     counts = {

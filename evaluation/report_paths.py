@@ -15,7 +15,7 @@ from evaluation.tables import setting_text
 from pipelines.dataset import LatentDataset
 from pipelines.decoding import decode_samples
 from schemas.errors import UserError
-from schemas.run import Run
+from schemas.run import SAMPLES_DIR, Run
 from schemas.solvers import ADAPTIVE
 
 if TYPE_CHECKING:
@@ -117,7 +117,6 @@ def setting_of(sampling: Sampling) -> Setting:
 
 def stored_labels(workdir: Path, sampling: Sampling) -> NDArray[np.int32]:
     """The classes of the first samples of a set. Raises `UserError` when it is gone or broken."""
-    from schemas.run import SAMPLES_DIR
 
     dataset = LatentDataset(workdir / SAMPLES_DIR / setting_name(sampling))
     records = dataset.records(stop=min(SAMPLES, len(dataset)))

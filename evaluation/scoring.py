@@ -1,48 +1,21 @@
 """Metrics beside the Fréchet distance, in groups that are asked for by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from evaluation.measure import Measured
 from evaluation.metrics.frechet import frechet_distance
 from evaluation.metrics.inception_score import ScoreSums, inception_score
 from evaluation.metrics.kernel import kernel_distance
-from evaluation.metrics.neighbours import Manifold, density_coverage, precision_recall
+from evaluation.metrics.neighbours import density_coverage, precision_recall
 from evaluation.metrics.uncertainty import disjoint_subsets, extrapolate
 from evaluation.protocols import EvaluationProtocol
-from evaluation.rows import read_rows
 from schemas.errors import UserError
-from schemas.statistics import FeatureStatistics
 
 ALL = "all"
 PARTS = 5  # disjoint subsets of the uncertainty
 POINTS = 10  # of the line in 1/n
 KERNEL_SUBSET = 1000
-
-
-_MANIFOLDS: dict[tuple[str, int], Manifold] = {}
-
-
-class Measured(NamedTuple):
-    """Statistics, and the file they are in, beside which their feature rows may lie."""
-
-    statistics: FeatureStatistics
-    file: Path
-
-    def rows(self) -> NDArray[np.float32]:
-        """(n, dim). Raises `UserError` when they were not kept."""
-        return read_rows(self.file, self.statistics)
-
-    def manifold(self, k: int) -> Manifold:
-        """The balls around the rows to their k-th neighbours, worked out once a process."""
-        rows = self.rows()
-        key = str(self.statistics.protocol["features"]["sha256"]), k
-        if key not in _MANIFOLDS:
-            _MANIFOLDS[key] = Manifold.of(rows, k)
-        return _MANIFOLDS[key]
 
 
 class Group(NamedTuple):

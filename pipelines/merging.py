@@ -34,6 +34,7 @@ from pipelines.results import (
     write_marker,
 )
 from pipelines.shards import ShardFile, write_shard
+from pipelines.sources import check_is_no_source
 from pipelines.storage import GONE, WORK, Directory, open_directory, reported
 from pipelines.stored import StoredDataset, key_hash, local_copy, open_dataset, repeated
 from schemas.errors import UserError
@@ -125,6 +126,7 @@ def merge(parts: Sequence[str], out: str, split: str | None = None, progress: bo
         UserError: the parts do not fit together, a key is in two of them, one is damaged, or OUT holds something else.
     """
     plan = _make_plan(parts, split)
+    check_is_no_source(out)
     directory = open_directory(out)
     if directory.root in [part.root for part in plan.parts]:
         raise UserError(f"{out} is one of the datasets to merge; give a new directory")

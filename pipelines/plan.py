@@ -9,7 +9,7 @@ from pipelines.finish import check_quality
 from pipelines.images import CROPS, ImageError
 from pipelines.index import Index, build_index
 from pipelines.settings import Settings, check_ownership, current_versions, read_settings
-from pipelines.sources import Source, open_source
+from pipelines.sources import Source, check_is_no_source, open_source
 from pipelines.storage import GONE, WORK, Directory, open_directory, reported
 from pipelines.vae_info import describe_vae
 from schemas.errors import UserError
@@ -91,6 +91,7 @@ def make_plan(request: Request) -> Plan:
         raise UserError(f"--split {request.split!r}: letters, digits and underscores only; it is part of file names")
     if not request.source or not request.out:
         raise UserError("SOURCE and OUT must not be empty; is a variable of your shell not set?")
+    check_is_no_source(request.out)
     directory = open_directory(request.out)
     if directory.root.startswith(f"{absolute(request.source).rstrip('/')}/"):
         raise UserError(f"{request.out} lies in {request.source}, and would be part of it; choose a directory outside")

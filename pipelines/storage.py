@@ -195,10 +195,12 @@ def open_directory(where: str) -> Directory:
     """The dataset root a person named: a local path, or a URL of an object store, which is asked whether it is there.
 
     Raises:
-        UserError: no such store, nothing that can be reached there, a file where a directory should be, or a name that
-            is meant for something else.
+        UserError: no such store, nothing that can be reached there, a file where a directory should be, or a URL with
+            a slash too few.
     """
-    _check_meant(where)
+    kind, colon, rest = where.partition(":")
+    if colon and kind in _STORES and not is_url(where):
+        raise UserError(f"{where} is no URL; did you mean {kind}://{rest.lstrip('/')}?")
     root = absolute(where)
     if is_url(root):
         from pipelines.remote import open_remote
@@ -210,16 +212,3 @@ def open_directory(where: str) -> Directory:
             if path.exists() and not path.is_dir():
                 raise UserError(f"{where if path == Path(root) else path} is a file; give a directory for the dataset")
     return directory
-
-
-def _check_meant(where: str) -> None:
-    """Refuse local paths that nobody means: URLs with a slash too few, and sources."""
-    from pipelines.sources import SCHEMES
-
-    kind, colon, rest = where.partition(":")
-    if is_url(where) or not colon:
-        return
-    if kind in _STORES:
-        raise UserError(f"{where} is no URL; did you mean {kind}://{rest.lstrip('/')}?")
-    if kind in SCHEMES:
-        raise UserError(f"{where} names a source, and a dataset goes to a directory; give a path, s3:// or gs://")

@@ -5,9 +5,7 @@ tiny autoencoder's two files without a config (`pipelines.tiny_files`).
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +14,19 @@ from pipelines.tiny_config import TinyConfig
 from pipelines.tiny_files import Halves, find_halves
 from pipelines.torch_file import read_torch_file
 from pipelines.vae_config import VaeConfig
+from pipelines.vae_hub import fetch_vae
+from pipelines.vae_layout import (
+    CONFIG_FILE,
+    INDEX_FILE,
+    PIPELINE_FOLDER,
+    choose_weights,
+    indexed_files,
+    read_object,
+)
 from schemas.errors import UserError
 
 EMBEDDED = "embedded"
 EMBEDDED_DIRECTORY = Path(__file__).parent / "assets" / "embedded-vae"
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
-PIPELINE_FOLDER = "vae"  # where diffusers' pipelines keep theirs
 
 Config = VaeConfig | TinyConfig
 # By diffusers' name of the class, which a config may leave out for the first.
@@ -33,7 +36,6 @@ CONFIGS: dict[str, type[VaeConfig] | type[TinyConfig]] = {
 }
 
 PTH = ".pth"  # a state dict as torch.save writes it; read without running its pickle
-_PICKLED = (".bin", ".pt", ".ckpt", ".pth")
 _HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<folder>\w[\w.-]*(?:/\w[\w.-]*)*))?")
 
 
@@ -77,8 +79,6 @@ def find_vae(name: str, revision: str | None = None) -> VaeFiles:
             f"no such VAE directory: {name} (give a directory, a hub id like org/name or org/name:folder, "
             f"{EMBEDDED!r}, or 'none' to store pixels)"
         )
-    from pipelines.vae_hub import fetch_vae
-
     repository = hub_id["repository"]
     directory, folder, commit = fetch_vae(repository, hub_id["folder"], revision)
     return VaeFiles(f"{repository}:{folder}" if folder else repository, commit, directory)
@@ -104,7 +104,7 @@ def read_vae_config(directory: Path) -> Config:
             f"no {CONFIG_FILE} in the VAE directory {directory}; it must be in diffusers' format, or hold a tiny "
             "autoencoder's NAME_encoder.safetensors and NAME_decoder.safetensors"
         )
-    values = _read_object(file)
+    values = read_object(file)
     kind = values.get("_class_name") or vae_config.CLASS
     if not isinstance(kind, str) or kind not in CONFIGS:
         raise UserError(f"the VAE's config.json is of a {kind}; supported are diffusers' {' and '.join(CONFIGS)}")
@@ -142,35 +142,6 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(f"{file}: not a readable safetensors file ({error}); fetch it again") from error
 
 
-def choose_weights(names: Collection[str], where: str) -> str:
-    """Which of the files of a VAE holds its weights: a safetensors file or the index of several.
-
-    diffusers' own name goes first, then diffusers' index, then a safetensors file that is the only one. Pickled
-    weights are refused: reading them can run code.
-
-    Raises:
-        UserError: there is none, or several and none of diffusers' names.
-    """
-    for name in (WEIGHTS_FILE, INDEX_FILE):
-        if name in names:
-            return name
-    found = sorted(name for name in names if name.endswith(".safetensors"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(
-            f"{where} has several weight files ({', '.join(found)}) and no {WEIGHTS_FILE}; keep one, or remove "
-            f"{CONFIG_FILE} from beside the halves of a tiny autoencoder"
-        )
-    pickled = sorted(name for name in names if name.endswith(_PICKLED))
-    if pickled:
-        raise UserError(
-            f"{where} has only pickled weights ({pickled[0]}), which can run code when read; "
-            f"convert them to {WEIGHTS_FILE}"
-        )
-    raise UserError(f"no safetensors file in the VAE {where}")
-
-
 def weight_files(directory: Path) -> tuple[Path, ...]:
     """The weight files of a VAE directory: in order of their names, or an encoder and its decoder, where it is there.
 
@@ -182,19 +153,6 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
         return halves.files
     chosen = directory / choose_weights([path.name for path in directory.iterdir() if path.is_file()], str(directory))
     return tuple(directory / name for name in indexed_files(chosen)) if chosen.name == INDEX_FILE else (chosen,)
-
-
-def indexed_files(index: Path) -> tuple[str, ...]:
-    """Names of the files that an index of weights lists, sorted.
-
-    Raises:
-        UserError: it is no such index, or names files elsewhere.
-    """
-    weight_map = _read_object(index).get("weight_map")
-    names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) and weight_map else []
-    if not names or not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
-        raise UserError(f"{index} is no index of safetensors files beside it; fetch it again")
-    return tuple(names)
 
 
 def vae_digest(directory: Path) -> str:
@@ -223,13 +181,3 @@ def _file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read the weights {path} ({error.strerror}); fetch them again") from error
-
-
-def _read_object(file: Path) -> dict[str, object]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"cannot read {file}: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} does not hold a JSON object")
-    return values

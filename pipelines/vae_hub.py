@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.hub import see_hub, told_in_one_line
 from pipelines.quiet import quiet_log
-from pipelines.vae_files import (
+from pipelines.vae_layout import (
     CONFIG_FILE,
     INDEX_FILE,
     PIPELINE_FOLDER,

@@ -20,9 +20,7 @@ from pipelines.tiny_files import join_halves
 from pipelines.torch_file import read_torch_file
 from pipelines.vae_config import VaeConfig
 from pipelines.vae_files import (
-    CONFIG_FILE,
     PTH,
-    WEIGHTS_FILE,
     Config,
     decoder_digest,
     find_vae,
@@ -31,6 +29,7 @@ from pipelines.vae_files import (
     vae_digest,
     weight_files,
 )
+from pipelines.vae_layout import CONFIG_FILE, WEIGHTS_FILE
 from schemas.errors import UserError
 from schemas.pixels import from_uint8
 

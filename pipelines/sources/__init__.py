@@ -13,7 +13,7 @@ from pipelines.sources.tfds import TfdsSource
 from pipelines.sources.zip import ZipSource
 from schemas.errors import UserError
 
-__all__ = ["UNLABELLED", "Item", "Picture", "Source", "open_source"]
+__all__ = ["UNLABELLED", "Item", "Picture", "Source", "check_is_no_source", "open_source"]
 
 EMBEDDED: dict[str, Callable[[str], Source]] = {"digits": DigitsSource}
 
@@ -37,6 +37,17 @@ def open_source(descriptor: str, split: str) -> Source:
         )
     _, make = SCHEMES[scheme]
     return make(rest, split)
+
+
+def check_is_no_source(out: str) -> None:
+    """Refuse what can only be meant as a source where a dataset is to be written.
+
+    Raises:
+        UserError: it begins with the scheme of a source.
+    """
+    scheme, colon, _ = out.partition(":")
+    if colon and scheme in SCHEMES:
+        raise UserError(f"{out} names a source, and a dataset goes to a directory; give a path, s3:// or gs://")
 
 
 def _open_embedded(name: str, split: str) -> Source:

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from evaluation import preview
+from evaluation.compare import compare
 from evaluation.imagesets import batch_images, dataset_images
-from evaluation.measure import compare, measure_images, protocol_of
+from evaluation.measure import Measured, measure_images, protocol_of
 from evaluation.preview import Preview, make_preview, noise_times, write_previews
 from evaluation.protocols import Recipe
-from evaluation.scoring import Measured
 from evaluation.sheet import Block
 from flowtrain.checkpoint import TrainedModel
 from flowtrain.objective import make_objective

@@ -9,8 +9,8 @@ import pytest
 from pipelines import encoders, vae_weights
 from pipelines.encoders import VaeEncoder, load_encoder, part_size
 from pipelines.vae import AutoencoderKL
-from pipelines.vae_files import CONFIG_FILE
 from pipelines.vae_info import describe_vae
+from pipelines.vae_layout import CONFIG_FILE
 from pipelines.vae_weights import load_vae
 from schemas.errors import UserError
 from schemas.manifest import VaeInfo

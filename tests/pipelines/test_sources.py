@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipelines.images import ImageError
-from pipelines.sources import Item, open_source
+from pipelines.sources import Item, check_is_no_source, open_source
 from pipelines.sources.listed import Found, ListedSource
 from schemas.errors import UserError
 
@@ -214,3 +214,14 @@ def test_file_and_empty_folder_are_no_sources(tmp_path: Path) -> None:
         open_source(str(tmp_path / "file"), "train")
     with pytest.raises(UserError, match="no image file in it"):
         list(open_source(str(tmp_path), "train").index())
+
+
+@pytest.mark.parametrize("out", ["zip:set", "tar:/a/set.tar", "embedded:digits"])
+def test_source_is_no_place_for_a_dataset(out: str) -> None:
+    with pytest.raises(UserError, match=f"{out} names a source"):
+        check_is_no_source(out)
+
+
+@pytest.mark.parametrize("out", ["run:1", "./zip:set", "a/tar:x", "s3://bucket/set", "zip"])
+def test_other_colons_are_part_of_a_name(out: str) -> None:
+    check_is_no_source(out)

@@ -8,16 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.vae_files import (
-    EMBEDDED_DIRECTORY,
-    INDEX_FILE,
-    WEIGHTS_FILE,
-    choose_weights,
-    find_vae,
-    read_vae_config,
-    vae_digest,
-    weight_files,
-)
+from pipelines.vae_files import EMBEDDED_DIRECTORY, find_vae, read_vae_config, vae_digest, weight_files
+from pipelines.vae_layout import INDEX_FILE, WEIGHTS_FILE, choose_weights
 from schemas.errors import UserError
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.vae_files import CONFIG_FILE, EMBEDDED_DIRECTORY, INDEX_FILE, WEIGHTS_FILE, vae_digest
+from pipelines.vae_files import EMBEDDED_DIRECTORY, vae_digest
+from pipelines.vae_layout import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from schemas.manifest import read_manifest
 from tests.pipelines.hub_server import Hub, content_tag, serving
 

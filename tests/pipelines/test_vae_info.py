@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.vae_files import CONFIG_FILE, WEIGHTS_FILE, read_vae_config, vae_digest
+from pipelines.vae_files import read_vae_config, vae_digest
 from pipelines.vae_info import default_dtype, describe_vae
+from pipelines.vae_layout import CONFIG_FILE, WEIGHTS_FILE
 from schemas.errors import UserError
 
 

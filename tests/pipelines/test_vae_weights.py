@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from pipelines.sources.embedded import load_digits
 from pipelines.vae import AutoencoderKL
 from pipelines.vae_config import VaeConfig
-from pipelines.vae_files import EMBEDDED_DIRECTORY, INDEX_FILE, WEIGHTS_FILE, read_vae_config, vae_digest
+from pipelines.vae_files import EMBEDDED_DIRECTORY, read_vae_config, vae_digest
+from pipelines.vae_layout import INDEX_FILE, WEIGHTS_FILE
 from pipelines.vae_weights import load_vae, save_vae
 from schemas.errors import UserError
 from schemas.pixels import from_uint8

@@ -90,7 +90,7 @@ class Ours(Contenders):
     def decode(self, sizes: Sizes, folder: str) -> Runs:
         """Images of latents, in float32; leaves the VAE for the peer, as a folder that diffusers reads."""
         from benchmarks.vae_precision import write_random_vae
-        from pipelines.vae_weights import load_vae
+        from pipelines.encoders.weights import load_vae
 
         name = sizes.vae if sizes.vae != "random" else write_random_vae(Path(folder, VAE))
         vae, latents = load_vae(name), draw_latents(sizes)

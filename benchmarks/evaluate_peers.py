@@ -152,7 +152,7 @@ class Torch(Contenders):
         """Images of latents by diffusers' AutoencoderKL, NHWC as ours."""
         import torch
 
-        from pipelines.vae_files import find_vae
+        from pipelines.encoders.locate import find_vae
         from tests.parity.torch_vae import import_diffusers
 
         name = "diffusers' AutoencoderKL"

@@ -27,12 +27,12 @@ import numpy as np
 from flowtrain.cache import open_records
 from flowtrain.data import Batch, BatchReader, make_loader
 from flowtrain.reader import LatentReader
-from pipelines.dataset import finish_dataset
-from pipelines.shards import write_shard
-from pipelines.storage import LocalDirectory
+from pipelines.dataset.finished import finish_dataset
+from pipelines.dataset.shards import write_shard
 from schemas.layout import Layout, TensorSpec, layout_tensors
 from schemas.manifest import ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo
 from schemas.record import encode_record
+from schemas.storage.directory import LocalDirectory
 from schemas.tfds_metadata import shard_name
 
 PEER = "torch DataLoader, .npy files"

@@ -60,8 +60,8 @@ def encode(options: argparse.Namespace) -> None:
     import jax.numpy as jnp
     import torch
 
-    from pipelines.flops import encoder_flops
-    from pipelines.vae_weights import load_vae
+    from pipelines.encoders.flops import encoder_flops
+    from pipelines.encoders.weights import load_vae
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     kind = getattr(torch, options.dtype)
@@ -125,21 +125,21 @@ def encode(options: argparse.Namespace) -> None:
 
 def pipeline(options: argparse.Namespace) -> None:
     """The same images: files to shards through Beam, against the encoder on pixels that are decoded already."""
-    import pipelines.work
-    from pipelines.encoders import load_encoder
-    from pipelines.plan import make_plan
-    from pipelines.preprocess import preprocess
+    import pipelines.preprocess.make_shard
+    from pipelines.encoders.encode import load_encoder
+    from pipelines.preprocess.pipeline import preprocess
+    from pipelines.preprocess.plan import make_plan
 
     # Decoding 32 images again is a fixed cost, which a million records do not feel.
-    pipelines.work.reconstruction_quota = lambda shard, shards: 0
+    pipelines.preprocess.make_shard.reconstruction_quota = lambda shard, shards: 0
     published: list[float] = []
-    write_marker = pipelines.work.write_marker
+    write_marker = pipelines.preprocess.make_shard.write_marker
 
     def note(*arguments: Any) -> None:
         write_marker(*arguments)
         published.append(time.perf_counter())
 
-    pipelines.work.write_marker = note
+    pipelines.preprocess.make_shard.write_marker = note
     with tempfile.TemporaryDirectory() as folder:
         vae, photos = _saved_vae(folder, options.width), _photos(folder, options)
         batches = list(_batches(options, options.num, uint8=True))
@@ -246,7 +246,7 @@ def index(options: argparse.Namespace) -> None:
         _hollow_imagenet(archive, options.members)
         script = (
             "import json, resource, sys, time\n"
-            "from pipelines.index import build_index\n"
+            "from pipelines.preprocess.index import build_index\n"
             "from pipelines.sources import open_source\n"
             "start = time.monotonic(); source = open_source(sys.argv[1], 'train'); classes = len(source.classes)\n"
             "index = build_index(source.index(), 0, source.fingerprint); seconds = time.monotonic() - start\n"
@@ -292,9 +292,9 @@ def _torch_vae(width: int) -> Any:
 def _saved_vae(folder: str, width: int) -> str:
     from flax import nnx
 
-    from pipelines.vae import AutoencoderKL
-    from pipelines.vae_config import VaeConfig
-    from pipelines.vae_weights import save_vae
+    from pipelines.encoders.kl import AutoencoderKL
+    from pipelines.encoders.kl_config import VaeConfig
+    from pipelines.encoders.weights import save_vae
 
     channels = (width, 2 * width, 4 * width, 4 * width)
     config = VaeConfig(block_out_channels=channels, layers_per_block=2, latent_channels=4)
@@ -331,7 +331,7 @@ def _batches(options: argparse.Namespace, num: int, uint8: bool = False) -> Iter
 
 
 def _request(source: str, out: str, vae: str, options: argparse.Namespace) -> Any:
-    from pipelines.plan import Request
+    from pipelines.preprocess.plan import Request
 
     return Request(
         source=source,
@@ -385,7 +385,7 @@ def _pin_workers(process: subprocess.Popen[bytes], cores: list[int]) -> None:
         with suppress(ProcessLookupError, FileNotFoundError):  # a process or a thread that ends while we look
             for child in Path(f"/proc/{process.pid}/task").glob("*/children"):
                 for pid in map(int, child.read_text().split()):
-                    if b"pipelines.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    if b"pipelines.runners.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                         core = pinned.setdefault(pid, cores[len(pinned) % len(cores)])
                         for task in Path(f"/proc/{pid}/task").iterdir():
                             os.sched_setaffinity(int(task.name), {core})

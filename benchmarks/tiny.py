@@ -2,9 +2,9 @@
 
     python benchmarks/tiny.py --weights ../shared/data/taef2 --rounds 5
 
-Ours runs as `flowtrain preprocess` and the decoder run it, in parts of `pipelines.encoders.CPU_PIXELS` (encode) and
-`pipelines.decoding.decode_batch_size` (decode); PyTorch gets the whole batch, which is how its users call it, and the
-single image. Needs torch.
+Ours runs as `flowtrain preprocess` and the decoder run it, in parts of `pipelines.encoders.encode.CPU_PIXELS` (encode)
+and `pipelines.encoders.decode.decode_batch_size` (decode); PyTorch gets the whole batch, which is how its users call
+it, and the single image. Needs torch.
 """
 
 import argparse
@@ -50,9 +50,9 @@ def our_runs(weights: Path, pixels: np.ndarray) -> tuple[dict[str, Run], np.ndar
     """Our encode and decode, and the latents (n, h, w, c) that the latter takes."""
     import jax.numpy as jnp
 
-    from pipelines.decoding import decode_batch_size
-    from pipelines.encoders import CPU_PIXELS, part_size
-    from pipelines.vae_weights import load_vae
+    from pipelines.encoders.decode import decode_batch_size
+    from pipelines.encoders.encode import CPU_PIXELS, part_size
+    from pipelines.encoders.weights import load_vae
 
     vae = load_vae(str(weights))
     count, side = pixels.shape[:2]

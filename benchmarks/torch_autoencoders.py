@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipelines.tiny import CLAMP, POOL_EPSILON, POOL_GROUPS, POOL_WIDTH
-from pipelines.tiny_config import TinyConfig
-from pipelines.vae import LOGVAR_RANGE, NORM_EPSILON
-from pipelines.vae_config import VaeConfig
+from pipelines.encoders.kl import LOGVAR_RANGE, NORM_EPSILON
+from pipelines.encoders.kl_config import VaeConfig
+from pipelines.encoders.tiny import CLAMP, POOL_EPSILON, POOL_GROUPS, POOL_WIDTH
+from pipelines.encoders.tiny_config import TinyConfig
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> nn.Conv2d:

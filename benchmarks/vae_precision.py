@@ -21,7 +21,7 @@ from pipelines.images import CROPS, decode_image
 from schemas.pixels import to_uint8
 
 if TYPE_CHECKING:
-    from pipelines.vae_weights import Vae
+    from pipelines.encoders.weights import Vae
 
 IMAGES = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "imagenet_sample"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -67,9 +67,9 @@ def write_random_vae(directory: Path) -> str:
     import jax
     from flax import nnx
 
-    from pipelines.vae import AutoencoderKL
-    from pipelines.vae_config import VaeConfig
-    from pipelines.vae_weights import save_vae
+    from pipelines.encoders.kl import AutoencoderKL
+    from pipelines.encoders.kl_config import VaeConfig
+    from pipelines.encoders.weights import save_vae
 
     config = VaeConfig(block_out_channels=(128, 256, 512, 512), layers_per_block=2)
     graphdef, state = nnx.split(AutoencoderKL(config, rngs=nnx.Rngs(0)))
@@ -88,7 +88,7 @@ def write_random_vae(directory: Path) -> str:
 
 def measure(pixels: NDArray[np.uint8], name: str, revision: str | None) -> list[tuple[str, float, float]]:
     """Rows of the table: label, bfloat16 against float32, float16's rounding of float32 against float32."""
-    from pipelines.vae_weights import load_vae
+    from pipelines.encoders.weights import load_vae
 
     wide, narrow = load_vae(name, "float32", revision), load_vae(name, "bfloat16", revision)
     mean, logvar = encode(wide, pixels)

@@ -23,10 +23,10 @@ from evaluation.metrics import factor, statistics_distance
 from evaluation.protocols import EvaluationProtocol, Recipe, check_comparable, read_protocol
 from evaluation.results import Reference, Result, Sampling, reference_of
 from evaluation.scoring import ALL, GROUPS, choose, needs_reference_rows, needs_rows, score, with_reference
-from pipelines.storage import WORK
 from schemas.errors import UserError
 from schemas.run import CHECKPOINTS_DIR, RUN_NAME
 from schemas.statistics import FeatureStatistics, read_statistics
+from schemas.storage.directory import WORK
 
 Notify = Callable[[str], object]
 _MANY = 2**31  # of statistics that do not say of how many images they are

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.dataset import LatentDataset
-from pipelines.decoding import denormalise
+from pipelines.dataset.finished import LatentDataset
+from pipelines.encoders.decode import denormalise
 from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.manifest import Manifest

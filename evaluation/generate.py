@@ -195,7 +195,7 @@ def _plan_lost(directory: Path, plan: dict[str, Any]) -> bool:
 
 def _finished(directory: Path) -> Manifest | None:
     """The manifest, if every file it names is there; else it goes, with the shards it disagrees with."""
-    from pipelines.dataset import dataset_whole
+    from pipelines.dataset.finished import dataset_whole
 
     if not (directory / MANIFEST_NAME).is_file():
         return None
@@ -212,7 +212,7 @@ def _finished(directory: Path) -> Manifest | None:
 
 def _is_whole(path: Path, records: int) -> bool:
     """Shards appear by renaming, so one that is there is whole, unless a disk or a person broke it."""
-    from pipelines.shards import count_records
+    from pipelines.dataset.shards import count_records
 
     try:
         return path.is_file() and count_records(path) == records
@@ -228,7 +228,7 @@ def _write_shard(
     batch_size: int,
     progress: Callable[[int], object],
 ) -> None:
-    from pipelines.shards import write_shard
+    from pipelines.dataset.shards import write_shard
 
     specs = layout_tensors(Layout.LATENT, trained.run.latent_shape)
 
@@ -262,8 +262,8 @@ def mean_evaluations(directory: Path, manifest: Manifest) -> float | None:
 
 
 def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: tuple[ShardInfo, ...]) -> Manifest:
-    from pipelines.dataset import finish_dataset
-    from pipelines.storage import LocalDirectory
+    from pipelines.dataset.finished import finish_dataset
+    from schemas.storage.directory import LocalDirectory
 
     run, sampling = trained.run, sampling_facts(trained, setting)
     manifest = Manifest(
@@ -292,7 +292,7 @@ def _channel_statistics(
     directory: Path, shards: tuple[ShardInfo, ...], shape: tuple[int, int, int]
 ) -> ChannelStatistics:
     """Mean and deviation of the stored latents, summed in float64 in order of the shards."""
-    from pipelines.shards import read_shard
+    from pipelines.dataset.shards import read_shard
     from schemas.record import decode_record
 
     specs = layout_tensors(Layout.LATENT, shape)

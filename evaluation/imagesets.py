@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.decoding import decode_records
+from pipelines.encoders.decode import decode_records
 from schemas.errors import UserError
 from schemas.layout import Layout
 
 if TYPE_CHECKING:
-    from pipelines.dataset import LatentDataset
+    from pipelines.dataset.finished import LatentDataset
     from pipelines.sources import Item, Picture, Source
 
 DECODED = "decoded latents"  # as a reference they hide what the VAE does to images
@@ -149,7 +149,7 @@ def source_images(descriptor: str, split: str, resolution: int, crop: str, num: 
     Raises:
         UserError: no such source, nothing in it, fewer than `num` items.
     """
-    from pipelines.index import build_index
+    from pipelines.preprocess.index import build_index
 
     source, items = _source(descriptor, split)
     index = build_index(items, seed=0, fingerprint=source.fingerprint)
@@ -226,7 +226,7 @@ def _batch(path: str) -> NDArray[np.uint8]:
 
 
 def _dataset(directory: str) -> "LatentDataset":
-    from pipelines.dataset import LatentDataset
+    from pipelines.dataset.finished import LatentDataset
 
     return LatentDataset(Path(directory))
 

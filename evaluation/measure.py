@@ -18,7 +18,7 @@ from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe, read_protocol
 from evaluation.results import reference_of
 from evaluation.rows import read_rows
-from pipelines.quiet import quiet_log
+from pipelines.runners.beam_noise import quiet_log
 from schemas.errors import UserError
 from schemas.locked import locked
 from schemas.manifest import MANIFEST_NAME

@@ -22,7 +22,7 @@ from evaluation.metrics.inception_score import Splits, add_splits, consecutive_s
 from evaluation.progress import Bar, tick, watched
 from evaluation.protocols import EvaluationProtocol
 from evaluation.sums import Sums, read_sums, write_sums
-from pipelines.runner import run_pipeline
+from pipelines.runners.runner import run_pipeline
 from schemas.errors import UserError
 from schemas.statistics import FeatureStatistics, Gaussian, Moments, ScoreSplits, read_statistics, write_statistics
 from schemas.versions import installed_version

@@ -32,7 +32,7 @@ from flowtrain.checkpoint import TrainedModel
 from flowtrain.model import Params, Predict
 from flowtrain.objective import make_objective
 from flowtrain.sampler import initial_noise, sample
-from pipelines.decoding import decode_samples, decoding_vae
+from pipelines.encoders.decode import decode_samples, decoding_vae
 from pipelines.grid import png
 from schemas.config import Recipe
 from schemas.errors import UserError

@@ -32,7 +32,7 @@ from evaluation.tables import (
     setting_text,
     steps_text,
 )
-from pipelines.dataset import LatentDataset
+from pipelines.dataset.finished import LatentDataset
 from schemas.run import EVAL_DIR, Run, read_run
 
 TEMPLATE = "report.html.j2"

@@ -13,8 +13,8 @@ from evaluation.report_parts import data_uri
 from evaluation.results import Result, Sampling
 from evaluation.setting import Setting
 from evaluation.tables import setting_text
-from pipelines.dataset import LatentDataset
-from pipelines.decoding import decode_records
+from pipelines.dataset.finished import LatentDataset
+from pipelines.encoders.decode import decode_records
 from pipelines.grid import by_class, png, tile
 from schemas.errors import UserError
 from schemas.manifest import Manifest

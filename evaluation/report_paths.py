@@ -12,8 +12,8 @@ from evaluation.report_images import Picture, picture
 from evaluation.results import Result, Sampling
 from evaluation.setting import Setting, setting_name
 from evaluation.tables import setting_text
-from pipelines.dataset import LatentDataset
-from pipelines.decoding import decode_samples
+from pipelines.dataset.finished import LatentDataset
+from pipelines.encoders.decode import decode_samples
 from schemas.errors import UserError
 from schemas.run import SAMPLES_DIR, Run
 from schemas.solvers import ADAPTIVE

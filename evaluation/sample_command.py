@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evaluation.generate import SHARD_SIZE, draw_at, fitting_batch_size, generate
 from evaluation.progress import Bar, MakeBar
 from evaluation.setting import Setting
-from pipelines.decoding import decode_samples
+from pipelines.encoders.decode import decode_samples
 from pipelines.grid import by_class, write_png
 from schemas.errors import UserError
 from schemas.files import write_atomic

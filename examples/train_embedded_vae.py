@@ -22,8 +22,8 @@ import optax
 from flax import nnx
 from labelled_images import ImageSet, described, image_sets, typed_command
 
-from pipelines.vae import AutoencoderKL, VaeConfig
-from pipelines.vae_weights import WEIGHTS_FILE, save_vae
+from pipelines.encoders.kl import AutoencoderKL, VaeConfig
+from pipelines.encoders.weights import WEIGHTS_FILE, save_vae
 
 EVAL_BATCH = 250
 MAX_SHIFT = 2  # pixels by which digits are moved; their margin is wider

@@ -112,7 +112,7 @@ def _plan(data: str, recipe: "Recipe", options: dict[str, Any]) -> "Plan":
     from flowtrain.reader import Unread
 
     if options["dry_run"] and not options["replay"] and _is_url(data):
-        stored = importlib.import_module("pipelines.stored").open_dataset(data)
+        stored = importlib.import_module("pipelines.dataset.anywhere").open_dataset(data)
         return plan_for(Unread(stored.root, stored.manifest), stored.root, recipe)
     return make_plan(_local(data, options["cache_dir"]), recipe)
 
@@ -189,7 +189,7 @@ def _local(data: str, cache_dir: Path | None) -> Path:
         return Path(data)
     from flowtrain.cache import cache_directory
 
-    staging = importlib.import_module("pipelines.staging")
+    staging = importlib.import_module("pipelines.dataset.download")
     with bar(total=staging.staged_bytes(data), desc="stage", unit="B", unit_scale=True) as progress:
         return staging.stage(data, cache_directory(cache_dir), progress.update)
 

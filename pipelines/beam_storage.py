@@ -4,7 +4,7 @@ import os
 from functools import cache
 from typing import Any
 
-from pipelines.objects import EMULATOR, GoogleStore, ObjectStore, S3Store
+from schemas.storage.objects import EMULATOR, GoogleStore, ObjectStore, S3Store
 
 
 def connect(scheme: str) -> ObjectStore:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pipelines.thresholds import MAX_BAD_FRACTION, MIN_PSNR
+from pipelines.preprocess.thresholds import MAX_BAD_FRACTION, MIN_PSNR
 
 CROP_RULES = ("adm", "none")
 EPILOG = """\b
@@ -92,36 +92,36 @@ def preprocess(
     embedded:digits. SOURCE and OUT may be in object stores (gs://, s3://). OUT can be opened by
     `tfds.builder_from_directory(OUT)`. What follows -- goes to Beam.
     """
-    from pipelines import plan as planning
+    from pipelines.preprocess import plan as planning
 
     if beam_options and not beam_options[0].startswith("-"):
         raise click.UsageError(f"unexpected argument {beam_options[0]!r}; options of Beam are given after --")
     started = time.monotonic()
     if beam_options or any("://" in request[name] for name in ("source", "out")):
-        from pipelines.runner import parse_options
+        from pipelines.runners.runner import parse_options
 
         parse_options(beam_options)  # object stores are reached by Beam's options, from the first look at the source on
     plan = planning.make_plan(planning.Request(**request))
     if dry_run:
-        from pipelines.cost import describe
+        from pipelines.preprocess.cost import describe
 
         _tell(describe(plan, images_per_second), as_json)
         return
     if beam_options:
-        from pipelines.runner import only_builds
+        from pipelines.runners.runner import only_builds
 
         if only_builds(beam_options):  # Beam's own --dry_run=True
-            from pipelines.preprocess import build_job
+            from pipelines.preprocess.pipeline import build_job
 
             job = build_job(plan, beam_options)
             _tell({"out": plan.directory.root, "state": "job built, not submitted", **asdict(job)}, as_json)
             return
     done = plan.finished_manifest()
     if done is None or plan.cluttered:
-        from pipelines.quiet import quiet_log
+        from pipelines.runners.beam_noise import quiet_log
 
         with quiet_log():
-            from pipelines.preprocess import preprocess as make
+            from pipelines.preprocess.pipeline import preprocess as make
 
         with _interrupt_ends_the_process():
             manifest = make(plan, beam_options)  # or only clear away what a killed run left

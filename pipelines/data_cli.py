@@ -37,9 +37,9 @@ def inspect(directory: str, as_json: bool, grid: str | None, num: int | None, se
 
     Example: flowtrain data inspect latents --grid grid.png --num 36
     """
-    from pipelines import inspection
-    from pipelines.card import counted
-    from pipelines.stored import open_dataset
+    from pipelines.curate import inspect
+    from pipelines.dataset.anywhere import open_dataset
+    from pipelines.dataset.card import counted
     from schemas.errors import UserError
 
     if grid is None and (num is not None or seed is not None):
@@ -50,13 +50,13 @@ def inspect(directory: str, as_json: bool, grid: str | None, num: int | None, se
         check_place(grid)
     dataset = open_dataset(directory)
     if grid is not None:
-        inspection.check_drawable(dataset)
-    found = inspection.inspect(dataset, progress=None)
+        inspect.check_drawable(dataset)
+    found = inspect.inspect(dataset, progress=None)
     facts = found.to_json()
     if not as_json:
         click.echo(found.to_text())
     if grid is not None:
-        rows = inspection.grid_rows(dataset, num or GRID_RECORDS, seed or 0)
+        rows = inspect.grid_rows(dataset, num or GRID_RECORDS, seed or 0)
         write_png(Path(grid), rows)
         facts["grid"] = grid
         if not as_json:
@@ -78,7 +78,7 @@ def verify(directory: str, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from pipelines.verification import verify as check
+    from pipelines.curate.verify import verify as check
 
     report = check(directory, progress=None)
     if as_json:
@@ -89,7 +89,7 @@ def verify(directory: str, as_json: bool) -> None:
 
 
 def _tell_report(report: Any) -> None:
-    from pipelines.card import counted
+    from pipelines.dataset.card import counted
 
     if not report.damaged:
         content = (counted(report.files, "file"), counted(report.bytes, "byte"), counted(report.records, "record"))
@@ -118,8 +118,8 @@ def diff(first: str, second: str, as_json: bool) -> None:
 
     Example: flowtrain data diff latents-float32 latents-bfloat16
     """
-    from pipelines.comparison import compare
-    from pipelines.stored import open_dataset
+    from pipelines.curate.diff import compare
+    from pipelines.dataset.anywhere import open_dataset
 
     found = compare(open_dataset(first), open_dataset(second), progress=None)
     click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
@@ -139,7 +139,7 @@ def merge(parts: tuple[str, ...], out: str, split: str | None, as_json: bool) ->
 
     Example: flowtrain data merge latents-a latents-b latents-ab
     """
-    from pipelines.merging import merge as join
+    from pipelines.curate.merge import merge as join
 
     manifest = join(parts, out, split, progress=None)
     summary = {

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.files import is_url
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.storage.paths import is_url
 
 GAP = 2
 PAPER = 255

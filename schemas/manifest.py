@@ -39,7 +39,7 @@ class VaeInfo(Growing):
     """The autoencoder that made the latents and decodes them.
 
     `sha256` is that of its weights file, `config_sha256` that of what its config says of the network
-    (`pipelines.vae_config.VaeConfig.digest`): activation and number of groups show in no shape of the weights.
+    (`pipelines.encoders.kl_config.VaeConfig.digest`): activation and number of groups show in no shape of the weights.
     `network` is diffusers' name of the class. Where the decoder is a file of its own, `sha256` is the encoder's and
     `decoder_sha256` the decoder's, None if it was not there when the images were encoded.
     """

@@ -18,7 +18,7 @@ COMPUTE_MODULES = [
     "flowtrain.objective",
     "flowtrain.path",
     "flowtrain.step",
-    "pipelines.vae",
+    "pipelines.encoders.kl",
     "flowtrain.solvers",
     "evaluation.extractors.dinov2",
     "evaluation.extractors.effnet_lite0",

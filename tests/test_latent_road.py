@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.dataset import LatentDataset
-from pipelines.decoding import decode_records
-from pipelines.results import ChannelSums
+from pipelines.dataset.finished import LatentDataset
+from pipelines.dataset.shard_results import ChannelSums
+from pipelines.encoders.decode import decode_records
 from schemas.layout import Layout
 from schemas.manifest import Normalization, read_manifest
 from schemas.run import read_run

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_parts.part import Context
 from benchmarks.sides import Side, SideError
-from pipelines.tiny_config import TinyConfig
-from pipelines.vae_config import VaeConfig
+from pipelines.encoders.kl_config import VaeConfig
+from pipelines.encoders.tiny_config import TinyConfig
 
 TOLERANCE = 1e-3  # of float32 outputs, of the largest; deep networks of random weights amplify rounding
 WEIGHTS = "tensors.npz"
@@ -71,7 +71,7 @@ def random_tensors(config: VaeConfig | TinyConfig) -> dict[str, NDArray[np.float
     """By PyTorch's names and order of axes. Norm scales and biases are random too: equal ones could change places."""
     from flax import nnx
 
-    from pipelines.vae_weights import _flatten, abstract_network, tensor_name, to_torch_layout
+    from pipelines.encoders.weights import _flatten, abstract_network, tensor_name, to_torch_layout
 
     _, state = abstract_network(config)
     rng, tensors = np.random.default_rng(0), {}
@@ -95,7 +95,7 @@ def draw_input(case: Case, config: VaeConfig | TinyConfig) -> NDArray[Any]:
 
 
 class Ours:
-    """`pipelines.vae_weights.Vae`, each shape compiled ahead so that its plan of memory can be read."""
+    """`pipelines.encoders.weights.Vae`, each shape compiled ahead so that its plan of memory can be read."""
 
     label = "flowtrain"
 
@@ -113,7 +113,7 @@ class Ours:
         return jax.default_backend(), (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
 
     def _load(self, dtype: str) -> Any:
-        from pipelines.vae_weights import Vae, _fill, abstract_network
+        from pipelines.encoders.weights import Vae, _fill, abstract_network
 
         graphdef, state = abstract_network(self.config, dtype)
         params = _fill(state, self.tensors, Path(WEIGHTS))

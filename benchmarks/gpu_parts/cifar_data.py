@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_parts.inputs import CIFAR, TAEF2, find, read_images
 from benchmarks.gpu_parts.part import Context
+from pipelines.encoders.describe import default_dtype, describe_vae
+from pipelines.encoders.weights import Vae, load_vae
 from pipelines.images import CROPS, decode_image
-from pipelines.vae_info import default_dtype, describe_vae
-from pipelines.vae_weights import Vae, load_vae
 from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.manifest import Normalization, VaeInfo

@@ -205,7 +205,7 @@ def find_weights(source: str | Path, revision: str | None = None) -> Path:
     path = Path(source)
     is_repository = isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source)
     if not path.exists() and is_repository:
-        from pipelines.hub import fetch_file
+        from pipelines.encoders.hub import fetch_file
 
         return fetch_file(str(source), WEIGHTS_FILE, revision)
     file = path / WEIGHTS_FILE if path.is_dir() else path

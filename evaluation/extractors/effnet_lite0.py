@@ -24,7 +24,7 @@ from evaluation.extractors.batches import in_batches
 from evaluation.extractors.layout import check_layout
 from evaluation.extractors.outputs import Outputs
 from evaluation.extractors.pillow_resize import pillow_bicubic
-from pipelines.torch_file import read_torch_file
+from pipelines.encoders.torch_file import read_torch_file
 from schemas.errors import UserError
 from schemas.files import sha256_file
 

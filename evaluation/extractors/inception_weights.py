@@ -20,7 +20,7 @@ import numpy as np
 
 from evaluation.extractors.layout import check_layout
 from evaluation.weights import WeightFile, checked_digits, download, find_weights
-from pipelines.torch_file import read_torch_file
+from pipelines.encoders.torch_file import read_torch_file
 from schemas.errors import UserError
 from schemas.files import sha256_file
 

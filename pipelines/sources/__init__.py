@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 
-from pipelines.files import is_url
 from pipelines.sources.base import UNLABELLED, Item, Picture, Source
 from pipelines.sources.digits import DigitsSource
 from pipelines.sources.folder import FolderSource
@@ -12,6 +11,7 @@ from pipelines.sources.tar import TarSource
 from pipelines.sources.tfds import TfdsSource
 from pipelines.sources.zip import ZipSource
 from schemas.errors import UserError
+from schemas.storage.paths import is_url
 
 __all__ = ["UNLABELLED", "Item", "Picture", "Source", "check_is_no_source", "open_source"]
 

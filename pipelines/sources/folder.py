@@ -5,12 +5,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipelines import files
 from pipelines.images import ImageError
 from pipelines.sources.base import Item
 from pipelines.sources.listed import Found, ListedSource
 from pipelines.sources.names import is_hidden, is_image
 from schemas.errors import UserError
+from schemas.storage import paths
 
 
 class FolderSource(ListedSource):
@@ -25,31 +25,31 @@ class FolderSource(ListedSource):
     """
 
     def __init__(self, path: str, split: str):
-        root = files.absolute(path)
-        if not files.is_url(root) and not Path(root).is_dir():
+        root = paths.absolute(path)
+        if not paths.is_url(root) and not Path(root).is_dir():
             what = "is a file, not a folder of images" if Path(root).exists() else "no such folder"
             raise UserError(f"{path}: {what}; give a folder of images (sub-folders are classes)")
         super().__init__(root, split, unwrap=False)
 
     def find(self) -> Iterator[Found]:
         try:
-            yield from _objects(self.descriptor) if files.is_url(self.descriptor) else _files(self.descriptor)
+            yield from _objects(self.descriptor) if paths.is_url(self.descriptor) else _files(self.descriptor)
         except OSError as error:
             where = error.filename or self.descriptor
             raise UserError(f"{where}: cannot be listed ({error.strerror or error})") from error
 
     def read_bytes(self, item: Item) -> bytes:
-        path = files.join(self.descriptor, item.location)
+        path = paths.join(self.descriptor, item.location)
         try:
-            return files.read(path)
+            return paths.read(path)
         except PermissionError as error:
-            if files.is_url(path):  # of the whole store, most likely
+            if paths.is_url(path):  # of the whole store, most likely
                 raise
             raise ImageError("no permission to read it", type(error).__name__) from error
 
 
 def _objects(root: str) -> Iterator[Found]:
-    for name, size, modified in files.entries(root):
+    for name, size, modified in paths.entries(root):
         if is_image(name) and not is_hidden(name):
             yield Found(name, size, name, modified)
 

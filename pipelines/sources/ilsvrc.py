@@ -12,10 +12,10 @@ import tarfile
 import zlib
 from dataclasses import dataclass
 
-from pipelines import files
 from pipelines.images import ImageError
 from pipelines.sources.listed import ByFolder
 from schemas.errors import UserError
+from schemas.storage import paths
 
 META = "data/meta.mat"
 GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
@@ -94,7 +94,7 @@ def read_devkit(path: str) -> Devkit:
         UserError: not there, damaged, or without one of the two files.
     """
     try:
-        data = files.read(path)
+        data = paths.read(path)
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
             members = {member.name: member for member in archive if member.isreg()}
             meta, truth = (_content(archive, members, name, path) for name in (META, GROUND_TRUTH))

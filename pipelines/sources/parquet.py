@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from pipelines import files
 from pipelines.images import ImageError, decode_image
 from pipelines.sources.base import Item, Picture, Source
 from pipelines.sources.keeper import Keeper
@@ -21,6 +20,7 @@ from pipelines.sources.names import readable
 from pipelines.sources.parquet_files import Columns, RowGroup, find_columns, footer, of_split, open_parquet, row_groups
 from pipelines.sources.refused import check_usable, refused
 from schemas.errors import UserError
+from schemas.storage import paths
 
 SUFFIX = ".parquet"
 GROUPS_KEPT = 2  # row groups in memory: one that is read, and the next one, begun by threads ahead
@@ -40,8 +40,8 @@ class ParquetSource(Source):
     """
 
     def __init__(self, path: str, split: str):
-        self._path = files.absolute(path)
-        if not files.is_url(self._path) and not files.exists(self._path):
+        self._path = paths.absolute(path)
+        if not paths.is_url(self._path) and not paths.exists(self._path):
             raise UserError(f"{path}: no such file or folder")
         self.descriptor = f"parquet:{self._path}"
         self.split = split
@@ -102,7 +102,7 @@ class ParquetSource(Source):
         """Row groups of a file, and when the file last changed."""
         path, columns = self._file(name), self._columns
         with _told(path):
-            modified = files.modified(path)
+            modified = paths.modified(path)
             for group in row_groups(path, columns):
                 yield group, modified
 
@@ -128,7 +128,7 @@ class ParquetSource(Source):
         if self._single:
             return [PurePosixPath(self._path).name]
         with _told(self._path):
-            found = sorted(entry.name for entry in files.entries(self._path) if entry.name.endswith(SUFFIX))
+            found = sorted(entry.name for entry in paths.entries(self._path) if entry.name.endswith(SUFFIX))
         if not found:
             raise UserError(f"{self.descriptor}: no {SUFFIX} file in it")
         return of_split(found, self.split, self.descriptor)
@@ -138,7 +138,7 @@ class ParquetSource(Source):
         return self._path.lower().endswith(SUFFIX)
 
     def _file(self, name: str) -> str:
-        return self._path if self._single else files.join(self._path, name)
+        return self._path if self._single else paths.join(self._path, name)
 
 
 @contextmanager

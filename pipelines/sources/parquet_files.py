@@ -9,9 +9,9 @@ from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from pipelines import files
 from pipelines.sources.ranges import RangeFile
 from schemas.errors import UserError
+from schemas.storage import paths
 
 _PART = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?\.parquet")
 _END = struct.Struct("<L4s")  # length of the footer, magic
@@ -59,11 +59,11 @@ def open_parquet(path: str) -> Iterator[Any]:
 
 def footer(path: str) -> tuple[int, bytes]:
     """Bytes of a file, and its footer: the schema, and sizes, places and ranges of the columns of each row group."""
-    size = files.size(path)
-    length, magic = _END.unpack(files.read(path, max(0, size - _END.size), _END.size).rjust(_END.size, b"\0"))
+    size = paths.size(path)
+    length, magic = _END.unpack(paths.read(path, max(0, size - _END.size), _END.size).rjust(_END.size, b"\0"))
     if magic != b"PAR1" or length + _END.size > size:
         raise UserError(f"{path}: not a whole Parquet file; fetch it again")
-    return size, files.read(path, size - _END.size - length, length)
+    return size, paths.read(path, size - _END.size - length, length)
 
 
 def find_columns(path: str) -> Columns:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pipelines import files
+from schemas.storage import paths
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -35,12 +35,12 @@ class RangeFile(io.RawIOBase):
     def __init__(self, path: str, start: int = 0, stop: int | None = None):
         super().__init__()
         self._start = start
-        self._stop = files.size(path) if stop is None else stop
+        self._stop = paths.size(path) if stop is None else stop
         self._position = 0
         self._block = b""
         self._block_at = 0
         self._ahead = SMALLEST
-        self._descriptor = None if files.is_url(path) else os.open(path, os.O_RDONLY)
+        self._descriptor = None if paths.is_url(path) else os.open(path, os.O_RDONLY)
         self._fetch = _local(self._descriptor) if self._descriptor is not None else _remote(path)
 
     @property
@@ -110,6 +110,6 @@ def _local(descriptor: int) -> Callable[[int, int], bytes]:
 
 def _remote(path: str) -> Callable[[int, int], bytes]:
     def fetch(offset: int, length: int) -> bytes:
-        return files.read(path, offset, length)
+        return paths.read(path, offset, length)
 
     return fetch

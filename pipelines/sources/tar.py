@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from pipelines import files
 from pipelines.sources.base import Item
 from pipelines.sources.ilsvrc import Devkit, is_devkit, read_devkit
 from pipelines.sources.listed import ByFolder, Found, Labelling, ListedSource
@@ -17,6 +16,7 @@ from pipelines.sources.names import LEADS_OUT, is_hidden, is_image, leads_out, p
 from pipelines.sources.ranges import RangeFile
 from pipelines.sources.tarwalk import walk
 from schemas.errors import UserError
+from schemas.storage import paths
 
 INNER = ".tar"
 REMOTE_READERS = 32  # inner tars that are listed at the same time on an object store
@@ -52,15 +52,15 @@ class TarSource(ListedSource):
     """
 
     def __init__(self, names: str, split: str):
-        paths = [files.absolute(name) for name in names.split(",") if name]
-        self._devkit = next((path for path in paths if is_devkit(path)), None)
-        self._tars = [path for path in paths if path != self._devkit]
+        archives = [paths.absolute(name) for name in names.split(",") if name]
+        self._devkit = next((path for path in archives if is_devkit(path)), None)
+        self._tars = [path for path in archives if path != self._devkit]
         if not self._tars:
             raise UserError(f"tar:{names}: no tar given; say tar:FILE or tar:FILE,FILE")
-        for path in paths:
-            if not files.is_url(path) and not files.exists(path):
+        for path in archives:
+            if not paths.is_url(path) and not paths.exists(path):
                 raise UserError(f"{path}: no such file")
-        super().__init__(f"tar:{','.join(paths)}", split, unwrap=True)
+        super().__init__(f"tar:{','.join(archives)}", split, unwrap=True)
 
     def find(self) -> Iterator[Found]:
         for number, path in enumerate(self._tars):
@@ -71,7 +71,7 @@ class TarSource(ListedSource):
 
     def read_bytes(self, item: Item) -> bytes:
         number, offset = map(int, item.location.split(":"))
-        data = files.read(self._tars[number], offset, item.size)
+        data = paths.read(self._tars[number], offset, item.size)
         if len(data) < item.size:
             raise OSError(f"{self._tars[number]} is shorter than it was when it was listed")
         return data
@@ -85,8 +85,8 @@ class TarSource(ListedSource):
 
 def _members(path: str, number: int) -> Iterator[Found]:
     """Images and folders of a tar and of the tars within it."""
-    modified = files.modified(path)
-    pool = ThreadPoolExecutor(REMOTE_READERS if files.is_url(path) else 1)
+    modified = paths.modified(path)
+    pool = ThreadPoolExecutor(REMOTE_READERS if paths.is_url(path) else 1)
     waiting = deque[Future[list[Found]]]()
     try:
         with RangeFile(path) as file:

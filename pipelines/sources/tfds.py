@@ -9,12 +9,12 @@ import threading
 from collections.abc import Iterator
 from functools import cached_property
 
-from pipelines import files
 from pipelines.images import ImageError, decode_image
 from pipelines.sources.base import UNLABELLED, Item, Picture, Source
 from pipelines.sources.keeper import Keeper
 from pipelines.sources.tfds_builder import Split, builder_digest, builder_directory, open_split
-from pipelines.temporary import temporary_folder
+from schemas.storage import paths
+from schemas.storage.temporary import temporary_folder
 
 SHARDS_KEPT = 3  # open at a time; rows of a shard stay together
 
@@ -89,12 +89,12 @@ class TfdsSource(Source):
             return self._cached
 
     def _open_shard(self, name: str, records: int) -> "_Shard":
-        path = files.join(self._directory, name)
-        if not files.is_url(path):
+        path = paths.join(self._directory, name)
+        if not paths.is_url(path):
             return _Shard(path, records, path)
         with temporary_folder() as place:  # an open file outlives its name
             local = place / name
-            files.download(path, local)
+            paths.download(path, local)
             return _Shard(str(local), records, path)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import files
 from pipelines.sources.listed import FLAT_CLASS
-from pipelines.temporary import temporary_folder
 from schemas.errors import UserError
+from schemas.storage import paths
+from schemas.storage.temporary import temporary_folder
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 FORMAT = "array_record"
@@ -39,10 +39,10 @@ def builder_directory(name: str) -> str:
         UserError: no such builder. An object store is asked later.
     """
     dataset, _, data_dir = name.partition("@")
-    if files.is_url(data_dir):
+    if paths.is_url(data_dir):
         raise UserError(f"tfds:{name}: give the directory of the builder, tfds:{data_dir}/NAME/CONFIG/VERSION")
-    if files.is_url(dataset):
-        return files.absolute(name)
+    if paths.is_url(dataset):
+        return paths.absolute(name)
     path = Path(dataset).expanduser()
     if (path / INFO).is_file() and not data_dir:
         return str(path.absolute())
@@ -89,7 +89,7 @@ def open_split(directory: str, split: str) -> Split:
             raise UserError(f"tfds:{directory}: no {needed} in it; give the directory of a prepared builder")
     with ExitStack() as stack:
         local = directory
-        if files.is_url(directory):  # TFDS would want TensorFlow to read there; what describes a builder is small
+        if paths.is_url(directory):  # TFDS would want TensorFlow to read there; what describes a builder is small
             local = str(stack.enter_context(temporary_folder()))
             for name in names:
                 if name in (INFO, FEATURES) or name.endswith(_LABELS):
@@ -127,14 +127,14 @@ def open_split(directory: str, split: str) -> Split:
 def _list(directory: str) -> dict[str, int]:
     """Names of the files of a builder, and when they last changed."""
     try:
-        return {entry.name: entry.modified for entry in files.entries(directory) if "/" not in entry.name}
+        return {entry.name: entry.modified for entry in paths.entries(directory) if "/" not in entry.name}
     except OSError as error:
         raise UserError(f"tfds:{directory}: cannot be listed ({error.strerror or error})") from error
 
 
 def _read(directory: str, name: str) -> bytes:
     try:
-        return files.read(files.join(directory, name))
+        return paths.read(paths.join(directory, name))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"tfds:{directory}: {name} cannot be read ({reason}); prepare the builder again") from error

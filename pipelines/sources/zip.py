@@ -4,7 +4,6 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator
 
-from pipelines import files
 from pipelines.images import ImageError
 from pipelines.sources.base import Item
 from pipelines.sources.listed import MAX_BYTES, Found, ListedSource
@@ -12,6 +11,7 @@ from pipelines.sources.names import LEADS_OUT, is_hidden, is_image, leads_out, p
 from pipelines.sources.ranges import RangeFile
 from pipelines.sources.zipdirectory import LOCAL_HEADER, LOCAL_MAGIC, Member, directory
 from schemas.errors import UserError
+from schemas.storage import paths
 
 _SLACK = 64  # a local header may be longer than the directory tells; about what programs add
 _LINK = "a symbolic link, not a file"
@@ -29,18 +29,18 @@ class ZipSource(ListedSource):
     """
 
     def __init__(self, names: str, split: str):
-        self._zips = [files.absolute(name) for name in names.split(",") if name]
+        self._zips = [paths.absolute(name) for name in names.split(",") if name]
         if not self._zips:
             raise UserError(f"zip:{names}: no zip given; say zip:FILE or zip:FILE,FILE")
         for path in self._zips:
-            if not files.is_url(path) and not files.exists(path):
+            if not paths.is_url(path) and not paths.exists(path):
                 raise UserError(f"{path}: no such file")
         super().__init__(f"zip:{','.join(self._zips)}", split, unwrap=True)
 
     def find(self) -> Iterator[Found]:
         for number, path in enumerate(self._zips):
             try:
-                modified = files.modified(path)
+                modified = paths.modified(path)
                 with RangeFile(path) as file:
                     for member in directory(file, path):
                         found = _found(member, number, modified)
@@ -52,7 +52,7 @@ class ZipSource(ListedSource):
     def read_bytes(self, item: Item) -> bytes:
         number, offset, head, compressed, method, crc = map(int, item.location.split(":"))
         path = self._zips[number]
-        data = files.read(path, offset, head + _SLACK + compressed)
+        data = paths.read(path, offset, head + _SLACK + compressed)
         if len(data) < LOCAL_HEADER.size:
             raise OSError(f"{path} is shorter than it was when it was listed")
         magic, *_, name_length, extra_length = LOCAL_HEADER.unpack_from(data)
@@ -61,7 +61,7 @@ class ZipSource(ListedSource):
         start = LOCAL_HEADER.size + name_length + extra_length
         content = data[start : start + compressed]
         if len(content) < compressed:
-            content = files.read(path, offset + start, compressed)
+            content = paths.read(path, offset + start, compressed)
         if len(content) < compressed:
             raise OSError(f"{path} is shorter than it was when it was listed")
         unpacked = _METHODS[method](content, item.size)

@@ -23,12 +23,12 @@ import pytest
 from evaluation.protocols import read_protocol
 from evaluation.results import read_results
 from evaluation.setting import run_digest
-from pipelines.settings import read_settings
-from pipelines.storage import open_directory
+from pipelines.preprocess.settings import read_settings
 from schemas.manifest import read_manifest
 from schemas.run import read_run
 from schemas.sealed import unseal
 from schemas.statistics import read_statistics
+from schemas.storage.directory import open_directory
 
 ARCHIVE = Path(__file__).parent / "written_by_fa4d30e.tar.xz"
 DATASET = "92c3ecb109e736ba7aa042ef1eaa653a4e4fc6eefb4396b89823cd4cfc687a2c"

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowtrain.checkpoint import TrainedModel
-from pipelines.dataset import finish_dataset
-from pipelines.shards import write_shard
-from pipelines.storage import LocalDirectory
+from pipelines.dataset.finished import finish_dataset
+from pipelines.dataset.shards import write_shard
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import (
     ChannelStatistics,
@@ -26,6 +25,7 @@ from schemas.manifest import (
 from schemas.recipes import make_recipe
 from schemas.record import encode_record
 from schemas.run import DatasetRef, Run
+from schemas.storage.directory import LocalDirectory
 from schemas.tfds_metadata import shard_name
 from tests.evaluation.tiny import CLASSES, LATENT, SIDE
 

@@ -14,7 +14,7 @@ from evaluation.imagesets import dataset_images
 from evaluation.options import settings_of
 from evaluation.results import read_results
 from flowtrain.cli import main
-from pipelines.dataset import LatentDataset
+from pipelines.dataset.finished import LatentDataset
 from schemas.manifest import MANIFEST_NAME, write_manifest
 from schemas.recipes import make_recipe
 from schemas.run import RUN_NAME, read_run, write_run

@@ -20,7 +20,7 @@ from evaluation.extractors.effnet_lite0 import (
     find_weights,
     load_effnet_lite0,
 )
-from pipelines.torch_file import read_torch_file
+from pipelines.encoders.torch_file import read_torch_file
 from schemas.errors import UserError
 from tests.evaluation.pictures import picture
 

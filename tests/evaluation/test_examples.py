@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evaluation.examples import MOST, pick, read_examples
-from pipelines.dataset import LatentDataset
+from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.manifest import Normalization, VaeInfo

@@ -20,8 +20,8 @@ from evaluation.sample_command import images_and_labels
 from evaluation.setting import Setting, equivalent_command, run_digest, sampling_facts, setting_name
 from flowtrain.checkpoint import TrainedModel, load_for_sampling
 from flowtrain.sampler import Samples, sample
-from pipelines.dataset import LatentDataset
-from pipelines.verification import verify
+from pipelines.curate.verify import verify
+from pipelines.dataset.finished import LatentDataset
 from schemas.config import BOOKKEEPING, SamplerConfig
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, SAMPLING_NAME

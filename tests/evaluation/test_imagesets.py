@@ -30,7 +30,7 @@ def test_ranges_of_a_dataset_are_slices_of_the_whole(world: World) -> None:
 def test_samples_are_decoded_from_the_models_scale(world: World, trained: TrainedModel, tmp_path: Path) -> None:
     from evaluation.generate import draw, generate
     from evaluation.setting import Setting
-    from pipelines.decoding import decode_samples
+    from pipelines.encoders.decode import decode_samples
 
     setting = Setting(num=5, steps=2, cfg=1.0)
     generate(trained, setting, tmp_path / "set", batch_size=8)

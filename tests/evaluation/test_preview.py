@@ -23,7 +23,7 @@ from flowtrain.checkpoint import TrainedModel
 from flowtrain.objective import make_objective
 from flowtrain.path import Ends, LinearPath, VariancePreservingPath
 from flowtrain.sampler import initial_noise, sample
-from pipelines.decoding import decode_samples
+from pipelines.encoders.decode import decode_samples
 from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.manifest import Normalization, VaeInfo, read_manifest

@@ -17,7 +17,7 @@ from evaluation.report_parts import read_metrics, render
 from evaluation.results import Result, read_results
 from evaluation.setting import Setting
 from flowtrain.cli import main
-from pipelines.dataset import LatentDataset
+from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.recipes import make_recipe

@@ -19,7 +19,7 @@ from evaluation.protocols import PROTOCOLS, EvaluationProtocol
 from evaluation.results import RESULTS_NAME, read_results
 from evaluation.rows import rows_path
 from evaluation.scoring import choose, with_reference
-from pipelines.dataset import LatentDataset
+from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
 from schemas.locked import locked
 from schemas.statistics import read_statistics

@@ -15,16 +15,16 @@ from evaluation.protocols import Recipe
 from flowtrain.checkpoint import Checkpoints
 from flowtrain.model import count_parameters, make_network
 from flowtrain.state import TrainState
-from pipelines.dataset import finish_dataset
-from pipelines.shards import write_shard
-from pipelines.storage import LocalDirectory
-from pipelines.vae import AutoencoderKL, VaeConfig
-from pipelines.vae_weights import load_vae, save_vae
+from pipelines.dataset.finished import finish_dataset
+from pipelines.dataset.shards import write_shard
+from pipelines.encoders.kl import AutoencoderKL, VaeConfig
+from pipelines.encoders.weights import load_vae, save_vae
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo, VaeInfo
 from schemas.recipes import make_recipe
 from schemas.record import encode_record
 from schemas.run import DatasetRef, Run, write_run
+from schemas.storage.directory import LocalDirectory
 from schemas.tfds_metadata import shard_name
 
 SIDE, LATENT = 8, 4  # pixels of an image, cells of a latent

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from evaluation.extractors.embedded import load_embedded
-from pipelines.vae_weights import load_vae
+from pipelines.encoders.weights import load_vae
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -1,4 +1,4 @@
-"""Writes the golden file of `tests/pipelines/test_vae.py`, from diffusers' PyTorch class computed in float64.
+"""Writes the golden file of `tests/pipelines/encoders/test_kl.py`, from diffusers' PyTorch class computed in float64.
 
     python -m tests.parity.make_vae_golden
 
@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from tests.parity.torch_vae import import_diffusers, moments_and_image, random_vae
 
-GOLDEN = Path(__file__).parent.parent / "pipelines" / "golden" / "vae.safetensors"
+GOLDEN = Path(__file__).parent.parent / "pipelines" / "encoders" / "golden" / "vae.safetensors"
 CONFIG = {
     "block_out_channels": [8, 16, 16],
     "layers_per_block": 1,

@@ -14,7 +14,7 @@ from benchmarks.gpu_parts.part import Context
 from benchmarks.gpu_parts.parts import PARTS
 from evaluation.extractors.inception import load_inception
 from evaluation.protocols import PROTOCOLS
-from pipelines.vae_weights import load_vae
+from pipelines.encoders.weights import load_vae
 from schemas.pixels import from_uint8, to_uint8
 from tests.parity.torch_inception import images, random_weights
 from tests.test_gpu_benchmark import blocker, call

@@ -72,7 +72,7 @@ def test_one_changed_tensor_shows(file: Path, prepared: NDArray[np.float32], the
 
 def test_the_tensors_are_those_that_torch_reads(file: Path) -> None:
     """Under TensorFlow's names, bit by bit, whatever order the program lists them in."""
-    from pipelines.torch_file import read_torch_file
+    from pipelines.encoders.torch_file import read_torch_file
 
     expected = torch.jit.load(str(file), map_location="cpu").state_dict()
     found = read_torch_file(file)

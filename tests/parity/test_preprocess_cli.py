@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from pipelines.vae_layout import WEIGHTS_FILE
+from pipelines.encoders.weight_files import WEIGHTS_FILE
 from schemas.manifest import read_manifest
 from tests.parity.test_vae import SIXTEEN_CHANNELS, STABLE_DIFFUSION, with_old_names
 from tests.parity.torch_vae import import_diffusers, moments_and_image, random_vae, save

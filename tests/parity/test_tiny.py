@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pipelines.dataset import LatentDataset
-from pipelines.decoding import decode_records
+from pipelines.dataset.finished import LatentDataset
+from pipelines.encoders.decode import decode_records
+from pipelines.encoders.weights import load_vae
 from pipelines.images import CROPS, decode_image
-from pipelines.vae_weights import load_vae
 from tests.parity.torch_tiny import decode, encode, load_taef2, make_halves
 from tests.parity.torch_vae import import_diffusers, relative_error, save
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.torch_file import read_torch_file
+from pipelines.encoders.torch_file import read_torch_file
 from schemas.errors import UserError
 
 torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")

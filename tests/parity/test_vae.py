@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from pipelines.vae_files import EMBEDDED_DIRECTORY
-from pipelines.vae_layout import WEIGHTS_FILE
-from pipelines.vae_weights import load_vae, save_vae
+from pipelines.encoders.locate import EMBEDDED_DIRECTORY
+from pipelines.encoders.weight_files import WEIGHTS_FILE
+from pipelines.encoders.weights import load_vae, save_vae
 from tests.parity.torch_vae import import_diffusers, moments_and_image, random_vae, relative_error, save
 
 diffusers = import_diffusers()

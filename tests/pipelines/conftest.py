@@ -11,8 +11,8 @@ from flax import nnx
 from PIL import Image
 
 from pipelines import beam_storage
-from pipelines.vae import AutoencoderKL, VaeConfig
-from pipelines.vae_weights import save_vae
+from pipelines.encoders.kl import AutoencoderKL, VaeConfig
+from pipelines.encoders.weights import save_vae
 from tests.pipelines.forked import Template, template
 from tests.pipelines.servers import SERVERS, Store
 

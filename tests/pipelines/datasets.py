@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.dataset import finish_dataset
-from pipelines.results import ChannelSums, ErrorSums, Reject, ShardResult
-from pipelines.shards import write_shard
-from pipelines.storage import LocalDirectory
+from pipelines.dataset.finished import finish_dataset
+from pipelines.dataset.shard_results import ChannelSums, ErrorSums, Reject, ShardResult
+from pipelines.dataset.shards import write_shard
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import REJECTS_NAME, RESULTS_NAME, Counts, Manifest, ShardInfo, SourceInfo, VaeInfo
 from schemas.record import encode_record
+from schemas.storage.directory import LocalDirectory
 from schemas.tfds_metadata import shard_name
 
 SHAPE = (2, 2, 4)

@@ -17,9 +17,6 @@ from typing import Any, NoReturn
 def _serve() -> None:
     """Fork a child for every line of stdin, and print its process id; on stdin's end, end."""
     warnings.simplefilter("ignore")  # JAX warns of forks; it has no threads yet
-    import pipelines.encoders
-    import pipelines.preprocess
-    import pipelines.vae_weights  # noqa: F401
     from flowtrain.cli import main
 
     for module in ("boto3", "google.cloud.storage", "jax", "flax.nnx"):

@@ -8,8 +8,8 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from flowtrain.cli import main
-from pipelines import files
-from pipelines.plan import Plan, Request, make_plan
+from pipelines.preprocess.plan import Plan, Request, make_plan
+from schemas.storage import paths
 
 
 def run(*arguments: object) -> Result:
@@ -51,4 +51,4 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def objects(url: str) -> dict[str, bytes]:
     """Every object below a URL and its bytes."""
-    return {entry.name: files.read(files.join(url, entry.name)) for entry in files.entries(url)}
+    return {entry.name: paths.read(paths.join(url, entry.name)) for entry in paths.entries(url)}

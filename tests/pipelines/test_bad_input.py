@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipelines.dataset import LatentDataset
+from pipelines.dataset.finished import LatentDataset
 from tests.pipelines.running import run
 from tests.pipelines.sources.miniature import add, jpeg, png
 

@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipelines import beam_storage, files
-from pipelines.preprocess import preprocess
-from pipelines.remote import RemoteDirectory
-from pipelines.settings import write_settings
-from pipelines.storage import open_directory
+from pipelines import beam_storage
+from pipelines.preprocess.pipeline import preprocess
+from pipelines.preprocess.settings import write_settings
 from schemas.errors import UserError
 from schemas.manifest import parse_manifest
+from schemas.storage import paths
+from schemas.storage.directory import open_directory
+from schemas.storage.remote import RemoteDirectory
 from tests.pipelines.forked import Template
 from tests.pipelines.running import contents, objects, plan, run
 from tests.pipelines.servers import PASS, Store, now_and_then, well
@@ -48,12 +49,12 @@ def expected(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between two attempts are short."""
-    monkeypatch.setattr(files, "PAUSE", 0.001)
+    monkeypatch.setattr(paths, "PAUSE", 0.001)
 
 
 def put_photos(photos: Path, url: str) -> None:
     for name, data in contents(photos).items():
-        files.write(files.join(url, name), data)
+        paths.write(paths.join(url, name), data)
 
 
 def test_dataset_in_a_store_that_fails_now_and_then_is_that_of_a_local_run(
@@ -94,8 +95,8 @@ def test_only_what_is_missing_is_made_again(store: Store, photos: Path, expected
     out = f"{store.url}/rebuilt"
     assert run(photos, out, *OPTIONS).exit_code == 0
     shards = sorted(name for name in expected if "array_record" in name)
-    files.delete(f"{out}/{shards[1]}")
-    files.write(f"{out}/{shards[2]}", expected[shards[2]][:-1])
+    paths.delete(f"{out}/{shards[1]}")
+    paths.write(f"{out}/{shards[2]}", expected[shards[2]][:-1])
     store.proxy.reset()
     assert run(photos, out, *OPTIONS).exit_code == 0
     written = {
@@ -116,7 +117,7 @@ def test_half_made_dataset_with_other_settings_is_refused(store: Store, photos: 
     assert result.exit_code == 2
     assert "with other settings (seed: 3 -> 4)" in result.stderr
     assert objects(out) == before
-    files.write(f"{store.url}/other/text", b"")
+    paths.write(f"{store.url}/other/text", b"")
     assert f"{store.url}/other is not empty (text)" in run(photos, f"{store.url}/other", *OPTIONS).stderr
 
 
@@ -130,7 +131,7 @@ def test_store_that_always_fails_is_one_line_in_bounded_time(store: Store, photo
     assert f"cannot use {store.url}/never: the object store fails (" in line
     assert line.endswith("repeat the command")
     listings = [path for _, path in store.proxy.log if "prefix=" in path]
-    assert len(listings) == files.ATTEMPTS  # the clients do not repeat it on their own, as well
+    assert len(listings) == paths.ATTEMPTS  # the clients do not repeat it on their own, as well
 
 
 def test_store_that_fails_from_the_middle_on_is_one_line_and_the_run_goes_on_later(
@@ -232,7 +233,7 @@ def test_of_two_commands_at_once_with_other_settings_one_is_refused(
     assert sorted(statuses) == [0, 2], [command.text() for command in both]
     if statuses[0] == 0:
         assert objects(url) == expected
-    assert parse_manifest(files.read(f"{url}/manifest.json"), "").seed == (3, 4)[statuses.index(0)]
+    assert parse_manifest(paths.read(f"{url}/manifest.json"), "").seed == (3, 4)[statuses.index(0)]
 
 
 def test_command_that_finds_the_work_done_by_another_one_is_content(
@@ -266,7 +267,7 @@ def test_manifest_of_another_command_is_never_deleted(
         out = f"{store.url}/{'damaged' if damaged else 'new'}-{nth}"
         if damaged:
             for name, data in expected.items():
-                files.write(f"{out}/{name}", data[: len(data) - ("00002-of" in name)])
+                paths.write(f"{out}/{name}", data[: len(data) - ("00002-of" in name)])
         seen, manifests = [], []
 
         def overtake(number: int, method: str, path: str) -> str:
@@ -294,10 +295,10 @@ def test_listing_of_many_pages_asks_again_for_the_page_that_failed(
 ) -> None:
     root = f"{store.url}/pages/a b?#%"
     names = {f"{number:03d} +é.png" for number in range(60)}
-    files.write(f"{root}0", b"beside it")
+    paths.write(f"{root}0", b"beside it")
     for name in names:
-        files.write(f"{root}/{name}", b"x" * len(name))
-    monkeypatch.setattr("pipelines.objects.PAGE", 3)
+        paths.write(f"{root}/{name}", b"x" * len(name))
+    monkeypatch.setattr("schemas.storage.objects.PAGE", 3)
     failed = []
 
     def fail(number: int, method: str, path: str) -> str:
@@ -306,7 +307,7 @@ def test_listing_of_many_pages_asks_again_for_the_page_that_failed(
         return "503" if number % 2 else PASS
 
     store.proxy.reset(fail)
-    listing = files.entries(root)
+    listing = paths.entries(root)
     first = [next(listing) for _ in range(3)]
     asked = len(store.proxy.log)
     found = [*first, *listing]
@@ -316,7 +317,7 @@ def test_listing_of_many_pages_asks_again_for_the_page_that_failed(
     if store.scheme == "s3":  # Google's emulator gives all in one page
         assert asked == 2
         assert len(failed) == 20
-    assert list(files.entries(f"{store.url}/pages/nothing")) == []
+    assert list(paths.entries(f"{store.url}/pages/nothing")) == []
 
 
 def test_download_that_does_not_match_its_checksum_is_asked_for_again(
@@ -325,7 +326,7 @@ def test_download_that_does_not_match_its_checksum_is_asked_for_again(
     download = pytest.importorskip("google.cloud.storage._media.requests.download")
     google_store.proxy.reset()
     url, local = f"{google_store.url}/torn", tmp_path / "torn"
-    files.write(url, b"whole")
+    paths.write(url, b"whole")
     spoiled = []
     compare = download._helpers._get_expected_checksum
 
@@ -336,12 +337,12 @@ def test_download_that_does_not_match_its_checksum_is_asked_for_again(
 
     monkeypatch.setattr(download._helpers, "_get_expected_checksum", spoil)
     until = 2
-    files.download(url, local)
+    paths.download(url, local)
     assert local.read_bytes() == b"whole"
     assert len(spoiled) == 3
     until = 99
     with pytest.raises(OSError, match="the object store fails"):
-        files.download(url, local)
+        paths.download(url, local)
 
 
 def test_shard_with_other_bytes_of_the_same_size_is_noticed_before_the_manifest(
@@ -353,7 +354,7 @@ def test_shard_with_other_bytes_of_the_same_size_is_noticed_before_the_manifest(
     def replace(number: int, method: str, path: str) -> str:
         if method == "PUT" and "done/00000.json" in path and not replaced:  # the shard has just been published
             replaced.append(victim)
-            files.write(f"{out}/{victim}", bytes(len(expected[victim])))
+            paths.write(f"{out}/{victim}", bytes(len(expected[victim])))
         return PASS
 
     s3_store.proxy.reset(replace)
@@ -361,7 +362,7 @@ def test_shard_with_other_bytes_of_the_same_size_is_noticed_before_the_manifest(
     s3_store.proxy.reset()
     assert result.exit_code == 2
     assert result.stderr.strip().endswith(f"{out}/{victim} was lost or replaced meanwhile; repeat the command")
-    assert not files.exists(f"{out}/manifest.json")
+    assert not paths.exists(f"{out}/manifest.json")
     assert run(photos, out, *OPTIONS).exit_code == 0
     assert objects(out) == expected
 
@@ -401,7 +402,7 @@ def test_options_of_beam_reach_the_workers(s3_store: Store, photos: Path, comman
     url = f"{s3_store.url}/options"
     command = commands.start(photos, url, *OPTIONS, "--", *options, **environment)
     assert command.wait() == 0, command.text()
-    assert files.exists(f"{url}/manifest.json")
+    assert paths.exists(f"{url}/manifest.json")
 
 
 def test_upload_of_a_killed_command_is_no_object(s3_store: Store) -> None:
@@ -414,4 +415,4 @@ def test_upload_of_a_killed_command_is_no_object(s3_store: Store) -> None:
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""  # it hangs up
     assert objects(f"{s3_store.url}/torn-upload") == {}
-    assert not files.exists(f"{s3_store.url}/torn-upload")
+    assert not paths.exists(f"{s3_store.url}/torn-upload")

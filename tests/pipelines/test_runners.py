@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.results import DONE
-from pipelines.storage import WORK
+from pipelines.dataset.shard_results import DONE
+from schemas.storage.directory import WORK
 from tests.pipelines.running import contents, run, start
 
 SHARDS = 12
 PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-WORKERS = ("pipelines.worker", "SdkHarness", "spawn_main")  # of processes, a pool, Dask: in their command lines
+WORKERS = ("pipelines.runners.worker", "SdkHarness", "spawn_main")  # of processes, a pool, Dask: in their command lines
 needs_dask = pytest.mark.skipif(importlib.util.find_spec("dask") is None, reason="dask: pip install 'flowtrain[dask]'")
 
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 
-from pipelines.dataset import LatentDataset
+from pipelines.dataset.finished import LatentDataset
 from tests.pipelines.running import run
 from tests.pipelines.sources.miniature import IMAGES, SYNSETS, Miniature, make_miniature
 from tests.pipelines.sources.prepared import make_builder, make_parquet, make_zip

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from pipelines.images import ImageError, decode_image
-from pipelines.index import build_index
+from pipelines.preprocess.index import build_index
 from pipelines.sources import open_source
 from pipelines.sources.parquet import GROUPS_KEPT, ParquetSource
 from schemas.errors import UserError

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from pipelines import files
-from pipelines.index import build_index
+from pipelines.preprocess.index import build_index
 from pipelines.sources import Item, Source, open_source
-from pipelines.temporary import sweep_temporary
 from schemas.errors import UserError
+from schemas.storage import paths
+from schemas.storage.temporary import sweep_temporary
 from tests.pipelines.servers import Store, now_and_then
 from tests.pipelines.sources.miniature import IMAGES, SYNSETS, Miniature, add, jpeg, png
 from tests.pipelines.sources.prepared import make_builder, make_parquet, make_zip
@@ -60,8 +60,8 @@ def test_folder(store: Store, place: str, tmp_path: Path) -> None:
     for name in ("cat/1.png", "cat/deep/2 ž?#.png", "dog/3.PNG"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(png())
-        files.write(f"{place}/{name}", png())
-    files.write(f"{place}/.hidden/a.png", b"x")
+        paths.write(f"{place}/{name}", png())
+    paths.write(f"{place}/.hidden/a.png", b"x")
     assert same(open_source(place, "train"), open_source(str(tmp_path), "train")) == 3
     with pytest.raises(UserError, match="no image file in it"):
         list(open_source(f"{place}/nowhere", "train").index())
@@ -69,7 +69,7 @@ def test_folder(store: Store, place: str, tmp_path: Path) -> None:
 
 def test_tar_of_tars_with_the_devkit(store: Store, place: str, miniature: Miniature) -> None:
     for path in (miniature.train, miniature.devkit):
-        files.write(f"{place}/{path.name}", path.read_bytes())
+        paths.write(f"{place}/{path.name}", path.read_bytes())
     remote = open_source(f"tar:{place}/{miniature.train.name},{place}/{miniature.devkit.name}", "train")
     store.proxy.reset()
     assert len(list(remote.index())) == SYNSETS * IMAGES
@@ -85,14 +85,14 @@ def test_archive_packed_anew_with_the_same_members_is_noticed(store: Store, plac
                 data = png()
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-        files.write(f"{place}/x.tar", (tmp_path / "x.tar").read_bytes())
+        paths.write(f"{place}/x.tar", (tmp_path / "x.tar").read_bytes())
         return build_index(open_source(f"tar:{place}/x.tar", "train").index(), 0).state
 
     assert pack(["cat/1.png", "cat/2.png"]) != pack(["cat/2.png", "cat/1.png"])  # within one second, too
 
 
 def test_a_read_is_one_request(store: Store, place: str, miniature: Miniature) -> None:
-    files.write(f"{place}/x.tar", miniature.train.read_bytes())
+    paths.write(f"{place}/x.tar", miniature.train.read_bytes())
     source = open_source(f"tar:{place}/x.tar", "train")
     items = list(source.index())[:7]
     store.proxy.reset()
@@ -108,7 +108,7 @@ def test_many_small_members_take_few_requests(store: Store, place: str) -> None:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for number in range(2000):
             add(archive, f"cat/{number}.jpg", data)
-    files.write(f"{place}/x.tar", buffer.getvalue())
+    paths.write(f"{place}/x.tar", buffer.getvalue())
     store.proxy.reset()
     assert len(list(open_source(f"tar:{place}/x.tar", "train").index())) == 2000
     assert gets(store) < 25
@@ -119,16 +119,16 @@ def test_headers_between_large_members_take_little(store: Store, place: str) -> 
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for number in range(50):
             add(archive, f"cat/{number}.jpg", bytes(100_000))
-    files.write(f"{place}/x.tar", buffer.getvalue())
+    paths.write(f"{place}/x.tar", buffer.getvalue())
     asked = []
-    whole = files.read
+    whole = paths.read
 
     def counted(path: str, offset: int = 0, length: int = -1) -> bytes:
         asked.append(length)
         return whole(path, offset, length)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "read", counted)
+        patch.setattr(paths, "read", counted)
         assert len(list(open_source(f"tar:{place}/x.tar", "train").index())) == 50
     assert len(asked) <= 53
     assert sum(asked) < 400_000  # of five million
@@ -137,7 +137,7 @@ def test_headers_between_large_members_take_little(store: Store, place: str) -> 
 def test_zip_and_parquet(store: Store, place: str, miniature: Miniature, tmp_path: Path) -> None:
     contents = {str(path.relative_to(miniature.folder)): path.read_bytes() for path in miniature.folder.rglob("*.JPEG")}
     local = make_zip(tmp_path / "x.zip", contents)
-    files.write(f"{place}/x.zip", local.read_bytes())
+    paths.write(f"{place}/x.zip", local.read_bytes())
     store.proxy.reset()
     remote = open_source(f"zip:{place}/x.zip", "train")
     assert len(list(remote.index())) == SYNSETS * IMAGES
@@ -147,7 +147,7 @@ def test_zip_and_parquet(store: Store, place: str, miniature: Miniature, tmp_pat
         path = make_parquet(
             tmp_path / f"hub/train-{number:05d}-of-00002.parquet", list(contents.values())[:9], [0] * 9, ["cat"]
         )
-        files.write(f"{place}/hub/{path.name}", path.read_bytes())
+        paths.write(f"{place}/hub/{path.name}", path.read_bytes())
     one, other = (open_source(f"parquet:{root}", "train") for root in (f"{place}/hub", tmp_path / "hub"))
     assert same(one, other) == 18
     assert one.fingerprint == other.fingerprint
@@ -158,19 +158,19 @@ def test_builder(store: Store, place: str, tmp_path: Path) -> None:
     features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
     local = make_builder(tmp_path, features, [{"image": jpeg(rng), "label": row % 2} for row in range(7)])
     for path in local.iterdir():
-        files.write(f"{place}/tiny/1.0.0/{path.name}", path.read_bytes())
+        paths.write(f"{place}/tiny/1.0.0/{path.name}", path.read_bytes())
     one, other = (open_source(f"tfds:{root}", "train") for root in (f"{place}/tiny/1.0.0", local))
     assert same(one, other) == 7
     assert one.fingerprint == other.fingerprint
     assert [one.read(item).label for item in one.index()] == [row % 2 for row in range(7)]
-    files.delete(f"{place}/tiny/1.0.0/features.json")
+    paths.delete(f"{place}/tiny/1.0.0/features.json")
     with pytest.raises(UserError, match=r"no features\.json in it"):
         list(open_source(one.descriptor, "train").index())
     with pytest.raises(UserError, match=r"no dataset_info\.json in it"):
         list(open_source(f"tfds:{place}/nothing", "train").index())
 
 
-@pytest.mark.parametrize("where", ["pipelines.files.download", "pipelines.sources.tfds_builder._read"])
+@pytest.mark.parametrize("where", ["schemas.storage.paths.download", "pipelines.sources.tfds_builder._read"])
 def test_what_a_killed_reader_of_a_builder_leaves_is_swept(
     s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -179,7 +179,7 @@ def test_what_a_killed_reader_of_a_builder_leaves_is_swept(
     url = f"{s3_store.url}/killed-reader/tiny/1.0.0"
     s3_store.proxy.reset()
     for path in local.iterdir():
-        files.write(f"{url}/{path.name}", path.read_bytes())
+        paths.write(f"{url}/{path.name}", path.read_bytes())
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     module, _, name = where.rpartition(".")
@@ -202,9 +202,9 @@ source.read(next(iter(source.index())))
 
 
 def test_through_trouble(store: Store, place: str, miniature: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PAUSE", 0.01)
-    monkeypatch.setattr(files, "ATTEMPTS", 15)
-    files.write(f"{place}/x.tar", miniature.train.read_bytes())
+    monkeypatch.setattr(paths, "PAUSE", 0.01)
+    monkeypatch.setattr(paths, "ATTEMPTS", 15)
+    paths.write(f"{place}/x.tar", miniature.train.read_bytes())
     store.proxy.reset(now_and_then(0.2, seed=3))
     assert same(open_source(f"tar:{place}/x.tar", "train"), open_source(f"tar:{miniature.train}", "train"))
 

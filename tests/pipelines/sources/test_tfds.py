@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from pipelines.images import ImageError, decode_image
-from pipelines.index import build_index
+from pipelines.preprocess.index import build_index
 from pipelines.sources import UNLABELLED, open_source
 from pipelines.sources.tfds import SHARDS_KEPT
 from schemas.errors import UserError

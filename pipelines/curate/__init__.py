@@ -1,0 +1,8 @@
+"""What is done with finished datasets: the commands of `flowtrain data`.
+
+verify: reads every byte and names what is damaged.
+repair: the commands that make damaged files again.
+diff: in what two datasets differ.
+merge: several datasets as one.
+inspect: records and pictures of a dataset, finished or not.
+"""

@@ -1,0 +1,184 @@
+"""What a shard leaves behind besides its files: counts, checksums, rejects and sums. Merged exactly, in any order."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.layout import Layout
+from schemas.manifest import RESULTS_NAME, ChannelStatistics, Manifest, Reconstruction, ShardInfo
+from schemas.pixels import from_uint8
+from schemas.storage.directory import Directory
+
+PEAK = 255.0
+DONE = "done"  # folder of the done-markers
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+NOT_FINITE = "NotFinite"  # in place of an exception, where the VAE gave no finite numbers; no decoder raises that
+
+
+class Reject(_Frozen):
+    """An item that was left out. `exception` is the class of what was raised or `NOT_FINITE`, `size` is in bytes."""
+
+    key: str
+    reason: str
+    exception: str
+    size: int
+
+
+class ChannelSums(_Frozen):
+    """Per-channel float64 sums over `positions` values: x, x squared, and the posterior variance exp(logvar)."""
+
+    positions: int = 0
+    total: tuple[float, ...]
+    squares: tuple[float, ...]
+    noise: tuple[float, ...]
+
+    @classmethod
+    def of(cls, layout: Layout, tensors: Mapping[str, NDArray[Any]]) -> "ChannelSums":
+        """Sums over stored tensors (n, h, w, c); images are measured in [-1, 1]."""
+        values, noise = _MEASURED[layout](tensors)
+        axes = (0, 1, 2)
+        return cls(
+            positions=int(np.prod(values.shape[:3])),
+            total=tuple(values.sum(axes).tolist()),
+            squares=tuple((values**2).sum(axes).tolist()),
+            noise=tuple(noise.sum(axes).tolist()),
+        )
+
+    @classmethod
+    def merge(cls, parts: Sequence["ChannelSums"], channels: int) -> "ChannelSums":
+        """Exactly rounded sums (`math.fsum`), so that the order of the parts cannot show."""
+
+        def sums(name: str) -> tuple[float, ...]:
+            return tuple(math.fsum(getattr(part, name)[channel] for part in parts) for channel in range(channels))
+
+        return cls(
+            positions=sum(part.positions for part in parts),
+            total=sums("total"),
+            squares=sums("squares"),
+            noise=sums("noise"),
+        )
+
+    def statistics(self) -> ChannelStatistics:
+        """Mean and deviation; for moments that of a posterior sample, sqrt(var(mean) + E[exp(logvar)])."""
+        total, squares, noise = (np.array(sums) for sums in (self.total, self.squares, self.noise))
+        mean = total / self.positions
+        variance = squares / self.positions - mean**2 + noise / self.positions
+        return ChannelStatistics(mean=tuple(mean.tolist()), std=tuple(np.sqrt(np.maximum(variance, 0.0)).tolist()))
+
+
+def _moments(tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return tensors["mean"].astype(np.float64), np.exp(tensors["logvar"].astype(np.float64))
+
+
+def _pixels(tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values = from_uint8(tensors["image"]).astype(np.float64)
+    return values, np.zeros_like(values)
+
+
+def _latents(tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values = tensors["latent"].astype(np.float64)
+    return values, np.zeros_like(values)
+
+
+_MEASURED = {Layout.MOMENTS: _moments, Layout.IMAGE: _pixels, Layout.LATENT: _latents}
+
+
+class ErrorSums(_Frozen):
+    """Squared error of reconstructed uint8 pixels: whole numbers, so sums are exact."""
+
+    squared_error: int = 0
+    values: int = 0
+    records: int = 0
+
+    @classmethod
+    def of(cls, originals: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> "ErrorSums":
+        """Compare two batches (n, H, W, 3)."""
+        difference = originals.astype(np.int64) - decoded.astype(np.int64)
+        return cls(squared_error=int((difference**2).sum()), values=difference.size, records=originals.shape[0])
+
+    @classmethod
+    def merge(cls, parts: Sequence["ErrorSums"]) -> "ErrorSums":
+        """The sum of all parts."""
+        return cls(**{name: sum(getattr(part, name) for part in parts) for name in cls.model_fields})
+
+    def reconstruction(self) -> Reconstruction | None:
+        """PSNR of the mean squared error of all records together, in dB; None when nothing was decoded.
+
+        A perfect reconstruction counts as an error of one level in one value, since JSON has no infinity.
+        """
+        if not self.records:
+            return None
+        error = max(self.squared_error, 1) / self.values
+        return Reconstruction(psnr_db=10.0 * math.log10(PEAK**2 / error), records=self.records)
+
+
+class ShardResult(_Frozen):
+    """A finished shard; the done-marker is this object. `items` = records written + rejects."""
+
+    shard: int
+    items: int
+    files: tuple[ShardInfo, ...]  # one a split, the main one first
+    rejects: tuple[Reject, ...]
+    channels: ChannelSums
+    errors: ErrorSums
+
+    @property
+    def records(self) -> int:
+        """Records written to the main split."""
+        return self.files[0].records
+
+
+class ShardFailure(_Frozen):
+    """A shard that could not be made for a reason the user can mend; the run tells it when all others are done."""
+
+    shard: int
+    message: str
+
+
+def marker_name(work: str, shard: int) -> str:
+    """Where the done-marker of a shard lies; `work` is `Settings.work`."""
+    return f"{work}/{DONE}/{shard:05d}.json"
+
+
+def read_marker(directory: Directory, work: str, shard: int) -> ShardResult | None:
+    """The result of a shard that is done, None when it has to be made: no marker, or not the files it describes."""
+    try:
+        result = ShardResult.model_validate_json(directory.read(marker_name(work, shard)))
+    except (FileNotFoundError, ValidationError):
+        return None  # a marker is a cache; what cannot be read is made again
+    intact = all(directory.matches(file.name, file.bytes, file.sha256) for file in result.files)
+    return result if intact else None
+
+
+def write_marker(directory: Directory, work: str, result: ShardResult) -> None:
+    """Declare a shard done."""
+    directory.write(marker_name(work, result.shard), result.model_dump_json() + "\n")
+
+
+def recall_markers(directory: Directory, work: str) -> None:
+    """Mark what a dataset that was finished once says of its shards, so that only those are made that are not whole."""
+    if directory.exists(RESULTS_NAME):
+        for line in directory.read(RESULTS_NAME).splitlines():
+            try:
+                write_marker(directory, work, ShardResult.model_validate_json(line))
+            except ValidationError:
+                return  # damaged; what is not marked is made again
+
+
+def drop_damaged_results(directory: Directory, manifest: Manifest) -> None:
+    """Delete the results of a dataset that is to be made again in part, when they are not those of its manifest.
+
+    Whoever believed them would merge wrong counts or statistics. Without them all shards are made again.
+    """
+    info = next((info for info in manifest.files if info.name == RESULTS_NAME), None)
+    if info is None or not directory.matches(RESULTS_NAME, info.bytes, info.sha256):
+        directory.remove(RESULTS_NAME)

@@ -1,0 +1,32 @@
+"""The work of a VAE, counted by XLA on the untransformed program: nothing is compiled, no weights are read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.encoders.locate import find_vae, read_vae_config
+
+
+def encoder_flops(vae: str, resolution: int, revision: str | None = None) -> int | None:
+    """Floating-point operations (a multiply-add is two) to encode one square RGB image; None where XLA does not count.
+
+    Raises:
+        UserError: no such VAE.
+    """
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from pipelines.encoders.weights import abstract_network
+
+    config = read_vae_config(find_vae(vae, revision).directory)
+    graphdef, state = abstract_network(config)
+    image = jax.ShapeDtypeStruct((1, resolution, resolution, 3), jnp.float32)
+    lowered = jax.jit(lambda state, x: nnx.merge(graphdef, state).encode(x)).lower(state, image)
+    return _flops(lowered.cost_analysis())
+
+
+def _flops(analysis: Any) -> int | None:
+    """The figure in what JAX hands on from the backend: a dictionary, or one for each computation, or nothing."""
+    parts = analysis if isinstance(analysis, Sequence) else [analysis or {}]
+    counted = [part["flops"] for part in parts if "flops" in part]
+    return int(sum(counted)) if counted else None

@@ -1,0 +1,164 @@
+"""From what was typed to what will be done: names resolved, inputs looked at, nothing written."""
+
+import re
+from dataclasses import dataclass
+
+from pipelines.dataset.finished import dataset_whole
+from pipelines.encoders.describe import describe_vae
+from pipelines.images import CROPS, ImageError
+from pipelines.preprocess.finish import check_quality
+from pipelines.preprocess.index import Index, build_index
+from pipelines.preprocess.settings import Settings, check_ownership, current_versions, read_settings
+from pipelines.sources import Source, check_is_no_source, open_source
+from schemas.errors import UserError
+from schemas.manifest import MANIFEST_NAME, SETTINGS_NAME, Manifest, SourceInfo, VaeInfo, parse_manifest
+from schemas.storage.directory import GONE, WORK, Directory, open_directory, reported
+from schemas.storage.paths import absolute
+
+SHARD_RECORDS = 1000  # in a shard, about, when --shards is left out
+MAX_SHARDS = 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `preprocess`. `shards`, `vae_dtype` and `vae_revision` None leave the choice to us."""
+
+    source: str
+    out: str
+    split: str
+    resolution: int
+    crop: str
+    vae: str
+    vae_revision: str | None
+    vae_dtype: str | None
+    flips: bool
+    shards: int | None
+    batch_size: int
+    seed: int
+    max_bad_fraction: float
+    min_psnr: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that can be carried out."""
+
+    request: Request
+    directory: Directory
+    settings: Settings
+    index: Index
+
+    @property
+    def finished(self) -> bool:
+        """Whether the directory holds the finished dataset already."""
+        with reported(self.directory):
+            return self.directory.exists(MANIFEST_NAME)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the tensors of all records and splits; keys and framing come on top."""
+        one = sum(spec.nbytes for spec in self.settings.tensors.values())
+        return one * self.settings.records * len(self.settings.splits)
+
+    def finished_manifest(self) -> Manifest | None:
+        """The manifest, when the dataset is finished and no file of it is missing or cut.
+
+        Raises:
+            UserError: it is finished, but does not keep the thresholds of this request.
+        """
+        if not self.finished:
+            return None
+        with reported(self.directory):
+            where = f"{self.directory.root}/{MANIFEST_NAME}"
+            manifest = parse_manifest(self.directory.read(MANIFEST_NAME), where)
+            check_quality(manifest, self.request.max_bad_fraction, self.request.min_psnr)
+            return manifest if dataset_whole(self.directory.root, manifest) else None
+
+    @property
+    def cluttered(self) -> bool:
+        """Whether a run that was killed has left something to clear away."""
+        with reported(self.directory):
+            return any(name == WORK or name.startswith(GONE) for name in self.directory.names())
+
+
+def make_plan(request: Request) -> Plan:
+    """Resolve a request and check all that can be checked before work begins. Writes nothing.
+
+    Raises:
+        UserError: anything wrong with the source, the VAE, the numbers or the output directory.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_]+", request.split):
+        raise UserError(f"--split {request.split!r}: letters, digits and underscores only; it is part of file names")
+    if not request.source or not request.out:
+        raise UserError("SOURCE and OUT must not be empty; is a variable of your shell not set?")
+    check_is_no_source(request.out)
+    directory = open_directory(request.out)
+    if directory.root.startswith(f"{absolute(request.source).rstrip('/')}/"):
+        raise UserError(f"{request.out} lies in {request.source}, and would be part of it; choose a directory outside")
+    source = open_source(request.source, request.split)
+    with reported(directory):
+        begun = read_settings(directory)
+    chosen = None if begun is None or begun.vae is None else begun.vae.dtype  # a second command need not ask JAX again
+    vae = _begun_with(begun, describe_vae(request.vae, request.vae_revision, request.vae_dtype or chosen))
+    if vae is not None and request.resolution % vae.factor:
+        lower = request.resolution // vae.factor * vae.factor
+        raise UserError(
+            f"--resolution {request.resolution} is not divisible by {vae.factor}, the factor of the VAE {request.vae}; "
+            f"take {f'{lower} or ' if lower else ''}{lower + vae.factor}"
+        )
+    try:
+        index = build_index(source.index(), request.seed, source.fingerprint)
+        classes = source.classes
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{source.descriptor}: cannot be listed ({reason}); mend that and repeat the command"
+        ) from error
+    records = index.records
+    shards = request.shards or min(max(1, round(records / SHARD_RECORDS)), MAX_SHARDS)
+    if shards > records:
+        raise UserError(f"--shards {shards} is more than the {records} images of {source.descriptor}; take fewer")
+    settings = Settings.model_validate(
+        {
+            "source": SourceInfo(descriptor=source.descriptor, split=request.split, digest=index.digest),
+            "source_state": index.state,
+            "records": records,
+            "duplicates": index.duplicates,
+            "classes": classes,
+            "resolution": request.resolution,
+            "crop": request.crop,
+            "vae": vae,
+            "flips": request.flips,
+            "shards": shards,
+            "batch_size": request.batch_size,
+            "seed": request.seed,
+            "versions": current_versions(),
+        }
+    )
+    with reported(directory):
+        check_ownership(directory, settings)
+        new = not directory.exists(SETTINGS_NAME)
+    if new:
+        _check_readable(source, index, settings)
+    return Plan(request, directory, settings, index)
+
+
+def _begun_with(begun: Settings | None, vae: VaeInfo | None) -> VaeInfo | None:
+    """The VAE with the decoder that a dataset was begun with: it decides no byte of a record, and may come or go."""
+    if begun is None or begun.vae is None or vae is None or begun.vae.sha256 != vae.sha256:
+        return vae
+    return vae.model_copy(update={"decoder_sha256": begun.vae.decoder_sha256})
+
+
+def _check_readable(source: Source, index: Index, settings: Settings) -> None:
+    """Before anything is written: at least one image of the source must be usable."""
+    reason = ""
+    for item in index.items():
+        try:
+            CROPS[settings.crop](source.read(item).pixels, settings.resolution)
+            return
+        except ImageError as error:
+            reason = reason or f"{item.key}: {error.reason}"
+        except OSError as error:
+            reason = reason or f"{item.key}: {error.strerror or error}"
+    raise UserError(f"{source.descriptor}: none of its {index.records} images can be used (for one, {reason})")

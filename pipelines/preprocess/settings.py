@@ -1,0 +1,205 @@
+"""Everything that decides the bytes of a dataset, in one frozen object that is written down before the first shard.
+
+A directory belongs to one `Settings`. Whoever comes back with others is told what differs, and nothing is touched.
+"""
+
+import hashlib
+import json
+import shlex
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from schemas.errors import UserError
+from schemas.growing import Growing
+from schemas.layout import Layout, TensorSpec, layout_tensors
+from schemas.manifest import MANIFEST_NAME, PIXELS, SETTINGS_NAME, SourceInfo, VaeInfo, parse_manifest
+from schemas.sealed import seal, unseal
+from schemas.storage.directory import GONE, WORK, Directory
+from schemas.tfds_metadata import shard_name
+from schemas.versions import installed_version
+
+_PACKAGES = ("flowtrain", "apache-beam", "array-record", "flax", "jax", "jaxlib", "numpy", "pillow")
+
+
+class Settings(Growing):
+    """The settings of one dataset, resolved: defaults filled in, names made absolute, files digested."""
+
+    source: SourceInfo
+    source_state: str  # `Index.state`: guards against mixed images, and is no part of what the dataset is
+    records: int = Field(ge=1)  # distinct keys in the source, good or bad
+    duplicates: int = Field(ge=0)
+    classes: tuple[str, ...] = Field(min_length=1)
+    resolution: int = Field(ge=1)
+    crop: str
+    vae: VaeInfo | None
+    flips: bool
+    shards: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    versions: dict[str, str]
+
+    @property
+    def layout(self) -> Layout:
+        """What a record holds."""
+        return Layout.IMAGE if self.vae is None else self.vae.layout
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of a stored tensor."""
+        if self.vae is None:
+            return self.resolution, self.resolution, 3
+        side = self.resolution // self.vae.factor
+        return side, side, self.vae.latent_channels
+
+    @property
+    def tensors(self) -> dict[str, TensorSpec]:
+        """The tensors of a record."""
+        return layout_tensors(self.layout, self.shape)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Split names, the main one first; the second one holds the mirrored images."""
+        split = self.source.split
+        return (split, f"{split}_flip") if self.flips else (split,)
+
+    @property
+    def work(self) -> str:
+        """Folder of what a run in progress needs. Named for the settings: nobody takes what was begun with others."""
+        return f"{WORK}/{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]}"
+
+    def shard_range(self, shard: int) -> tuple[int, int]:
+        """Rows of the index, start and stop, that make a shard."""
+        return shard * self.records // self.shards, (shard + 1) * self.records // self.shards
+
+    def shard_files(self, shard: int) -> tuple[str, ...]:
+        """File names of a shard, one a split."""
+        return tuple(shard_name(split, shard, self.shards) for split in self.splits)
+
+    def command(self) -> str:
+        """The command that makes this dataset again, in full; it does not depend on where OUT is.
+
+        The thresholds are not in it: they decide whether there is a dataset, not one byte of it.
+        """
+        options: dict[str, Any] = {
+            "split": self.source.split,
+            "resolution": self.resolution,
+            "crop": self.crop,
+            **({"vae": PIXELS} if self.vae is None else _vae_options(self.vae)),
+            "shards": self.shards,
+            "batch-size": self.batch_size,
+            "seed": self.seed,
+        }
+        words = ["flowtrain", "preprocess", self.source.descriptor, "OUT"]
+        words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        return shlex.join([*words, *(["--flips"] if self.flips else [])])
+
+
+def _vae_options(vae: VaeInfo) -> dict[str, str]:
+    revision = {} if vae.revision is None else {"vae-revision": vae.revision}
+    return {"vae": vae.id, **revision, "vae-dtype": vae.dtype}
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of what takes part in making the bytes."""
+    return {name: installed_version(name) for name in _PACKAGES}
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """`field: old -> new` for every field that differs, nested ones with dots, in the order of the fields."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in {**before, **after}
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def read_settings(directory: Directory) -> Settings | None:
+    """The settings a directory was begun with, or None where there are none.
+
+    Raises:
+        UserError: the file is damaged or of another release.
+    """
+    try:
+        return Settings.model_validate(json.loads(unseal(directory.read(SETTINGS_NAME))))
+    except FileNotFoundError:
+        return None
+    except (ValueError, ValidationError):
+        raise UserError(
+            f"{directory.root}/{SETTINGS_NAME} is damaged or written by another release of flowtrain; "
+            "choose another output directory"
+        ) from None
+
+
+def check_ownership(directory: Directory, settings: Settings) -> None:
+    """Refuse a directory that belongs to something else. Reads only.
+
+    Raises:
+        UserError: other files, or a dataset with other settings or of images that have changed; the first differences
+            are named.
+    """
+    begun = read_settings(directory)
+    if begun is None and _settings_lost(directory, settings):
+        return
+    if begun is None:
+        foreign = [name for name in directory.names() if name != WORK and not name.startswith((GONE, ".settings"))]
+        if SETTINGS_NAME in foreign:  # another command began between our two looks
+            check_ownership(directory, settings)
+            return
+        if foreign:
+            raise UserError(
+                f"{directory.root} is not empty ({foreign[0]}) and was not begun by `flowtrain preprocess`; "
+                "choose another output directory"
+            )
+        return
+    finished = directory.exists(MANIFEST_NAME)
+    if finished:  # its bytes stand; who reads them need not have the versions that made them
+        settings = settings.model_copy(update={"versions": begun.versions})
+    changed = differences(begun, settings)
+    names = {name.partition(":")[0] for name in changed}
+    if names == {"source_state"}:
+        raise UserError(
+            f"images of {settings.source.descriptor} have changed since {directory.root} was begun: names and sizes "
+            "are the same, the modification times or places are not; restore them, or choose another output directory"
+        )
+    if names and names <= {"source_state", "source.digest", "records", "duplicates", "classes"}:
+        raise UserError(
+            f"{settings.source.descriptor} has changed since {directory.root} was begun: it listed {begun.records} "
+            f"images then and lists {settings.records} now, or others; restore it, or choose another output directory"
+        )
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        state = "a finished dataset" if finished else "a half-made dataset"
+        raise UserError(
+            f"{directory.root} holds {state} with other settings ({'; '.join(changed[:3])}{more}); "
+            "repeat its own command, or choose another output directory"
+        )
+
+
+def _settings_lost(directory: Directory, settings: Settings) -> bool:
+    """Whether there is a finished dataset that was made with these settings, as far as its manifest tells."""
+    if not directory.exists(MANIFEST_NAME):
+        return False
+    manifest = parse_manifest(directory.read(MANIFEST_NAME), f"{directory.root}/{MANIFEST_NAME}")
+    made = manifest.command, manifest.source, manifest.vae, manifest.classes, manifest.versions
+    return made == (settings.command(), settings.source, settings.vae, settings.classes, settings.versions)
+
+
+def write_settings(directory: Directory, settings: Settings) -> None:
+    """Write the settings down; they are never changed afterwards.
+
+    Raises:
+        UserError: another command has come first, with others.
+    """
+    try:
+        directory.create(SETTINGS_NAME, seal(settings.model_dump_json(indent=2) + "\n"))
+    except FileExistsError:
+        check_ownership(directory, settings)

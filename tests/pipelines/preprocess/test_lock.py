@@ -1,0 +1,79 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.preprocess import lock
+from pipelines.preprocess.lock import exclusive
+from schemas.errors import UserError
+from schemas.storage.directory import WORK, LocalDirectory
+
+HOLD = """
+import sys
+from pipelines.preprocess.lock import exclusive
+from schemas.storage.directory import LocalDirectory
+with exclusive(LocalDirectory(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_at_a_time_and_free_again_when_the_holder_is_killed(tmp_path: Path) -> None:
+    directory = LocalDirectory(str(tmp_path))
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another command is writing"), exclusive(directory):
+            pass
+        holder.kill()
+    with exclusive(directory):
+        pass
+
+
+def test_file_deleted_between_opening_and_locking_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder before us finishes at the worst moment: we then hold a file that nobody else can see."""
+    path = tmp_path / WORK / "lock"
+    real_open = lock._open
+    opened = []
+
+    def open_then_lose(where: Path) -> int:
+        handle = real_open(where)
+        if not opened:
+            path.unlink()
+        opened.append(handle)
+        return handle
+
+    monkeypatch.setattr(lock, "_open", open_then_lose)
+    with exclusive(LocalDirectory(str(tmp_path))):
+        assert len(opened) == 2
+        with pytest.raises(UserError), exclusive(LocalDirectory(str(tmp_path))):
+            pass
+
+
+def test_directory_cleared_away_before_the_lock_is_opened_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open, lost = os.open, []
+
+    def lose_then_open(path: Path, *arguments: int) -> int:
+        if not lost:
+            lost.append(path)
+            path.parent.rmdir()
+        return real_open(path, *arguments)
+
+    monkeypatch.setattr(os, "open", lose_then_open)
+    with exclusive(LocalDirectory(str(tmp_path))):
+        assert lost[0].exists()
+
+
+def test_holder_may_delete_the_lock(tmp_path: Path) -> None:
+    directory = LocalDirectory(str(tmp_path / "new"))
+    with exclusive(directory):
+        directory.clear_work()
+    with exclusive(directory):
+        assert directory.exists(f"{WORK}/lock")
+        with pytest.raises(UserError), exclusive(directory):
+            pass

@@ -11,7 +11,7 @@ neighbours   precision and recall against ADM's algorithm in PyTorch: float32 on
              decides as exact float64 distances do
 sampling     `flowtrain.sampler.sample`, Euler's method with guidance, against a loop in PyTorch over the same DiT
 decode       the VAE's decoder in float32 against diffusers' AutoencoderKL
-memory       peak of `evaluation.pipeline` at two numbers of images: it does not grow
+memory       peak of `evaluation.features.pipeline` at two numbers of images: it does not grow
 
 Needs the checkout: stand-ins for torchvision come from tests/parity. A peer that is missing is skipped, with the
 reason (`make parity` installs them all). Each framework is in a process of its own. Outputs are compared first, and a

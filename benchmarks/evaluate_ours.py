@@ -127,7 +127,7 @@ class _Noise:
         return ""
 
     def read(self, start: int, stop: int) -> Any:
-        from evaluation.imagesets import Batch
+        from evaluation.features.imagesets import Batch
 
         rng, shape = np.random.default_rng(start), (stop - start, self.resolution, self.resolution, 3)
         return Batch(rng.integers(0, 256, shape, np.uint8), np.zeros(stop - start, np.int64))
@@ -154,8 +154,9 @@ class Memory:
     label = "memory"
 
     def peak(self, count: int, dim: int, folder: str) -> int:
-        """Bytes of anonymous memory at most while `evaluation.pipeline` makes statistics of so many images."""
-        from evaluation import extractors, pipeline
+        """Bytes of anonymous memory at most while `evaluation.features.pipeline` makes statistics of so many images."""
+        from evaluation import extractors
+        from evaluation.features import pipeline
         from evaluation.protocols import EvaluationProtocol
 
         network = _Projection(dim)

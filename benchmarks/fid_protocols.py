@@ -44,8 +44,8 @@ import torch  # noqa: E402 (after the path)
 
 from benchmarks.train import _commit  # noqa: E402
 from evaluation.extractors import Weights  # noqa: E402
+from evaluation.extractors.cache import extractor  # noqa: E402
 from evaluation.metrics import frechet_distance  # noqa: E402
-from evaluation.models import extractor  # noqa: E402
 from evaluation.protocols import PROTOCOLS  # noqa: E402
 from schemas.files import sha256_file, write_atomic, written_whole  # noqa: E402
 from schemas.statistics import Moments  # noqa: E402

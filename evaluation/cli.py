@@ -106,15 +106,15 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
     Example:
       flowtrain sample runs/digits grid.png --steps 20 --cfg 4
     """
-    from evaluation import sample_command
+    from evaluation.draw import sample
 
     run = read_run(workdir)
     (setting,) = settings_of(run, {**options, "steps": [options["steps"]], "cfg": [options["cfg"]]}, options["num"])
-    request = sample_command.Request(workdir, out, setting, options["step"], options["weights"], options["batch_size"])
+    request = sample.Request(workdir, out, setting, options["step"], options["weights"], options["batch_size"])
     if dry_run:
-        _echo_plan(sample_command.plan(request, run))
+        _echo_plan(sample.plan(request, run))
         return
-    sample_command.draw_to(request, bar)
+    sample.draw_to(request, bar)
     click.echo(f"{setting.num} samples in {out}")
 
 
@@ -152,10 +152,10 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
       flowtrain eval runs/digits --reference digits.npz --steps 100,20,5,1 --cfg 1,4
       flowtrain eval runs/digits --reference digits.npz --sweep weights=ema,params --sweep seed=0,1,2
     """
-    from evaluation.compare import Comparison, check_exists, compare_only, is_run
-    from evaluation.measure import MeasureOptions
+    from evaluation.features.measure import MeasureOptions
     from evaluation.protocols import find_protocol
-    from evaluation.tables import markdown
+    from evaluation.report.tables import markdown
+    from evaluation.score.compare import Comparison, check_exists, compare_only, is_run
 
     weights = _weights(options)
     if is_run(workdir):
@@ -184,7 +184,7 @@ def eval_command(workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[s
 def _eval_run(workdir: Path, run: Run, dry_run: bool, measuring: Any, options: dict[str, Any]) -> list[Any]:
     from evaluation import evaluate
     from evaluation.protocols import find_protocol
-    from evaluation.step_order import worse_with_more_steps
+    from evaluation.report.step_order import worse_with_more_steps
 
     requests = [
         evaluate.Request(
@@ -235,9 +235,9 @@ def stats(source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple
     Example:
       flowtrain stats embedded:digits digits.npz --split train --resolution 32
     """
-    from evaluation import measure
-    from evaluation.compare import warn_of_rank
+    from evaluation.features import measure
     from evaluation.protocols import find_protocol
+    from evaluation.score.compare import warn_of_rank
 
     recipe = find_protocol(options["protocol"])
     measure.check_out(out)
@@ -270,20 +270,20 @@ def report(workdirs: tuple[Path, ...], out: Path | None, dry_run: bool) -> None:
       flowtrain report runs/digits --out digits.html
       flowtrain report runs/flow runs/diffusion
     """
-    from evaluation import report as report_module
-    from evaluation import report_compare
+    from evaluation.report import page as report_module
+    from evaluation.report import side_by_side
 
     for workdir in workdirs:
         read_run(workdir)
     first, single = workdirs[0], len(workdirs) == 1
     out = out or first / ("report.html" if single else "report-comparison.html")
     if dry_run:
-        _echo_plan(report_module.plan(first, out) if single else report_compare.plan(workdirs, out))
+        _echo_plan(report_module.plan(first, out) if single else side_by_side.plan(workdirs, out))
         return
     if single:
         report_module.write_report(first, out, _warn)
     else:
-        text = report_compare.write_comparison(workdirs, out, _warn)
+        text = side_by_side.write_comparison(workdirs, out, _warn)
         if text:
             click.echo(f"{text}\n")
     click.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")

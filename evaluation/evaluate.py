@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from evaluation.compare import Notify, check_exists, check_reference, compare, load_reference, warn_of_rank
-from evaluation.generate import BATCH_SIZE, generate, mean_evaluations
-from evaluation.imagesets import dataset_images
-from evaluation.measure import DEFAULTS, Measured, MeasureOptions, kept_statistics, protocol_of
-from evaluation.plots import accuracy_plot, distance_plot, draw
+from evaluation.draw.generate import BATCH_SIZE, generate, mean_evaluations
+from evaluation.draw.setting import Setting, sampling_facts, setting_name
+from evaluation.features.imagesets import dataset_images
+from evaluation.features.measure import DEFAULTS, Measured, MeasureOptions, kept_statistics, protocol_of
 from evaluation.progress import Bar, MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe
+from evaluation.report.plots import accuracy_plot, distance_plot, draw
+from evaluation.report.tables import by_series, markdown
 from evaluation.results import Reference, Result, append_result, find_result, read_results
-from evaluation.scoring import choose, lacking, needs_reference_rows, needs_rows, with_reference
-from evaluation.setting import Setting, sampling_facts, setting_name
-from evaluation.tables import by_series, markdown
+from evaluation.score.compare import Notify, check_exists, check_reference, compare, load_reference, warn_of_rank
+from evaluation.score.groups import choose, lacking, needs_reference_rows, needs_rows, with_reference
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.run import EVAL_DIR, SAMPLES_DIR, Run, read_run
@@ -33,7 +33,7 @@ class Request:
     """What `eval` was asked for, with one checkpoint, average and protocol.
 
     `step` None is the newest checkpoint, `weights` as for `load_for_sampling`; `metrics` names groups of
-    `evaluation.scoring`, none for those that cost nothing. With `neighbours` a picture shows the nearest training
+    `evaluation.score.groups`, none for those that cost nothing. With `neighbours` a picture shows the nearest training
     images of so many samples of each setting.
     """
 
@@ -186,8 +186,8 @@ class _Work:
         )
 
     def show_neighbours(self, setting: Setting) -> None:
-        """The picture of `evaluation.neighbours`, unless it is there."""
-        from evaluation.neighbours import write_neighbours
+        """The picture of `evaluation.report.neighbours`, unless it is there."""
+        from evaluation.report.neighbours import write_neighbours
 
         directory, cache = self._samples(setting), self.request.workdir / EVAL_DIR
         out = cache / f"neighbours-{directory.name}-{self.protocol.name}-{self.request.neighbours}.png"

@@ -12,7 +12,7 @@ from schemas.run import Run
 from schemas.solvers import ADAPTIVE
 
 if TYPE_CHECKING:
-    from evaluation.setting import Setting
+    from evaluation.draw.setting import Setting
 
 # What --sweep takes, and how a value is read.
 SWEPT: Mapping[str, Callable[[str], Any]] = {
@@ -72,7 +72,7 @@ def settings_of(run: Run, options: Mapping[str, Any], num: int | None) -> list["
     Raises:
         UserError: the run cannot be sampled so.
     """
-    from evaluation.setting import Setting
+    from evaluation.draw.setting import Setting
 
     defaults = run.recipe.sampler
     solver = choose_solver(run.recipe, options["solver"])
@@ -134,7 +134,7 @@ def _rule(text: str, label: int | None, classes: tuple[str, ...]) -> tuple[str, 
     Raises:
         UserError: neither a rule nor statistics with counts of these classes; or a single class is asked for too.
     """
-    from evaluation.setting import CYCLIC, UNIFORM
+    from evaluation.draw.setting import CYCLIC, UNIFORM
 
     if text != CYCLIC and label is not None:
         raise UserError("--labels and --class: give one of them")

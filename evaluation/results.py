@@ -55,7 +55,7 @@ class Reference(Growing):
 
 
 class Result(Growing):
-    """One distance, and what else was measured beside it (`metrics`, by the names of `evaluation.scoring.GROUPS`).
+    """One distance, and what else was measured beside it (`metrics`, by the names of `evaluation.score.groups.GROUPS`).
 
     `sampling` is None where images were only compared; then `images` says which. `mean_nfe` is what an adaptive solver
     took, network evaluations a sample.

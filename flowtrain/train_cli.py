@@ -168,7 +168,7 @@ def _options(plan: "Plan", workdir: Path, options: dict[str, Any]) -> "Options":
     if plan.recipe.preview.every:
         # Evaluation is above the trainer: named by string, like the commands of other packages in `flowtrain.cli`.
         try:
-            make_preview = importlib.import_module("evaluation.preview").make_preview
+            make_preview = importlib.import_module("evaluation.preview.preview").make_preview
         except ModuleNotFoundError as error:
             raise UserError(
                 f"previews need the package {error.name}, which is not installed; install it, or set preview.every=0"

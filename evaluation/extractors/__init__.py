@@ -119,7 +119,7 @@ EXTRACTORS: Mapping[str, Entry] = {
 
 
 def load_extractor(name: str, prepare: str = "", weights: Weights | None = None) -> Extractor:
-    """Load a feature network; seconds of work, so keep it (`evaluation.models.extractor` does).
+    """Load a feature network; seconds of work, so keep it (`evaluation.extractors.cache.extractor` does).
 
     Args:
         name: of `EXTRACTORS`.

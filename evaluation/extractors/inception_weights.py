@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from evaluation.extractors.downloads import WeightFile, checked_digits, download, find_weights
 from evaluation.extractors.layout import check_layout
-from evaluation.weights import WeightFile, checked_digits, download, find_weights
 from pipelines.encoders.torch_file import read_torch_file
 from schemas.errors import UserError
 from schemas.files import sha256_file

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.draw.setting import run_digest
 from evaluation.protocols import read_protocol
 from evaluation.results import read_results
-from evaluation.setting import run_digest
 from pipelines.preprocess.settings import read_settings
 from schemas.manifest import read_manifest
 from schemas.run import read_run

@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from evaluation import cards, sample_command
-from evaluation.imagesets import dataset_images
+from evaluation.draw import sample
+from evaluation.features.imagesets import dataset_images
 from evaluation.options import settings_of
+from evaluation.report import cards
 from evaluation.results import read_results
 from flowtrain.cli import main
 from pipelines.dataset.finished import LatentDataset
@@ -168,7 +169,7 @@ def test_sample_writes_a_grid_a_batch_and_a_dataset_of_the_same_samples(world: W
 
 
 def test_a_grid_stays_small_with_many_classes(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_command, "MOST_ROWS", 2)  # of three classes
+    monkeypatch.setattr(sample, "MOST_ROWS", 2)  # of three classes
     succeed("sample", world.workdir, tmp_path / "grid.png", "--steps", 1, "--cfg", 1, "--num", 12)
     assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (2 * 10 - 2, 10 * 10 - 2, 3)
     many = world.run.model_copy(update={"classes": tuple(f"class {i}" for i in range(1000))})

@@ -14,7 +14,7 @@ from evaluation.protocols import (
     find_protocol,
     read_protocol,
 )
-from evaluation.scoring import GROUPS, choose
+from evaluation.score.groups import GROUPS, choose
 from schemas.errors import UserError
 from tests.evaluation.tiny import RECIPE, TinyExtractor
 

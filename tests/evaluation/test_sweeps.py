@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.measure import Measured
+from evaluation.features.measure import Measured
+from evaluation.features.rows import rows_path
 from evaluation.metrics import frechet_distance
 from evaluation.metrics.neighbours import precision_recall
 from evaluation.protocols import PROTOCOLS, EvaluationProtocol
 from evaluation.results import RESULTS_NAME, read_results
-from evaluation.rows import rows_path
-from evaluation.scoring import choose, with_reference
+from evaluation.score.groups import choose, with_reference
 from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
 from schemas.locked import locked

@@ -1,0 +1,306 @@
+"""Samples of a trained model: in memory, or as a latent dataset written shard by shard.
+
+Sample i depends on (seed, i) alone, so a shard can be made on its own, in any order, again after a kill. To the bit
+that holds for one batch size and one kind of device; others round differently.
+"""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.draw.setting import TOLERANCE, Setting, equivalent_command, sampling_facts
+from schemas.errors import UserError
+from schemas.files import sha256_file, write_atomic
+from schemas.layout import Layout, layout_tensors
+from schemas.manifest import (
+    MANIFEST_NAME,
+    SAMPLING_NAME,
+    ChannelStatistics,
+    Counts,
+    Manifest,
+    ShardInfo,
+    SourceInfo,
+    read_manifest,
+)
+from schemas.record import encode_record
+from schemas.solvers import EVERYWHERE
+from schemas.tfds_metadata import shard_name
+from schemas.versions import installed_version
+
+if TYPE_CHECKING:
+    from flowtrain.checkpoint import TrainedModel
+
+SPLIT = "samples"
+BATCH_SIZE = 256  # powers of two: they divide over any usual number of devices
+SHARD_SIZE = 512
+_COUNT_SUFFIX = ".evaluations"  # beside a shard of such a solver: what it took
+
+
+class Drawn(NamedTuple):
+    """Labels (n,) int32, latents (n, h, w, c) float16 in the model's scale, and network evaluations (n,) int32."""
+
+    labels: NDArray[np.int32]
+    latents: NDArray[np.float16]
+    evaluations: NDArray[np.int32]
+
+
+def draw(
+    trained: "TrainedModel", setting: Setting, start: int, stop: int, batch_size: int = BATCH_SIZE
+) -> Iterator[Drawn]:
+    """Samples [start, stop) in batches, as `draw_at`."""
+    return draw_at(trained, setting, np.arange(start, stop, dtype=np.int64), batch_size)
+
+
+def draw_at(
+    trained: "TrainedModel", setting: Setting, numbers: NDArray[np.int64], batch_size: int = BATCH_SIZE
+) -> Iterator[Drawn]:
+    """The samples of some numbers (n,) in batches.
+
+    float16 is what a dataset of samples stores; rounding here makes every way of writing samples give the same pixels.
+
+    Raises:
+        UserError: the model gives numbers that are not finite.
+    """
+    from flowtrain.sampler import sample, spread
+
+    trained = spread(trained, batch_size)
+    for begin in range(0, len(numbers), batch_size):
+        indices = numbers[begin : begin + batch_size]
+        labels = setting.labels(indices, len(trained.run.classes))
+        samples = sample(
+            trained,
+            labels,
+            indices,
+            seed=setting.seed,
+            steps=setting.steps,
+            cfg=setting.cfg,
+            cfg_channels=setting.cfg_channels,
+            cfg_interval=setting.cfg_interval,
+            shift=setting.shift,
+            tolerance=setting.tolerance or TOLERANCE,
+            batch_size=batch_size,
+            solver=setting.solver,
+        )
+        with np.errstate(over="ignore"):  # told below
+            stored = samples.x.astype(np.float16)
+        if not np.isfinite(stored).all():
+            raise UserError(
+                f"the weights of step {trained.step} give samples that are not finite (guidance {setting.cfg:g}, "
+                f"{setting.effort}); lower --cfg, or take an earlier checkpoint with --step"
+            )
+        yield Drawn(labels, stored, samples.evaluations)
+
+
+def fitting_batch_size(batch_size: int, num: int, shard_size: int = SHARD_SIZE) -> int:
+    """At most a shard's records, and all that are asked for: more would be computed and thrown away."""
+    return min(batch_size, shard_size, num)
+
+
+def generate(
+    trained: "TrainedModel",
+    setting: Setting,
+    directory: Path,
+    *,
+    batch_size: int = BATCH_SIZE,
+    shard_size: int = SHARD_SIZE,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Manifest:
+    """Write the samples of a setting as a latent dataset; shards that are there already are kept.
+
+    Killed at any moment and repeated, it gives the same bytes; so it does where shards went missing or were cut.
+    `progress` is called with numbers of samples done.
+
+    Raises:
+        UserError: the directory holds something else.
+    """
+    batch_size = fitting_batch_size(batch_size, setting.num, shard_size)
+    plan = {
+        **sampling_facts(trained, setting).model_dump(mode="json"),
+        "shard_size": shard_size,
+        "batch_size": batch_size,
+    }
+    with _claimed(directory, plan):
+        found = _finished(directory)
+        if found is not None:
+            progress(setting.num)
+            return found
+        from flowtrain.sampler import spread
+
+        trained = spread(trained, batch_size)  # once, not for every shard
+        count = -(-setting.num // shard_size)
+        shards = []
+        for number in range(count):
+            start, stop = number * shard_size, min((number + 1) * shard_size, setting.num)
+            path = directory / shard_name(SPLIT, number, count)
+            if _is_whole(path, stop - start) and (setting.nfe is not None or _count_path(path).is_file()):
+                progress(stop - start)
+            else:
+                _write_shard(trained, setting, path, (start, stop), batch_size, progress)
+            size, digest = path.stat().st_size, sha256_file(path)
+            shards.append(ShardInfo(name=path.name, split=SPLIT, records=stop - start, bytes=size, sha256=digest))
+        return _finish(trained, setting, directory, tuple(shards))
+
+
+@contextlib.contextmanager
+def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
+    """Make the directory this setting's, and this process's while the context lasts.
+
+    Raises:
+        UserError: it holds something else, or another process is writing to it.
+    """
+    path = directory / SAMPLING_NAME
+    if not path.is_file():
+        occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+        if occupied and not _plan_lost(directory, plan):
+            raise UserError(f"{directory}: exists and holds something other than samples; give another directory")
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(plan, indent=2) + "\n")
+    with open(path) as file:
+        try:
+            found = json.load(file)
+        except ValueError:
+            raise UserError(f"{path} is damaged; delete it and repeat the command") from None
+        # A set that was drawn before there were these has none of them.
+        found = {"cfg_interval": list(EVERYWHERE), "shift": 1.0, "tolerance": None, **found}
+        differing = [name for name in plan if found.get(name) != plan[name]]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"{directory}: holds samples made with {name} {found.get(name)}, not {plan[name]}; "
+                "repeat with the same, give another directory, or delete this one"
+            )
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it, however the process ends
+        except BlockingIOError:
+            raise UserError(f"{directory}: another process is writing samples here; wait for it") from None
+        for left in directory.glob(".*.tmp"):  # half-written files of a killed process
+            left.unlink()
+        yield
+
+
+def _plan_lost(directory: Path, plan: dict[str, Any]) -> bool:
+    """Whether there is a finished set of these very samples, as its manifest tells."""
+    if not (directory / MANIFEST_NAME).is_file():
+        return False
+    manifest = read_manifest(directory)
+    facts = {name: plan[name] for name in manifest.sampling or {}}
+    return manifest.sampling == facts and manifest.shards[0].records == min(plan["shard_size"], manifest.counts.written)
+
+
+def _finished(directory: Path) -> Manifest | None:
+    """The manifest, if every file it names is there; else it goes, with the shards it disagrees with."""
+    from pipelines.dataset.finished import dataset_whole
+
+    if not (directory / MANIFEST_NAME).is_file():
+        return None
+    manifest = read_manifest(directory)
+    if dataset_whole(str(directory), manifest):
+        return manifest
+    (directory / MANIFEST_NAME).unlink()
+    for shard in manifest.shards:
+        path = directory / shard.name
+        if path.is_file() and path.stat().st_size != shard.bytes:
+            path.unlink()
+    return None
+
+
+def _is_whole(path: Path, records: int) -> bool:
+    """Shards appear by renaming, so one that is there is whole, unless a disk or a person broke it."""
+    from pipelines.dataset.shards import count_records
+
+    try:
+        return path.is_file() and count_records(path) == records
+    except UserError:
+        return False
+
+
+def _write_shard(
+    trained: "TrainedModel",
+    setting: Setting,
+    path: Path,
+    span: tuple[int, int],
+    batch_size: int,
+    progress: Callable[[int], object],
+) -> None:
+    from pipelines.dataset.shards import write_shard
+
+    specs = layout_tensors(Layout.LATENT, trained.run.latent_shape)
+
+    def records() -> Iterator[bytes]:
+        index, evaluations = span[0], 0
+        for drawn in draw(trained, setting, *span, batch_size):
+            for label, latent in zip(drawn.labels.tolist(), drawn.latents, strict=True):
+                yield encode_record(f"{index:08d}", label, {"latent": latent}, specs)
+                index += 1
+            evaluations += int(drawn.evaluations.sum())
+            progress(len(drawn.labels))
+        if setting.nfe is None:  # before the shard, which so never stands without it
+            write_atomic(_count_path(path), f"{evaluations}\n")
+
+    write_shard(path, records())
+
+
+def _count_path(shard: Path) -> Path:
+    return shard.with_name(f".{shard.name}{_COUNT_SUFFIX}")
+
+
+def mean_evaluations(directory: Path, manifest: Manifest) -> float | None:
+    """Network evaluations a sample of a finished sample set; None where they were counted and the counts are lost."""
+    nfe = (manifest.sampling or {}).get("nfe")
+    if nfe is not None:
+        return float(nfe)
+    counts = [_count_path(directory / shard.name) for shard in manifest.shards]
+    if not all(path.is_file() for path in counts):  # a copy without its hidden files
+        return None
+    return sum(int(path.read_text()) for path in counts) / manifest.counts.written
+
+
+def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: tuple[ShardInfo, ...]) -> Manifest:
+    from pipelines.dataset.finished import finish_dataset
+    from schemas.storage.directory import LocalDirectory
+
+    run, sampling = trained.run, sampling_facts(trained, setting)
+    manifest = Manifest(
+        layout=Layout.LATENT,
+        split=SPLIT,
+        resolution=run.dataset.resolution,
+        crop="none",
+        tensors=layout_tensors(Layout.LATENT, run.latent_shape),
+        classes=run.classes,
+        source=SourceInfo(descriptor="flowtrain:samples", split=SPLIT, digest=sampling.run),
+        vae=run.vae,
+        normalization=run.normalization,
+        counts=Counts(source=setting.num, written=setting.num, rejected=0, duplicate=0),
+        channels=_channel_statistics(directory, shards, run.latent_shape),
+        shards=shards,
+        seed=setting.seed,
+        sampling=sampling.model_dump(mode="json"),
+        command=equivalent_command(sampling, run.recipe.sampler),
+        versions={name: installed_version(name) for name in ("jax", "numpy")},
+    )
+    counts = [_count_path(Path(shard.name)).name for shard in shards] if setting.nfe is None else []
+    return finish_dataset(LocalDirectory(str(directory.absolute())), manifest, others=(SAMPLING_NAME, *counts))
+
+
+def _channel_statistics(
+    directory: Path, shards: tuple[ShardInfo, ...], shape: tuple[int, int, int]
+) -> ChannelStatistics:
+    """Mean and deviation of the stored latents, summed in float64 in order of the shards."""
+    from pipelines.dataset.shards import read_shard
+    from schemas.record import decode_record
+
+    specs = layout_tensors(Layout.LATENT, shape)
+    count, total, square = 0, np.zeros(shape[2]), np.zeros(shape[2])
+    for shard in shards:
+        for serialized in read_shard(directory / shard.name):
+            values = decode_record(serialized, specs).tensors["latent"].astype(np.float64).reshape(-1, shape[2])
+            count, total, square = count + len(values), total + values.sum(0), square + np.square(values).sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(square / count - np.square(mean), 0.0))
+    return ChannelStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

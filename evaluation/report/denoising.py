@@ -1,0 +1,139 @@
+"""Strips of the way from noise to a sample: where it is at several times, and what the network takes for the data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.draw.setting import Setting, setting_name
+from evaluation.report.pictures import Picture, picture
+from evaluation.report.tables import setting_text
+from evaluation.results import Result, Sampling
+from pipelines.dataset.finished import LatentDataset
+from pipelines.encoders.decode import decode_samples
+from schemas.errors import UserError
+from schemas.run import SAMPLES_DIR, Run
+from schemas.solvers import ADAPTIVE
+
+if TYPE_CHECKING:
+    from flowtrain.sampler import Trajectory
+
+SAMPLES = 5
+FRAMES = 8
+MOST = float(np.finfo(np.float16).max)  # of a latent: what a sample set can hold
+ENOUGH = 20  # steps: fewer make a short strip, more are slow to draw and look the same
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Strips with one row a sample; `note` says of which setting, `times` when the frames are."""
+
+    seen: Picture
+    predicted: Picture
+    times: list[str]
+    note: str
+
+
+def denoising_paths(workdir: Path, run: Run, series: Sequence[Result], cfg: float) -> Paths:
+    """The first few samples on their way, drawn now.
+
+    Args:
+        workdir: of the run; its checkpoint is loaded.
+        run: what was trained.
+        series: results of one table, of which one at guidance `cfg` is shown; without any, what the recipe says.
+        cfg: guidance weight.
+
+    Raises:
+        UserError: no such checkpoint or sample set, a solver without steps of its own, or values that are not finite.
+    """
+    from flowtrain.checkpoint import load_for_sampling
+    from flowtrain.sampler import trajectory
+
+    sampling = choose(series, cfg)
+    if sampling is None:
+        setting, step, weights = Setting.of(run.recipe.sampler, SAMPLES), None, "ema"
+        if setting.solver == ADAPTIVE:
+            raise UserError(f"denoising paths: {ADAPTIVE} chooses its steps for each sample alone")
+        labels = setting.labels(np.arange(SAMPLES), len(run.classes))
+    else:
+        setting, step, weights = setting_of(sampling), sampling.step, sampling.weights
+        labels = stored_labels(workdir, sampling)
+    moments = frames(setting.steps)
+    found = trajectory(
+        load_for_sampling(workdir, step, weights),
+        labels,
+        np.arange(len(labels)),
+        seed=setting.seed,
+        steps=setting.steps,
+        cfg=setting.cfg,
+        moments=moments,
+        cfg_channels=setting.cfg_channels,
+        cfg_interval=setting.cfg_interval,
+        shift=setting.shift,
+        solver=setting.solver,
+    )
+    seen, predicted = decoded(found, run)
+    guided = "no guidance" if setting.cfg == 1 else f"guidance {setting.cfg:g}"
+    note = setting_text(sampling) if sampling else f"{setting.effort}, {guided}"
+    return Paths(
+        picture(list(seen), f"{len(seen)} samples at {len(moments)} times from noise to data, one row a sample"),
+        picture(list(predicted), "what the network predicts as the data at those times"),
+        [f"{max(float(t), 0.0):.2f}" for t in found.t],
+        f"{setting.solver}, {note}",
+    )
+
+
+def choose(series: Sequence[Result], cfg: float) -> Sampling | None:
+    """Of the settings with a guidance weight and steps: the fewest steps from `ENOUGH` on, or else the most."""
+    found = sorted(
+        (s for result in series if (s := result.sampling) is not None and s.cfg == cfg and s.steps > 0),
+        key=lambda sampling: sampling.steps,
+    )
+    return next((sampling for sampling in found if sampling.steps >= ENOUGH), found[-1] if found else None)
+
+
+def frames(steps: int) -> list[int]:
+    """At most `FRAMES` numbers of steps after which to look, evenly from 0 to `steps`, both included."""
+    return np.unique(np.linspace(0, steps, FRAMES).round().astype(int)).tolist()
+
+
+def setting_of(sampling: Sampling) -> Setting:
+    """What to draw for facts of a result, but for its classes, which may follow counts that are not kept there."""
+    return Setting(
+        num=sampling.num_samples,
+        steps=sampling.steps,
+        cfg=sampling.cfg,
+        cfg_channels=sampling.cfg_channels,
+        seed=sampling.seed,
+        solver=sampling.sampler,
+        cfg_interval=sampling.cfg_interval,
+        shift=sampling.shift,
+        tolerance=sampling.tolerance,
+    )
+
+
+def stored_labels(workdir: Path, sampling: Sampling) -> NDArray[np.int32]:
+    """The classes of the first samples of a set. Raises `UserError` when it is gone or broken."""
+
+    dataset = LatentDataset(workdir / SAMPLES_DIR / setting_name(sampling))
+    records = dataset.records(stop=min(SAMPLES, len(dataset)))
+    return np.array([record.label for record in records], np.int32)
+
+
+def decoded(found: "Trajectory", run: Run) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """`x` and `data` of a trajectory as pixels, (samples, frames, H, W, 3) each.
+
+    Raises:
+        UserError: a sample is not finite.
+    """
+    if not np.isfinite(found.x[-1]).all():
+        raise UserError("denoising paths: the weights give samples that are not finite")
+    both = np.stack([found.x, found.data]).swapaxes(1, 2)  # (2, samples, frames, h, w, c)
+    # What a diffusion takes for the data at its noisiest may be far away.
+    flat = np.clip(np.nan_to_num(both.reshape(-1, *both.shape[3:])), -MOST, MOST)
+    images = decode_samples(flat, run.normalization, run.vae, run.dataset.resolution)
+    seen, predicted = images.reshape(*both.shape[:3], *images.shape[1:])
+    return seen, predicted

@@ -1,0 +1,237 @@
+"""Results as tables in Markdown, aligned so that they can be read as they are.
+
+Steps: one row a number of steps, two columns (distance, accuracy) a guidance weight. Models: one row a run. Metrics:
+one row a setting, what was measured beside the distance.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evaluation.draw.setting import CYCLIC
+from evaluation.results import Result, Sampling
+from schemas.config import SIZES, DiTSize
+from schemas.run import Run
+from schemas.solvers import EVERYWHERE
+
+ADAPTIVE_ROW = "adaptive"  # stands for a number of steps
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text. The first `left` columns are words, the others numbers."""
+
+    header: list[str]
+    rows: list[list[str]]
+    left: int = 0
+
+    def markdown(self) -> str:
+        """GitHub's, columns padded."""
+        widths = [max(len(row[i]) for row in (self.header, *self.rows)) for i in range(len(self.header))]
+
+        def line(cells: Sequence[str]) -> str:
+            return " | ".join(
+                cell.ljust(width) if i < self.left else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            )
+
+        rule = " | ".join("-" * width if i < self.left else "-" * (width - 1) + ":" for i, width in enumerate(widths))
+        return "\n".join(f"| {each} |" for each in (line(self.header), rule, *map(line, self.rows)))
+
+
+def describe(result: Result) -> str:
+    """One line of what was measured, for above a table."""
+    protocol, sampling = result.protocol, result.sampling
+    against = f"against {result.reference.n} images" if result.reference.n else "against given statistics"
+    if sampling is None:
+        subject = f"{result.n} images" if result.n else "given statistics"
+        return f"{protocol.metric}, {subject} {against}"
+    return (
+        f"{protocol.metric}, {result.n} samples {against}; {weights_text(sampling)} of step {sampling.step}, "
+        f"{', '.join([sampling.sampler, *unusual(sampling), f'seed {sampling.seed}'])}"
+    )
+
+
+def unusual(sampling: Sampling) -> list[str]:
+    """What else a table's settings have in common, where it is not what is left out."""
+    interval = None if sampling.cfg_interval == EVERYWHERE else sampling.cfg_interval
+    facts = {
+        "tolerance {:g}": sampling.tolerance,
+        "shift {:g}": None if sampling.shift == 1 else sampling.shift,
+        "guidance on the first {} channels": sampling.cfg_channels,
+        "guidance from t = {0[0]:g} to {0[1]:g}": interval,
+        "labels {}": None if sampling.labels == CYCLIC else sampling.labels,
+    }
+    return [text.format(value) for text, value in facts.items() if value is not None]
+
+
+def weights_text(sampling: Sampling) -> str:
+    """Which weights, in words; those of further averages by their names."""
+    name = {"ema": "EMA", "params": "raw"}.get(sampling.weights, sampling.weights)
+    return f"{name} weights"
+
+
+def by_setting(results: Sequence[Result]) -> tuple[list[int], list[float], dict[tuple[int, float], Result]]:
+    """Step counts (most first), guidance weights (least first), and the newest result of each pair."""
+    cells = {(s.steps, s.cfg): r for r in results if (s := r.sampling) is not None}
+    steps = sorted({steps for steps, _ in cells}, reverse=True)
+    return steps, sorted({cfg for _, cfg in cells}), cells
+
+
+def same_series(results: Sequence[Result], like: Result) -> list[Result]:
+    """The results that differ from `like` in steps and guidance only, so that they may share a table."""
+
+    def series(result: Result) -> tuple[object, ...]:
+        assert result.sampling is not None
+        varying = {"steps": 0, "nfe": 0, "cfg": 0.0}  # an adaptive solver has another name, and its own tolerance
+        fixed: Sampling = result.sampling.model_copy(update=varying)
+        return fixed, result.protocol.for_distance(), result.reference.digest
+
+    return [r for r in results if r.sampling is not None and series(r) == series(like)]
+
+
+def figure(distance: float) -> str:
+    """Two decimals, as papers print them; three below 1."""
+    return f"{distance:.2f}" if distance >= 1 else f"{distance:.3f}"
+
+
+def steps_text(sampling: Sampling) -> str:
+    """How far the solver went, in words."""
+    if sampling.tolerance is not None:
+        return f"tolerance {sampling.tolerance:g}"
+    return f"{sampling.steps} step{'s' if sampling.steps > 1 else ''}"
+
+
+def setting_text(sampling: Sampling) -> str:
+    """Steps and guidance in words."""
+    steps = steps_text(sampling)
+    return f"{steps}, no guidance" if sampling.cfg == 1 else f"{steps}, guidance {sampling.cfg:g}"
+
+
+def distances(results: Sequence[Result]) -> Table:
+    """A row a number of steps; `-` where a pair was not measured."""
+    steps, guidances, cells = by_setting(results)
+    metric = results[0].protocol.metric
+    scored = any(result.accuracy is not None for result in results)
+    header = ["steps"]
+    for cfg in guidances:
+        header += [f"{metric}, cfg {cfg:g}"] + ([f"accuracy, cfg {cfg:g}"] if scored else [])
+    body = []
+    for count in steps:
+        row = [str(count) if count else ADAPTIVE_ROW]
+        for cfg in guidances:
+            result = cells.get((count, cfg))
+            row.append(figure(result.distance) if result else "-")
+            if scored:
+                row.append(f"{result.accuracy:.1%}" if result and result.accuracy is not None else "-")
+        body.append(row)
+    return Table(header, body)
+
+
+def by_series(results: Sequence[Result]) -> list[list[Result]]:
+    """Results of samples in groups that may share a table, in the order in which each group comes first."""
+    groups: list[list[Result]] = []
+    for result in results:
+        if not any(result in group for group in groups):
+            groups.append(same_series(results, result))
+    return groups
+
+
+def steps_table(results: Sequence[Result]) -> str:
+    """A line that says what, then the table of one series."""
+    return f"{describe(results[0])}. Lower is better.\n\n{distances(results).markdown()}"
+
+
+def model_name(run: Run, name: str) -> str:
+    """A run in a few words."""
+    model, kind = run.recipe.model, run.recipe.objective.kind
+    named = model.size is not None and DiTSize(model.depth, model.width, model.heads) == SIZES[model.size]
+    size = f"DiT-{model.size}/{model.patch}" if named else f"DiT {model.depth}x{model.width}/{model.patch}"
+    return f"{name} ({kind}, {size})"
+
+
+def model_table(series: Mapping[str, Sequence[Result]], steps: Mapping[str, int]) -> Table:
+    """A row a model: its distance with every guidance weight, at its own number of steps, or the most there are.
+
+    Args:
+        series: by the model's name, results of one protocol and reference.
+        steps: by the same name, the number of steps that its recipe says.
+    """
+    cells = {name: by_setting(results) for name, results in series.items()}
+    guidances = sorted({cfg for _, found, _ in cells.values() for cfg in found})
+    metric = next(iter(series.values()))[0].protocol.metric
+    body = []
+    for name, (counts, _, found) in cells.items():
+        count = steps[name] if steps[name] in counts else counts[0]
+        values = [found.get((count, cfg)) for cfg in guidances]
+        shown = str(count) if count else ADAPTIVE_ROW
+        body.append([name, shown, *(figure(value.distance) if value else "-" for value in values)])
+    columns = [f"{metric}, no guidance" if cfg == 1 else f"{metric}, cfg {cfg:g}" for cfg in guidances]
+    return Table(["model", "steps", *columns], body, left=1)
+
+
+def metrics_table(results: Sequence[Result]) -> Table | None:
+    """A row a setting of one series, a column a metric beside the distance; None where there are none."""
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    if not names:
+        return None
+    metric = results[0].protocol.metric
+    body = [
+        [
+            setting_text(result.sampling) if result.sampling else "images",
+            figure(result.distance),
+            *(_metric(name, result.metrics) for name in names),
+        ]
+        for result in results
+    ]
+    return Table(["setting", metric, *(METRIC_NAMES.get(name, name) for name in names)], body, left=1)
+
+
+def _metric(name: str, metrics: Mapping[str, float]) -> str:
+    """Three decimals; five of KID, which is small."""
+    return f"{metrics[name]:.{5 if name.startswith('kid') else 3}f}" if name in metrics else "-"
+
+
+METRIC_NAMES = {
+    "sfid": "sFID",
+    "inception_score": "Inception Score",
+    "inception_score_std": "its deviation",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+    "kid": "KID",
+    "kid_std": "deviation of a subset",
+    "kid_sem": "standard error",
+    "fd_parts": "distance of a fifth",
+    "fd_parts_std": "its deviation",
+    "fd_infinity": "distance at n = inf",
+    "fd_infinity_se": "error of the fit",
+}
+
+
+def markdown(results: Sequence[Result], run: Run | None = None, name: str = "") -> str:
+    """Every table of some results, each with what it is; compared images get one line."""
+    if results[0].sampling is None:
+        lines = [f"{describe(result)}: {result.distance:.4f}{_accuracy(result)}" for result in results]
+        table = metrics_table(results)
+        return "\n".join([*lines, *(["", table.markdown()] if table else [])])
+    parts = []
+    for series in by_series(results):
+        if run is not None:
+            label = model_name(run, name)
+            parts.append(model_table({label: series}, {label: run.recipe.sampler.steps}).markdown())
+        others = metrics_table(series)
+        parts += [steps_table(series), *([others.markdown()] if others else []), _protocol(series[0])]
+    return "\n\n".join(parts)
+
+
+def _protocol(result: Result) -> str:
+    protocol = result.protocol
+    return (
+        f"Extractor {protocol.extractor} ({protocol.weights}), resize {protocol.resize}, "
+        f"resolution {protocol.resolution}; reference {result.reference.digest[:12]}."
+    )
+
+
+def _accuracy(result: Result) -> str:
+    return "" if result.accuracy is None else f", {result.accuracy:.1%} classified as labelled"

@@ -9,7 +9,7 @@ inception    features of uint8 images, from numpy to numpy, against the networks
 frechet      the distance of two Gaussians against scipy.linalg.sqrtm's form; both against a distance that is known
 neighbours   precision and recall against ADM's algorithm in PyTorch: float32 on a CPU, float16 too on a GPU; ours
              decides as exact float64 distances do
-sampling     `flowtrain.sampler.sample`, Euler's method with guidance, against a loop in PyTorch over the same DiT
+sampling     `flowtrain.flow.sampler.sample`, Euler's method with guidance, against a loop in PyTorch over the same DiT
 decode       the VAE's decoder in float32 against diffusers' AutoencoderKL
 memory       peak of `evaluation.features.pipeline` at two numbers of images: it does not grow
 

@@ -25,7 +25,7 @@ from benchmarks.evaluate_data import (
 from benchmarks.sides import CLASSES, Settings
 
 if TYPE_CHECKING:
-    from flowtrain.checkpoint import TrainedModel
+    from flowtrain.state.checkpoint import TrainedModel
 
 Runs = dict[str, Callable[[], NDArray[Any]]]
 WEIGHTS, PARAMETERS, VAE = "inception.pth", "parameters.npz", "vae"  # in the folder that both sides see
@@ -65,8 +65,8 @@ class Ours(Contenders):
         """Samples from `sample`; leaves weights and noise for the peer."""
         import jax
 
-        from flowtrain.checkpoint import TrainedModel
-        from flowtrain.sampler import initial_noise, sample
+        from flowtrain.flow.sampler import initial_noise, sample
+        from flowtrain.state.checkpoint import TrainedModel
 
         shape, labels, indices = sizes.network.latent, draw_labels(sizes, CLASSES), np.arange(sizes.samples)
 
@@ -100,9 +100,9 @@ class Ours(Contenders):
 def random_model(settings: Settings, batch_size: int) -> "TrainedModel":
     """A DiT of which no weight is zero, where samples of that batch size are drawn; the solver is Euler's."""
     from benchmarks.jax_dit import _random_parameters, plain_recipe
-    from flowtrain.checkpoint import TrainedModel
+    from flowtrain.flow.sampler import spread
     from flowtrain.model import make_network
-    from flowtrain.sampler import spread
+    from flowtrain.state.checkpoint import TrainedModel
 
     recipe = plain_recipe(settings)
     recipe.sampler = SimpleNamespace(solver="euler")

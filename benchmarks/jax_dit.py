@@ -168,7 +168,7 @@ class Ours:
         """FLOP/s of matrix products."""
         import jax
 
-        from flowtrain.ceiling import matmul_ceiling
+        from flowtrain.devices.ceiling import matmul_ceiling
 
         return matmul_ceiling(self.recipe.model.dtype, jax.devices()[:1])
 

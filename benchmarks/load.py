@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from flowtrain.cache import open_records
-from flowtrain.data import Batch, BatchReader, make_loader
-from flowtrain.reader import LatentReader
+from flowtrain.records.cache import open_records
+from flowtrain.records.data import Batch, BatchReader, make_loader
+from flowtrain.records.reader import LatentReader
 from pipelines.dataset.finished import finish_dataset
 from pipelines.dataset.shards import write_shard
 from schemas.layout import Layout, TensorSpec, layout_tensors

@@ -145,7 +145,7 @@ def pipeline(options: argparse.Namespace) -> None:
         batches = list(_batches(options, options.num, uint8=True))
         plans = (make_plan(_request(photos, f"{folder}/out{n}", vae, options)) for n in itertools.count())
         first = next(plans)
-        encoder = load_encoder(first.settings)
+        encoder = load_encoder(first.settings.vae)
         rates: dict[str, list[float]] = {"encoder alone": [], "pipeline": [], "decoding and cropping, one thread": []}
         preprocess(first)  # compiles
         for _ in range(options.rounds):

@@ -33,7 +33,7 @@ class Settings:
 
 
 def make_batch(settings: Settings) -> dict[str, np.ndarray]:
-    """As `flowtrain.data` hands it over: raw float16 moments."""
+    """As `flowtrain.records.data` hands it over: raw float16 moments."""
     rng, n = np.random.default_rng(0), settings.batch_size
     mean = 5 * rng.standard_normal((n, *settings.latent), np.float32)
     logvar = rng.uniform(-15, -5, (n, *settings.latent))
@@ -50,8 +50,8 @@ def check_inputs(settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def square(platform: str) -> tuple[int, int]:
-    """Side and number of the products in one measurement of a ceiling, those of `flowtrain.ceiling`."""
-    from flowtrain import ceiling
+    """Side and number of the products in one measurement of a ceiling, those of `flowtrain.devices.ceiling`."""
+    from flowtrain.devices import ceiling
 
     return ceiling._SIZES.get(platform, ceiling._SIZE)
 

@@ -135,7 +135,7 @@ class Torch:
         return seconds
 
     def ceiling(self) -> float:
-        """FLOP/s of matrix products, measured as `flowtrain.ceiling` does."""
+        """FLOP/s of matrix products, measured as `flowtrain.devices.ceiling` does."""
         import torch
 
         side, products = square(self.device.type)

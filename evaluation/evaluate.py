@@ -25,7 +25,7 @@ from schemas.files import write_atomic
 from schemas.run import EVAL_DIR, SAMPLES_DIR, Run, read_run
 
 if TYPE_CHECKING:
-    from flowtrain.checkpoint import TrainedModel
+    from flowtrain.state.checkpoint import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def evaluate(requests: Sequence[Request], notify: Notify, bar: MakeBar) -> list[
     Raises:
         UserError: no checkpoint, no such weights, or a reference that cannot be compared with.
     """
-    from flowtrain.checkpoint import load_for_sampling
+    from flowtrain.state.checkpoint import load_for_sampling
 
     told: set[str] = set()
 
@@ -100,7 +100,7 @@ def _prepare(request: Request, notify: Notify, bar: MakeBar, references: _Refere
     Raises:
         UserError: as `evaluate`.
     """
-    from flowtrain.checkpoint import check_sampling
+    from flowtrain.state.checkpoint import check_sampling
 
     check_exists(request.reference)
     check_sampling(request.workdir, request.step, request.weights)
@@ -227,7 +227,7 @@ def write_outputs(workdir: Path, results: Sequence[Result]) -> None:
 
 def plan(requests: Sequence[Request], run: Run) -> dict[str, Any]:
     """What would be done, for --dry-run. Raises `UserError` when there is no such reference."""
-    from flowtrain.checkpoint import check_sampling
+    from flowtrain.state.checkpoint import check_sampling
 
     first = requests[0]
     for request in requests:

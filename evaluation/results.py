@@ -24,7 +24,7 @@ class Sampling(Growing):
     """What a set of generated samples depends on, independent of where the run lies.
 
     `run` is the digest of the run (recipe, dataset, classes); `weights` is "params" or the name of an average
-    (`flowtrain.checkpoint.load_for_sampling`); `sampler` is the solver, `steps` 0 where it chooses its own within
+    (`flowtrain.state.checkpoint.load_for_sampling`); `sampler` is the solver, `steps` 0 where it chooses its own within
     `tolerance`; `nfe` counts network evaluations a sample, those of the unconditional half of guidance included, and is
     None where they differ between samples; `labels` is "cyclic" (i modulo classes), "uniform", "frequencies" with a
     digest, or a class's name.

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
-from flowtrain.compilation import use_compilation_cache
+from flowtrain.devices.compilation import use_compilation_cache
 from schemas.errors import UserError
 
 # name: (module, attribute, one line for --help)

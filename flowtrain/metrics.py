@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, SupportsFloat
 
-from flowtrain.objective import TIME_BINS
+from flowtrain.flow.objective import TIME_BINS
 
 _AVERAGED = ("loss", "grad_norm", "update_norm")
 _LATEST = ("param_norm", "learning_rate")
@@ -29,7 +29,8 @@ class Interval:
         batch_size: images of a step, over all devices.
         flops_per_image: FLOPs that the model needs to train on one image: three forward passes,
             6 x `flowtrain.model.forward_macs`.
-        ceiling: FLOP/s that the devices reach together, from `flowtrain.ceiling.matmul_ceiling`; None: no `mfu`.
+        ceiling: FLOP/s that the devices reach together, from `flowtrain.devices.ceiling.matmul_ceiling`; None: no
+            `mfu`.
     """
 
     def __init__(self, batch_size: int, flops_per_image: float, ceiling: float | None):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowtrain.ema import average_names
 from flowtrain.model import Constrain, Network, count_parameters, forward_macs, make_network
-from flowtrain.order import Selection
-from flowtrain.reader import LatentReader, Records
+from flowtrain.records.order import Selection
+from flowtrain.records.reader import LatentReader, Records
+from flowtrain.state.ema import average_names
 from flowtrain.step import Setup
 from schemas.config import Recipe
 from schemas.errors import UserError

@@ -31,7 +31,7 @@ class Progress:
         batch_size: images of a step, over all devices.
         log_every: steps between two lines.
         flops_per_image: 6 x `flowtrain.model.forward_macs`: training costs three forward passes.
-        ceiling: of `flowtrain.ceiling.matmul_ceiling`, over all devices; None: no model FLOPs utilisation.
+        ceiling: of `flowtrain.devices.ceiling.matmul_ceiling`, over all devices; None: no model FLOPs utilisation.
         shown: whether stderr tells; of several processes one does.
     """
 

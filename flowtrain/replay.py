@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from flowtrain.data import BatchReader
-from flowtrain.objective import draw
+from flowtrain.flow.objective import draw
 from flowtrain.plan import Plan
-from flowtrain.reader import LatentReader
-from flowtrain.rollback import batch_of, read_rollbacks
+from flowtrain.records.data import BatchReader
+from flowtrain.records.reader import LatentReader
+from flowtrain.state.rollback import batch_of, read_rollbacks
 from schemas.errors import UserError
 
 

@@ -22,7 +22,7 @@ from tensorboardX.proto import event_pb2, summary_pb2
 from tensorboardX.record_writer import masked_crc32c
 from tensorboardX.summary import text as text_summary
 
-from flowtrain.faults import storage_faults
+from flowtrain.state.faults import storage_faults
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.run import METRICS_NAME

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from flowtrain.counter import Purpose
-from flowtrain.ema import averages, update_ema
-from flowtrain.latents import model_latents
+from flowtrain.devices.sharding import replicated, state_shardings
+from flowtrain.flow.objective import Draws, draw, losses_by_time, make_objective, record_losses
 from flowtrain.model import Network, Params, Shape
-from flowtrain.objective import Draws, draw, losses_by_time, make_objective, record_losses
 from flowtrain.optim import make_optimizer, make_schedule
-from flowtrain.sharding import replicated, state_shardings
-from flowtrain.state import TrainState
+from flowtrain.records.counter import Purpose
+from flowtrain.records.latents import model_latents
+from flowtrain.state.ema import averages, update_ema
+from flowtrain.state.train_state import TrainState
 
 if TYPE_CHECKING:
     from schemas.config import Recipe

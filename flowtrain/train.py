@@ -16,18 +16,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from flowtrain.ceiling import matmul_ceiling
-from flowtrain.checkpoint import Checkpoints, TrainedModel, with_sharding
-from flowtrain.data import Batch, BatchReader, make_loader, seek
-from flowtrain.ema import MAIN
-from flowtrain.faults import memory_faults
-from flowtrain.hosts import any_process, is_main, on_one_device, put_batch, rows
-from flowtrain.order import holdout_records
-from flowtrain.plan import Plan
-from flowtrain.progress import Progress
-from flowtrain.reader import LatentReader
-from flowtrain.rollback import Position, write_rollbacks
-from flowtrain.sharding import (
+from flowtrain.devices.ceiling import matmul_ceiling
+from flowtrain.devices.hosts import any_process, is_main, on_one_device, put_batch, rows
+from flowtrain.devices.sharding import (
     Devices,
     batch_sharding,
     check_batch,
@@ -36,12 +27,21 @@ from flowtrain.sharding import (
     replicated,
     state_shardings,
 )
+from flowtrain.plan import Plan
+from flowtrain.progress import Progress
+from flowtrain.records.data import Batch, BatchReader, make_loader, seek
+from flowtrain.records.order import holdout_records
+from flowtrain.records.reader import LatentReader
 from flowtrain.sinks import JsonLines, Sink, TensorBoard
-from flowtrain.snapshots import Snapshots
-from flowtrain.state import TrainState
+from flowtrain.state.checkpoint import Checkpoints, TrainedModel, with_sharding
+from flowtrain.state.ema import MAIN
+from flowtrain.state.faults import memory_faults
+from flowtrain.state.rollback import Position, write_rollbacks
+from flowtrain.state.snapshots import Snapshots
+from flowtrain.state.train_state import TrainState
+from flowtrain.state.workdir import claimed
 from flowtrain.step import Setup, init_state, make_train_step
 from flowtrain.validation import Validation
-from flowtrain.workdir import claimed
 from schemas.errors import UserError
 from schemas.recipes import format_recipe
 

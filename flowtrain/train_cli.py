@@ -14,8 +14,8 @@ from flowtrain.bars import bar
 from schemas.errors import UserError
 
 if TYPE_CHECKING:
-    from flowtrain.cache import Cache
     from flowtrain.plan import Plan
+    from flowtrain.records.cache import Cache
     from flowtrain.train import Options
     from schemas.config import Recipe
 
@@ -64,11 +64,11 @@ def train(data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], **o
     resolved = load_recipe(find_recipe(recipe), overrides)
     _check_options(resolved, data, options)
     if options["distributed"] or options["coordinator"]:
-        from flowtrain.hosts import join
+        from flowtrain.devices.hosts import join
 
         join(options["coordinator"], options["processes"], options["process"])
 
-    from flowtrain import workdir as work
+    from flowtrain.state import workdir as work
 
     as_json = options["as_json"]
     plan = _plan(data, resolved, options)
@@ -89,7 +89,7 @@ def train(data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], **o
 
 
 def _train(plan: "Plan", workdir: Path, options: dict[str, Any]) -> None:
-    from flowtrain import workdir as work
+    from flowtrain.state import workdir as work
     from flowtrain.train import train as run_training
     from schemas.recipes import format_recipe
 
@@ -109,7 +109,7 @@ def _train(plan: "Plan", workdir: Path, options: dict[str, Any]) -> None:
 def _plan(data: str, recipe: "Recipe", options: dict[str, Any]) -> "Plan":
     """The plan of a run on the dataset, which is brought here first, unless the plan is all that is wanted."""
     from flowtrain.plan import make_plan, plan_for
-    from flowtrain.reader import Unread
+    from flowtrain.records.reader import Unread
 
     if options["dry_run"] and not options["replay"] and _is_url(data):
         stored = importlib.import_module("pipelines.dataset.anywhere").open_dataset(data)
@@ -148,7 +148,7 @@ def _check_options(recipe: "Recipe", data: str, options: dict[str, Any]) -> None
 
 def _check_devices(plan: "Plan", fsdp: int) -> None:
     """Before hours of staging: whether the batch can be cut over the devices."""
-    from flowtrain.sharding import check_batch, make_mesh
+    from flowtrain.devices.sharding import check_batch, make_mesh
 
     train = plan.recipe.train
     check_batch(make_mesh(fsdp=fsdp), train.batch_size, train.accumulate)
@@ -157,7 +157,7 @@ def _check_devices(plan: "Plan", fsdp: int) -> None:
 def _options(plan: "Plan", workdir: Path, options: dict[str, Any]) -> "Options":
     """How the run is carried out, with what other packages bring to it."""
     from flowtrain.plan import check_validation
-    from flowtrain.reader import LatentReader
+    from flowtrain.records.reader import LatentReader
     from flowtrain.train import Options
 
     validate_on = None
@@ -187,7 +187,7 @@ def _local(data: str, cache_dir: Path | None) -> Path:
     """The dataset on a local disk: training reads single records at random, so one in an object store is staged."""
     if not _is_url(data):
         return Path(data)
-    from flowtrain.cache import cache_directory
+    from flowtrain.records.cache import cache_directory
 
     staging = importlib.import_module("pipelines.dataset.download")
     with bar(total=staging.staged_bytes(data), desc="stage", unit="B", unit_scale=True) as progress:
@@ -198,8 +198,8 @@ def _staged(plan: "Plan", cache: "Cache", cache_dir: Path | None) -> "Plan":
     """The plan with its records where they are fastest."""
     if cache == "none":
         return plan
-    from flowtrain.cache import open_records
-    from flowtrain.rows import row_count
+    from flowtrain.records.cache import open_records
+    from flowtrain.records.rows import row_count
 
     with bar(total=row_count(plan.reader.manifest), desc="cache", unit="record") as progress:
         return replace(plan, reader=open_records(plan.reader.directory, cache, cache_dir, progress.update))

@@ -8,12 +8,12 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from flowtrain.data import model_tensors
-from flowtrain.hosts import put_batch, rows
+from flowtrain.devices.hosts import put_batch, rows
+from flowtrain.devices.sharding import batch_sharding
 from flowtrain.metrics import loss_by_time
 from flowtrain.model import Params
-from flowtrain.reader import DamagedRecordsError, Index, Records
-from flowtrain.sharding import batch_sharding
+from flowtrain.records.data import model_tensors
+from flowtrain.records.reader import DamagedRecordsError, Index, Records
 from flowtrain.step import Setup, make_validation_step
 from schemas.columns import Columns
 

@@ -21,8 +21,8 @@ from benchmarks.gpu_parts.cifar_score import Drawn, Scorer
 from benchmarks.gpu_parts.cifar_train import Training, advance_together
 from benchmarks.gpu_parts.part import Context
 from benchmarks.gpu_parts.parts import PARTS
-from flowtrain.checkpoint import load_for_sampling
 from flowtrain.plan import Plan
+from flowtrain.state.checkpoint import load_for_sampling
 from schemas.config import Recipe
 from schemas.errors import UserError
 from schemas.manifest import ChannelStatistics, Normalization

@@ -11,15 +11,15 @@ HEAVY = {"jax", "flax", "optax", "orbax", "grain", "apache_beam", "tensorflow_da
 # What a machine that only computes has, besides the standard library.
 COMPUTE = ["jax", "jaxlib", "flax", "optax", "numpy"]
 COMPUTE_MODULES = [
-    "flowtrain.ceiling",
-    "flowtrain.counter",
-    "flowtrain.latents",
+    "flowtrain.devices.ceiling",
+    "flowtrain.records.counter",
+    "flowtrain.records.latents",
     "flowtrain.model",
-    "flowtrain.objective",
-    "flowtrain.path",
+    "flowtrain.flow.objective",
+    "flowtrain.flow.path",
     "flowtrain.step",
     "pipelines.encoders.kl",
-    "flowtrain.solvers",
+    "flowtrain.flow.solvers",
     "evaluation.extractors.dinov2",
     "evaluation.extractors.effnet_lite0",
     "evaluation.extractors.embedded",

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from flowtrain.checkpoint import load_for_sampling
+from flowtrain.state.checkpoint import load_for_sampling
 
 STEPS = 24
 SETTINGS = ["--num-samples", "80", "--set", f"train.steps={STEPS}", "--set", "train.checkpoint_every=6"]

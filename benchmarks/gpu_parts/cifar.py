@@ -19,10 +19,10 @@ from benchmarks.gpu_parts.cifar_data import Latents, encode, held_out, read_pixe
 from benchmarks.gpu_parts.cifar_score import Drawn, Scorer
 from benchmarks.gpu_parts.cifar_train import Progress, Training, advance_together, make_run
 from benchmarks.gpu_parts.part import Context
-from flowtrain.checkpoint import PARAMS, load_for_sampling
-from flowtrain.ema import average_names
-from flowtrain.faults import memory_faults
 from flowtrain.recipes import find_recipe
+from flowtrain.state.checkpoint import PARAMS, load_for_sampling
+from flowtrain.state.ema import average_names
+from flowtrain.state.faults import memory_faults
 from schemas.config import Recipe
 from schemas.errors import UserError
 from schemas.recipes import load_recipe

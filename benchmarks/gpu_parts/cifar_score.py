@@ -16,8 +16,8 @@ from benchmarks.gpu_parts.results import read_rows
 from evaluation.extractors.inception import InceptionExtractor, load_inception
 from evaluation.metrics.frechet import statistics_distance
 from evaluation.protocols import PROTOCOLS, EvaluationProtocol
-from flowtrain.checkpoint import TrainedModel
-from flowtrain.sampler import sample
+from flowtrain.flow.sampler import sample
+from flowtrain.state.checkpoint import TrainedModel
 from schemas.config import Recipe
 from schemas.statistics import FeatureStatistics, Moments, read_statistics, write_statistics
 

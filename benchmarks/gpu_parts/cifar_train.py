@@ -19,12 +19,12 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from benchmarks.gpu_parts.cifar_data import Latents
-from flowtrain.checkpoint import Checkpoints, with_sharding
 from flowtrain.model import count_parameters, make_network
-from flowtrain.order import Selection, batch_records
-from flowtrain.state import TrainState
+from flowtrain.records.order import Selection, batch_records
+from flowtrain.state.checkpoint import Checkpoints, with_sharding
+from flowtrain.state.train_state import TrainState
+from flowtrain.state.workdir import differences
 from flowtrain.step import Setup, init_state, make_train_step
-from flowtrain.workdir import differences
 from schemas.config import Recipe
 from schemas.errors import UserError
 from schemas.run import METRICS_NAME, RUN_NAME, DatasetRef, Run, read_run, write_run
@@ -204,7 +204,7 @@ def _begin(setup: Setup, key: jax.Array, checkpoints: Checkpoints) -> TrainState
 
 
 def _gatherer(latents: Latents) -> Callable[[Any, Any], dict[str, jax.Array]]:
-    """(index, epoch) -> a batch as `flowtrain.data.BatchReader` hands it over, from arrays on the device."""
+    """(index, epoch) -> a batch as `flowtrain.records.data.BatchReader` hands it over, from arrays on the device."""
     arrays = jax.device_put({**latents.tensors, "label": latents.labels})
 
     @jax.jit

@@ -1,4 +1,5 @@
-"""Samples a second of `flowtrain.sampler`, with and without guidance, and of a loop in PyTorch over the same network.
+"""Samples a second of `flowtrain.flow.sampler`, with and without guidance, and of a loop in PyTorch over the same
+network.
 
 Weights are random and none of them is zero: what is drawn means nothing, and takes as long as what would. That both
 networks are the same is checked by `train`, and that both loops are by `benchmarks/evaluate.py --only sampling`.
@@ -35,7 +36,7 @@ class Ours:
 
     def draw(self, steps: int, cfg: float) -> float:
         """Seconds for one batch, from labels to NumPy."""
-        from flowtrain.sampler import sample
+        from flowtrain.flow.sampler import sample
 
         begin = time.perf_counter()
         labels, indices = np.arange(self.batch) % CLASSES, np.arange(self.batch)

@@ -34,7 +34,7 @@ from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version
 
 if TYPE_CHECKING:
-    from flowtrain.checkpoint import TrainedModel
+    from flowtrain.state.checkpoint import TrainedModel
 
 SPLIT = "samples"
 BATCH_SIZE = 256  # powers of two: they divide over any usual number of devices
@@ -67,7 +67,7 @@ def draw_at(
     Raises:
         UserError: the model gives numbers that are not finite.
     """
-    from flowtrain.sampler import sample, spread
+    from flowtrain.flow.sampler import sample, spread
 
     trained = spread(trained, batch_size)
     for begin in range(0, len(numbers), batch_size):
@@ -130,7 +130,7 @@ def generate(
         if found is not None:
             progress(setting.num)
             return found
-        from flowtrain.sampler import spread
+        from flowtrain.flow.sampler import spread
 
         trained = spread(trained, batch_size)  # once, not for every shard
         count = -(-setting.num // shard_size)

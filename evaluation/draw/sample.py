@@ -21,7 +21,7 @@ from schemas.layout import Layout, layout_tensors
 from schemas.run import Run
 
 if TYPE_CHECKING:
-    from flowtrain.checkpoint import TrainedModel
+    from flowtrain.state.checkpoint import TrainedModel
 
 COLUMNS = 10  # of a grid of one class, or of more classes than rows that can be looked at
 MOST_ROWS = 20
@@ -45,7 +45,7 @@ def draw_to(request: Request, bar: MakeBar) -> None:
     Raises:
         UserError: no checkpoint, no such weights, or OUT cannot be written.
     """
-    from flowtrain.checkpoint import load_for_sampling
+    from flowtrain.state.checkpoint import load_for_sampling
 
     writer = WRITERS.get(request.out.suffix.lower(), _write_dataset)
     if writer is not _write_dataset:

@@ -15,7 +15,7 @@ from schemas.run import Run
 from schemas.solvers import ADAPTIVE, EVALUATIONS, EVERYWHERE
 
 if TYPE_CHECKING:
-    from flowtrain.checkpoint import TrainedModel
+    from flowtrain.state.checkpoint import TrainedModel
 
 CYCLIC, UNIFORM = "cyclic", "uniform"
 TOLERANCE = 1e-5  # of a solver that chooses its steps
@@ -69,7 +69,7 @@ class Setting:
             return np.full(indices.shape, self.label, np.int32)
         if self.rule == CYCLIC:
             return (indices % num_classes).astype(np.int32)
-        from flowtrain.counter import Purpose, host_bits
+        from flowtrain.records.counter import Purpose, host_bits
 
         chance = (host_bits(self.seed, Purpose.SAMPLE_LABEL, 0, indices) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         weights = np.ones(num_classes) if self.frequencies is None else np.array(self.frequencies, np.float64)

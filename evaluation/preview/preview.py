@@ -27,11 +27,11 @@ from evaluation.preview.sheet import Block, sheet
 from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, find_protocol
 from evaluation.score.compare import Notify, check_reference, load_reference, warn_of_rank
-from flowtrain import path as paths
-from flowtrain.checkpoint import TrainedModel
+from flowtrain.flow import path as paths
+from flowtrain.flow.objective import make_objective
+from flowtrain.flow.sampler import initial_noise, sample
 from flowtrain.model import Params, Predict
-from flowtrain.objective import make_objective
-from flowtrain.sampler import initial_noise, sample
+from flowtrain.state.checkpoint import TrainedModel
 from pipelines.encoders.decode import decode_samples, decoding_vae
 from pipelines.grid import png
 from schemas.config import Recipe

@@ -19,7 +19,7 @@ from schemas.run import SAMPLES_DIR, Run
 from schemas.solvers import ADAPTIVE
 
 if TYPE_CHECKING:
-    from flowtrain.sampler import Trajectory
+    from flowtrain.flow.sampler import Trajectory
 
 SAMPLES = 5
 FRAMES = 8
@@ -49,8 +49,8 @@ def denoising_paths(workdir: Path, run: Run, series: Sequence[Result], cfg: floa
     Raises:
         UserError: no such checkpoint or sample set, a solver without steps of its own, or values that are not finite.
     """
-    from flowtrain.checkpoint import load_for_sampling
-    from flowtrain.sampler import trajectory
+    from flowtrain.flow.sampler import trajectory
+    from flowtrain.state.checkpoint import load_for_sampling
 
     sampling = choose(series, cfg)
     if sampling is None:

@@ -93,7 +93,7 @@ def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[n
         UserError: no checkpoint.
     """
     from evaluation.draw.sample import images_and_labels
-    from flowtrain.checkpoint import load_for_sampling
+    from flowtrain.state.checkpoint import load_for_sampling
 
     sampler, classes = run.recipe.sampler, len(run.classes)
     setting = Setting.of(sampler, classes * COLUMNS)

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.preprocess.settings import Settings
 from schemas.errors import UserError
-from schemas.layout import Layout, layout_tensors
+from schemas.layout import layout_tensors
 from schemas.manifest import VaeInfo
 from schemas.pixels import to_uint8
 
@@ -148,22 +147,10 @@ def part_size(images: int, pixels: int, most: int) -> int:
     return max(fitting, default=1)
 
 
-def load_encoder(settings: Settings) -> Encoder:
-    """The encoder that the settings ask for; this is where JAX and the weights are loaded.
+def load_encoder(vae: VaeInfo | None) -> Encoder:
+    """The encoder of a dataset, None for one of pixels; this is where JAX and the weights are loaded.
 
     Raises:
         UserError: the VAE cannot be had, or is another one here.
     """
-    return _LOADERS[settings.layout](settings)
-
-
-def _load_vae_encoder(settings: Settings) -> Encoder:
-    assert settings.vae is not None
-    return VaeEncoder(settings.vae)
-
-
-_LOADERS: dict[Layout, Callable[[Settings], Encoder]] = {
-    Layout.IMAGE: lambda settings: PixelEncoder(),
-    Layout.MOMENTS: _load_vae_encoder,
-    Layout.LATENT: _load_vae_encoder,
-}
+    return PixelEncoder() if vae is None else VaeEncoder(vae)

@@ -97,7 +97,7 @@ class EncodeShard(beam.DoFn):
         yield outcome
 
     def _load(self) -> Encoder:
-        encoder = self._shared.acquire(lambda: load_encoder(self._settings))
+        encoder = self._shared.acquire(lambda: load_encoder(self._settings.vae))
         self._encoder = encoder
         return encoder
 

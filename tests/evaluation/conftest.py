@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evaluation import extractors, protocols
-from flowtrain.checkpoint import TrainedModel, load_for_sampling
+from flowtrain.state.checkpoint import TrainedModel, load_for_sampling
 from schemas.manifest import Manifest, VaeInfo
 from schemas.run import Run
 from tests.evaluation import tiny

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowtrain.checkpoint import TrainedModel
+from flowtrain.state.checkpoint import TrainedModel
 from pipelines.dataset.finished import finish_dataset
 from pipelines.dataset.shards import write_shard
 from schemas.layout import Layout, layout_tensors

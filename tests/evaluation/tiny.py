@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from evaluation.extractors.outputs import Outputs
 from evaluation.protocols import Recipe
-from flowtrain.checkpoint import Checkpoints
 from flowtrain.model import count_parameters, make_network
-from flowtrain.state import TrainState
+from flowtrain.state.checkpoint import Checkpoints
+from flowtrain.state.train_state import TrainState
 from pipelines.dataset.finished import finish_dataset
 from pipelines.dataset.shards import write_shard
 from pipelines.encoders.kl import AutoencoderKL, VaeConfig

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flowtrain.path import LinearPath, VariancePreservingPath
+from flowtrain.flow.path import LinearPath, VariancePreservingPath
 
 MEAN, DEVIATION = 0.7, 0.5
 VP, LINEAR = VariancePreservingPath(), LinearPath()

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 
-from flowtrain.checkpoint import Checkpoints, with_sharding
+from flowtrain.devices.sharding import make_mesh, replicated
 from flowtrain.plan import Plan, make_plan
 from flowtrain.recipes import find_recipe
-from flowtrain.sharding import make_mesh, replicated
-from flowtrain.state import TrainState
+from flowtrain.state.checkpoint import Checkpoints, with_sharding
+from flowtrain.state.train_state import TrainState
 from flowtrain.step import init_state
 from flowtrain.train import Options, Outcome, train
 from schemas.recipes import load_recipe

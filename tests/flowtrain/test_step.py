@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flowtrain.counter import Purpose
-from flowtrain.ema import gamma_of_width
+from flowtrain.devices.sharding import batch_sharding, constrain_batch, make_mesh, replicated, state_shardings
 from flowtrain.model import Network, make_network
 from flowtrain.optim import make_optimizer
-from flowtrain.sharding import batch_sharding, constrain_batch, make_mesh, replicated, state_shardings
-from flowtrain.state import TrainState
+from flowtrain.records.counter import Purpose
+from flowtrain.state.ema import gamma_of_width
+from flowtrain.state.train_state import TrainState
 from flowtrain.step import Setup, init_state, make_train_step, make_validation_step
 from schemas.recipes import make_recipe
 

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from flowtrain.checkpoint import TrainedModel
-from flowtrain.reader import LatentReader
+from flowtrain.records.reader import LatentReader
+from flowtrain.state.checkpoint import TrainedModel
 from flowtrain.train import Options
 from schemas.errors import UserError
 from tests.flowtrain.datasets import write_dataset

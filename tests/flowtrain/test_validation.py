@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowtrain.counter import Purpose
-from flowtrain.data import BatchReader
-from flowtrain.latents import model_latents
-from flowtrain.objective import draw, make_objective, record_losses
-from flowtrain.order import Selection, holdout_records
-from flowtrain.sharding import constrain_batch, make_mesh
+from flowtrain.devices.sharding import constrain_batch, make_mesh
+from flowtrain.flow.objective import draw, make_objective, record_losses
+from flowtrain.records.counter import Purpose
+from flowtrain.records.data import BatchReader
+from flowtrain.records.latents import model_latents
+from flowtrain.records.order import Selection, holdout_records
 from flowtrain.step import init_state
 from flowtrain.validation import Validation
 from schemas.errors import UserError

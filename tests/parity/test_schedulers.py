@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowtrain.path import LinearPath, Path, VariancePreservingPath
-from flowtrain.solvers import Problem, integrate
+from flowtrain.flow.path import LinearPath, Path, VariancePreservingPath
+from flowtrain.flow.solvers import Problem, integrate
 from tests.parity.torch_vae import import_diffusers
 
 diffusers = import_diffusers()

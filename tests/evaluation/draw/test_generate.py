@@ -18,8 +18,8 @@ import pytest
 from evaluation.draw.generate import draw, generate
 from evaluation.draw.sample import images_and_labels
 from evaluation.draw.setting import Setting, equivalent_command, run_digest, sampling_facts, setting_name
-from flowtrain.checkpoint import TrainedModel, load_for_sampling
-from flowtrain.sampler import Samples, sample
+from flowtrain.flow.sampler import Samples, sample
+from flowtrain.state.checkpoint import TrainedModel, load_for_sampling
 from pipelines.curate.verify import verify
 from pipelines.dataset.finished import LatentDataset
 from schemas.config import BOOKKEEPING, SamplerConfig
@@ -145,7 +145,7 @@ import time
 from pathlib import Path
 from evaluation.draw.generate import generate
 from evaluation.draw.setting import Setting
-from flowtrain.checkpoint import load_for_sampling
+from flowtrain.state.checkpoint import load_for_sampling
 trained = load_for_sampling(Path({str(world.workdir)!r}))
 def pause(count):
     print(count, flush=True)
@@ -211,7 +211,7 @@ def test_no_more_is_computed_than_asked_for(
         sizes.append(batch_size)
         return sample(*arguments, batch_size=batch_size, **others)
 
-    monkeypatch.setattr("flowtrain.sampler.sample", noted)
+    monkeypatch.setattr("flowtrain.flow.sampler.sample", noted)
     four = Setting(num=4, steps=1, cfg=1.0)
     generate(trained, four, tmp_path / "few")
     images_and_labels(trained, four, 250, lambda count: None)

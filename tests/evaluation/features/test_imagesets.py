@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from evaluation.features.imagesets import batch_images, dataset_images, source_images
-from flowtrain.checkpoint import TrainedModel
+from flowtrain.state.checkpoint import TrainedModel
 from schemas.errors import UserError
 from tests.evaluation.conftest import World
 from tests.pipelines.sources.miniature import png

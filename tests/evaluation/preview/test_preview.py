@@ -19,10 +19,10 @@ from evaluation.preview.preview import Preview, make_preview, noise_times, write
 from evaluation.preview.sheet import Block
 from evaluation.protocols import Recipe
 from evaluation.score.compare import compare
-from flowtrain.checkpoint import TrainedModel
-from flowtrain.objective import make_objective
-from flowtrain.path import Ends, LinearPath, VariancePreservingPath
-from flowtrain.sampler import initial_noise, sample
+from flowtrain.flow.objective import make_objective
+from flowtrain.flow.path import Ends, LinearPath, VariancePreservingPath
+from flowtrain.flow.sampler import initial_noise, sample
+from flowtrain.state.checkpoint import TrainedModel
 from pipelines.encoders.decode import decode_samples
 from schemas.errors import UserError
 from schemas.layout import Layout

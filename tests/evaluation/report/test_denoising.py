@@ -11,7 +11,7 @@ from evaluation.report import denoising
 from evaluation.report.denoising import choose, denoising_paths, frames
 from evaluation.report.pictures import stored_samples
 from evaluation.results import Result, Sampling
-from flowtrain.checkpoint import TrainedModel
+from flowtrain.state.checkpoint import TrainedModel
 from pipelines.grid import tile
 from schemas.errors import UserError
 from schemas.run import Run

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from click.testing import CliRunner, Result
 
 from flowtrain.cli import main
-from flowtrain.data import LatentReader
+from flowtrain.records.data import LatentReader
 from pipelines.curate.merge import merge
 from pipelines.curate.verify import verify
 from pipelines.dataset.finished import LatentDataset

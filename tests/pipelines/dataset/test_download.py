@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from flowtrain.cli import main
-from flowtrain.reader import LatentReader
+from flowtrain.records.reader import LatentReader
 from pipelines.curate.verify import verify
 from pipelines.dataset.download import stage, staged_bytes
 from schemas.errors import UserError

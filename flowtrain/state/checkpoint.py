@@ -1,0 +1,178 @@
+"""Checkpoints on disk, hidden from the rest: an orbax manager with one item for each thing that is restored alone.
+
+Items: `params`, `opt`, one for each moving average by its name (arrays), `data` (the loader's state) and `meta` (step,
+dataset digest, recipe, counters). A save is asynchronous and is committed by a rename, so a killed process leaves the
+step before intact.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, SingleDeviceSharding
+from orbax.checkpoint import checkpoint_managers as policy
+
+from flowtrain.model import Network, Params, Predict, make_network
+from flowtrain.state.ema import MAIN, average_names
+from flowtrain.state.folders import LOSS, StepFolders
+from flowtrain.state.posthoc import parse_width, reconstruct
+from flowtrain.state.snapshots import Snapshots
+from flowtrain.state.train_state import TrainState
+from schemas.config import ModelConfig, TrainConfig
+from schemas.errors import UserError
+from schemas.run import CHECKPOINTS_DIR, Run, read_run
+
+PARAMS, OPT, DATA, META = "params", "opt", "data", "meta"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """An orbax policy of which checkpoints stay: the last ones, those of every so many steps, and the best."""
+
+    config: TrainConfig
+
+    def should_preserve(
+        self, checkpoints: Sequence[policy.PolicyCheckpointInfo], *, context: policy.PreservationContext
+    ) -> list[bool]:
+        """One answer for each of `checkpoints`; without a finite validation loss, none is among the best."""
+        steps = sorted(one.step for one in checkpoints)
+        losses = {one.step: one.metrics[LOSS] for one in checkpoints if one.metrics}
+        best = sorted((loss, -step) for step, loss in losses.items() if math.isfinite(loss))  # of equals, the later one
+        kept = {*steps[-self.config.keep :], *(-step for _, step in best[: self.config.keep_best])}
+        kept.update(_regular(steps, self.config)[-1:])  # what a rollback goes back to
+        every = self.config.keep_every
+        return [one.step in kept or (every is not None and one.step % every == 0) for one in checkpoints]
+
+
+def _regular(steps: Sequence[int], config: TrainConfig) -> list[int]:
+    """Those that every run of this recipe makes, and not only one that was stopped there; in order."""
+    return sorted(step for step in steps if step % config.checkpoint_every == 0)
+
+
+class Checkpoints(StepFolders):
+    """The checkpoints of a work directory, open for writing: a `StepFolders` that stores a `TrainState`."""
+
+    def __init__(self, workdir: Path, config: TrainConfig):
+        super().__init__(workdir / CHECKPOINTS_DIR, "checkpoint", preserve=_Kept(config))
+        self._config = config
+
+    def latest(self) -> int | None:
+        """The newest committed step, or None; waits for one that is being saved."""
+        return next(reversed(self.steps()), None)
+
+    def latest_regular(self) -> int | None:
+        """The newest that a run which was never stopped has too, or None; waits for one that is being saved."""
+        return next(reversed(_regular(self.steps(), self._config)), None)
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        data: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        validation_loss: float | None = None,
+    ) -> None:
+        """Begin to save; returns when the arrays have been copied off, so their buffers may be donated."""
+        counters = {"skipped": int(state.skipped), "streak": int(state.streak)}
+        arrays = {PARAMS: state.params, OPT: state.opt, **state.ema}
+        self.write(step, arrays, {DATA: dict(data), META: {**meta, **counters}}, validation_loss)
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
+        """(state, data, meta) of `step`. `like` is a tree of ShapeDtypeStructs with shardings: where to put it."""
+        restored = self.read(step, {PARAMS: like.params, OPT: like.opt, **like.ema}, (DATA, META))
+        meta = restored[META]
+        if "skipped" not in meta:
+            raise UserError(f"checkpoint {step} is of an older release of flowtrain; train in a new directory")
+        counters = np.array([step, meta["skipped"], meta["streak"]], np.int32)
+        count, skipped, streak = jax.jit(lambda: tuple(jnp.asarray(counters)), out_shardings=like.step.sharding)()
+        averages = {name: restored[name] for name in like.ema}
+        return TrainState(count, restored[PARAMS], averages, restored[OPT], skipped, streak), restored[DATA], meta
+
+
+def with_sharding(abstract: Any, shardings: Any) -> Any:
+    """ShapeDtypeStructs that say where each array goes, for `restore`; one sharding, or a tree of them."""
+    if isinstance(shardings, NamedSharding | SingleDeviceSharding):
+        shardings = jax.tree.map(lambda leaf: shardings, abstract)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, shardings
+    )
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What sampling needs of a run: `predict(params, x, t, label)` with shapes as `DiT.__call__`."""
+
+    run: Run
+    step: int
+    weights: str
+    predict: Predict
+    params: Params
+
+    @property
+    def null_class(self) -> int:
+        """The label that means "no label"."""
+        return len(self.run.classes)
+
+
+@functools.lru_cache(maxsize=8)
+def _network(config: str, latent_shape: tuple[int, int, int], classes: int) -> Network:
+    """The same functions for the same network (its config as JSON), so that checkpoints share what was compiled."""
+    return make_network(ModelConfig.model_validate_json(config), latent_shape, classes)
+
+
+def check_sampling(workdir: Path, step: int | None = None, weights: str = MAIN) -> None:
+    """Whether `load_for_sampling` would find its checkpoint and weights, without reading them. Raises as it does."""
+    run = read_run(workdir)
+    if parse_width(weights) is not None:
+        return  # snapshots tell when they are read
+    _check_weights(workdir, run, weights)
+    with StepFolders(workdir / CHECKPOINTS_DIR, "checkpoint", read_only=True) as folders:
+        _choose(workdir, folders.steps(), step)
+
+
+def _check_weights(workdir: Path, run: Run, weights: str) -> None:
+    known = (*average_names(run.recipe.train), PARAMS)
+    if weights not in known:
+        raise UserError(f"{workdir}: no weights {weights!r}; this run keeps {', '.join(known)}")
+
+
+def _choose(workdir: Path, known: Sequence[int], step: int | None) -> int:
+    if not known:
+        raise UserError(f"{workdir}: no checkpoint yet; let `flowtrain train` run to its first one")
+    chosen = known[-1] if step is None else step
+    if chosen not in known:
+        raise UserError(f"{workdir}: no checkpoint of step {step}; there are {', '.join(map(str, known))}")
+    return chosen
+
+
+def load_for_sampling(workdir: Path, step: int | None = None, weights: str = MAIN) -> TrainedModel:
+    """Restore one set of weights of one checkpoint, and nothing else, onto the first device.
+
+    Args:
+        workdir: the work directory of a run, which may be training at this moment.
+        step: default: the newest.
+        weights: a moving average by its name (`ema`, `ema0.999`, `power0.05`), `params` for the parameters themselves,
+            or `posthoc0.13` for the power-function average of that relative width, reconstructed from snapshots.
+
+    Raises:
+        UserError: no run, no checkpoint, not this step, no such weights, or damaged files.
+    """
+    run = read_run(workdir)
+    network = _network(run.recipe.model.model_dump_json(), run.latent_shape, len(run.classes))
+    target = with_sharding(network.abstract, SingleDeviceSharding(jax.local_devices()[0]))
+    width = parse_width(weights)
+    if width is not None:
+        with Snapshots(workdir, run.recipe.train, read_only=True) as snapshots:
+            chosen, params = reconstruct(snapshots, width, target, step)
+        return TrainedModel(run, chosen, weights, network.predict, params)
+    _check_weights(workdir, run, weights)
+    with StepFolders(workdir / CHECKPOINTS_DIR, "checkpoint", read_only=True) as folders:
+        chosen = _choose(workdir, folders.steps(), step)
+        params = folders.read(chosen, {weights: target})[weights]
+    return TrainedModel(run, chosen, weights, network.predict, params)

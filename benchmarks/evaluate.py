@@ -1,24 +1,29 @@
-"""The parts of `flowtrain eval` against what else computes them: side by side, one run, one device, the same input.
+"""The parts of `flowtrain eval` against what else computes them: side by side, one run, one device,
+the same input.
 
     python benchmarks/evaluate.py                              all parts
     python benchmarks/evaluate.py --only inception,frechet     some
-    python benchmarks/evaluate.py --quick                      tiny: shows that they run, and no rate
+    python benchmarks/evaluate.py --quick                      tiny: shows that they run
 
-inception    features of uint8 images, from numpy to numpy, against the networks of torch-fidelity and pytorch-fid with
-             the same random weights, without their readers of files (ours computes logits and sFID's features besides)
-frechet      the distance of two Gaussians against scipy.linalg.sqrtm's form; both against a distance that is known
-neighbours   precision and recall against ADM's algorithm in PyTorch: float32 on a CPU, float16 too on a GPU; ours
-             decides as exact float64 distances do
-sampling     `flowtrain.flow.sampler.sample`, Euler's method with guidance, against a loop in PyTorch over the same DiT
+inception    features of uint8 images, from numpy to numpy, against the networks of torch-fidelity
+             and pytorch-fid with the same random weights, without their readers of files (ours
+             computes logits and sFID's features besides)
+frechet      the distance of two Gaussians against scipy.linalg.sqrtm's form; both against a
+             distance that is known
+neighbours   precision and recall against ADM's algorithm in PyTorch: float32 on a CPU, float16 too
+             on a GPU; ours decides as exact float64 distances do
+sampling     `flowtrain.flow.sampler.sample`, Euler's method with guidance, against a loop in
+             PyTorch over the same DiT
 decode       the VAE's decoder in float32 against diffusers' AutoencoderKL
 memory       peak of `evaluation.features.pipeline` at two numbers of images: it does not grow
 
-Needs the checkout: stand-ins for torchvision come from tests/parity. A peer that is missing is skipped, with the
-reason (`make parity` installs them all). Each framework is in a process of its own. Outputs are compared first, and a
-difference that is not rounding ends the run; then ours and the peers alternate, round after round. A ratio is the
-median over rounds of a peer's seconds through ours, beside its least and its largest, and the median of their
-processor seconds, which repeats better where others use the CPU too. There run it as `taskset -c 0 python ...`: on
-several cores PyTorch's threads wait for one another, and its times say more about the others than about it.
+Needs the checkout: stand-ins for torchvision come from tests/parity. A peer that is missing is
+skipped, with the reason (`make parity` installs them all). Each framework is in a process of its
+own. Outputs are compared first, and a difference that is not rounding ends the run; then ours and
+the peers alternate, round after round. A ratio is the median over rounds of a peer's seconds
+through ours, beside its least and its largest, and the median of their processor seconds, which
+repeats better where others use the CPU too. There run it as `taskset -c 0 python ...`: on several
+cores PyTorch's threads wait for one another, and its times say more about the others than about it.
 """
 
 import argparse
@@ -64,7 +69,9 @@ def agree(ours: NDArray[Any], theirs: NDArray[Any], tolerance: float) -> str:
         raise DisagreementError(f"shapes differ: {ours.shape} and {theirs.shape}")
     off = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
     if not off < tolerance:
-        raise DisagreementError(f"outputs differ by {off:.1e} of the largest, which is not rounding")
+        raise DisagreementError(
+            f"outputs differ by {off:.1e} of the largest, which is not rounding"
+        )
     return f"outputs differ by {off:.1e}"
 
 
@@ -77,7 +84,9 @@ def agree_on_distance(ours: NDArray[Any], theirs: NDArray[Any], tolerance: float
     off = abs(found - other) / other
     if not off < tolerance:
         raise DisagreementError(f"distances differ by {off:.1e}")
-    return f"differ by {off:.1e}; off the known distance: ours {our_error:.0e}, this {their_error:.0e}"
+    return (
+        f"differ by {off:.1e}; off the known distance: ours {our_error:.0e}, this {their_error:.0e}"
+    )
 
 
 def agree_on_shares(ours: NDArray[Any], theirs: NDArray[Any], tolerance: float) -> str:
@@ -90,9 +99,11 @@ def agree_on_shares(ours: NDArray[Any], theirs: NDArray[Any], tolerance: float) 
 
 @dataclass(frozen=True)
 class Part:
-    """What is timed against what: names of ours and of a peer, how far both may differ, and what is aimed at.
+    """What is timed against what: names of ours and of a peer, how far both may differ, and what is
+    aimed at.
 
-    `count` are the units of one run; `goals` the least ratios on a CPU and on a GPU, None without one.
+    `count` are the units of one run; `goals` the least ratios on a CPU and on a GPU, None without
+    one.
     """
 
     unit: str
@@ -104,7 +115,12 @@ class Part:
     peer_first: bool = False  # it writes the weights
 
 
-LOOP, VAE, ROUGH = "PyTorch loop", "diffusers' AutoencoderKL", 5e-2  # the last of 16 bits and TensorFloat-32
+# the last of 16 bits and TensorFloat-32
+LOOP, VAE, ROUGH = (
+    "PyTorch loop",
+    "diffusers' AutoencoderKL",
+    5e-2,
+)
 PARTS = {
     "inception": Part(
         "features/s",
@@ -123,7 +139,10 @@ PARTS = {
         "distances/s",
         lambda sizes: 1,
         SciPy,
-        (("full rank", "sqrtm, full rank", 1e-6), ("rank-deficient", "sqrtm, rank-deficient", 1e-2)),
+        (
+            ("full rank", "sqrtm, full rank", 1e-6),
+            ("rank-deficient", "sqrtm, rank-deficient", 1e-2),
+        ),
         agree_on_distance,
         goals=(3.5, 3.5),
     ),
@@ -131,7 +150,10 @@ PARTS = {
         "rows/s",
         lambda sizes: 2 * sizes.rows,
         Torch,
-        (("precision_recall", "ADM's, float32", 2e-3), ("precision_recall", "ADM's, float16", ROUGH)),
+        (
+            ("precision_recall", "ADM's, float32", 2e-3),
+            ("precision_recall", "ADM's, float16", ROUGH),
+        ),
         agree_on_shares,
     ),
     "sampling": Part(
@@ -153,7 +175,9 @@ MEMORY = "memory"
 def main() -> None:
     """Read the arguments, measure, print."""
     known = [*PARTS, MEMORY]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", metavar="PART,...", help=f"some of {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round")
     parser.add_argument("--rounds", type=int, help="default: 3")
@@ -169,8 +193,19 @@ def main() -> None:
         device = side.ask("facts")
     gpu = device["platform"] != "cpu"
     sizes, rounds = choose_sizes(options.quick, gpu), options.rounds or (1 if options.quick else 3)
-    facts = {"device": device["device"], "platform": device["platform"], "versions": _versions(), "commit": _commit()}
-    result: dict[str, Any] = {**facts, "rounds": rounds, "loads": [os.getloadavg()[0]], "rows": [], "skipped": {}}
+    facts = {
+        "device": device["device"],
+        "platform": device["platform"],
+        "versions": _versions(),
+        "commit": _commit(),
+    }
+    result: dict[str, Any] = {
+        **facts,
+        "rounds": rounds,
+        "loads": [os.getloadavg()[0]],
+        "rows": [],
+        "skipped": {},
+    }
     for name in names:
         _say(f"{name} ...", options.json)
         try:
@@ -186,7 +221,9 @@ def main() -> None:
     print(json.dumps(result)) if options.json else _print(result)
 
 
-def measure(name: str, sizes: Sizes, rounds: int, gpu: bool) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def measure(
+    name: str, sizes: Sizes, rounds: int, gpu: bool
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Rows of the table for one part, and why others are missing.
 
     Raises:
@@ -206,7 +243,9 @@ def measure(name: str, sizes: Sizes, rounds: int, gpu: bool) -> tuple[list[dict[
         first, second = begun[ours].outputs, begun[peer].outputs
         pairs = [pair for pair in part.pairs if pair[0] in first and pair[1] in second]
         words = {(a, b): part.check(first[a], second[b], tolerance) for a, b, tolerance in pairs}
-        turns = dict.fromkeys((side, what) for a, b in words for side, what in ((ours, a), (peer, b)))
+        turns = dict.fromkeys(
+            (side, what) for a, b in words for side, what in ((ours, a), (peer, b))
+        )
         for _ in range(rounds):  # the first outputs have warmed both up
             for side, what in turns:
                 times[what].append(side.ask("time", what))
@@ -215,7 +254,11 @@ def measure(name: str, sizes: Sizes, rounds: int, gpu: bool) -> tuple[list[dict[
 
 
 def _row(
-    name: str, sizes: Sizes, pair: tuple[str, str], times: dict[str, list[tuple[float, float]]], gpu: bool
+    name: str,
+    sizes: Sizes,
+    pair: tuple[str, str],
+    times: dict[str, list[tuple[float, float]]],
+    gpu: bool,
 ) -> dict[str, Any]:
     part = PARTS[name]
     ours, peer = (np.array(times[what]) for what in pair)
@@ -252,7 +295,9 @@ def measure_memory(sizes: Sizes) -> dict[str, Any]:
 def check_growth(few: int, many: int) -> None:
     """Peaks in bytes at a smaller and a larger number of images. Raises `DisagreementError`."""
     if many > GROWTH * few and many - few > LEAST_GROWTH:
-        raise DisagreementError(f"it grows with the number of images: {few / 2**20:.0f} and {many / 2**20:.0f} MiB")
+        raise DisagreementError(
+            f"it grows with the number of images: {few / 2**20:.0f} and {many / 2**20:.0f} MiB"
+        )
 
 
 def _versions() -> dict[str, str]:
@@ -286,18 +331,34 @@ def _print(result: dict[str, Any]) -> None:
         for row in result["rows"]
     ]
     if rows:
-        head = ("part", "ours", "against", "rate", "theirs", "ratio", "range", "CPU ratio", "goal", "")
+        head = (
+            "part",
+            "ours",
+            "against",
+            "rate",
+            "theirs",
+            "ratio",
+            "range",
+            "CPU ratio",
+            "goal",
+            "",
+        )
         _table(head, rows)
     if MEMORY in result:
         (few, many), (low, high) = result[MEMORY]["images"], result[MEMORY]["peaks"]
         print(
-            f"memory of statistics of {result[MEMORY]['dim']} features: {few:,} images {low / 2**20:.0f} MiB,", end=" "
+            f"memory of statistics of {result[MEMORY]['dim']} features: {few:,} images "
+            f"{low / 2**20:.0f} MiB,",
+            end=" ",
         )
         print(f"{many:,} images {high / 2**20:.0f} MiB: {high / low:.2f} of it")
     for what, why in result["skipped"].items():
         print(f"skipped: {what}: {why}")
     loads = ", ".join(f"{load:.1f}" for load in result["loads"])
-    print(f"{result['device']}; {versions}; commit {result['commit']}; {result['rounds']} rounds; load {loads}")
+    print(
+        f"{result['device']}; {versions}; commit {result['commit']}; {result['rounds']} rounds; "
+        f"load {loads}"
+    )
 
 
 if __name__ == "__main__":

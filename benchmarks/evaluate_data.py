@@ -1,4 +1,6 @@
-"""What all sides of `benchmarks/evaluate.py` compute from: sizes, images, statistics, features; each from a seed."""
+"""What all sides of `benchmarks/evaluate.py` compute from: sizes, images, statistics, features;
+each from a seed.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +19,10 @@ SAMPLING_SEED = 0
 class Sizes:
     """How much of each part is measured.
 
-    `images` of `pixels` a side go through Inception in batches of `batch`; statistics and features have `dim`
-    dimensions; precision and recall are of `rows` against `rows`; `samples` are drawn in `steps` at guidance `cfg`;
-    `decoded` latents of `latent` cells a side go through the VAE; memory is measured at two numbers of images. With
-    `compiled` torch.compile's loop is timed too.
+    `images` of `pixels` a side go through Inception in batches of `batch`; statistics and features
+    have `dim` dimensions; precision and recall are of `rows` against `rows`; `samples` are drawn in
+    `steps` at guidance `cfg`; `decoded` latents of `latent` cells a side go through the VAE; memory
+    is measured at two numbers of images. With `compiled` torch.compile's loop is timed too.
     """
 
     images: int
@@ -50,9 +52,26 @@ def choose_sizes(quick: bool, gpu: bool) -> Sizes:
         return Sizes(2, 64, 2, 64, 300, debug, 2, 20, 4.0, "embedded", 1, 4, (300, 1200), False)
     if gpu:
         small = network("S", 12, 64, 32, "bfloat16")
-        return Sizes(1024, 256, 128, 2048, 10_000, small, 64, 20, 4.0, "random", 16, 32, (5_000, 40_000), True)
+        return Sizes(
+            1024,
+            256,
+            128,
+            2048,
+            10_000,
+            small,
+            64,
+            20,
+            4.0,
+            "random",
+            16,
+            32,
+            (5_000, 40_000),
+            True,
+        )
     small = network("S", 4, 8, 16, "float32")
-    return Sizes(32, 256, 8, 2048, 10_000, small, 8, 20, 4.0, "random", 2, 16, (5_000, 40_000), True)
+    return Sizes(
+        32, 256, 8, 2048, 10_000, small, 8, 20, 4.0, "random", 2, 16, (5_000, 40_000), True
+    )
 
 
 class Begun(NamedTuple):
@@ -65,7 +84,8 @@ class Begun(NamedTuple):
 class Contenders:
     """A side that serves every part by a method of its name, which returns functions to be timed.
 
-    `checked` are outputs that stand for those of the functions where a comparison wants more digits than a timing.
+    `checked` are outputs that stand for those of the functions where a comparison wants more digits
+    than a timing.
     """
 
     def __init__(self) -> None:
@@ -118,9 +138,9 @@ CASES = {"full rank": 2.0, "rank-deficient": 0.25}  # rows to a dimension
 def draw_case(dim: int, name: str) -> Case:
     """Statistics whose distance is known.
 
-    With S2 = M S1 M and a symmetric M >= 0, x -> M x is the optimal map between the two, whatever the rank of S1, and
-    the distance is |mu1 - mu2|^2 + tr((M - 1) S1 (M - 1)), a sum of squares (Olkin & Pukelsheim 1982). The spectrum of
-    S1 decays, as those of pooled features do.
+    With S2 = M S1 M and a symmetric M >= 0, x -> M x is the optimal map between the two, whatever
+    the rank of S1, and the distance is |mu1 - mu2|^2 + tr((M - 1) S1 (M - 1)), a sum of squares
+    (Olkin & Pukelsheim 1982). The spectrum of S1 decays, as those of pooled features do.
     """
     rng = np.random.default_rng(1)
     n = round(CASES[name] * dim)
@@ -137,10 +157,14 @@ def draw_case(dim: int, name: str) -> Case:
 
 
 def draw_features(sizes: Sizes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Two overlapping sets (rows, dim) of positive features of few intrinsic dimensions, as pooled ones are."""
+    """Two overlapping sets (rows, dim) of positive features of few intrinsic dimensions, as pooled
+    ones are.
+    """
     rng = np.random.default_rng(2)
     mixing = rng.standard_normal((24, sizes.dim), np.float32) / np.float32(np.sqrt(24))
-    sets = (spread * rng.standard_normal((sizes.rows, 24), np.float32) @ mixing for spread in (1.0, 0.9))
+    sets = (
+        spread * rng.standard_normal((sizes.rows, 24), np.float32) @ mixing for spread in (1.0, 0.9)
+    )
     first, second = (np.maximum(rows + np.float32(0.3), 0) for rows in sets)
     return first.astype(np.float32), second.astype(np.float32)
 
@@ -152,4 +176,6 @@ def draw_labels(sizes: Sizes, classes: int) -> NDArray[np.int32]:
 
 def draw_latents(sizes: Sizes) -> NDArray[np.float32]:
     """(decoded, latent, latent, 4), raw."""
-    return 4 * np.random.default_rng(4).standard_normal((sizes.decoded, sizes.latent, sizes.latent, 4), np.float32)
+    return 4 * np.random.default_rng(4).standard_normal(
+        (sizes.decoded, sizes.latent, sizes.latent, 4), np.float32
+    )

@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from flowtrain.state.checkpoint import TrainedModel
 
 Runs = dict[str, Callable[[], NDArray[Any]]]
-WEIGHTS, PARAMETERS, VAE = "inception.pth", "parameters.npz", "vae"  # in the folder that both sides see
+# in the folder that both sides see
+WEIGHTS, PARAMETERS, VAE = (
+    "inception.pth",
+    "parameters.npz",
+    "vae",
+)
 
 
 class Ours(Contenders):
@@ -42,7 +47,10 @@ class Ours(Contenders):
 
         first = load_inception(Path(folder, WEIGHTS), "tf1-bilinear", None, sizes.batch)
         second, images = replace(first, prepare="torch-bilinear"), draw_images(sizes)
-        return {"tf1-bilinear": lambda: first(images).features, "torch-bilinear": lambda: second(images).features}
+        return {
+            "tf1-bilinear": lambda: first(images).features,
+            "torch-bilinear": lambda: second(images).features,
+        }
 
     def frechet(self, sizes: Sizes, folder: str) -> Runs:
         """(distance, the exact one)."""
@@ -68,27 +76,40 @@ class Ours(Contenders):
         from flowtrain.flow.sampler import initial_noise, sample
         from flowtrain.state.checkpoint import TrainedModel
 
-        shape, labels, indices = sizes.network.latent, draw_labels(sizes, CLASSES), np.arange(sizes.samples)
+        shape, labels, indices = (
+            sizes.network.latent,
+            draw_labels(sizes, CLASSES),
+            np.arange(sizes.samples),
+        )
 
         def prepare(dtype: str) -> TrainedModel:
             return random_model(replace(sizes.network, dtype=dtype), sizes.samples)
 
         def draw(trained: TrainedModel) -> NDArray[np.float32]:
-            options: dict[str, Any] = {"steps": sizes.steps, "cfg": sizes.cfg, "batch_size": sizes.samples}
+            options: dict[str, Any] = {
+                "steps": sizes.steps,
+                "cfg": sizes.cfg,
+                "batch_size": sizes.samples,
+            }
             return sample(trained, labels, indices, seed=SAMPLING_SEED, **options).x
 
         trained = prepare(sizes.network.dtype)
         leaves = jax.tree_util.tree_leaves_with_path(trained.params)
-        named: dict[str, Any] = {".".join(str(entry.key) for entry in path): np.asarray(leaf) for path, leaf in leaves}
+        named: dict[str, Any] = {
+            ".".join(str(entry.key) for entry in path): np.asarray(leaf) for path, leaf in leaves
+        }
         noise = np.asarray(initial_noise(jax.random.key(SAMPLING_SEED), indices, shape))
         np.savez(Path(folder, PARAMETERS), noise=noise, **named)
-        if sizes.network.dtype != "float32" or jax.default_backend() != "cpu":  # before anything is rounded
+        # before anything is rounded
+        if sizes.network.dtype != "float32" or jax.default_backend() != "cpu":
             with jax.default_matmul_precision("highest"):
                 self.checked["sample"] = draw(prepare("float32"))
         return {"sample": lambda: draw(trained)}
 
     def decode(self, sizes: Sizes, folder: str) -> Runs:
-        """Images of latents, in float32; leaves the VAE for the peer, as a folder that diffusers reads."""
+        """Images of latents, in float32; leaves the VAE for the peer, as a folder that diffusers
+        reads.
+        """
         from benchmarks.vae_precision import write_random_vae
         from pipelines.encoders.weights import load_vae
 
@@ -98,7 +119,9 @@ class Ours(Contenders):
 
 
 def random_model(settings: Settings, batch_size: int) -> "TrainedModel":
-    """A DiT of which no weight is zero, where samples of that batch size are drawn; the solver is Euler's."""
+    """A DiT of which no weight is zero, where samples of that batch size are drawn; the solver is
+    Euler's.
+    """
     from benchmarks.jax_dit import _random_parameters, plain_recipe
     from flowtrain.flow.sampler import spread
     from flowtrain.model import make_network
@@ -129,7 +152,10 @@ class _Noise:
     def read(self, start: int, stop: int) -> Any:
         from evaluation.features.imagesets import Batch
 
-        rng, shape = np.random.default_rng(start), (stop - start, self.resolution, self.resolution, 3)
+        rng, shape = (
+            np.random.default_rng(start),
+            (stop - start, self.resolution, self.resolution, 3),
+        )
         return Batch(rng.integers(0, 256, shape, np.uint8), np.zeros(stop - start, np.int64))
 
 
@@ -139,7 +165,10 @@ class _Projection:
     name, digest, spatial_dim, class_names = "projection", "0" * 64, 0, ()
 
     def __init__(self, dim: int) -> None:
-        self.dim, self.weights = dim, np.random.default_rng(0).standard_normal((192, dim), np.float32)
+        self.dim, self.weights = (
+            dim,
+            np.random.default_rng(0).standard_normal((192, dim), np.float32),
+        )
 
     def __call__(self, images: NDArray[np.uint8]) -> Any:
         from evaluation.extractors.outputs import Outputs
@@ -154,7 +183,9 @@ class Memory:
     label = "memory"
 
     def peak(self, count: int, dim: int, folder: str) -> int:
-        """Bytes of anonymous memory at most while `evaluation.features.pipeline` makes statistics of so many images."""
+        """Bytes of anonymous memory at most while `evaluation.features.pipeline` makes statistics
+        of so many images.
+        """
         from evaluation import extractors
         from evaluation.features import pipeline
         from evaluation.protocols import EvaluationProtocol
@@ -162,7 +193,13 @@ class Memory:
         network = _Projection(dim)
         entry = extractors.Entry(lambda *_: cast("Any", network), dim)
         cast("dict[str, Any]", extractors.EXTRACTORS)[network.name] = entry
-        words = {"name": "memory", "extractor": network.name, "metric": "FD", "key": "fd", "resize": ""}
+        words = {
+            "name": "memory",
+            "extractor": network.name,
+            "metric": "FD",
+            "key": "fd",
+            "resize": "",
+        }
         protocol = EvaluationProtocol.model_validate(
             {**words, "extractor_digest": network.digest, "dim": dim, "resolution": 8}
         )
@@ -175,7 +212,9 @@ class Memory:
 
 
 class _Watched:
-    """The largest anonymous memory of this process within the block, looked up every 10 ms; Linux."""
+    """The largest anonymous memory of this process within the block, looked up every 10 ms;
+    Linux.
+    """
 
     def __enter__(self) -> "_Watched":
         self.peak, self._over = 0, threading.Event()

@@ -1,4 +1,6 @@
-"""The peers of `benchmarks/evaluate.py`: PyTorch with the evaluators and diffusers that are there, and SciPy."""
+"""The peers of `benchmarks/evaluate.py`: PyTorch with the evaluators and diffusers that are there,
+and SciPy.
+"""
 
 import contextlib
 import importlib
@@ -48,8 +50,8 @@ class SciPy(Contenders):
 
 
 def _sqrtm_distance(mu1: Any, sigma1: Any, mu2: Any, sigma2: Any) -> float:
-    """As pytorch-fid and ADM's evaluator have it: the root of the product, and again with 1e-6 on both diagonals where
-    that is not finite; its real part."""
+    """As pytorch-fid and ADM's evaluator have it: the root of the product, and again with 1e-6 on
+    both diagonals where that is not finite; its real part."""
     from scipy import linalg
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -59,7 +61,9 @@ def _sqrtm_distance(mu1: Any, sigma1: Any, mu2: Any, sigma2: Any) -> float:
             shift = 1e-6 * np.eye(len(sigma1))
             root = linalg.sqrtm((sigma1 + shift) @ (sigma2 + shift))
     difference = mu1 - mu2
-    return float(difference @ difference + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(np.real(root)))
+    return float(
+        difference @ difference + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(np.real(root))
+    )
 
 
 class Torch(Contenders):
@@ -68,23 +72,36 @@ class Torch(Contenders):
     label = "torch"
 
     def inception(self, sizes: Sizes, folder: str) -> Runs:
-        """Features by torch-fidelity's network and pytorch-fid's; leaves the weights that all sides load."""
+        """Features by torch-fidelity's network and pytorch-fid's; leaves the weights that all sides
+        load.
+        """
         import torch
 
         from tests.parity.torch_inception import random_weights
         from tests.parity.torchvision_blocks import torchvision_stand_in
 
-        weights, device, images = random_weights(Path(folder, WEIGHTS)), _torch_device(), draw_images(sizes)
-        pixels = [torch.from_numpy(images[i : i + sizes.batch]) for i in range(0, len(images), sizes.batch)]
+        weights, device, images = (
+            random_weights(Path(folder, WEIGHTS)),
+            _torch_device(),
+            draw_images(sizes),
+        )
+        pixels = [
+            torch.from_numpy(images[i : i + sizes.batch])
+            for i in range(0, len(images), sizes.batch)
+        ]
 
         def fidelity() -> Callable[[Any], Any]:
             module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-            network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(device)
+            network = module.FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], str(weights)
+            ).to(device)
             return lambda x: network(x)[0]
 
         def pytorch_fid() -> Callable[[Any], Any]:
             module: Any = importlib.import_module("pytorch_fid.inception")
-            module.load_state_dict_from_url = lambda *_, **__: torch.load(weights, weights_only=True)
+            module.load_state_dict_from_url = lambda *_, **__: torch.load(
+                weights, weights_only=True
+            )
             network = module.InceptionV3().to(device).eval()
             return lambda x: network(x.float() / 255)[0][:, :, 0, 0]
 
@@ -115,10 +132,15 @@ class Torch(Contenders):
             with torch.inference_mode():
                 return np.array(_adm_precision_recall(real, fake, dtype))
 
-        return {f"ADM's, {dtype}".replace("torch.", ""): lambda dtype=dtype: run(dtype) for dtype in types}
+        return {
+            f"ADM's, {dtype}".replace("torch.", ""): lambda dtype=dtype: run(dtype)
+            for dtype in types
+        }
 
     def sampling(self, sizes: Sizes, folder: str) -> Runs:
-        """Samples by a loop in Python over the same network, both of a pair in one batch, as DiT and SiT do."""
+        """Samples by a loop in Python over the same network, both of a pair in one batch, as DiT
+        and SiT do.
+        """
         import torch
 
         settings, device = sizes.network, _torch_device()
@@ -126,7 +148,9 @@ class Torch(Contenders):
         with np.load(Path(folder, PARAMETERS)) as named, torch.no_grad():
             for name, parameter in network.named_parameters():
                 value = torch.from_numpy(named[_jax_name(name)])
-                parameter.copy_(value.T if value.ndim == 2 and name != "label_embed.weight" else value)
+                parameter.copy_(
+                    value.T if value.ndim == 2 and name != "label_embed.weight" else value
+                )
             noise = torch.from_numpy(named["noise"]).to(device)
         labels = torch.from_numpy(draw_labels(sizes, CLASSES)).to(device).long()
 
@@ -136,8 +160,13 @@ class Torch(Contenders):
                 for step in range(sizes.steps):
                     t = torch.full((len(both),), step / sizes.steps, device=device)
                     with _autocast(dtype):
-                        conditional, unconditional = predict(torch.cat([x, x]), t, both).float().chunk(2)
-                    x = x + (unconditional + sizes.cfg * (conditional - unconditional)) / sizes.steps
+                        conditional, unconditional = (
+                            predict(torch.cat([x, x]), t, both).float().chunk(2)
+                        )
+                    x = (
+                        x
+                        + (unconditional + sizes.cfg * (conditional - unconditional)) / sizes.steps
+                    )
             return x.cpu().numpy()
 
         predicts: dict[str, Any] = {"PyTorch loop": network}
@@ -146,7 +175,10 @@ class Torch(Contenders):
         if settings.dtype != "float32" or device.type == "cuda":
             torch.set_float32_matmul_precision("highest")
             self.checked = dict.fromkeys(predicts, draw(network, "float32"))
-        return {name: lambda predict=predict: draw(predict, settings.dtype) for name, predict in predicts.items()}
+        return {
+            name: lambda predict=predict: draw(predict, settings.dtype)
+            for name, predict in predicts.items()
+        }
 
     def decode(self, sizes: Sizes, folder: str) -> Runs:
         """Images of latents by diffusers' AutoencoderKL, NHWC as ours."""
@@ -165,7 +197,12 @@ class Torch(Contenders):
 
         def run() -> NDArray[Any]:
             with torch.inference_mode():
-                return vae.decode(latents.to(device).permute(0, 3, 1, 2)).sample.permute(0, 2, 3, 1).cpu().numpy()
+                return (
+                    vae.decode(latents.to(device).permute(0, 3, 1, 2))
+                    .sample.permute(0, 2, 3, 1)
+                    .cpu()
+                    .numpy()
+                )
 
         return _in_both_precisions(name, run)
 
@@ -179,14 +216,18 @@ def _in_both_precisions(name: str, run: Callable[[], NDArray[Any]]) -> Runs:
         return run()
 
     runs = {name: lambda: exactly(True)}
-    return runs | ({f"{name}, TF32": lambda: exactly(False)} if _torch_device().type == "cuda" else {})
+    return runs | (
+        {f"{name}, TF32": lambda: exactly(False)} if _torch_device().type == "cuda" else {}
+    )
 
 
 def _adm_precision_recall(real: Any, fake: Any, dtype: Any) -> tuple[float, float]:
-    """By blocks of whole distance matrices, with the k-th of each row found among k + 1, itself one of them.
+    """By blocks of whole distance matrices, with the k-th of each row found among k + 1, itself one
+    of them.
 
-    The algorithm of evaluations/evaluator.py of openai/guided-diffusion: squared distances |u|^2 - 2 u.v + |v|^2, cut
-    at 0, in float16 where no value of the block overflows and else in float32; np.partition on all cores.
+    The algorithm of evaluations/evaluator.py of openai/guided-diffusion: squared distances |u|^2 -
+    2 u.v + |v|^2, cut at 0, in float16 where no value of the block overflows and else in float32;
+    np.partition on all cores.
     """
     import torch
 
@@ -204,12 +245,18 @@ def _adm_precision_recall(real: Any, fake: Any, dtype: Any) -> tuple[float, floa
     def radii(features: Any) -> Any:
         parts = []
         for one in features.split(ADM_BLOCK):
-            block = torch.cat([distances(one, two) for two in features.split(ADM_BLOCK)], 1).cpu().numpy()
+            block = (
+                torch.cat([distances(one, two) for two in features.split(ADM_BLOCK)], 1)
+                .cpu()
+                .numpy()
+            )
             parts += _partitioned(block, NEIGHBOURS)
         return torch.from_numpy(np.concatenate(parts)).to(features.device)
 
     radii_real, radii_fake = radii(real), radii(fake)
-    in_real, in_fake = (torch.zeros(len(rows), dtype=torch.bool, device=rows.device) for rows in (fake, real))
+    in_real, in_fake = (
+        torch.zeros(len(rows), dtype=torch.bool, device=rows.device) for rows in (fake, real)
+    )
     for i in range(0, len(real), ADM_BLOCK):
         for j in range(0, len(fake), ADM_BLOCK):
             rows, columns = slice(i, i + ADM_BLOCK), slice(j, j + ADM_BLOCK)
@@ -227,4 +274,6 @@ def _partitioned(block: NDArray[np.float32], k: int) -> list[NDArray[np.float32]
         yield from np.array_split(block, cores)
 
     with ThreadPoolExecutor(cores) as pool:
-        return list(pool.map(lambda rows: np.partition(rows, np.arange(k + 1), axis=1)[:, k], parts()))
+        return list(
+            pool.map(lambda rows: np.partition(rows, np.arange(k + 1), axis=1)[:, k], parts())
+        )

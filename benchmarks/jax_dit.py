@@ -32,7 +32,9 @@ from benchmarks.sides import (
 
 
 def plain_recipe(settings: Settings) -> Any:
-    """What `flowtrain` reads of a recipe, at its defaults, without the validation that needs pydantic."""
+    """What `flowtrain` reads of a recipe, at its defaults, without the validation that needs
+    pydantic.
+    """
     _, width, heads = SIZES[settings.size]
     model = SimpleNamespace(
         depth=settings.depth,
@@ -96,11 +98,16 @@ class Ours:
                 found[name] = version(name)
         name = device.device_kind
         if device.platform == "cpu":
-            name = f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+            name = (
+                f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} "
+                "cores"
+            )
         return {"platform": device.platform, "device": name, "versions": found}
 
     def check(self, settings: Settings, folder: str) -> dict[str, np.ndarray]:
-        """Outputs in both dtypes for random weights, which are left in `folder` for the other side."""
+        """Outputs in both dtypes for random weights, which are left in `folder` for the other
+        side.
+        """
         import jax
 
         from flowtrain.model import make_network, unstack_blocks
@@ -152,7 +159,9 @@ class Ours:
         return {"compile_seconds": seconds}
 
     def time(self, name: str, steps: int) -> tuple[float, float]:
-        """Seconds a step, dispatched one after another and waited for at the end; and those of all the CPU's cores."""
+        """Seconds a step, dispatched one after another and waited for at the end; and those of all
+        the CPU's cores.
+        """
         import jax
 
         watch = Watch()
@@ -180,12 +189,16 @@ class Ours:
         if statistic and "peak_bytes_in_use" in statistic:
             return statistic["peak_bytes_in_use"]
         plan = self.step.memory_analysis()
-        resident = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+        resident = (
+            plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+        )
         return resident + plan.temp_size_in_bytes
 
 
 def _random_parameters(abstract: Any) -> Any:
-    """No weight at zero, as many are at initialisation: a wrong order of modulation terms would go unseen."""
+    """No weight at zero, as many are at initialisation: a wrong order of modulation terms would go
+    unseen.
+    """
     import jax
 
     rng = np.random.default_rng(0)

@@ -1,13 +1,14 @@
-"""The loader alone, as ratios, side by side in one run: the same records in the same order, batch after batch.
+"""The loader alone, as ratios, side by side in one run: the same records in the same order, batch
+after batch.
 
-    python benchmarks/load.py                       20,000 moments of 32x32x4 float16, 16 KiB a record
+    python benchmarks/load.py                       20,000 moments of 32x32x4 float16, 16 KiB each
     python benchmarks/load.py --shape 256x256x3     pixels
 
-Ours, from ArrayRecord shards and with each cache, against PyTorch's DataLoader over one .npy and one label file a
-record (what fast-DiT does; the .npy holds the same numbers), and against a bare np.memmap that one thread indexes: no
-epochs, no labels, nothing read ahead. Everything is in the page cache. Batches are compared before they are timed, and
-in every turn those that were read ahead meanwhile are thrown away first. The peer needs torch; without it its row is
-left out.
+Ours, from ArrayRecord shards and with each cache, against PyTorch's DataLoader over one .npy and
+one label file a record (what fast-DiT does; the .npy holds the same numbers), and against a bare
+np.memmap that one thread indexes: no epochs, no labels, nothing read ahead. Everything is in the
+page cache. Batches are compared before they are timed, and in every turn those that were read ahead
+meanwhile are thrown away first. The peer needs torch; without it its row is left out.
 """
 
 import argparse
@@ -43,19 +44,30 @@ CLASSES = 1000
 
 def main() -> None:
     """Read the arguments, make the data, measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--records", type=int, default=20_000)
     parser.add_argument(
-        "--shape", default="32x32x4", help="height x width x channels; pixels where there are 3 channels"
+        "--shape",
+        default="32x32x4",
+        help="height x width x channels; pixels where there are 3 channels",
     )
     parser.add_argument("--shards", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--batches", type=int, default=40, help="timed in each turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2, help="processes of the DataLoader")
-    parser.add_argument("--folder", type=Path, help="keep the data here and use it again; default: a temporary folder")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="keep the data here and use it again; default: a temporary folder",
+    )
     options = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores; {_versions()}")
+    print(
+        f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores; "
+        f"{_versions()}"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         measure(options, options.folder or Path(temporary))
 
@@ -83,7 +95,10 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     try:
         import torch  # noqa: F401
     except ImportError:
-        print("torch is not installed: nothing to compare with but np.memmap (make parity installs it)")
+        print(
+            "torch is not installed: nothing to compare with but np.memmap (make parity installs "
+            "it)"
+        )
     else:
         loaders = {PEER: lambda: _peer(files, order, options.workers), **loaders}
     _compare(loaders, specs)
@@ -110,7 +125,11 @@ def _peer(files: Path, order: list[np.ndarray], workers: int) -> Iterator[tuple[
             labels = np.load(files / "labels" / f"{index}.npy")
             return torch.from_numpy(features), torch.from_numpy(labels)
 
-    return iter(DataLoader(CustomDataset(), batch_sampler=[index.tolist() for index in order], num_workers=workers))
+    return iter(
+        DataLoader(
+            CustomDataset(), batch_sampler=[index.tolist() for index in order], num_workers=workers
+        )
+    )
 
 
 def _compare(loaders: dict[str, Callable[[], Iterator[Any]]], specs: dict[str, TensorSpec]) -> None:
@@ -130,7 +149,9 @@ def _compare(loaders: dict[str, Callable[[], Iterator[Any]]], specs: dict[str, T
             raise SystemExit(f"{name} gives other numbers")
 
 
-def _rates(loaders: dict[str, Callable[[], Iterator[Any]]], options: argparse.Namespace) -> dict[str, float]:
+def _rates(
+    loaders: dict[str, Callable[[], Iterator[Any]]], options: argparse.Namespace
+) -> dict[str, float]:
     """Median records a second of each loader, after a round that does not count."""
     rates: dict[str, list[float]] = {name: [] for name in loaders}
     for turn in range(options.rounds + 1):
@@ -142,7 +163,9 @@ def _rates(loaders: dict[str, Callable[[], Iterator[Any]]], options: argparse.Na
             for _ in itertools.islice(loader, options.batches):
                 pass
             if turn:
-                rates[name].append(options.batches * options.batch_size / (time.perf_counter() - start))
+                rates[name].append(
+                    options.batches * options.batch_size / (time.perf_counter() - start)
+                )
             del loader
     return {name: statistics.median(values) for name, values in rates.items()}
 
@@ -150,21 +173,33 @@ def _rates(loaders: dict[str, Callable[[], Iterator[Any]]], options: argparse.Na
 def _print(rates: dict[str, float], options: argparse.Namespace) -> None:
     peer, bare = rates.get(PEER), rates[BARE]
     rows = [("loader", f"of {PEER}", f"of {BARE}")]
-    rows += [(name, f"{rate / peer:.1f}" if peer else "-", f"{rate / bare:.2f}") for name, rate in rates.items()]
+    rows += [
+        (name, f"{rate / peer:.1f}" if peer else "-", f"{rate / bare:.2f}")
+        for name, rate in rates.items()
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(f"{options.records:,} records of {options.shape}, batches of {options.batch_size}, {options.shards} shards")
+    print(
+        f"{options.records:,} records of {options.shape}, batches of {options.batch_size}, "
+        f"{options.shards} shards"
+    )
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
-def _write_dataset(directory: Path, options: argparse.Namespace, layout: Layout, specs: dict[str, TensorSpec]) -> None:
+def _write_dataset(
+    directory: Path, options: argparse.Namespace, layout: Layout, specs: dict[str, TensorSpec]
+) -> None:
     """Noise of the range of real moments, or pixels: nothing that compresses."""
     directory.mkdir(parents=True, exist_ok=True)
     cuts = np.linspace(0, options.records, options.shards + 1).round().astype(int)
     shards = []
     for number, (start, stop) in enumerate(itertools.pairwise(cuts)):
         name = shard_name("train", number, options.shards)
-        written = write_shard(directory / name, (_record(index, specs) for index in range(start, stop)))
+        written = write_shard(
+            directory / name, (_record(index, specs) for index in range(start, stop))
+        )
         shards.append(ShardInfo(name=name, split="train", **written._asdict()))
     channels = next(iter(specs.values())).shape[2]
     manifest = Manifest(
@@ -189,13 +224,21 @@ def _record(index: int, specs: dict[str, TensorSpec]) -> bytes:
     rng = np.random.default_rng(index)
     ranges = {"mean": (0, 5), "logvar": (-12, 3), "image": (128, 40)}
     tensors = {
-        name: rng.normal(*ranges[name], spec.shape).clip(-300, 255).astype(spec.dtype) for name, spec in specs.items()
+        name: rng.normal(*ranges[name], spec.shape).clip(-300, 255).astype(spec.dtype)
+        for name, spec in specs.items()
     }
-    return encode_record(f"n{index % CLASSES:08d}/n{index % CLASSES:08d}_{index}.JPEG", index % CLASSES, tensors, specs)
+    return encode_record(
+        f"n{index % CLASSES:08d}/n{index % CLASSES:08d}_{index}.JPEG",
+        index % CLASSES,
+        tensors,
+        specs,
+    )
 
 
 def _write_files(folder: Path, dataset: Path) -> None:
-    """One .npy of all tensors and one of the label for each record, and all of them in one array."""
+    """One .npy of all tensors and one of the label for each record, and all of them in one
+    array.
+    """
     reader = LatentReader(dataset)
     names = list(reader.manifest.tensors)
     spec = reader.manifest.tensors[names[0]]

@@ -1,14 +1,15 @@
 """Rates of preprocessing as ratios, measured side by side in one run on the same images.
 
-    python benchmarks/preprocess.py encode     our encoder against diffusers' AutoencoderKL in PyTorch
+    python benchmarks/preprocess.py encode     our encoder against diffusers' AutoencoderKL
     python benchmarks/preprocess.py pipeline   images to shards against the encoder alone
     python benchmarks/preprocess.py workers    two worker processes of one core each against one
-    python benchmarks/preprocess.py jpeg       decoding, with and without libjpeg's scaled (draft) decoding
+    python benchmarks/preprocess.py jpeg       decoding, with and without libjpeg's scaled decoding
     python benchmarks/preprocess.py memory     resident size against the number of records
     python benchmarks/preprocess.py index      a tar of tars with as many members as ImageNet
 
-The VAE has Stable Diffusion's architecture and random weights: a rate does not depend on them. `--width 32` makes it a
-quarter as wide, which is sixteen times less work. `encode` needs torch and diffusers; all read JPEGs from --images.
+The VAE has Stable Diffusion's architecture and random weights: a rate does not depend on them.
+`--width 32` makes it a quarter as wide, which is sixteen times less work. `encode` needs torch and
+diffusers; all read JPEGs from --images.
 """
 
 import argparse
@@ -39,23 +40,32 @@ CLASSES = 1000
 
 def main() -> None:
     """Read the arguments and measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=sorted(MEASUREMENTS))
     parser.add_argument("--images", type=Path, default=IMAGES, help="folder of JPEGs")
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--width", type=int, default=128, help="channels of the VAE's first block; 128 is SD's")
+    parser.add_argument(
+        "--width", type=int, default=128, help="channels of the VAE's first block; 128 is SD's"
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--num", type=int, default=64, help="images of `pipeline` and `workers`")
     parser.add_argument("--members", type=int, default=IMAGENET, help="of `index`")
     options = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores; {_versions()}")
+    print(
+        f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores; "
+        f"{_versions()}"
+    )
     MEASUREMENTS[options.what](options)
 
 
 def encode(options: argparse.Namespace) -> None:
-    """One batch at a time through each implementation, in turn; the same weights, and outputs compared first."""
+    """One batch at a time through each implementation, in turn; the same weights, and outputs
+    compared first.
+    """
     import jax
     import jax.numpy as jnp
     import torch
@@ -124,7 +134,9 @@ def encode(options: argparse.Namespace) -> None:
 
 
 def pipeline(options: argparse.Namespace) -> None:
-    """The same images: files to shards through Beam, against the encoder on pixels that are decoded already."""
+    """The same images: files to shards through Beam, against the encoder on pixels that are decoded
+    already.
+    """
     import pipelines.preprocess.make_shard
     from pipelines.encoders.encode import load_encoder
     from pipelines.preprocess.pipeline import preprocess
@@ -143,10 +155,16 @@ def pipeline(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         vae, photos = _saved_vae(folder, options.width), _photos(folder, options)
         batches = list(_batches(options, options.num, uint8=True))
-        plans = (make_plan(_request(photos, f"{folder}/out{n}", vae, options)) for n in itertools.count())
+        plans = (
+            make_plan(_request(photos, f"{folder}/out{n}", vae, options)) for n in itertools.count()
+        )
         first = next(plans)
         encoder = load_encoder(first.settings.vae)
-        rates: dict[str, list[float]] = {"encoder alone": [], "pipeline": [], "decoding and cropping, one thread": []}
+        rates: dict[str, list[float]] = {
+            "encoder alone": [],
+            "pipeline": [],
+            "decoding and cropping, one thread": [],
+        }
         preprocess(first)  # compiles
         for _ in range(options.rounds):
             start = time.perf_counter()
@@ -164,15 +182,25 @@ def pipeline(options: argparse.Namespace) -> None:
             start = time.perf_counter()
             for _ in _batches(options, options.num, uint8=True):
                 pass
-            rates["decoding and cropping, one thread"].append(options.num / (time.perf_counter() - start))
+            rates["decoding and cropping, one thread"].append(
+                options.num / (time.perf_counter() - start)
+            )
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    rows = [(name, f"{rate:.3g}", f"{rate / medians['encoder alone']:.2f}") for name, rate in medians.items()]
+    rows = [
+        (name, f"{rate:.3g}", f"{rate / medians['encoder alone']:.2f}")
+        for name, rate in medians.items()
+    ]
     _table(("what", "images/s", "of encoder alone"), rows)
-    print("the pipeline's rate is that between its first and last shard: without listing, weights and Beam's start")
+    print(
+        "the pipeline's rate is that between its first and last shard: without listing, weights "
+        "and Beam's start"
+    )
 
 
 def workers(options: argparse.Namespace) -> None:
-    """Commands with worker processes pinned to a core each; rates between shards, when all have compiled."""
+    """Commands with worker processes pinned to a core each; rates between shards, when all have
+    compiled.
+    """
     rates: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         vae, photos = _saved_vae(folder, options.width), _photos(folder, options)
@@ -180,12 +208,17 @@ def workers(options: argparse.Namespace) -> None:
             out = Path(folder, f"out{turn}.{count}")
             rates[count].append(_pinned_rate(photos, out, vae, count, options))
     one, two = (statistics.median(rates[count]) for count in (1, 2))
-    rows = [(f"{count} of one core", f"{rate:.3g}", f"{rate / one:.2f}") for count, rate in ((1, one), (2, two))]
+    rows = [
+        (f"{count} of one core", f"{rate:.3g}", f"{rate / one:.2f}")
+        for count, rate in ((1, one), (2, two))
+    ]
     _table(("workers", "images/s", "of one"), rows)
 
 
 def jpeg(options: argparse.Namespace) -> None:
-    """libjpeg can decode at half, a quarter or an eighth of the size: how much faster, and how far off."""
+    """libjpeg can decode at half, a quarter or an eighth of the size: how much faster, and how far
+    off.
+    """
     from PIL import Image
 
     from pipelines.images import adm_crop, decode_image
@@ -204,18 +237,30 @@ def jpeg(options: argparse.Namespace) -> None:
     }
     cropped = {name: [adm_crop(way(data), side) for data in files] for name, way in ways.items()}
     times = _interleaved(
-        {name: lambda way=way: [adm_crop(way(data), side) for data in files] for name, way in ways.items()},
+        {
+            name: lambda way=way: [adm_crop(way(data), side) for data in files]
+            for name, way in ways.items()
+        },
         options.rounds,
     )
     rows = []
     for name, seconds in times.items():
-        off = [np.abs(a.astype(int) - b) for a, b in zip(cropped["full"], cropped[name], strict=True)]
+        off = [
+            np.abs(a.astype(int) - b) for a, b in zip(cropped["full"], cropped[name], strict=True)
+        ]
         touched = [difference for difference in off if difference.any()]
         mean = np.mean([difference.mean() for difference in touched]) if touched else 0.0
         most = max((difference.max() for difference in touched), default=0)
         speed = f"{1000 * seconds / len(files):.3g}", f"{times['full'] / seconds:.2f}"
         rows.append((name, *speed, f"{len(touched)} of {len(files)}", f"{mean:.2f}", most))
-    head = (f"decode and crop to {side}", "ms an image", "rate", "images changed", "mean levels", "most")
+    head = (
+        f"decode and crop to {side}",
+        "ms an image",
+        "rate",
+        "images changed",
+        "mean levels",
+        "most",
+    )
     _table(head, rows)
 
 
@@ -234,13 +279,17 @@ def memory(options: argparse.Namespace) -> None:
                 "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
                 "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
             )
-            done = subprocess.run([sys.executable, "-c", script, *command], check=True, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-c", script, *command], check=True, capture_output=True, text=True
+            )
             rows.append((records, f"{int(done.stdout) / 1024:.0f}"))
     _table(("records", "peak MiB"), rows)
 
 
 def index(options: argparse.Namespace) -> None:
-    """An archive laid out as ILSVRC2012_img_train.tar, with members of one pixel: listed, sorted, and its cost told."""
+    """An archive laid out as ILSVRC2012_img_train.tar, with members of one pixel: listed, sorted,
+    and its cost told.
+    """
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder, "train.tar")
         _hollow_imagenet(archive, options.members)
@@ -248,15 +297,21 @@ def index(options: argparse.Namespace) -> None:
             "import json, resource, sys, time\n"
             "from pipelines.preprocess.index import build_index\n"
             "from pipelines.sources import open_source\n"
-            "start = time.monotonic(); source = open_source(sys.argv[1], 'train'); classes = len(source.classes)\n"
-            "index = build_index(source.index(), 0, source.fingerprint); seconds = time.monotonic() - start\n"
+            "start = time.monotonic(); source = open_source(sys.argv[1], 'train'); classes = "
+            "len(source.classes)\n"
+            "index = build_index(source.index(), 0, source.fingerprint); seconds = "
+            "time.monotonic() - start\n"
             "rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
             "print(json.dumps([classes, index.records, round(seconds, 1), rss]))"
         )
         rows = []
         for _ in range(2):  # the first one may find the archive outside the page cache
             done = subprocess.run(
-                [sys.executable, "-c", script, f"tar:{archive}"], check=True, capture_output=True, text=True, cwd=ROOT
+                [sys.executable, "-c", script, f"tar:{archive}"],
+                check=True,
+                capture_output=True,
+                text=True,
+                cwd=ROOT,
             )
             rows.append(tuple(json.loads(done.stdout.splitlines()[-1])))
         _table(("classes", "records", "seconds", "peak MiB"), rows)
@@ -285,8 +340,13 @@ def _torch_vae(width: int) -> Any:
 
     torch.manual_seed(0)
     channels = (width, 2 * width, 4 * width, 4 * width)
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
-    return AutoencoderKL(block_out_channels=channels, layers_per_block=2, latent_channels=4, **blocks).eval()
+    blocks = {
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+    }
+    return AutoencoderKL(
+        block_out_channels=channels, layers_per_block=2, latent_channels=4, **blocks
+    ).eval()
 
 
 def _saved_vae(folder: str, width: int) -> str:
@@ -313,7 +373,9 @@ def _photos(folder: str, options: argparse.Namespace) -> str:
     """A folder of `--num` JPEGs, by links, the same ones again when there are fewer."""
     photos = Path(folder, "photos")
     photos.mkdir()
-    for number, file in enumerate(itertools.islice(itertools.cycle(_jpegs(options.images)), options.num)):
+    for number, file in enumerate(
+        itertools.islice(itertools.cycle(_jpegs(options.images)), options.num)
+    ):
         (photos / f"{number:05d}.jpg").symlink_to(file)
     return str(photos)
 
@@ -352,14 +414,41 @@ def _request(source: str, out: str, vae: str, options: argparse.Namespace) -> An
 
 
 def _command(source: str, out: Path, vae: str, options: argparse.Namespace) -> list[str]:
-    words = [sys.executable, "-m", "flowtrain.cli", "preprocess", source, str(out), "--vae", vae, "--min-psnr", "0"]
-    return [*words, "--resolution", str(options.resolution), "--batch-size", str(options.batch_size)]
+    words = [
+        sys.executable,
+        "-m",
+        "flowtrain.cli",
+        "preprocess",
+        source,
+        str(out),
+        "--vae",
+        vae,
+        "--min-psnr",
+        "0",
+    ]
+    return [
+        *words,
+        "--resolution",
+        str(options.resolution),
+        "--batch-size",
+        str(options.batch_size),
+    ]
 
 
-def _pinned_rate(photos: str, out: Path, vae: str, count: int, options: argparse.Namespace) -> float:
-    """Images a second of `count` workers between the shard by which each has compiled and the last one."""
+def _pinned_rate(
+    photos: str, out: Path, vae: str, count: int, options: argparse.Namespace
+) -> float:
+    """Images a second of `count` workers between the shard by which each has compiled and the last
+    one.
+    """
     shards = options.num // options.batch_size
-    command = [*_command(photos, out, vae, options), "--vae-dtype", options.dtype, "--shards", str(shards)]
+    command = [
+        *_command(photos, out, vae, options),
+        "--vae-dtype",
+        options.dtype,
+        "--shards",
+        str(shards),
+    ]
     command += ["--", "--direct_running_mode=multi_processing", f"--direct_num_workers={count}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
@@ -382,7 +471,8 @@ def _pin_workers(process: subprocess.Popen[bytes], cores: list[int]) -> None:
     """Give each worker process a core of its own before it counts the cores it may use."""
     pinned: dict[int, int] = {}
     while process.poll() is None:
-        with suppress(ProcessLookupError, FileNotFoundError):  # a process or a thread that ends while we look
+        # a process or a thread that ends while we look
+        with suppress(ProcessLookupError, FileNotFoundError):
             for child in Path(f"/proc/{process.pid}/task").glob("*/children"):
                 for pid in map(int, child.read_text().split()):
                     if b"pipelines.runners.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -431,7 +521,9 @@ def _hollow_imagenet(path: Path, members: int) -> None:
 
 
 def _interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, one after the other in every round, after one round that does not count."""
+    """Median seconds of each, one after the other in every round, after one round that does not
+    count.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
@@ -446,7 +538,9 @@ def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     cells = [tuple(map(str, row)) for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def _versions() -> str:

@@ -1,4 +1,6 @@
-"""What both sides of `benchmarks/train.py` need: settings, a batch, a stopwatch, and a process for each."""
+"""What both sides of `benchmarks/train.py` need: settings, a batch, a stopwatch, and a process for
+each.
+"""
 
 import multiprocessing
 import time
@@ -8,7 +10,13 @@ from typing import Any, Self
 
 import numpy as np
 
-SIZES = {"debug": (2, 32, 2), "S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+SIZES = {
+    "debug": (2, 32, 2),
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}
 GPU_BATCH = {"debug": 256, "S": 256, "B": 256, "L": 128, "XL": 128}
 SCAN_FROM_DEPTH = 24
 CLASSES, LABEL_DROP, EMA_DECAY = 1000, 0.1, 0.9999
@@ -50,7 +58,9 @@ def check_inputs(settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def square(platform: str) -> tuple[int, int]:
-    """Side and number of the products in one measurement of a ceiling, those of `flowtrain.devices.ceiling`."""
+    """Side and number of the products in one measurement of a ceiling, those of
+    `flowtrain.devices.ceiling`.
+    """
     from flowtrain.devices import ceiling
 
     return ceiling._SIZES.get(platform, ceiling._SIZE)
@@ -63,7 +73,9 @@ class Watch:
         self.begin, self.cpu = time.perf_counter(), time.process_time()
 
     def seconds(self, steps: int) -> tuple[float, float]:
-        """Of one of so many steps. On a CPU that others use too, processor time repeats better than the wall's."""
+        """Of one of so many steps. On a CPU that others use too, processor time repeats better than
+        the wall's.
+        """
         return (time.perf_counter() - self.begin) / steps, (time.process_time() - self.cpu) / steps
 
 
@@ -72,7 +84,9 @@ class SideError(Exception):
 
 
 class Side:
-    """A process with one framework in it; it ends with the `with` block, and its device memory with it."""
+    """A process with one framework in it; it ends with the `with` block, and its device memory with
+    it.
+    """
 
     def __init__(self, kind: type[Any]):
         self.kind, self.ready, self.steps = kind, False, list[str]()

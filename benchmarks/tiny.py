@@ -1,10 +1,12 @@
-"""TAEF2 beside PyTorch on a CPU: encode and decode, eager and compiled, both memory formats, interleaved in one run.
+"""TAEF2 beside PyTorch on a CPU: encode and decode, eager and compiled, both memory formats,
+interleaved in one run.
 
     python benchmarks/tiny.py --weights ../shared/data/taef2 --rounds 5
 
-Ours runs as `flowtrain preprocess` and the decoder run it, in parts of `pipelines.encoders.encode.CPU_PIXELS` (encode)
-and `pipelines.encoders.decode.decode_batch_size` (decode); PyTorch gets the whole batch, which is how its users call
-it, and the single image. Needs torch.
+Ours runs as `flowtrain preprocess` and the decoder run it, in parts of
+`pipelines.encoders.encode.CPU_PIXELS` (encode) and `pipelines.encoders.decode.decode_batch_size`
+(decode); PyTorch gets the whole batch, which is how its users call it, and the single image. Needs
+torch.
 """
 
 import argparse
@@ -25,7 +27,9 @@ Run = Callable[[], Any]
 
 def main() -> None:
     """Read the arguments, compare the outputs, then measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--weights", type=Path, default=ROOT.parent / "shared" / "data" / "taef2")
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -42,7 +46,10 @@ def main() -> None:
         times = _interleaved(runs, options.rounds)
         best = min(seconds for name, seconds in times.items() if name != "flowtrain")
         rows = [(name, f"{best / seconds:.2f}") for name, seconds in times.items()]
-        print(f"\n{half}, {options.batch_size} at {options.resolution} px; largest difference {difference:.1e}")
+        print(
+            f"\n{half}, {options.batch_size} at {options.resolution} px; largest difference "
+            f"{difference:.1e}"
+        )
         _table(("", "of best torch"), rows)
 
 
@@ -60,13 +67,18 @@ def our_runs(weights: Path, pixels: np.ndarray) -> tuple[dict[str, Run], np.ndar
     decoded = min(count, decode_batch_size(side))
 
     def encode() -> np.ndarray:
-        parts = [vae.encode_pixels(jnp.asarray(pixels[at : at + encoded])) for at in range(0, count, encoded)]
+        parts = [
+            vae.encode_pixels(jnp.asarray(pixels[at : at + encoded]))
+            for at in range(0, count, encoded)
+        ]
         return np.concatenate([np.asarray(part[0]) for part in parts])
 
     latents = encode()
 
     def decode() -> np.ndarray:
-        parts = [vae.decode(jnp.asarray(latents[at : at + decoded])) for at in range(0, count, decoded)]
+        parts = [
+            vae.decode(jnp.asarray(latents[at : at + decoded])) for at in range(0, count, decoded)
+        ]
         return np.concatenate([np.asarray(part) for part in parts])
 
     return {"encode": encode, "decode": decode}, latents

@@ -1,7 +1,7 @@
 """AutoencoderKL and AutoencoderTiny in PyTorch with diffusers' names, for `benchmarks/gpu.py`.
 
-A GPU machine need not have diffusers. Outputs are compared with ours before anything is timed, and ours are compared
-with diffusers' own classes by `tests/parity/test_vae.py`.
+A GPU machine need not have diffusers. Outputs are compared with ours before anything is timed, and
+ours are compared with diffusers' own classes by `tests/parity/test_vae.py`.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,9 @@ from pipelines.encoders.tiny import CLAMP, POOL_EPSILON, POOL_GROUPS, POOL_WIDTH
 from pipelines.encoders.tiny_config import TinyConfig
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+def _conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, bias: bool = True
+) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
 
 
@@ -57,7 +59,9 @@ class Attention(nn.Module):
 
 
 class Resample(nn.Module):
-    """Half the size by a convolution of stride 2, or twice the size by the nearest neighbour and a convolution."""
+    """Half the size by a convolution of stride 2, or twice the size by the nearest neighbour and a
+    convolution.
+    """
 
     def __init__(self, channels: int, up: bool):
         super().__init__()
@@ -65,7 +69,11 @@ class Resample(nn.Module):
         self.conv = _conv(channels, channels) if up else nn.Conv2d(channels, channels, 3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        changed = F.interpolate(x, scale_factor=2.0, mode="nearest") if self.up else F.pad(x, (0, 1, 0, 1))
+        changed = (
+            F.interpolate(x, scale_factor=2.0, mode="nearest")
+            if self.up
+            else F.pad(x, (0, 1, 0, 1))
+        )
         return self.conv(changed)
 
 
@@ -76,7 +84,9 @@ class Mid(nn.Module):
         super().__init__()
         groups = config.norm_num_groups
         self.resnets = nn.ModuleList(Resnet(channels, channels, groups) for _ in range(2))
-        self.attentions = nn.ModuleList([Attention(channels, groups)] if config.mid_block_add_attention else [])
+        self.attentions = nn.ModuleList(
+            [Attention(channels, groups)] if config.mid_block_add_attention else []
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.resnets[0](x)
@@ -108,9 +118,15 @@ class Half(nn.Module):
     def __init__(self, config: VaeConfig, up: bool):
         super().__init__()
         widths = config.block_out_channels[::-1] if up else config.block_out_channels
-        layers, groups, latent = config.layers_per_block + up, config.norm_num_groups, config.latent_channels
+        layers, groups, latent = (
+            config.layers_per_block + up,
+            config.norm_num_groups,
+            config.latent_channels,
+        )
         pairs = list(enumerate(pairwise((widths[0], *widths))))
-        stages = [Stage(a, b, layers, groups, up, number == len(pairs) - 1) for number, (a, b) in pairs]
+        stages = [
+            Stage(a, b, layers, groups, up, number == len(pairs) - 1) for number, (a, b) in pairs
+        ]
         self.up = up
         self.conv_in = _conv(latent if up else config.in_channels, widths[0])
         self.up_blocks = nn.ModuleList(stages if up else [])
@@ -121,7 +137,9 @@ class Half(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
-        order = (self.mid_block, *self.up_blocks) if self.up else (*self.down_blocks, self.mid_block)
+        order = (
+            (self.mid_block, *self.up_blocks) if self.up else (*self.down_blocks, self.mid_block)
+        )
         for block in order:
             x = block(x)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
@@ -153,13 +171,20 @@ class Block(nn.Module):
     def __init__(self, width: int, pool: bool):
         super().__init__()
         relu = nn.ReLU()
-        self.conv = nn.Sequential(_conv(width, width), relu, _conv(width, width), relu, _conv(width, width))
+        self.conv = nn.Sequential(
+            _conv(width, width), relu, _conv(width, width), relu, _conv(width, width)
+        )
         self.pool = nn.Sequential(*(self._branch(width) if pool else []))
 
     def _branch(self, width: int) -> list[nn.Module]:
         wide = POOL_WIDTH * width
         norm = nn.GroupNorm(POOL_GROUPS, wide, POOL_EPSILON)
-        return [_conv(width, wide, 1, bias=False), norm, nn.ReLU(), _conv(wide, width, 1, bias=False)]
+        return [
+            _conv(width, wide, 1, bias=False),
+            norm,
+            nn.ReLU(),
+            _conv(wide, width, 1, bias=False),
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.pool):
@@ -187,13 +212,19 @@ class Tiny(nn.Module):
         last = len(config.num_encoder_blocks) - 1
         layers: list[nn.Module] = []
         for stage, count in enumerate(config.num_encoder_blocks):
-            layers += [_conv(width, width, 3, 2, bias=False) if stage else _conv(config.in_channels, width)]
+            layers += [
+                _conv(width, width, 3, 2, bias=False) if stage else _conv(config.in_channels, width)
+            ]
             layers += [Block(width, config.pool and stage == last) for _ in range(count)]
         self.encoder = Layers([*layers, _conv(width, config.latent_channels)])
         layers = [_conv(config.latent_channels, width), nn.ReLU()]
         for stage, count in enumerate(config.num_decoder_blocks):
             layers += [Block(width, config.pool and stage == 0) for _ in range(count)]
-            layers += [nn.Upsample(scale_factor=2.0), _conv(width, width, bias=False)] if stage < last else []
+            layers += (
+                [nn.Upsample(scale_factor=2.0), _conv(width, width, bias=False)]
+                if stage < last
+                else []
+            )
         self.decoder = Layers([*layers, _conv(width, config.out_channels)])
 
     def encode(self, x: Tensor) -> Tensor:
@@ -208,7 +239,11 @@ class Tiny(nn.Module):
 def autoencoder(
     config: VaeConfig | TinyConfig, tensors: Mapping[str, NDArray[np.float32]], device: torch.device
 ) -> KL | Tiny:
-    """The network of a config with tensors by diffusers' names, all of them, float32, channels last."""
+    """The network of a config with tensors by diffusers' names, all of them, float32, channels
+    last.
+    """
     model = KL(config) if isinstance(config, VaeConfig) else Tiny(config)
-    model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()})
+    model.load_state_dict(
+        {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in tensors.items()}
+    )
     return model.to(device).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]

@@ -1,7 +1,8 @@
 """DINOv2's vision transformer in PyTorch with the tensors of ours, for `benchmarks/gpu.py`.
 
-Positions come from `evaluation.extractors.dinov2.interpolate_positions`, which `tests/parity/test_dinov2.py` compares
-with PyTorch's; images have the network's size, so nothing is resized.
+Positions come from `evaluation.extractors.dinov2.interpolate_positions`, which
+`tests/parity/test_dinov2.py` compares with PyTorch's; images have the network's size, so nothing is
+resized.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from evaluation.extractors.dinov2 import DEVIATION, EPSILON, MEAN, DinoV2Config, convert
 
 
-def dinov2(config: DinoV2Config, tensors: Mapping[str, NDArray[np.float32]], device: Any) -> Callable[[Any], Any]:
+def dinov2(
+    config: DinoV2Config, tensors: Mapping[str, NDArray[np.float32]], device: Any
+) -> Callable[[Any], Any]:
     """uint8 images (n, 224, 224, 3) on `device` -> class tokens (n, width)."""
     import torch
     import torch.nn.functional as F
@@ -32,12 +35,17 @@ def dinov2(config: DinoV2Config, tensors: Mapping[str, NDArray[np.float32]], dev
         return F.linear(x, layer["kernel"].T, layer["bias"].flatten())
 
     def norm(x: Any, layer: dict[str, Any]) -> Any:
-        return F.layer_norm(x, (config.width,), layer["weight"].flatten(), layer["bias"].flatten(), EPSILON)
+        return F.layer_norm(
+            x, (config.width,), layer["weight"].flatten(), layer["bias"].flatten(), EPSILON
+        )
 
     def attention(x: Any, layer: dict[str, Any]) -> Any:
         n, tokens, width = x.shape
         shape = (n, tokens, config.heads, width // config.heads)
-        q, k, v = (linear(x, layer[name]).reshape(shape).transpose(1, 2) for name in ("query", "key", "value"))
+        q, k, v = (
+            linear(x, layer[name]).reshape(shape).transpose(1, 2)
+            for name in ("query", "key", "value")
+        )
         mixed = F.scaled_dot_product_attention(q, k, v)
         return linear(mixed.transpose(1, 2).reshape(n, tokens, width), layer["out"])
 
@@ -49,7 +57,9 @@ def dinov2(config: DinoV2Config, tensors: Mapping[str, NDArray[np.float32]], dev
         x = torch.cat([params["class_token"].expand(n, 1, -1), x], 1) + params["positions"]
         for layer in params["layers"]:
             x = x + layer["scale1"] * attention(norm(x, layer["norm1"]), layer)
-            x = x + layer["scale2"] * linear(F.gelu(linear(norm(x, layer["norm2"]), layer["fc1"])), layer["fc2"])
+            x = x + layer["scale2"] * linear(
+                F.gelu(linear(norm(x, layer["norm2"]), layer["fc1"])), layer["fc2"]
+            )
         return norm(x[:, 0], params["norm"])
 
     return features

@@ -1,4 +1,6 @@
-"""The same training step in PyTorch, for `benchmarks/train.py`, which says what it does and what it leaves out."""
+"""The same training step in PyTorch, for `benchmarks/train.py`, which says what it does and what it
+leaves out.
+"""
 
 import math
 import time
@@ -42,10 +44,14 @@ class Torch:
         with np.load(Path(folder, "parameters.npz")) as named, torch.no_grad():
             parameters = dict(model.named_parameters())
             if set(named) != {_jax_name(name) for name in parameters}:
-                raise ValueError(f"other parameters: {set(named) ^ {_jax_name(name) for name in parameters}}")
+                raise ValueError(
+                    f"other parameters: {set(named) ^ {_jax_name(name) for name in parameters}}"
+                )
             for name, parameter in parameters.items():
                 value = torch.from_numpy(named[_jax_name(name)])
-                parameter.copy_(value.T if value.ndim == 2 and name != "label_embed.weight" else value)
+                parameter.copy_(
+                    value.T if value.ndim == 2 and name != "label_embed.weight" else value
+                )
         inputs = [torch.from_numpy(array).to(device) for array in check_inputs(settings)]
         outputs = {}
         for dtype in ("float32", "bfloat16"):
@@ -58,14 +64,19 @@ class Torch:
         import torch
 
         torch.manual_seed(0)
-        torch.set_float32_matmul_precision("high")  # as XLA's default: TensorFloat-32 where there is such a thing
+        # as XLA's default: TensorFloat-32 where there is such a thing
+        torch.set_float32_matmul_precision("high")
         self.device, self.settings = _torch_device(), settings
         self.model = _torch_dit(settings).to(self.device)
         self.parameters = list(self.model.parameters())
         self.ema = [parameter.detach().clone() for parameter in self.parameters]
-        self.optimizer = torch.optim.Adam(self.parameters, RATE, (BETA1, BETA2), EPSILON, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.parameters, RATE, (BETA1, BETA2), EPSILON, fused=True
+        )
         batch = make_batch(settings)
-        self.batch = [torch.from_numpy(batch[name]).to(self.device) for name in ("mean", "logvar", "label")]
+        self.batch = [
+            torch.from_numpy(batch[name]).to(self.device) for name in ("mean", "logvar", "label")
+        ]
         self.losses: dict[str, Callable[..., Any]] = {}
         self.peak: dict[str, int] = {}
         return list(self.names)
@@ -75,9 +86,10 @@ class Torch:
         import torch
 
         eager, compiled = self.names
-        self.losses[name] = {eager: lambda: self._loss, compiled: lambda: torch.compile(self._loss, dynamic=False)}[
-            name
-        ]()
+        self.losses[name] = {
+            eager: lambda: self._loss,
+            compiled: lambda: torch.compile(self._loss, dynamic=False),
+        }[name]()
         begin = time.perf_counter()
         self.time(name, 1)
         compiling = time.perf_counter() - begin - self.time(name, 2)[0]
@@ -87,21 +99,26 @@ class Torch:
         import torch
 
         data = (
-            mean.float() + torch.exp(0.5 * logvar.float()) * torch.randn(mean.shape, device=mean.device)
+            mean.float()
+            + torch.exp(0.5 * logvar.float()) * torch.randn(mean.shape, device=mean.device)
         ) * VAE_SCALE
         noise = torch.randn_like(data)
         t = torch.sigmoid(torch.randn(len(data), device=data.device))
         drop = torch.rand(len(data), device=data.device) < LABEL_DROP
         part = t[:, None, None, None]
         with _autocast(self.settings.dtype):
-            velocity = self.model((1 - part) * noise + part * data, t, torch.where(drop, CLASSES, label))
+            velocity = self.model(
+                (1 - part) * noise + part * data, t, torch.where(drop, CLASSES, label)
+            )
         return (velocity.float() - (data - noise)).square().mean()
 
     def _step(self, loss_of: Callable[..., Any]) -> Any:
         import torch
 
         total = 0
-        for part in zip(*(array.chunk(self.settings.accumulate) for array in self.batch), strict=True):
+        for part in zip(
+            *(array.chunk(self.settings.accumulate) for array in self.batch), strict=True
+        ):
             loss = loss_of(*part) / self.settings.accumulate
             loss.backward()
             total += loss.detach()
@@ -112,7 +129,9 @@ class Torch:
         return total
 
     def time(self, name: str, steps: int) -> tuple[float, float]:
-        """Seconds a step, dispatched one after another and waited for at the end; and those of all the CPU's cores."""
+        """Seconds a step, dispatched one after another and waited for at the end; and those of all
+        the CPU's cores.
+        """
         import torch
 
         on_gpu = self.device.type == "cuda"
@@ -199,12 +218,16 @@ def _torch_dit(settings: Settings) -> Any:
 
         def attention(self, x: Any) -> Any:
             n, tokens, _ = x.shape
-            q, k, v = self.qkv(x).reshape(n, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+            q, k, v = (
+                self.qkv(x).reshape(n, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+            )
             out = F.scaled_dot_product_attention(q, k, v)
             return self.attention_out(out.transpose(1, 2).reshape(n, tokens, width))
 
         def forward(self, x: Any, condition: Any) -> Any:
-            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition).chunk(6, dim=-1)
+            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition).chunk(
+                6, dim=-1
+            )
             x = x + gate_a[:, None] * self.attention(modulate(x, shift_a, scale_a))
             hidden = F.gelu(self.mlp_in(modulate(x, shift_m, scale_m)), approximate="tanh")
             return x + gate_m[:, None] * self.mlp_out(hidden)
@@ -234,14 +257,25 @@ def _torch_dit(settings: Settings) -> Any:
 
         def forward(self, x: Any, t: Any, label: Any) -> Any:
             n = len(x)
-            x = x.reshape(n, rows, patch, columns, patch, channels).permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)
+            x = (
+                x.reshape(n, rows, patch, columns, patch, channels)
+                .permute(0, 1, 3, 2, 4, 5)
+                .flatten(3)
+                .flatten(1, 2)
+            )
             x = self.patch_embed(x)
             x = x + self.positions.to(x.dtype)
             angles = 1000.0 * t[:, None] * self.frequencies
             features = torch.cat([angles.cos(), angles.sin()], dim=-1)
-            condition = F.silu(self.time_out(F.silu(self.time_in(features))) + self.label_embed(label))
+            condition = F.silu(
+                self.time_out(F.silu(self.time_in(features))) + self.label_embed(label)
+            )
             for block in self.blocks:
-                x = checkpoint(block, x, condition, use_reentrant=False) if settings.remat else block(x, condition)
+                x = (
+                    checkpoint(block, x, condition, use_reentrant=False)
+                    if settings.remat
+                    else block(x, condition)
+                )
             shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
             x = self.final(modulate(x, shift, scale))
             x = x.reshape(n, rows, columns, patch, patch, channels).permute(0, 1, 3, 2, 4, 5)

@@ -1,6 +1,8 @@
-"""The FID Inception network in PyTorch, from the same table of layers as ours, for `benchmarks/gpu.py`.
+"""The FID Inception network in PyTorch, from the same table of layers as ours, for
+`benchmarks/gpu.py`.
 
-That table is checked against torch-fidelity's and pytorch-fid's own classes by `tests/parity/test_inception.py`.
+That table is checked against torch-fidelity's and pytorch-fid's own classes by
+`tests/parity/test_inception.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.extractors.inception import _TO_POOL, _TO_SPATIAL, EPSILON, INPUT_SIZE, _Block, _Conv, _Pool, _Steps
+from evaluation.extractors.inception import (
+    _TO_POOL,
+    _TO_SPATIAL,
+    EPSILON,
+    INPUT_SIZE,
+    _Block,
+    _Conv,
+    _Pool,
+    _Steps,
+)
 
 
 def inception(tensors: Mapping[str, NDArray[np.float32]], device: Any) -> Callable[[Any], Any]:
@@ -20,11 +31,16 @@ def inception(tensors: Mapping[str, NDArray[np.float32]], device: Any) -> Callab
         return torch.from_numpy(tensors[name]).to(device)
 
     weights: dict[str, tuple[Any, Any]] = {}
-    for name in (key.removesuffix(".conv.weight") for key in tensors if key.endswith(".conv.weight")):
+    for name in (
+        key.removesuffix(".conv.weight") for key in tensors if key.endswith(".conv.weight")
+    ):
         mean, variance = tensor(f"{name}.bn.running_mean"), tensor(f"{name}.bn.running_var")
         scale = tensor(f"{name}.bn.weight") / torch.sqrt(variance + EPSILON)
         kernel = tensor(f"{name}.conv.weight") * scale[:, None, None, None]
-        weights[name] = kernel.contiguous(memory_format=torch.channels_last), tensor(f"{name}.bn.bias") - mean * scale
+        weights[name] = (
+            kernel.contiguous(memory_format=torch.channels_last),
+            tensor(f"{name}.bn.bias") - mean * scale,
+        )
 
     def features(images: Any) -> Any:
         x = _resized(images.permute(0, 3, 1, 2).float())
@@ -35,12 +51,16 @@ def inception(tensors: Mapping[str, NDArray[np.float32]], device: Any) -> Callab
 
 
 def _resized(x: Any) -> Any:
-    """Bilinear, output pixel i read at i * size / 299, the edge repeated: no option of PyTorch's `interpolate`."""
+    """Bilinear, output pixel i read at i * size / 299, the edge repeated: no option of PyTorch's
+    `interpolate`.
+    """
     import torch
 
     for axis in (3, 2):
         size = x.shape[axis]
-        position = torch.arange(INPUT_SIZE, device=x.device, dtype=torch.float32) * (size / INPUT_SIZE)
+        position = torch.arange(INPUT_SIZE, device=x.device, dtype=torch.float32) * (
+            size / INPUT_SIZE
+        )
         low = position.long()
         high = (low + 1).clamp_max(size - 1)
         weight = (position - low).reshape([-1 if axis == number else 1 for number in range(4)])

@@ -1,19 +1,22 @@
-"""One training step of ours against the same step in PyTorch: side by side, one run, one device, batches of one shape.
+"""One training step of ours against the same step in PyTorch: side by side, one run, one device,
+batches of one shape.
 
     python benchmarks/train.py                  S/2 on a CPU, B/2 on a GPU
     python benchmarks/train.py --size XL        XL/2
     python benchmarks/train.py --all            B/2 and XL/2, on a GPU
 
-Needs jax, flax, optax and numpy; torch if it is there. Both steps do: a sample of the VAE's posterior, noise,
-logit-normal t, label drop, a DiT forward and backward, Adam, a moving average of the parameters. Ours is
-`flowtrain.step`, as `train` runs it, which also measures norms and losses by t and guards against updates that are not
-finite; the other does without. The peer, in `torch_dit.py`: fused qkv, scaled_dot_product_attention, autocast to
-bfloat16 with the residual stream in bfloat16 as ours, fused Adam, averages by _foreach_lerp_; as it is, and through
+Needs jax, flax, optax and numpy; torch if it is there. Both steps do: a sample of the VAE's
+posterior, noise, logit-normal t, label drop, a DiT forward and backward, Adam, a moving average of
+the parameters. Ours is `flowtrain.step`, as `train` runs it, which also measures norms and losses
+by t and guards against updates that are not finite; the other does without. The peer, in
+`torch_dit.py`: fused qkv, scaled_dot_product_attention, autocast to bfloat16 with the residual
+stream in bfloat16 as ours, fused Adam, averages by _foreach_lerp_; as it is, and through
 torch.compile. First both networks are given the same random weights, and their outputs compared.
 
-Each framework is in a process of its own. `--turns` (default on a GPU, where both rarely fit) measures ours, then
-PyTorch, then ours again; `--together` (default on a CPU) alternates in every round. Shares are of the rate that JAX's
-matrix products of the same dtype reach between the rounds: 3 x 2 x multiply-accumulates of a forward pass, by formula.
+Each framework is in a process of its own. `--turns` (default on a GPU, where both rarely fit)
+measures ours, then PyTorch, then ours again; `--together` (default on a CPU) alternates in every
+round. Shares are of the rate that JAX's matrix products of the same dtype reach between the rounds:
+3 x 2 x multiply-accumulates of a forward pass, by formula.
 """
 
 import argparse
@@ -36,29 +39,61 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a bare machine has the code but no installation
 
 from benchmarks.jax_dit import Ours, plain_recipe  # noqa: E402  (after the path)
-from benchmarks.sides import CHECK_DEPTH, GPU_BATCH, SCAN_FROM_DEPTH, SIZES, Settings, Side, SideError  # noqa: E402
+from benchmarks.sides import (  # noqa: E402
+    CHECK_DEPTH,
+    GPU_BATCH,
+    SCAN_FROM_DEPTH,
+    SIZES,
+    Settings,
+    Side,
+    SideError,
+)
 from benchmarks.torch_dit import Torch  # noqa: E402
 
 Kind = type[Ours] | type[Torch]
-TOLERANCE = 1e-4  # of float32 outputs; rounding is a few 1e-7, TensorFloat-32 1e-3, another network 1e-1
+# of float32 outputs; rounding is a few 1e-7, TensorFloat-32 1e-3, another network 1e-1
+TOLERANCE = 1e-4
 
 
 def main() -> None:
     """Read the arguments, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=SIZES, help="default: S on a CPU, B on a GPU")
     parser.add_argument("--all", action="store_true", help="B and XL, one after the other")
     parser.add_argument("--patch", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, help="default: 8 on a CPU; 256, from L on 128, on a GPU")
+    parser.add_argument(
+        "--batch-size", type=int, help="default: 8 on a CPU; 256, from L on 128, on a GPU"
+    )
     parser.add_argument("--latent", default="32x32x4", help="height x width x channels")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on a GPU, float32 on a CPU")
-    parser.add_argument("--scan", action=argparse.BooleanOptionalAction, help="default: as in recipes, from L on")
-    parser.add_argument("--remat", action="store_true", help="compute activations again, on both sides")
-    parser.add_argument("--accumulate", type=int, default=1, help="parts of a batch, one after another, on both sides")
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        help="default: bfloat16 on a GPU, float32 on a CPU",
+    )
+    parser.add_argument(
+        "--scan", action=argparse.BooleanOptionalAction, help="default: as in recipes, from L on"
+    )
+    parser.add_argument(
+        "--remat", action="store_true", help="compute activations again, on both sides"
+    )
+    parser.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        help="parts of a batch, one after another, on both sides",
+    )
     parser.add_argument("--rounds", type=int, help="default: 3 on a GPU, 5 on a CPU")
     parser.add_argument("--steps", type=int, help="of a round; default: 10 on a GPU, 1 on a CPU")
-    parser.add_argument("--turns", action=argparse.BooleanOptionalAction, help="ours, PyTorch, ours; default on a GPU")
-    parser.add_argument("--together", dest="turns", action="store_false", help="both alternate in every round")
+    parser.add_argument(
+        "--turns",
+        action=argparse.BooleanOptionalAction,
+        help="ours, PyTorch, ours; default on a GPU",
+    )
+    parser.add_argument(
+        "--together", dest="turns", action="store_false", help="both alternate in every round"
+    )
     parser.add_argument("--no-torch", dest="torch", action="store_false")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
@@ -71,7 +106,9 @@ def main() -> None:
     result = {**facts, "commit": _commit(), "load": os.getloadavg()[0], "runs": []}
     if not options.json:
         versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-        print(f"{facts['device']}; {versions}; commit {result['commit']}; load {result['load']:.1f}")
+        print(
+            f"{facts['device']}; {versions}; commit {result['commit']}; load {result['load']:.1f}"
+        )
     for size in sizes:
         run = measure(_settings(options, size, gpu), options, gpu)
         result["runs"].append(run)
@@ -186,7 +223,13 @@ def _summary(settings: Settings, figures: Figures) -> dict[str, Any]:
     for row in rows:
         if "seconds" in row and "seconds" in rows[0]:
             row["ours_over_this"] = row["seconds"] / rows[0]["seconds"]
-    run = {**vars(settings), "forward_macs": macs, "ceiling": ceiling, "load": os.getloadavg()[0], "rows": rows}
+    run = {
+        **vars(settings),
+        "forward_macs": macs,
+        "ceiling": ceiling,
+        "load": os.getloadavg()[0],
+        "rows": rows,
+    }
     if Torch.label in ceilings:
         run["torch_ceiling"] = ceilings[Torch.label]
     if len(figures.checks) == 2:
@@ -212,7 +255,10 @@ def _differences(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> 
         "bfloat16_torch": off(theirs["bfloat16"], theirs["float32"]),
     }
     if not found["float32"] < TOLERANCE:
-        sys.exit(f"the networks differ by {found['float32']:.1e} of the largest output: not the same computation")
+        sys.exit(
+            f"the networks differ by {found['float32']:.1e} of the largest output: not the same "
+            "computation"
+        )
     return found
 
 
@@ -221,7 +267,8 @@ def _print(run: dict[str, Any]) -> None:
     ways += [f"in {run['accumulate']} parts"] if run["accumulate"] > 1 else []
     shape = "x".join(map(str, run["latent"]))
     print(
-        f"\nDiT-{run['size']}/{run['patch']}, latent {shape}, batch {run['batch_size']}, {run['dtype']}",
+        f"\nDiT-{run['size']}/{run['patch']}, latent {shape}, batch {run['batch_size']}, "
+        f"{run['dtype']}",
         *ways,
         sep=", ",
     )
@@ -229,10 +276,14 @@ def _print(run: dict[str, Any]) -> None:
         off = run["check"]
         print(
             f"same weights, largest difference of outputs: float32 {off['float32']:.1e}, bfloat16 "
-            f"{off['bfloat16']:.1e} (from float32: ours {off['bfloat16_ours']:.1e}, torch {off['bfloat16_torch']:.1e})"
+            f"{off['bfloat16']:.1e} (from float32: ours {off['bfloat16_ours']:.1e}, torch "
+            f"{off['bfloat16_torch']:.1e})"
         )
     ceilings = f"matrix products, {run['dtype']}: {run['ceiling'] / 1e12:.3g} TFLOP/s by JAX"
-    print(ceilings + (f", {run['torch_ceiling'] / 1e12:.3g} by torch" if "torch_ceiling" in run else ""))
+    print(
+        ceilings
+        + (f", {run['torch_ceiling'] / 1e12:.3g} by torch" if "torch_ceiling" in run else "")
+    )
     rows = []
     for row in run["rows"]:
         rate = [row["step"], "", "", "", "", "", ""]
@@ -263,7 +314,9 @@ def _print(run: dict[str, Any]) -> None:
 
 
 def _commit() -> str:
-    """Of the working tree, with a plus where it has changes; a copy without git has none to tell."""
+    """Of the working tree, with a plus where it has changes; a copy without git has none to
+    tell.
+    """
     with suppress(OSError, subprocess.CalledProcessError):
         words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
         return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
@@ -274,7 +327,9 @@ def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     cells = [tuple(map(str, row)) for row in [head, *rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 if __name__ == "__main__":

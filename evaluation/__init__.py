@@ -1,1 +1,3 @@
-"""Checkpoints to numbers: generate samples, decode them, measure features, and tell the result with its protocol."""
+"""Checkpoints to numbers: generate samples, decode them, measure features, and tell the result with
+its protocol.
+"""

@@ -1,4 +1,6 @@
-"""`flowtrain eval WORKDIR`: for each setting generate, measure and compare, each step restartable."""
+"""`flowtrain eval WORKDIR`: for each setting generate, measure and compare, each step
+restartable.
+"""
 
 import contextlib
 import functools
@@ -12,14 +14,33 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from evaluation.draw.generate import BATCH_SIZE, generate, mean_evaluations
 from evaluation.draw.setting import Setting, sampling_facts, setting_name
 from evaluation.features.imagesets import dataset_images
-from evaluation.features.measure import DEFAULTS, Measured, MeasureOptions, kept_statistics, protocol_of
+from evaluation.features.measure import (
+    DEFAULTS,
+    Measured,
+    MeasureOptions,
+    kept_statistics,
+    protocol_of,
+)
 from evaluation.progress import Bar, MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe
 from evaluation.report.plots import accuracy_plot, distance_plot, draw
 from evaluation.report.tables import by_series, markdown
 from evaluation.results import Reference, Result, append_result, find_result, read_results
-from evaluation.score.compare import Notify, check_exists, check_reference, compare, load_reference, warn_of_rank
-from evaluation.score.groups import choose, lacking, needs_reference_rows, needs_rows, with_reference
+from evaluation.score.compare import (
+    Notify,
+    check_exists,
+    check_reference,
+    compare,
+    load_reference,
+    warn_of_rank,
+)
+from evaluation.score.groups import (
+    choose,
+    lacking,
+    needs_reference_rows,
+    needs_rows,
+    with_reference,
+)
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.run import EVAL_DIR, SAMPLES_DIR, Run, read_run
@@ -32,9 +53,9 @@ if TYPE_CHECKING:
 class Request:
     """What `eval` was asked for, with one checkpoint, average and protocol.
 
-    `step` None is the newest checkpoint, `weights` as for `load_for_sampling`; `metrics` names groups of
-    `evaluation.score.groups`, none for those that cost nothing. With `neighbours` a picture shows the nearest training
-    images of so many samples of each setting.
+    `step` None is the newest checkpoint, `weights` as for `load_for_sampling`; `metrics` names
+    groups of `evaluation.score.groups`, none for those that cost nothing. With `neighbours` a
+    picture shows the nearest training images of so many samples of each setting.
     """
 
     workdir: Path
@@ -69,11 +90,11 @@ def evaluate(requests: Sequence[Request], notify: Notify, bar: MakeBar) -> list[
             told.add(message)
             notify(message)
 
-    restore = functools.lru_cache(maxsize=1)(load_for_sampling)  # most of a sweep draws from one set of weights
+    # most of a sweep draws from one set of weights
+    restore = functools.lru_cache(maxsize=1)(load_for_sampling)
     references: _References = {}
-    prepared = [
-        _prepare(request, notify_once, bar, references) for request in requests
-    ]  # every mistake before any work
+    # every mistake before any work
+    prepared = [_prepare(request, notify_once, bar, references) for request in requests]
     total = sum(setting.num for request in requests for setting in request.settings)
     with contextlib.closing(bar(total=total, desc="eval", unit="sample")) as progress:
         results = [result for each in prepared for result in _evaluate(each, progress, restore)]
@@ -91,11 +112,13 @@ class _Prepared(NamedTuple):
     described: Reference
 
 
-_References = dict[tuple[Path, str, bool], Measured]  # by path, protocol, and whether its rows are needed
+# by path, protocol, and whether its rows are needed
+_References = dict[tuple[Path, str, bool], Measured]
 
 
 def _prepare(request: Request, notify: Notify, bar: MakeBar, references: _References) -> _Prepared:
-    """Check a request, and measure its reference when that is a dataset; `references` keeps those of other requests.
+    """Check a request, and measure its reference when that is a dataset; `references` keeps those
+    of other requests.
 
     Raises:
         UserError: as `evaluate`.
@@ -113,7 +136,9 @@ def _prepare(request: Request, notify: Notify, bar: MakeBar, references: _Refere
     measuring = replace(request.measuring, make_bar=bar, keep_features=needs_reference_rows(groups))
     key = request.reference, request.recipe.name, measuring.keep_features
     if key not in references:
-        references[key] = load_reference(request.reference, request.recipe, request.workdir / EVAL_DIR, measuring)
+        references[key] = load_reference(
+            request.reference, request.recipe, request.workdir / EVAL_DIR, measuring
+        )
     reference = references[key]
     described = check_reference(protocol, reference.statistics, request.reference, notify)
     groups = with_reference(groups, request.metrics, reference, notify)
@@ -124,7 +149,10 @@ def _prepare(request: Request, notify: Notify, bar: MakeBar, references: _Refere
 def check_training_set(run: Run) -> None:
     """Whether the dataset that a run was trained on is where it was. Raises `UserError`."""
     if dataset_images(Path(run.dataset.path)).digest != run.dataset.digest:
-        raise UserError(f"{run.dataset.path}: not the dataset that the run was trained on; leave --neighbours out")
+        raise UserError(
+            f"{run.dataset.path}: not the dataset that the run was trained on; leave --neighbours "
+            "out"
+        )
 
 
 def _evaluate(
@@ -135,7 +163,11 @@ def _evaluate(
     trained = restore(request.workdir, request.step, request.weights)
     keep = needs_rows(groups) or request.neighbours > 0
     work = _Work(
-        request, trained, prepared.protocol, prepared.reference, replace(request.measuring, keep_features=keep)
+        request,
+        trained,
+        prepared.protocol,
+        prepared.reference,
+        replace(request.measuring, keep_features=keep),
     )
     known, results = read_results(request.workdir), []
     for setting in request.settings:
@@ -165,23 +197,37 @@ class _Work:
     measuring: MeasureOptions
 
     def measure(
-        self, setting: Setting, known: Result | None, groups: Sequence[str], progress: Callable[[int], object]
+        self,
+        setting: Setting,
+        known: Result | None,
+        groups: Sequence[str],
+        progress: Callable[[int], object],
     ) -> Result:
         """Draw, decode and measure one setting; metrics that are known are kept."""
         sampling = sampling_facts(self.trained, setting)
         directory, begin = self._samples(setting), time.monotonic()
-        manifest = generate(self.trained, setting, directory, batch_size=self.request.batch_size, progress=progress)
+        manifest = generate(
+            self.trained, setting, directory, batch_size=self.request.batch_size, progress=progress
+        )
         generated = time.monotonic()
         subject = self._statistics(setting)
         measured = time.monotonic()
         nfe = mean_evaluations(directory, manifest)
-        result = compare(subject, self.reference, self.protocol, groups, sampling=sampling, mean_nfe=nfe)
-        seconds = {"generate": generated - begin, "measure": measured - generated, "score": time.monotonic() - measured}
+        result = compare(
+            subject, self.reference, self.protocol, groups, sampling=sampling, mean_nfe=nfe
+        )
+        seconds = {
+            "generate": generated - begin,
+            "measure": measured - generated,
+            "score": time.monotonic() - measured,
+        }
         before = known.seconds if known else {}
         return result.model_copy(
             update={
                 "metrics": {**(known.metrics if known else {}), **result.metrics},
-                "seconds": {name: round(value + before.get(name, 0.0), 3) for name, value in seconds.items()},
+                "seconds": {
+                    name: round(value + before.get(name, 0.0), 3) for name, value in seconds.items()
+                },
             }
         )
 
@@ -190,9 +236,13 @@ class _Work:
         from evaluation.report.neighbours import write_neighbours
 
         directory, cache = self._samples(setting), self.request.workdir / EVAL_DIR
-        out = cache / f"neighbours-{directory.name}-{self.protocol.name}-{self.request.neighbours}.png"
+        out = (
+            cache
+            / f"neighbours-{directory.name}-{self.protocol.name}-{self.request.neighbours}.png"
+        )
         if not out.is_file():
-            generate(self.trained, setting, directory, batch_size=self.request.batch_size)  # if it was deleted
+            # if it was deleted
+            generate(self.trained, setting, directory, batch_size=self.request.batch_size)
             images = dataset_images(Path(self.trained.run.dataset.path))
             measured = cache / f"training-{images.digest[:12]}-{self.protocol.name}.npz"
             training = images, kept_statistics(images, self.protocol, measured, self.measuring)
@@ -200,11 +250,18 @@ class _Work:
             write_neighbours(out, samples, training, self.request.neighbours)
 
     def _samples(self, setting: Setting) -> Path:
-        return self.request.workdir / SAMPLES_DIR / setting_name(sampling_facts(self.trained, setting))
+        return (
+            self.request.workdir / SAMPLES_DIR / setting_name(sampling_facts(self.trained, setting))
+        )
 
     def _statistics(self, setting: Setting) -> Measured:
         directory = self._samples(setting)
-        out = self.request.workdir / EVAL_DIR / "statistics" / f"{directory.name}-{self.protocol.name}.npz"
+        out = (
+            self.request.workdir
+            / EVAL_DIR
+            / "statistics"
+            / f"{directory.name}-{self.protocol.name}.npz"
+        )
         return kept_statistics(dataset_images(directory), self.protocol, out, self.measuring)
 
 
@@ -247,10 +304,15 @@ def plan(requests: Sequence[Request], run: Run) -> dict[str, Any]:
         "run": f"{first.workdir} ({run.parameters:,} parameters)",
         "checkpoint": f"{checkpoints}, {all_of(request.weights for request in requests)} weights",
         "reference": first.reference,
-        "protocol": all_of(f"{request.recipe.name}, printed as {request.recipe.metric}" for request in requests),
+        "protocol": all_of(
+            f"{request.recipe.name}, printed as {request.recipe.metric}" for request in requests
+        ),
         "settings": f"{len(settings)}: {solvers}, steps {efforts}; guidance {guidances}",
-        "samples": f"{all_of(s.num for s in settings)} a setting, {sum(s.num for s in settings):,} in all",
-        "network evaluations": f"{known:,}" + (" and what adaptive solvers need" if None in counts else ""),
+        "samples": (
+            f"{all_of(s.num for s in settings)} a setting, {sum(s.num for s in settings):,} in all"
+        ),
+        "network evaluations": f"{known:,}"
+        + (" and what adaptive solvers need" if None in counts else ""),
         "samples in": first.workdir / SAMPLES_DIR,
         "results in": first.workdir / EVAL_DIR,
     }

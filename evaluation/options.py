@@ -1,4 +1,6 @@
-"""From what was typed to settings of samples: defaults of the recipe, classes, and sweeps over values."""
+"""From what was typed to settings of samples: defaults of the recipe, classes, and sweeps over
+values.
+"""
 
 import itertools
 import math
@@ -34,30 +36,38 @@ def swept(options: Mapping[str, Any], sweeps: Sequence[str]) -> list[dict[str, A
     """The options once for every combination of swept values, the first sweep varying slowest.
 
     Raises:
-        UserError: a sweep that is not KEY=VALUE,VALUE, of an unknown key, twice of one, or of another kind of value.
+        UserError: a sweep that is not KEY=VALUE,VALUE, of an unknown key, twice of one, or of
+            another kind of value.
     """
     values: dict[str, list[Any]] = {}
     for sweep in sweeps:
         key, separator, text = sweep.partition("=")
         if not separator or key not in SWEPT:
-            raise UserError(f"--sweep {sweep}: write KEY=VALUE,VALUE with a key of {', '.join(SWEPT)}")
+            raise UserError(
+                f"--sweep {sweep}: write KEY=VALUE,VALUE with a key of {', '.join(SWEPT)}"
+            )
         if key in values:
             raise UserError(f"--sweep {key}: is given twice; put all values into one")
         try:
             found = [SWEPT[key](part.strip()) for part in text.split(",")]
         except ValueError:
-            raise UserError(f"--sweep {sweep}: {text!r} is not numbers separated by commas") from None
+            raise UserError(
+                f"--sweep {sweep}: {text!r} is not numbers separated by commas"
+            ) from None
         if key in ("steps", "num-samples", "shift", "tolerance") and min(found) <= 0:
             raise UserError(f"--sweep {sweep}: each must be above 0")
         if key in ("step", "seed", "cfg") and min(found) < 0:
             raise UserError(f"--sweep {sweep}: none may be below 0")
         if (key == "seed" and max(found) >= 2**32) or (key == "num-samples" and min(found) < 2):
-            raise UserError(f"--sweep {sweep}: seeds are below 2^32, and a distance needs 2 samples")
+            raise UserError(
+                f"--sweep {sweep}: seeds are below 2^32, and a distance needs 2 samples"
+            )
         values[key] = list(dict.fromkeys(found))
     lists = {key: values.pop(key) for key in _LISTS if key in values}
     keys = [key.replace("-", "_") for key in values]
     return [
-        {**options, **lists, **dict(zip(keys, chosen, strict=True))} for chosen in itertools.product(*values.values())
+        {**options, **lists, **dict(zip(keys, chosen, strict=True))}
+        for chosen in itertools.product(*values.values())
     ]
 
 
@@ -96,7 +106,11 @@ def settings_of(run: Run, options: Mapping[str, Any], num: int | None) -> list["
         Setting.of(
             defaults,
             count,
-            **{**changes, "cfg": defaults.cfg if cfg is None else cfg, "steps": each or defaults.steps},
+            **{
+                **changes,
+                "cfg": defaults.cfg if cfg is None else cfg,
+                "steps": each or defaults.steps,
+            },
         )
         for cfg in guidances
         for each in steps
@@ -110,7 +124,9 @@ def _check(run: Run, options: Mapping[str, Any], solver: str) -> None:
     if channels is not None and channels > run.latent_shape[2]:
         raise UserError(f"--cfg-channels {channels}: the model has {run.latent_shape[2]} channels")
     if most > run.recipe.most_steps:
-        raise UserError(f"--steps {most}: the run has only {run.recipe.most_steps} noise levels; take fewer")
+        raise UserError(
+            f"--steps {most}: the run has only {run.recipe.most_steps} noise levels; take fewer"
+        )
     numbers = (*(options["cfg"] or ()), options["shift"], options["tolerance"])
     if not all(math.isfinite(number) for number in numbers if number is not None):
         raise UserError("--cfg, --shift and --tolerance: give finite numbers")
@@ -121,18 +137,23 @@ def _check(run: Run, options: Mapping[str, Any], solver: str) -> None:
         raise UserError("--shift is for a flow; leave it out")
     if solver == ADAPTIVE:
         if any(options["steps"] or ()):
-            raise UserError(f"--solver {ADAPTIVE} chooses its own steps; give --tolerance rather than --steps")
+            raise UserError(
+                f"--solver {ADAPTIVE} chooses its own steps; give --tolerance rather than --steps"
+            )
         if options["shift"] not in (None, 1.0):
             raise UserError(f"--solver {ADAPTIVE} chooses its own steps; leave --shift out")
     elif options["tolerance"] is not None:
         raise UserError(f"--tolerance is for --solver {ADAPTIVE}; {solver} takes --steps")
 
 
-def _rule(text: str, label: int | None, classes: tuple[str, ...]) -> tuple[str, tuple[float, ...] | None]:
+def _rule(
+    text: str, label: int | None, classes: tuple[str, ...]
+) -> tuple[str, tuple[float, ...] | None]:
     """The rule of the classes and, of statistics, how many images there are of each.
 
     Raises:
-        UserError: neither a rule nor statistics with counts of these classes; or a single class is asked for too.
+        UserError: neither a rule nor statistics with counts of these classes; or a single class is
+            asked for too.
     """
     from evaluation.draw.setting import CYCLIC, UNIFORM
 
@@ -145,12 +166,20 @@ def _rule(text: str, label: int | None, classes: tuple[str, ...]) -> tuple[str, 
     if not Path(text).is_file():
         raise UserError(f"--labels {text}: neither {CYCLIC}, {UNIFORM} nor a statistics file")
     statistics = read_statistics(Path(text))
-    counts, known = statistics.labels, dict(zip(statistics.classes, range(len(statistics.classes)), strict=True))
+    counts, known = (
+        statistics.labels,
+        dict(zip(statistics.classes, range(len(statistics.classes)), strict=True)),
+    )
     if counts is None or len(counts) != len(known) or counts.sum() == 0:
-        raise UserError(f"--labels {text}: holds no counts of classes; measure it with `flowtrain stats`")
+        raise UserError(
+            f"--labels {text}: holds no counts of classes; measure it with `flowtrain stats`"
+        )
     if {*known} != {*classes}:
         other = min({*classes} ^ {*known})
-        raise UserError(f"--labels {text}: its classes are not those of the run ({other!r} is in one of them only)")
+        raise UserError(
+            f"--labels {text}: its classes are not those of the run ({other!r} is in one of them "
+            "only)"
+        )
     return "frequencies", tuple(float(counts[known[name]]) for name in classes)
 
 

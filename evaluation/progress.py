@@ -1,4 +1,6 @@
-"""Progress bars as a caller hands them in (`tqdm.tqdm` fits), and a way for workers to move one: small files."""
+"""Progress bars as a caller hands them in (`tqdm.tqdm` fits), and a way for workers to move one:
+small files.
+"""
 
 import contextlib
 import shutil

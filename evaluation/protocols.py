@@ -1,4 +1,6 @@
-"""Protocols by name: everything between an image and a feature row. A number without its protocol says nothing."""
+"""Protocols by name: everything between an image and a feature row. A number without its protocol
+says nothing.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -9,15 +11,17 @@ from evaluation.extractors import EXTRACTORS, Extractor, canonical_digest, is_pu
 from schemas.errors import UserError, nearest
 from schemas.growing import Growing
 
-QUANTISATION = "clip to [-1, 1], (x + 1) * 127.5, round half to even, uint8; once, before the extractor"
+QUANTISATION = (
+    "clip to [-1, 1], (x + 1) * 127.5, round half to even, uint8; once, before the extractor"
+)
 
 
 class Recipe(Growing):
     """A protocol's fixed part. `key` names the distance in JSON: `fid` is reserved for Inception.
 
-    `prepare` is how images reach the network, by its name in code (empty where the network has one way only), `resize`
-    the same in words. `splits` of the Inception Score: ADM's 5000 samples in order, torch-fidelity's ten after a
-    shuffle, or none.
+    `prepare` is how images reach the network, by its name in code (empty where the network has one
+    way only), `resize` the same in words. `splits` of the Inception Score: ADM's 5000 samples in
+    order, torch-fidelity's ten after a shuffle, or none.
     """
 
     name: str
@@ -39,7 +43,10 @@ _RECIPES = (
         metric="FID",
         key="fid",
         prepare="tf1-bilinear",
-        resize="to 299x299, bilinear without antialiasing, corners as TensorFlow 1 has them; (x - 128) / 128",
+        resize=(
+            "to 299x299, bilinear without antialiasing, corners as TensorFlow 1 has them; (x - "
+            "128) / 128"
+        ),
         spatial=True,
         splits="consecutive",
     ),
@@ -49,7 +56,10 @@ _RECIPES = (
         metric="FID(torch-fidelity)",
         key="fid",
         prepare="tf1-bilinear",
-        resize="to 299x299, bilinear without antialiasing, corners as TensorFlow 1 has them; (x - 128) / 128",
+        resize=(
+            "to 299x299, bilinear without antialiasing, corners as TensorFlow 1 has them; (x - "
+            "128) / 128"
+        ),
         splits="shuffled",
     ),
     Recipe(
@@ -73,14 +83,20 @@ _RECIPES = (
         extractor="dinov2-vitl14",
         metric="FD(DINOv2)",
         key="fd",
-        resize="to 224x224 by Pillow's bicubic on 8-bit pixels; 224x224 as it is; ImageNet mean and deviation",
+        resize=(
+            "to 224x224 by Pillow's bicubic on 8-bit pixels; 224x224 as it is; ImageNet mean and "
+            "deviation"
+        ),
     ),
     Recipe(
         name="dinov2-b",
         extractor="dinov2-vitb14",
         metric="FD(DINOv2 ViT-B/14)",
         key="fd",
-        resize="to 224x224 by Pillow's bicubic on 8-bit pixels; 224x224 as it is; ImageNet mean and deviation",
+        resize=(
+            "to 224x224 by Pillow's bicubic on 8-bit pixels; 224x224 as it is; ImageNet mean and "
+            "deviation"
+        ),
     ),
     Recipe(
         name="effnet-lite0",
@@ -103,8 +119,8 @@ PROTOCOLS: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 class EvaluationProtocol(Recipe):
     """A protocol as it was carried out: two statistics may be compared only when theirs are equal.
 
-    `splits` is "none" also where the weights lack the last layer that the protocol's Inception Score needs;
-    `last_layer` is its SHA-256 where `extractor_digest` does not tell it.
+    `splits` is "none" also where the weights lack the last layer that the protocol's Inception
+    Score needs; `last_layer` is its SHA-256 where `extractor_digest` does not tell it.
     """
 
     added = ("last_layer",)
@@ -126,7 +142,9 @@ class EvaluationProtocol(Recipe):
         return f"{self.extractor_digest[:12]}{last_layer}"
 
     def for_distance(self) -> "EvaluationProtocol":
-        """Without the parts that only the Inception Score depends on: equal where distances may be compared."""
+        """Without the parts that only the Inception Score depends on: equal where distances may be
+        compared.
+        """
         return self.model_copy(update={"splits": "none", "last_layer": ""})
 
     @property
@@ -137,10 +155,15 @@ class EvaluationProtocol(Recipe):
 
     @classmethod
     def resolve(cls, recipe: Recipe, extractor: Extractor, resolution: int) -> "EvaluationProtocol":
-        """Fill in what the loaded extractor and the images say. Weights that are not the published ones give no FID."""
+        """Fill in what the loaded extractor and the images say. Weights that are not the published
+        ones give no FID.
+        """
         values = recipe.model_dump()
         if not is_published(recipe.extractor, extractor.digest):
-            values |= {"metric": f"FD({recipe.extractor}, weights {extractor.digest[:8]})", "key": "fd"}
+            values |= {
+                "metric": f"FD({recipe.extractor}, weights {extractor.digest[:8]})",
+                "key": "fd",
+            }
         if extractor.last_layer is None:
             values |= {"splits": "none"}
         return cls(
@@ -153,12 +176,14 @@ class EvaluationProtocol(Recipe):
 
     @classmethod
     def unsaid(cls, recipe: Recipe) -> "EvaluationProtocol":
-        """What statistics of other evaluators are taken for. Their network is not needed, and its weights not known; so
-        their distance is not called FID.
+        """What statistics of other evaluators are taken for. Their network is not needed, and its
+        weights not known; so their distance is not called FID.
         """
         values = recipe.model_dump()
         values |= {"metric": f"FD({recipe.extractor}, weights not said)", "key": "fd"}
-        return cls(**values, extractor_digest="", dim=EXTRACTORS[recipe.extractor].dim, resolution=0)
+        return cls(
+            **values, extractor_digest="", dim=EXTRACTORS[recipe.extractor].dim, resolution=0
+        )
 
 
 def find_protocol(name: str) -> Recipe:
@@ -169,7 +194,9 @@ def find_protocol(name: str) -> Recipe:
 
 
 def read_protocol(content: Mapping[str, Any]) -> EvaluationProtocol | None:
-    """The protocol inside a statistics file; None for files of other evaluators, which say nothing."""
+    """The protocol inside a statistics file; None for files of other evaluators, which say
+    nothing.
+    """
     known = {name: content[name] for name in EvaluationProtocol.model_fields if name in content}
     try:
         return EvaluationProtocol.model_validate(known)
@@ -177,7 +204,9 @@ def read_protocol(content: Mapping[str, Any]) -> EvaluationProtocol | None:
         return None
 
 
-def check_comparable(protocol: EvaluationProtocol, dim: int, other: EvaluationProtocol | None, where: str) -> None:
+def check_comparable(
+    protocol: EvaluationProtocol, dim: int, other: EvaluationProtocol | None, where: str
+) -> None:
     """Refuse a reference that was measured in another way.
 
     Args:
@@ -187,9 +216,14 @@ def check_comparable(protocol: EvaluationProtocol, dim: int, other: EvaluationPr
         where: how to name the reference in a message.
 
     Raises:
-        UserError: the extractor, its weights, the dimension, the resolution or the resize rule differs.
+        UserError: the extractor, its weights, the dimension, the resolution or the resize rule
+            differs.
     """
-    differing = [name for name in _ORDER if other is not None and getattr(protocol, name) != getattr(other, name)]
+    differing = [
+        name
+        for name in _ORDER
+        if other is not None and getattr(protocol, name) != getattr(other, name)
+    ]
     if differing:
         name = differing[0]
         mine, theirs = _short(getattr(protocol, name)), _short(getattr(other, name))

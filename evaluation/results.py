@@ -1,4 +1,6 @@
-"""`results.jsonl`: one line a measured number, with everything that it depends on. Never computed twice."""
+"""`results.jsonl`: one line a measured number, with everything that it depends on. Never computed
+twice.
+"""
 
 import fcntl
 import hashlib
@@ -23,11 +25,12 @@ LOCK_NAME = "results.lock"
 class Sampling(Growing):
     """What a set of generated samples depends on, independent of where the run lies.
 
-    `run` is the digest of the run (recipe, dataset, classes); `weights` is "params" or the name of an average
-    (`flowtrain.state.checkpoint.load_for_sampling`); `sampler` is the solver, `steps` 0 where it chooses its own within
-    `tolerance`; `nfe` counts network evaluations a sample, those of the unconditional half of guidance included, and is
-    None where they differ between samples; `labels` is "cyclic" (i modulo classes), "uniform", "frequencies" with a
-    digest, or a class's name.
+    `run` is the digest of the run (recipe, dataset, classes); `weights` is "params" or the name of
+    an average (`flowtrain.state.checkpoint.load_for_sampling`); `sampler` is the solver, `steps` 0
+    where it chooses its own within `tolerance`; `nfe` counts network evaluations a sample, those of
+    the unconditional half of guidance included, and is None where they differ between samples;
+    `labels` is "cyclic" (i modulo classes), "uniform", "frequencies" with a digest, or a class's
+    name.
     """
 
     run: str
@@ -55,10 +58,11 @@ class Reference(Growing):
 
 
 class Result(Growing):
-    """One distance, and what else was measured beside it (`metrics`, by the names of `evaluation.score.groups.GROUPS`).
+    """One distance, and what else was measured beside it (`metrics`, by the names of
+    `evaluation.score.groups.GROUPS`).
 
-    `sampling` is None where images were only compared; then `images` says which. `mean_nfe` is what an adaptive solver
-    took, network evaluations a sample.
+    `sampling` is None where images were only compared; then `images` says which. `mean_nfe` is what
+    an adaptive solver took, network evaluations a sample.
     """
 
     distance: float
@@ -122,7 +126,9 @@ def reference_of(statistics: FeatureStatistics) -> Reference:
     """The identity of reference statistics."""
     digest = hashlib.sha256(statistics.mu.tobytes() + statistics.sigma.tobytes()).hexdigest()
     images = dict(statistics.protocol.get("images", {}))
-    return Reference(digest=digest, n=statistics.moments.n if statistics.moments else None, images=images)
+    return Reference(
+        digest=digest, n=statistics.moments.n if statistics.moments else None, images=images
+    )
 
 
 def read_results(workdir: Path) -> list[Result]:
@@ -142,7 +148,8 @@ def read_results(workdir: Path) -> list[Result]:
             results.append(Result.from_json(json.loads(line)))
         except (ValueError, KeyError, TypeError, ValidationError):
             raise UserError(
-                f"{path}: line {number} is no result of this release; move the file away and repeat `flowtrain eval`"
+                f"{path}: line {number} is no result of this release; move the file away and "
+                "repeat `flowtrain eval`"
             ) from None
     return results
 
@@ -150,11 +157,14 @@ def read_results(workdir: Path) -> list[Result]:
 def append_result(workdir: Path, result: Result) -> None:
     """Add one line; the file is replaced whole, so a kill leaves the old or the new one.
 
-    Several commands may append to one work directory: each reads what the others wrote while it holds the lock.
+    Several commands may append to one work directory: each reads what the others wrote while it
+    holds the lock.
     """
     with open(workdir / LOCK_NAME, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it, however the process ends
-        lines = [json.dumps(each.to_json(), allow_nan=False) for each in (*read_results(workdir), result)]
+        lines = [
+            json.dumps(each.to_json(), allow_nan=False) for each in (*read_results(workdir), result)
+        ]
         write_atomic(workdir / RESULTS_NAME, "".join(f"{line}\n" for line in lines))
 
 

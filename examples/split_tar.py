@@ -2,8 +2,8 @@
 
     python examples/split_tar.py cifar10_train.tar cifar10_kept.tar cifar10_held_out.tar --every 10
 
-The names are sorted first, so that class folders of equal size give up the same share each, and the same split comes
-out wherever it is made. The members keep their names and their bytes.
+The names are sorted first, so that class folders of equal size give up the same share each, and the
+same split comes out wherever it is made. The members keep their names and their bytes.
 """
 
 import tarfile
@@ -17,7 +17,11 @@ import click
 @click.argument("kept", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("held_out", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
-    "--every", type=click.IntRange(min=2), default=10, show_default=True, help="Hold out the n-th of every n."
+    "--every",
+    type=click.IntRange(min=2),
+    default=10,
+    show_default=True,
+    help="Hold out the n-th of every n.",
 )
 def main(source: Path, kept: Path, held_out: Path, every: int) -> None:
     """Write KEPT and HELD_OUT from the tar SOURCE. Files that are there are not replaced."""
@@ -29,7 +33,9 @@ def main(source: Path, kept: Path, held_out: Path, every: int) -> None:
     try:
         counts = split_tar(source, kept, held_out, every)
     except (tarfile.TarError, OSError) as error:
-        raise click.ClickException(f"{source}: cannot be split ({error}); nothing was written") from None
+        raise click.ClickException(
+            f"{source}: cannot be split ({error}); nothing was written"
+        ) from None
     print(f"{kept}: {counts[0]} images; {held_out}: {counts[1]} images")
 
 
@@ -43,7 +49,8 @@ def split_tar(source: Path, kept: Path, held_out: Path, every: int) -> tuple[int
         every: n, at least 2.
 
     Raises:
-        tarfile.TarError, OSError: the source is no whole tar, or there is no room; nothing is written then.
+        tarfile.TarError, OSError: the source is no whole tar, or there is no room; nothing is
+        written then.
     """
     drafts = [path.with_name(f".{path.name}.draft") for path in (kept, held_out)]
     try:
@@ -52,7 +59,9 @@ def split_tar(source: Path, kept: Path, held_out: Path, every: int) -> tuple[int
             tarfile.open(drafts[0], "w") as first,
             tarfile.open(drafts[1], "w") as second,
         ):
-            files = sorted((member for member in members if member.isfile()), key=lambda member: member.name)
+            files = sorted(
+                (member for member in members if member.isfile()), key=lambda member: member.name
+            )
             for number, member in enumerate(files):
                 target = second if number % every == every - 1 else first
                 target.addfile(member, members.extractfile(member))

@@ -1,4 +1,5 @@
-"""Trains the embedded feature network: one classifier of digits and, when given, the classes of another image set.
+"""Trains the embedded feature network: one classifier of digits and, when given, the classes of
+another image set.
 
     python examples/train_embedded_features.py OUT --images cifar10_train.tar --title CIFAR-10
 
@@ -30,12 +31,14 @@ from evaluation.extractors.embedded import (
 
 LABEL_SMOOTHING = 0.05
 EMA_DECAY = 0.998
-# Largest turn (radians), change of scale, shift (pixels), change of width and slant, by `ImageSet.mirrored`.
+# Largest turn (radians), change of scale, shift (pixels), change of width and slant, by
+# `ImageSet.mirrored`.
 DISTORTIONS = {False: (0.25, 0.15, 2.5, 0.15, 0.25), True: (0.1, 0.1, 3.0, 0.0, 0.0)}
 
 
 def distort(key: jax.Array, images: jax.Array, mirrored: bool) -> jax.Array:
-    """Random affine map of every image, sampled bilinearly, and for mirrored sets a mirror image half the time.
+    """Random affine map of every image, sampled bilinearly, and for mirrored sets a mirror image
+    half the time.
 
     Args:
         key: randomness.
@@ -66,7 +69,12 @@ def distort(key: jax.Array, images: jax.Array, mirrored: bool) -> jax.Array:
 
 
 def train(
-    config: FeatureConfig, sets: Sequence[ImageSet], steps: int, batch_size: int, learning_rate: float, seed: int
+    config: FeatureConfig,
+    sets: Sequence[ImageSet],
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
 ) -> FeatureNetwork:
     """Train from scratch; every set contributes the same number of images to a batch."""
     graphdef, params = nnx.split(FeatureNetwork(config, rngs=nnx.Rngs(seed)), nnx.Param)
@@ -77,7 +85,9 @@ def train(
 
     def objective(params: Any, x: jax.Array, labels: jax.Array) -> jax.Array:
         _, logits = nnx.merge(graphdef, params)(x)
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, len(config.class_names)), LABEL_SMOOTHING)
+        targets = optax.smooth_labels(
+            jax.nn.one_hot(labels, len(config.class_names)), LABEL_SMOOTHING
+        )
         return optax.softmax_cross_entropy(logits, targets).mean()
 
     @partial(jax.jit, donate_argnums=(0, 1, 2))
@@ -88,14 +98,24 @@ def train(
             pick = jax.random.randint(key[0], (share,), 0, len(pixels))
             images.append(distort(key[1], prepare(pixels[pick]), part.mirrored))
             labels.append(classes[pick] + int(offset))
-        loss, gradient = jax.value_and_grad(objective)(params, jnp.concatenate(images), jnp.concatenate(labels))
+        loss, gradient = jax.value_and_grad(objective)(
+            params, jnp.concatenate(images), jnp.concatenate(labels)
+        )
         updates, state = optimizer.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
         decay = jnp.minimum(EMA_DECAY, (1 + index) / (10 + index))
-        return params, jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, ema, params), state, loss
+        return (
+            params,
+            jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, ema, params),
+            state,
+            loss,
+        )
 
     ema, state = jax.tree.map(jnp.copy, params), optimizer.init(params)
-    data = [(jnp.asarray(pixels), jnp.asarray(classes, jnp.int32)) for pixels, classes in (p.train for p in sets)]
+    data = [
+        (jnp.asarray(pixels), jnp.asarray(classes, jnp.int32))
+        for pixels, classes in (p.train for p in sets)
+    ]
     start = time.perf_counter()
     for index in range(steps):
         params, ema, state, loss = step(params, ema, state, data, jnp.asarray(index))
@@ -124,8 +144,9 @@ def measure(out: Path, sets: Sequence[ImageSet]) -> list[str]:
 CARD = """\
 # Embedded feature network
 
-A classifier of {classes} classes on 32x32 images; its {dim} features, the mean over positions after the last stage, are
-what FD(embedded) is measured on. That is no FID. {parameters:,} parameters, {size:.2f} MB; widths {widths}.
+A classifier of {classes} classes on 32x32 images; its {dim} features, the mean over positions after
+the last stage, are what FD(embedded) is measured on. That is no FID. {parameters:,} parameters,
+{size:.2f} MB; widths {widths}.
 
 ## Measured
 
@@ -139,9 +160,9 @@ Accuracy in percent; the largest of all {classes} logits has to be right.
 
 On {data}.
 
-{steps:,} steps of {batch} images, equally many of each set, AdamW, peak rate {rate}, label smoothing {smoothing},
-averaged weights (decay {decay}), seed {seed}, images turned, scaled and moved a little; {cpu:.0f} CPU seconds
-({wall:.0f} s).
+{steps:,} steps of {batch} images, equally many of each set, AdamW, peak rate {rate}, label
+smoothing {smoothing}, averaged weights (decay {decay}), seed {seed}, images turned, scaled and
+moved a little; {cpu:.0f} CPU seconds ({wall:.0f} s).
 
     {command}
 
@@ -167,7 +188,9 @@ def card(out: Path, config: FeatureConfig, **measured: Any) -> str:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--images", type=click.Path(path_type=Path, exists=True), help="Folder or tar of class folders.")
+@click.option(
+    "--images", type=click.Path(path_type=Path, exists=True), help="Folder or tar of class folders."
+)
 @click.option("--title", default="images", help="Name of --images in the card.")
 @click.option("--note", default="", help="What --images is and its licence, for the card.")
 @click.option("--steps", default=5000)
@@ -184,7 +207,9 @@ def main(
     learning_rate: float,
     seed: int,
 ) -> None:
-    """Train the embedded feature network and write it to OUT; without --images on the digits alone."""
+    """Train the embedded feature network and write it to OUT; without --images on the digits
+    alone.
+    """
     start = time.perf_counter(), time.process_time()
     sets = image_sets(images, title)
     config = FeatureConfig(class_names=tuple(name for part in sets for name in part.names))

@@ -5,7 +5,9 @@ from typing import Any
 
 
 def bar(**arguments: Any) -> Any:
-    """A tqdm bar with these arguments; in a log file, which needs none that moves, it is drawn every 20 seconds."""
+    """A tqdm bar with these arguments; in a log file, which needs none that moves, it is drawn
+    every 20 seconds.
+    """
     from tqdm import tqdm
 
     pause = 0.2 if sys.stderr.isatty() else 20.0

@@ -1,4 +1,6 @@
-"""The `flowtrain` command. Names every sub-command by import string, so `--help` imports nothing heavy."""
+"""The `flowtrain` command. Names every sub-command by import string, so `--help` imports nothing
+heavy.
+"""
 
 import errno
 import importlib
@@ -13,10 +15,18 @@ from schemas.errors import UserError
 # name: (module, attribute, one line for --help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "preprocess": ("pipelines.cli", "preprocess", "Encode images into a latent dataset."),
-    "data": ("pipelines.data_cli", "data", "Look at datasets, check them, compare them, join them."),
+    "data": (
+        "pipelines.data_cli",
+        "data",
+        "Look at datasets, check them, compare them, join them.",
+    ),
     "train": ("flowtrain.train_cli", "train", "Train a flow-matching DiT on a latent dataset."),
     "sample": ("evaluation.cli", "sample", "Draw samples: a PNG grid, an ADM .npz or a dataset."),
-    "eval": ("evaluation.cli", "eval_command", "Sample, decode, and measure distances to a reference."),
+    "eval": (
+        "evaluation.cli",
+        "eval_command",
+        "Sample, decode, and measure distances to a reference.",
+    ),
     "stats": ("evaluation.cli", "stats", "Compute reference feature statistics of images."),
     "report": ("evaluation.cli", "report", "Write one self-contained HTML page about a run."),
     "quickstart": (
@@ -26,7 +36,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
 }
 
-# What the disk or its permissions say no to; any other OSError is a fault of ours and keeps its traceback.
+# What the disk or its permissions say no to; any other OSError is a fault of ours and keeps its
+# traceback.
 _STORAGE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -41,7 +52,9 @@ _STORAGE |= {errno.EISDIR, errno.ENAMETOOLONG}
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when the command is run, and turns a `UserError` into one line and status 2."""
+    """Imports a command's module when the command is run, and turns a `UserError` into one line and
+    status 2.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -70,7 +83,9 @@ class LazyGroup(click.Group):
         except OSError as error:
             if error.errno not in _STORAGE:
                 raise
-            _refuse(f"{error.filename or 'storage'}: {error.strerror}; mend it and repeat the command")
+            _refuse(
+                f"{error.filename or 'storage'}: {error.strerror}; mend it and repeat the command"
+            )
 
 
 def _refuse(message: str) -> NoReturn:

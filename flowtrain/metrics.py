@@ -1,4 +1,6 @@
-"""The numbers of a run: steps are gathered into an interval, and an interval gives the numbers of one line."""
+"""The numbers of a run: steps are gathered into an interval, and an interval gives the numbers of
+one line.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, SupportsFloat
@@ -9,7 +11,9 @@ _AVERAGED = ("loss", "grad_norm", "update_norm")
 _LATEST = ("param_norm", "learning_rate")
 
 
-def loss_by_time(sums: Iterable[SupportsFloat], counts: Iterable[SupportsFloat]) -> dict[str, float]:
+def loss_by_time(
+    sums: Iterable[SupportsFloat], counts: Iterable[SupportsFloat]
+) -> dict[str, float]:
     """`loss_t0.0` ... `loss_t0.9`: the mean loss of the records whose t fell into [k/10, (k+1)/10).
 
     Args:
@@ -17,7 +21,11 @@ def loss_by_time(sums: Iterable[SupportsFloat], counts: Iterable[SupportsFloat])
         counts: (10,) numbers of those records. A tenth without any is left out.
     """
     tenths = zip(range(TIME_BINS), sums, counts, strict=True)
-    return {f"loss_t0.{k}": float(total) / float(count) for k, total, count in tenths if float(count) > 0}
+    return {
+        f"loss_t0.{k}": float(total) / float(count)
+        for k, total, count in tenths
+        if float(count) > 0
+    }
 
 
 class Interval:
@@ -29,12 +37,16 @@ class Interval:
         batch_size: images of a step, over all devices.
         flops_per_image: FLOPs that the model needs to train on one image: three forward passes,
             6 x `flowtrain.model.forward_macs`.
-        ceiling: FLOP/s that the devices reach together, from `flowtrain.devices.ceiling.matmul_ceiling`; None: no
-            `mfu`.
+        ceiling: FLOP/s that the devices reach together, from
+            `flowtrain.devices.ceiling.matmul_ceiling`; None: no `mfu`.
     """
 
     def __init__(self, batch_size: int, flops_per_image: float, ceiling: float | None):
-        self._batch_size, self._flops_per_image, self._ceiling = batch_size, flops_per_image, ceiling
+        self._batch_size, self._flops_per_image, self._ceiling = (
+            batch_size,
+            flops_per_image,
+            ceiling,
+        )
         self.clear()
 
     def clear(self) -> None:
@@ -49,12 +61,19 @@ class Interval:
 
         Args:
             values: what the train step returned, read from the device.
-            seconds: since the step before was done, without pauses; None: not known (it held the compilation).
+            seconds: since the step before was done, without pauses; None: not known (it held the
+                compilation).
             waited: seconds of those that the loop stood waiting for a batch.
         """
         if seconds is not None:
-            self._timed, self._seconds, self._waited = self._timed + 1, self._seconds + seconds, self._waited + waited
-        self._latest = {name: float(values[name]) for name in _LATEST} | {"skipped": int(values["skipped"])}
+            self._timed, self._seconds, self._waited = (
+                self._timed + 1,
+                self._seconds + seconds,
+                self._waited + waited,
+            )
+        self._latest = {name: float(values[name]) for name in _LATEST} | {
+            "skipped": int(values["skipped"])
+        }
         if not values["finite"]:
             return
         self._made += 1
@@ -67,14 +86,19 @@ class Interval:
     def line(self) -> dict[str, float]:
         """The numbers of the interval so far.
 
-        `loss`, `grad_norm`, `update_norm`: means over the steps made, left out when all were skipped. `param_norm`,
-        `learning_rate`: of the last step. `skipped`: steps of the run so far. `images_per_s`; `step_s`: seconds a
-        step; `wait_s`: those that the loop stood waiting for its batch, while the device may have been busy with the
-        step before; `compute_s`: the others; `data_wait`: wait_s / step_s. `mfu`: the model's FLOP/s as a share of the
-        measured ceiling of the devices (not of a data sheet). `loss_t0.0` ...: see `loss_by_time`.
+        `loss`, `grad_norm`, `update_norm`: means over the steps made, left out when all were
+        skipped. `param_norm`, `learning_rate`: of the last step. `skipped`: steps of the run so
+        far. `images_per_s`; `step_s`: seconds a step; `wait_s`: those that the loop stood waiting
+        for its batch, while the device may have been busy with the step before; `compute_s`: the
+        others; `data_wait`: wait_s / step_s. `mfu`: the model's FLOP/s as a share of the measured
+        ceiling of the devices (not of a data sheet). `loss_t0.0` ...: see `loss_by_time`.
         """
-        means = {name: total / self._made for name, total in self._sums.items()} if self._made else {}
-        return means | self._latest | self._speed() | loss_by_time(self._time_loss, self._time_count)
+        means = (
+            {name: total / self._made for name, total in self._sums.items()} if self._made else {}
+        )
+        return (
+            means | self._latest | self._speed() | loss_by_time(self._time_loss, self._time_count)
+        )
 
     def _speed(self) -> dict[str, float]:
         if not self._timed or self._seconds <= 0:

@@ -1,9 +1,10 @@
 """The Diffusion Transformer with adaLN-Zero (Peebles & Xie 2023, arXiv:2212.09748).
 
-Needs jax, flax and numpy only. Parameters are float32; `config.dtype` is the dtype of matrix products. Norms,
-modulation, softmax and the embedding of t stay in float32.
+Needs jax, flax and numpy only. Parameters are float32; `config.dtype` is the dtype of matrix
+products. Norms, modulation, softmax and the embedding of t stay in float32.
 
-Letters in shapes: n batch, h w c latent height, width, channels, p patch, T = (h/p)(w/p) tokens, D width, H heads.
+Letters in shapes: n batch, h w c latent height, width, channels, p patch, T = (h/p)(w/p) tokens, D
+width, H heads.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, int, int]
 Params = Any  # nested dict of float32 arrays
 Predict = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
-Constrain = Callable[[jax.Array], jax.Array]  # says where activations (n, ...) live; the identity on one device
+# says where activations (n, ...) live; the identity on one device
+Constrain = Callable[[jax.Array], jax.Array]
 
 FREQUENCIES = 256  # of the sin-cos embedding of t
 NORM_EPSILON = 1e-6
@@ -33,10 +35,12 @@ _zeros = nnx.initializers.zeros_init()
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Fixed 2-D sin-cos position embedding, (rows * columns, width) float32, tokens in row-major order.
+    """Fixed 2-D sin-cos position embedding, (rows * columns, width) float32, tokens in row-major
+    order.
 
-    The first half of the channels encodes the column and the second the row, each as sin then cos of
-    position * 10000^(-k / (width / 4)): the convention of MAE and DiT, so that their weights fit.
+    The first half of the channels encodes the column and the second the row, each as sin then cos
+    of position * 10000^(-k / (width / 4)): the convention of MAE and DiT, so that their weights
+    fit.
     """
 
     def encode(position: np.ndarray) -> np.ndarray:
@@ -44,22 +48,30 @@ def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
         angle = position.reshape(-1, 1) * frequency.reshape(1, -1)
         return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
 
-    row, column = np.meshgrid(np.arange(rows, dtype=np.float64), np.arange(columns, dtype=np.float64), indexing="ij")
+    row, column = np.meshgrid(
+        np.arange(rows, dtype=np.float64), np.arange(columns, dtype=np.float64), indexing="ij"
+    )
     return np.concatenate([encode(column), encode(row)], axis=1).astype(np.float32)
 
 
 # What k is divided by in the exponent of the frequencies, for half of them cosines.
-_FREQUENCY_SPAN: dict[str, Callable[[int], int]] = {"half": lambda half: half, "half_minus_one": lambda half: half - 1}
+_FREQUENCY_SPAN: dict[str, Callable[[int], int]] = {
+    "half": lambda half: half,
+    "half_minus_one": lambda half: half - 1,
+}
 
 
 def time_features(t: jax.Array, config: ModelConfig) -> jax.Array:
     """cos then sin of time * 10000^(-k / span), k < 128: t (n,) in [0, 1] -> (n, 256) float32.
 
-    `ModelConfig` says what the network's time is and what the span. DiT and SiT divide by half of the number of
-    frequencies, diffusers by one less; confusing them is an error of 0.3 where time reaches 1000.
+    `ModelConfig` says what the network's time is and what the span. DiT and SiT divide by half of
+    the number of frequencies, diffusers by one less; confusing them is an error of 0.3 where time
+    reaches 1000.
     """
     time = t.astype(jnp.float32)
-    time = (1 - time if config.time_direction == "to_noise" else time) * config.time_scale + config.time_offset
+    time = (
+        1 - time if config.time_direction == "to_noise" else time
+    ) * config.time_scale + config.time_offset
     time = jnp.round(time) if config.time_integer else time
     half = FREQUENCIES // 2
     span = _FREQUENCY_SPAN[config.time_frequencies](half)
@@ -69,14 +81,20 @@ def time_features(t: jax.Array, config: ModelConfig) -> jax.Array:
 
 
 def layer_norm(x: jax.Array) -> jax.Array:
-    """Zero mean and unit variance over the last axis, in float32, two passes (no cancellation), no affine."""
+    """Zero mean and unit variance over the last axis, in float32, two passes (no cancellation), no
+    affine.
+    """
     x = x.astype(jnp.float32)
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + NORM_EPSILON)
+    return centred * jax.lax.rsqrt(
+        jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + NORM_EPSILON
+    )
 
 
 def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """Unit mean square over the last axis, in float32, times `scale` (d,); in x's dtype (Zhang & Sennrich 2019)."""
+    """Unit mean square over the last axis, in float32, times `scale` (d,); in x's dtype (Zhang &
+    Sennrich 2019).
+    """
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + NORM_EPSILON)
     return (wide * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
@@ -87,12 +105,16 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     return layer_norm(x) * (1 + scale[:, None, :]) + shift[:, None, :]
 
 
-def _linear(fan_in: int, fan_out: int, dtype: Any, rngs: nnx.Rngs, init: Any = _xavier) -> nnx.Linear:
+def _linear(
+    fan_in: int, fan_out: int, dtype: Any, rngs: nnx.Rngs, init: Any = _xavier
+) -> nnx.Linear:
     return nnx.Linear(fan_in, fan_out, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 def _attention_kernel(dtype: Any, head_width: int) -> Literal["cudnn"] | None:
-    """cuDNN's fused attention where it exists: NVIDIA GPUs from Ampere on, 16 bits, these widths; else XLA's."""
+    """cuDNN's fused attention where it exists: NVIDIA GPUs from Ampere on, 16 bits, these widths;
+    else XLA's.
+    """
     # "8.0"; AMD's reads "gfx90a", a CPU has none.
     capability = getattr(jax.local_devices()[0], "compute_capability", "")
     major = capability.partition(".")[0]
@@ -101,19 +123,28 @@ def _attention_kernel(dtype: Any, head_width: int) -> Literal["cudnn"] | None:
 
 
 class Block(nnx.Module):
-    """Attention and MLP, both modulated and gated by the condition. Identity at initialisation (adaLN-Zero)."""
+    """Attention and MLP, both modulated and gated by the condition. Identity at initialisation
+    (adaLN-Zero).
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        width, hidden, dtype = config.width, int(config.width * config.mlp_ratio), jnp.dtype(config.dtype)
+        width, hidden, dtype = (
+            config.width,
+            int(config.width * config.mlp_ratio),
+            jnp.dtype(config.dtype),
+        )
         self.heads, self.dtype = config.heads, dtype
-        self.qkv = _linear(width, 3 * width, dtype, rngs)  # q, k, v in this order, as in timm and DiT
+        # q, k, v in this order, as in timm and DiT
+        self.qkv = _linear(width, 3 * width, dtype, rngs)
         self.attention_out = _linear(width, width, dtype, rngs)
         self.mlp_in = _linear(width, hidden, dtype, rngs)
         self.mlp_out = _linear(hidden, width, dtype, rngs)
         self.modulation = _linear(width, 6 * width, dtype, rngs, _zeros)
         self.qk_norm = config.qk_norm
         if config.qk_norm:
-            self.q_scale, self.k_scale = (nnx.Param(jnp.ones(width // config.heads)) for _ in range(2))
+            self.q_scale, self.k_scale = (
+                nnx.Param(jnp.ones(width // config.heads)) for _ in range(2)
+            )
 
     def _attention(self, x: jax.Array) -> jax.Array:
         n, tokens, width = x.shape
@@ -122,7 +153,9 @@ class Block(nnx.Module):
         if self.qk_norm:
             q, k = rms_norm(q, self.q_scale[...]), rms_norm(k, self.k_scale[...])
         kernel = _attention_kernel(self.dtype, width // self.heads)
-        return self.attention_out(jax.nn.dot_product_attention(q, k, v, implementation=kernel).reshape(x.shape))
+        return self.attention_out(
+            jax.nn.dot_product_attention(q, k, v, implementation=kernel).reshape(x.shape)
+        )
 
     def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
         """x (n, T, D) in `dtype`, condition (n, D) after SiLU -> (n, T, D) in `dtype`."""
@@ -131,19 +164,28 @@ class Block(nnx.Module):
         )
         update = self._attention(modulate(x, shift_a, scale_a).astype(self.dtype))
         x = (x + gate_a[:, None, :] * update).astype(self.dtype)
-        update = self.mlp_out(jax.nn.gelu(self.mlp_in(modulate(x, shift_m, scale_m).astype(self.dtype))))
+        update = self.mlp_out(
+            jax.nn.gelu(self.mlp_in(modulate(x, shift_m, scale_m).astype(self.dtype)))
+        )
         return (x + gate_m[:, None, :] * update).astype(self.dtype)
 
 
 class DiT(nnx.Module):
-    """Latent, time and label in, prediction out; what is predicted is the recipe's affair (`ModelConfig.output`).
+    """Latent, time and label in, prediction out; what is predicted is the recipe's affair
+    (`ModelConfig.output`).
 
     Raises:
         ValueError: the latent's height or width is not divisible by the patch size.
     """
 
     def __init__(
-        self, config: ModelConfig, latent_shape: Shape, num_classes: int, constrain: Constrain, *, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        latent_shape: Shape,
+        num_classes: int,
+        constrain: Constrain,
+        *,
+        rngs: nnx.Rngs,
     ):
         height, width, channels = latent_shape
         if height % config.patch or width % config.patch:
@@ -156,8 +198,11 @@ class DiT(nnx.Module):
             self.time_in = _linear(FREQUENCIES, config.width, jnp.float32, rngs, _normal)
             self.time_out = _linear(config.width, config.width, jnp.float32, rngs, _normal)
         # One row more than classes: the last is the learned null class of classifier-free guidance.
-        self.label_embed = nnx.Embed(num_classes + 1, config.width, embedding_init=_normal, rngs=rngs)
-        keys = jax.random.split(rngs.params(), config.depth)  # so that both forms begin with the same numbers
+        self.label_embed = nnx.Embed(
+            num_classes + 1, config.width, embedding_init=_normal, rngs=rngs
+        )
+        # so that both forms begin with the same numbers
+        keys = jax.random.split(rngs.params(), config.depth)
         if config.scan:
             self.blocks = nnx.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
         else:
@@ -170,7 +215,8 @@ class DiT(nnx.Module):
 
         Args:
             x: (n, h, w, c) float32, latent in model scale.
-            t: (n,) float32 in [0, 1]; 0 is noise and 1 is data, whatever convention the network was trained in.
+            t: (n,) float32 in [0, 1]; 0 is noise and 1 is data, whatever convention the network was
+                trained in.
             label: (n,) int32 in [0, num_classes]; num_classes is the null class.
 
         Returns:
@@ -179,7 +225,9 @@ class DiT(nnx.Module):
         n, height, width, channels = x.shape
         rows, columns = height // self.patch, width // self.patch
         patches = x.reshape(n, rows, self.patch, columns, self.patch, channels)
-        tokens = self.patch_embed(patches.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows * columns, -1))
+        tokens = self.patch_embed(
+            patches.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows * columns, -1)
+        )
         tokens = tokens + sincos_positions(rows, columns, tokens.shape[-1])[None].astype(self.dtype)
 
         condition = self._condition(t, label)
@@ -194,7 +242,9 @@ class DiT(nnx.Module):
         """(n, D) in `dtype`, after SiLU."""
         embedding = self.label_embed(label)
         if self.config.time_conditioning:
-            embedding = self.time_out(jax.nn.silu(self.time_in(time_features(t, self.config)))) + embedding
+            embedding = (
+                self.time_out(jax.nn.silu(self.time_in(time_features(t, self.config)))) + embedding
+            )
         return self.constrain(jax.nn.silu(embedding).astype(self.dtype))
 
     def _through_blocks(self, tokens: jax.Array, condition: jax.Array) -> jax.Array:
@@ -204,10 +254,14 @@ class DiT(nnx.Module):
             return self.constrain(nnx.merge(graph, state)(tokens, condition))
 
         if self.config.remat or self.config.scan:
-            # A loop keeps each value of its body that the backward pass wants, where XLA would have fused most away.
+            # A loop keeps each value of its body that the backward pass wants, where XLA would have
+            # fused most away.
             policy = None if self.config.remat else _is_product
-            # In a loop nothing can be merged with the backward pass, so the barriers against it would only cost.
-            apply = jax.checkpoint(apply, prevent_cse=not self.config.scan, static_argnums=0, policy=policy)
+            # In a loop nothing can be merged with the backward pass, so the barriers against it
+            # would only cost.
+            apply = jax.checkpoint(
+                apply, prevent_cse=not self.config.scan, static_argnums=0, policy=policy
+            )
         if self.config.scan:
             graph, state = nnx.split(self.blocks)
             return jax.lax.scan(lambda x, layer: (apply(graph, layer, x), None), tokens, state)[0]
@@ -225,7 +279,9 @@ class Network(NamedTuple):
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-    """What is worth keeping for the backward pass: matrix products and fused attention; the rest is cheap."""
+    """What is worth keeping for the backward pass: matrix products and fused attention; the rest is
+    cheap.
+    """
     return primitive.name == "dot_general" or primitive.name.startswith("dot_product_attention_fwd")
 
 
@@ -236,7 +292,9 @@ def _anywhere(x: jax.Array) -> jax.Array:
 def make_network(
     config: ModelConfig, latent_shape: Shape, num_classes: int, constrain: Constrain = _anywhere
 ) -> Network:
-    """Split the module once; after this, plain `jax.jit` over dicts (nnx.jit costs more dispatch a step)."""
+    """Split the module once; after this, plain `jax.jit` over dicts (nnx.jit costs more dispatch a
+    step).
+    """
 
     def build(key: jax.Array) -> DiT:
         return DiT(config, latent_shape, num_classes, constrain, rngs=nnx.Rngs(key))
@@ -255,14 +313,19 @@ def make_network(
 
 
 def stack_blocks(params: Params) -> Params:
-    """Parameters of a network without `scan` as those of the same network with it: depth is the blocks' first axis."""
+    """Parameters of a network without `scan` as those of the same network with it: depth is the
+    blocks' first axis.
+    """
     blocks = [params["blocks"][number] for number in range(len(params["blocks"]))]
     return {**params, "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
 
 
 def unstack_blocks(params: Params, depth: int) -> Params:
     """The inverse of `stack_blocks`."""
-    layers = {number: jax.tree.map(lambda leaf, i=number: leaf[i], params["blocks"]) for number in range(depth)}
+    layers = {
+        number: jax.tree.map(lambda leaf, i=number: leaf[i], params["blocks"])
+        for number in range(depth)
+    }
     return {**params, "blocks": layers}
 
 
@@ -272,10 +335,11 @@ def count_parameters(params: Params) -> int:
 
 
 def forward_macs(config: ModelConfig, latent_shape: Shape) -> int:
-    """Multiply-accumulates of one forward pass of one image; FLOPs are twice that, a training step three times those.
+    """Multiply-accumulates of one forward pass of one image; FLOPs are twice that, a training step
+    three times those.
 
-    By formula, since XLA's cost analysis counts a loop body once:
-    depth (12 T D^2 + 2 T^2 D + 6 D^2) + 2 T p^2 c D + 2 D^2 + (256 D + D^2 for t), with 12 = 4 + 2 mlp_ratio.
+    By formula, since XLA's cost analysis counts a loop body once: depth (12 T D^2 + 2 T^2 D + 6
+    D^2) + 2 T p^2 c D + 2 D^2 + (256 D + D^2 for t), with 12 = 4 + 2 mlp_ratio.
     """
     height, width, channels = latent_shape
     tokens, d = (height // config.patch) * (width // config.patch), config.width

@@ -13,22 +13,30 @@ if TYPE_CHECKING:
 
 
 def _rsqrt(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """peak / sqrt(max(step / rsqrt_steps, 1)): EDM2's inverse square root (Karras et al. 2024, arXiv:2312.02696)."""
+    """peak / sqrt(max(step / rsqrt_steps, 1)): EDM2's inverse square root (Karras et al. 2024,
+    arXiv:2312.02696).
+    """
     begin = config.warmup_steps  # rsqrt_steps count from the first step
-    return lambda step: config.learning_rate / jnp.sqrt(jnp.maximum((step + begin) / config.rsqrt_steps, 1.0))
+    return lambda step: (
+        config.learning_rate / jnp.sqrt(jnp.maximum((step + begin) / config.rsqrt_steps, 1.0))
+    )
 
 
 # By name: (config, steps after the warm-up) -> learning rate by step after the warm-up.
 SCHEDULES: dict[str, Callable[[OptimizerConfig, int], optax.Schedule]] = {
     "constant": lambda config, steps: optax.constant_schedule(config.learning_rate),
-    "cosine": lambda config, steps: optax.cosine_decay_schedule(config.learning_rate, max(steps, 1)),
+    "cosine": lambda config, steps: optax.cosine_decay_schedule(
+        config.learning_rate, max(steps, 1)
+    ),
     "linear": lambda config, steps: optax.linear_schedule(config.learning_rate, 0.0, max(steps, 1)),
     "rsqrt": _rsqrt,
 }
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate by number of updates made: linear over `warmup_steps`, then the recipe's schedule to the end."""
+    """Learning rate by number of updates made: linear over `warmup_steps`, then the recipe's
+    schedule to the end.
+    """
     after = SCHEDULES[config.schedule](config, steps - config.warmup_steps)
     if config.warmup_steps == 0:
         return after
@@ -39,7 +47,9 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Adam; with decoupled weight decay (AdamW) and clipping by global norm when the recipe sets them."""
+    """Adam; with decoupled weight decay (AdamW) and clipping by global norm when the recipe sets
+    them.
+    """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm is not None else []
     decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
     return optax.chain(

@@ -28,7 +28,8 @@ class Plan:
     run: Run
     reader: Records
     network: Network
-    from_stored: Normalization  # what a batch goes through; run.normalization is the same from the VAE's own scale
+    # what a batch goes through; run.normalization is the same from the VAE's own scale
+    from_stored: Normalization
     selection: Selection
 
     @property
@@ -56,7 +57,9 @@ class Plan:
         )
 
     def summary(self) -> dict[str, Any]:
-        """What `--dry-run` prints. FLOPs are twice the multiply-accumulates; a training step costs three forwards."""
+        """What `--dry-run` prints. FLOPs are twice the multiply-accumulates; a training step costs
+        three forwards.
+        """
         recipe, parameters = self.recipe, self.run.parameters
         trees = 3 + len(average_names(recipe.train))  # parameters, Adam's two moments, averages
         return {
@@ -69,7 +72,9 @@ class Plan:
             "batch_size": recipe.train.batch_size,
             "epochs": round(recipe.train.steps * recipe.train.batch_size / len(self.selection), 2),
             "parameters": parameters,
-            "forward_gflop_per_image": round(2e-9 * forward_macs(recipe.model, self.run.latent_shape), 4),
+            "forward_gflop_per_image": round(
+                2e-9 * forward_macs(recipe.model, self.run.latent_shape), 4
+            ),
             "checkpoint_bytes": 4 * trees * parameters,
         }
 
@@ -78,13 +83,15 @@ def make_plan(data: Path, recipe: Recipe) -> Plan:
     """Open the dataset and check that the recipe fits it.
 
     Raises:
-        UserError: the dataset is not whole, or its latents, classes or size do not fit the model or the batch.
+        UserError: the dataset is not whole, or its latents, classes or size do not fit the model or
+            the batch.
     """
     return plan_for(LatentReader(data), str(data.resolve()), recipe)
 
 
 def plan_for(reader: Records, where: str, recipe: Recipe) -> Plan:
-    """The same for records that are open already; `where`, a path or URL, is what the run calls the dataset.
+    """The same for records that are open already; `where`, a path or URL, is what the run calls the
+    dataset.
 
     Raises:
         UserError: as `make_plan`, but for the dataset itself.
@@ -103,14 +110,19 @@ def plan_for(reader: Records, where: str, recipe: Recipe) -> Plan:
         normalization=_from_raw(manifest, from_stored),
         vae=manifest.vae,
         parameters=count_parameters(network.abstract),
-        versions={"python": platform.python_version()} | {name: installed_version(name) for name in _PACKAGES},
+        versions={"python": platform.python_version()}
+        | {name: installed_version(name) for name in _PACKAGES},
     )
     return Plan(run, reader, network, from_stored, selection)
 
 
 def _vae_scale(manifest: Manifest) -> Normalization:
     """Samples of a model are stored in a model's scale already."""
-    return Normalization.identity(manifest.shape[2]) if manifest.generated else manifest.model_normalization()
+    return (
+        Normalization.identity(manifest.shape[2])
+        if manifest.generated
+        else manifest.model_normalization()
+    )
 
 
 # From what is stored to what the model sees, by `train.normalization`.
@@ -122,7 +134,9 @@ _FROM_STORED: dict[str, Callable[[Manifest], Normalization]] = {
 
 def _from_raw(manifest: Manifest, from_stored: Normalization) -> Normalization:
     """From the VAE's scale to what the model sees: decoding inverts it."""
-    return from_stored if manifest.normalization is None else manifest.normalization.then(from_stored)
+    return (
+        from_stored if manifest.normalization is None else manifest.normalization.then(from_stored)
+    )
 
 
 def _select(where: str, records: int, recipe: Recipe) -> Selection:
@@ -130,7 +144,8 @@ def _select(where: str, records: int, recipe: Recipe) -> Selection:
     selection = Selection.choose(records, holdout=train.holdout, overfit=train.overfit)
     if train.batch_size > len(selection) and train.overfit is None:
         raise UserError(
-            f"{where}: train.batch_size {train.batch_size} is larger than the dataset ({len(selection)} records); "
+            f"{where}: train.batch_size {train.batch_size} is larger than the dataset "
+            f"({len(selection)} records); "
             f"lower it with --set train.batch_size={len(selection)}"
         )
     return selection
@@ -141,15 +156,19 @@ def _check_shapes(manifest: Manifest, recipe: Recipe) -> None:
     made_for = recipe.model.latent
     if made_for is not None and made_for != manifest.shape:
         raise UserError(
-            f"the recipe is for latents of {_by(made_for)} and the dataset holds {_by(manifest.shape)}; encode it at "
-            f"another resolution or with another VAE, or train with --set model.latent={list(manifest.shape)}"
+            f"the recipe is for latents of {_by(made_for)} and the dataset holds "
+            f"{_by(manifest.shape)}; encode it at "
+            "another resolution or with another VAE, or train with --set "
+            f"model.latent={list(manifest.shape)}"
         )
     patch = recipe.model.patch
     if height % patch or width % patch:
         factor = manifest.vae.factor if manifest.vae else 1
         raise UserError(
-            f"resolution {manifest.resolution} is not divisible by VAE factor {factor} x patch {patch}: the latents "
-            f"are {height}x{width}; choose model.patch to divide them, or encode at a multiple of {factor * patch}"
+            f"resolution {manifest.resolution} is not divisible by VAE factor {factor} x patch "
+            f"{patch}: the latents "
+            f"are {height}x{width}; choose model.patch to divide them, or encode at a multiple of "
+            f"{factor * patch}"
         )
 
 

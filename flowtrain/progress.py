@@ -21,8 +21,9 @@ LINE_SECONDS = 20.0  # between two lines where stderr is no terminal
 class Progress:
     """Gathers the metrics of each step, averages them over `log_every` steps, and shows them.
 
-    `push` takes the arrays of a step that has only been dispatched and reads those of the step before, so the device
-    always has work queued. The clock starts when the first step is done: compilation is not throughput.
+    `push` takes the arrays of a step that has only been dispatched and reads those of the step
+    before, so the device always has work queued. The clock starts when the first step is done:
+    compilation is not throughput.
 
     Args:
         sinks: take every line; closed by `close`.
@@ -31,7 +32,8 @@ class Progress:
         batch_size: images of a step, over all devices.
         log_every: steps between two lines.
         flops_per_image: 6 x `flowtrain.model.forward_macs`: training costs three forward passes.
-        ceiling: of `flowtrain.devices.ceiling.matmul_ceiling`, over all devices; None: no model FLOPs utilisation.
+        ceiling: of `flowtrain.devices.ceiling.matmul_ceiling`, over all devices; None: no model
+            FLOPs utilisation.
         shown: whether stderr tells; of several processes one does.
     """
 
@@ -61,12 +63,14 @@ class Progress:
 
         Args:
             step: its number; the first is start + 1.
-            metrics: device arrays: float32 scalars `loss`, `grad_norm`, `update_norm`, `param_norm`, `learning_rate`,
-                `finite`; int32 scalars `skipped`, `streak`; (10,) `time_loss`, `time_count`.
+            metrics: device arrays: float32 scalars `loss`, `grad_norm`, `update_norm`,
+                `param_norm`, `learning_rate`, `finite`; int32 scalars `skipped`, `streak`; (10,)
+                `time_loss`, `time_count`.
             waited: seconds that the loop stood waiting for the batch of this step.
 
         Returns:
-            The same names as NumPy values, and `step`, of the step that was read; None when there was none.
+            The same names as NumPy values, and `step`, of the step that was read; None when there
+            was none.
         """
         self._waited += waited
         before, self._pending = self._pending, (step, metrics)
@@ -78,7 +82,9 @@ class Progress:
         return self._read(*before) if before else None
 
     def validation(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """`loss`, `loss_ema`, `loss_t0.3`, ... of the validation after `step`: `val_loss`, ... in the JSON lines."""
+        """`loss`, `loss_ema`, `loss_t0.3`, ... of the validation after `step`: `val_loss`, ... in
+        the JSON lines.
+        """
         self.scalars(step, {f"val/{name}": value for name, value in values.items()})
 
     def text(self, step: int, name: str, text: str) -> None:
@@ -87,8 +93,13 @@ class Progress:
             sink.text(step, name, text)
 
     def scalars(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """Numbers under names `group/name`, such as `preview/fd` (`preview_fd` in the JSON lines)."""
-        plain = {name: value if isinstance(value, int) else float(value) for name, value in values.items()}
+        """Numbers under names `group/name`, such as `preview/fd` (`preview_fd` in the JSON
+        lines).
+        """
+        plain = {
+            name: value if isinstance(value, int) else float(value)
+            for name, value in values.items()
+        }
         for sink in self._sinks:
             sink.scalars(step, plain)
 
@@ -103,9 +114,11 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self, doing: str = "pause") -> Iterator[None]:
-        """Around work that is no training step, which the bar calls `doing`: its time is not counted.
+        """Around work that is no training step, which the bar calls `doing`: its time is not
+        counted.
 
-        What is pending is waited for, so that no step hides in the pause, and is read later as ever.
+        What is pending is waited for, so that no step hides in the pause, and is read later as
+        ever.
         """
         if self._pending:
             jax.block_until_ready(self._pending[1])
@@ -117,7 +130,9 @@ class Progress:
             self._display.describe(None)
 
     def rewind(self, step: int) -> None:
-        """Go back to `step`: what is pending is dropped, and bar and sinks forget what came after it."""
+        """Go back to `step`: what is pending is dropped, and bar and sinks forget what came after
+        it.
+        """
         self._pending, self._waited, self._line = None, 0.0, {}
         self._interval.clear()
         self._watch.reset()
@@ -147,7 +162,9 @@ class Progress:
 
 
 def status(line: Mapping[str, float], left: int) -> str:
-    """`loss 0.512 img/s 812 mfu 41% left 0:12:31`, with `left` steps to go; what the line does not hold is left out."""
+    """`loss 0.512 img/s 812 mfu 41% left 0:12:31`, with `left` steps to go; what the line does not
+    hold is left out.
+    """
     parts = [f"loss {line['loss']:.4g}"] if "loss" in line else []
     if "images_per_s" in line:
         rate = line["images_per_s"]
@@ -175,7 +192,9 @@ class Stopwatch:
     def lap(self) -> float | None:
         """Seconds since the lap before; None at the first."""
         now = time.perf_counter()
-        seconds = self._seconds + (0.0 if self._pauses else now - self._since) if self._running else None
+        seconds = (
+            self._seconds + (0.0 if self._pauses else now - self._since) if self._running else None
+        )
         self._running, self._seconds, self._since = True, 0.0, now
         return seconds
 
@@ -193,7 +212,9 @@ class Stopwatch:
 
 
 def _has_room(stream: TextIO) -> bool:
-    """Whether a bar can be drawn: on a terminal, and not on one without a size, as in some containers."""
+    """Whether a bar can be drawn: on a terminal, and not on one without a size, as in some
+    containers.
+    """
     return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 1
 
 
@@ -246,7 +267,9 @@ class _Bar:
 
 
 class _Lines:
-    """In a file or a pipe: the lines that the sinks get, 20 seconds apart at least, and always the last one."""
+    """In a file or a pipe: the lines that the sinks get, 20 seconds apart at least, and always the
+    last one.
+    """
 
     def __init__(self, start: int, steps: int):
         self._steps, self._next = steps, float("-inf")

@@ -1,7 +1,8 @@
-"""`flowtrain quickstart`: the public commands, one after the other, on the embedded digits and the embedded VAE.
+"""`flowtrain quickstart`: the public commands, one after the other, on the embedded digits and the
+embedded VAE.
 
-Each stage is a process of its own that talks to the next by files only, as on any other data. Repeating the command
-goes on where it stopped, because each of its commands does.
+Each stage is a process of its own that talks to the next by files only, as on any other data.
+Repeating the command goes on where it stopped, because each of its commands does.
 """
 
 import shlex
@@ -32,16 +33,43 @@ def stages(out: Path, overrides: Sequence[str], num_samples: int) -> dict[str, l
             *"--split train --resolution 32 --vae embedded --shards 4".split(),
         ],
         "train": ["train", latents, "--workdir", run, "--recipe", "digits", *changes],
-        "stats": ["stats", DIGITS, reference, *"--split train --resolution 32 --extractor embedded".split()],
-        "eval": ["eval", run, "--reference", reference, "--steps", STEPS, "--cfg", GUIDANCE, *samples],
+        "stats": [
+            "stats",
+            DIGITS,
+            reference,
+            *"--split train --resolution 32 --extractor embedded".split(),
+        ],
+        "eval": [
+            "eval",
+            run,
+            "--reference",
+            reference,
+            "--steps",
+            STEPS,
+            "--cfg",
+            GUIDANCE,
+            *samples,
+        ],
         "report": ["report", run],
     }
 
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False), default="quickstart")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override the recipe, as in `train`.")
-@click.option("--num-samples", type=click.IntRange(min=10), default=500, show_default=True, help="Samples a setting.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override the recipe, as in `train`.",
+)
+@click.option(
+    "--num-samples",
+    type=click.IntRange(min=10),
+    default=500,
+    show_default=True,
+    help="Samples a setting.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the commands and stop.")
 def quickstart(out: Path, overrides: tuple[str, ...], num_samples: int, dry_run: bool) -> None:
     """Run every stage, small and offline, on 5,000 real handwritten digits; end with one HTML page.
@@ -57,7 +85,10 @@ def quickstart(out: Path, overrides: tuple[str, ...], num_samples: int, dry_run:
         code = _run(arguments)
         seconds[stage] = time.monotonic() - begin
         if code:
-            click.echo(f"Error: the {stage} stage ended with status {code}; repeat the command to go on", err=True)
+            click.echo(
+                f"Error: the {stage} stage ended with status {code}; repeat the command to go on",
+                err=True,
+            )
             sys.exit(code if code > 0 else 128 - code)
     if not dry_run:
         spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
@@ -66,9 +97,14 @@ def quickstart(out: Path, overrides: tuple[str, ...], num_samples: int, dry_run:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    """Run one command. Ctrl-C is the command's to handle, which saves before it ends; its status is handed on."""
-    before = signal.signal(signal.SIGINT, lambda number, frame: None)  # not SIG_IGN, which the command would inherit
+    """Run one command. Ctrl-C is the command's to handle, which saves before it ends; its status is
+    handed on.
+    """
+    # not SIG_IGN, which the command would inherit
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
-        return subprocess.run([sys.executable, "-m", "flowtrain.cli", *arguments], check=False).returncode
+        return subprocess.run(
+            [sys.executable, "-m", "flowtrain.cli", *arguments], check=False
+        ).returncode
     finally:
         signal.signal(signal.SIGINT, before)

@@ -1,4 +1,6 @@
-"""`train --replay STEP`: exactly which records made a step, with every number that was drawn for them."""
+"""`train --replay STEP`: exactly which records made a step, with every number that was drawn for
+them.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +20,8 @@ from schemas.errors import UserError
 def replay(plan: Plan, workdir: Path, step: int) -> Iterator[dict[str, Any]]:
     """One dictionary a record of `step`, in order of the batch.
 
-    `row` in the batch, `key` and `index` in the dataset, `epoch`, `mirrored`, `label` and its `name`, `dropped`
-    (whether the network saw the null class), `t`.
+    `row` in the batch, `key` and `index` in the dataset, `epoch`, `mirrored`, `label` and its
+    `name`, `dropped` (whether the network saw the null class), `t`.
 
     Raises:
         UserError: no such step in the recipe.
@@ -39,7 +41,9 @@ def replay(plan: Plan, workdir: Path, step: int) -> Iterator[dict[str, Any]]:
     batch = reader(number)
     mirrored = reader.mirrored(batch["epoch"].astype(np.int64), batch["index"].astype(np.int64))
     null = len(plan.run.classes)
-    draws = draw(jax.random.key(recipe.seed), batch, plan.run.latent_shape, plan.recipe.objective, null)
+    draws = draw(
+        jax.random.key(recipe.seed), batch, plan.run.latent_shape, plan.recipe.objective, null
+    )
     time, seen = np.asarray(draws.time), np.asarray(draws.label)
     keys = [record.key for record in LatentReader(plan.reader.directory).read(batch["index"])]
     for row in range(recipe.batch_size):

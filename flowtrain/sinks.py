@@ -1,7 +1,7 @@
 """Where the numbers and pictures of a run go: JSON lines, TensorBoard files, Weights & Biases.
 
-A name is `group/name`: `train/loss`, `val/loss_ema`, `preview/samples`. `..._t0.3` is the part of a number that belongs
-to t in [0.3, 0.4).
+A name is `group/name`: `train/loss`, `val/loss_ema`, `preview/samples`. `..._t0.3` is the part of a
+number that belongs to t in [0.3, 0.4).
 """
 
 import json
@@ -61,10 +61,11 @@ def key(name: str) -> str:
 
 
 def tag(name: str) -> str:
-    """The name in TensorBoard and wandb, where a group of charts is what stands before the first slash.
+    """The name in TensorBoard and wandb, where a group of charts is what stands before the first
+    slash.
 
-    The ten parts of the training loss are a group of their own: `train/loss_t0.3` is `loss_by_t/0.3-0.4`, and
-    `val/loss_t0.3` is `val/loss_by_t/0.3-0.4`.
+    The ten parts of the training loss are a group of their own: `train/loss_t0.3` is
+    `loss_by_t/0.3-0.4`, and `val/loss_t0.3` is `val/loss_by_t/0.3-0.4`.
     """
     part = _BY_TIME.fullmatch(name)
     if part is None:
@@ -74,11 +75,15 @@ def tag(name: str) -> str:
 
 
 def _faults(workdir: Path) -> AbstractContextManager[None]:
-    return storage_faults(f"{workdir}: the metrics could not be written", "the checkpoints are whole")
+    return storage_faults(
+        f"{workdir}: the metrics could not be written", "the checkpoints are whole"
+    )
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a last line torn by a kill, so that a resumed curve holds no step twice."""
+    """Drop the lines after `step`, and a last line torn by a kill, so that a resumed curve holds no
+    step twice.
+    """
     if not path.exists():
         return
     kept = []
@@ -93,7 +98,9 @@ def cut_metrics(path: Path, step: int) -> None:
 
 
 class JsonLines:
-    """Appends one object a line to metrics.jsonl; numbers only. What is no finite number is left out: JSON has none."""
+    """Appends one object a line to metrics.jsonl; numbers only. What is no finite number is left
+    out: JSON has none.
+    """
 
     def __init__(self, workdir: Path, start: int):
         self._workdir = workdir
@@ -131,8 +138,8 @@ class JsonLines:
 class TensorBoard:
     """Event files in WORKDIR/tensorboard; what was told is in the file when a call returns.
 
-    tensorboardX has the protocol buffers. Not its writer: that writes from a thread, and when the disk is full the
-    thread ends with a traceback, and whoever tells more waits for it for ever.
+    tensorboardX has the protocol buffers. Not its writer: that writes from a thread, and when the
+    disk is full the thread ends with a traceback, and whoever tells more waits for it for ever.
     """
 
     def __init__(self, workdir: Path, start: int):
@@ -140,8 +147,8 @@ class TensorBoard:
         self._open(start)
 
     def _open(self, step: int) -> None:
-        # TensorBoard reads files in the order of their names. The first part of a name is looked for by it, and the
-        # last tells apart those of one second.
+        # TensorBoard reads files in the order of their names. The first part of a name is looked
+        # for by it, and the last tells apart those of one second.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{time.time_ns()}"
         folder = self._workdir / TENSORBOARD
         with _faults(self._workdir):
@@ -165,7 +172,9 @@ class TensorBoard:
             self._file.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        points = [_Summary.Value(tag=tag(name), simple_value=value) for name, value in values.items()]
+        points = [
+            _Summary.Value(tag=tag(name), simple_value=value) for name, value in values.items()
+        ]
         self._write(step=step, summary=_Summary(value=points))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
@@ -174,7 +183,9 @@ class TensorBoard:
         picture = _Summary.Image(
             height=height, width=width, colorspace=channels, encoded_image_string=_encode_png(image)
         )
-        self._write(step=step, summary=_Summary(value=[_Summary.Value(tag=tag(name), image=picture)]))
+        self._write(
+            step=step, summary=_Summary(value=[_Summary.Value(tag=tag(name), image=picture)])
+        )
 
     def text(self, step: int, name: str, text: str) -> None:
         """`text` is shown as Markdown."""
@@ -197,7 +208,9 @@ def _encode_png(image: np.ndarray) -> bytes:
     rows[:, 1:] = image.reshape(height, 3 * width)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")
@@ -207,9 +220,10 @@ def _encode_png(image: np.ndarray) -> bytes:
 class WandbSink:
     """A run at Weights & Biases, the same one after a resume: its id is kept in WORKDIR/wandb-id.
 
-    Where it goes is wandb's own business: `wandb login`, WANDB_MODE=offline, WANDB_ENTITY and so on. Every chart is
-    drawn over `step`, a number among the others: wandb's own step drops what is logged after a rewind, and cannot take
-    back what was logged before it, so the steps that were made twice are seen twice.
+    Where it goes is wandb's own business: `wandb login`, WANDB_MODE=offline, WANDB_ENTITY and so
+    on. Every chart is drawn over `step`, a number among the others: wandb's own step drops what is
+    logged after a rewind, and cannot take back what was logged before it, so the steps that were
+    made twice are seen twice.
 
     Args:
         project: name of the project.
@@ -225,7 +239,8 @@ class WandbSink:
             import wandb
         except ImportError:
             raise UserError(
-                "wandb is not installed; install flowtrain[wandb] (pip install 'flowtrain[wandb]'), or train without it"
+                "wandb is not installed; install flowtrain[wandb] (pip install "
+                "'flowtrain[wandb]'), or train without it"
             ) from None
         self._picture = wandb.Image
         try:
@@ -241,7 +256,8 @@ class WandbSink:
         except wandb.Error as error:
             reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(
-                f"wandb: {reason}; log in with `wandb login`, or set WANDB_MODE=offline and `wandb sync` later"
+                f"wandb: {reason}; log in with `wandb login`, or set WANDB_MODE=offline and `wandb "
+                "sync` later"
             ) from None
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")

@@ -65,29 +65,37 @@ def init_state(setup: Setup, key: jax.Array) -> TrainState:
 def make_train_step(setup: Setup, mesh: Mesh | None = None) -> TrainStep:
     """`(state, batch, key) -> (state, metrics)`, jitted, with the state's buffers donated.
 
-    The batch is that of `BatchReader`. An update whose loss or gradient is not finite is not made: parameters, averages
-    and optimizer stay, the step is counted. Metrics are () float32 (`skipped`, `streak`: int32), but for `time_loss`
-    and `time_count`, (10,) float32: sums of the records' losses, and how many they are, by tenths of t.
+    The batch is that of `BatchReader`. An update whose loss or gradient is not finite is not made:
+    parameters, averages and optimizer stay, the step is counted. Metrics are () float32 (`skipped`,
+    `streak`: int32), but for `time_loss` and `time_count`, (10,) float32: sums of the records'
+    losses, and how many they are, by tenths of t.
 
-    On a `mesh` the state stays where `state_shardings` puts it, which XLA does not do of itself: another layout would
-    be compiled again, and not be donated. Metrics are on all devices.
+    On a `mesh` the state stays where `state_shardings` puts it, which XLA does not do of itself:
+    another layout would be compiled again, and not be donated. Metrics are on all devices.
     """
     train = setup.recipe.train
     optimizer = make_optimizer(setup.recipe.optimizer, train.steps)
     schedule = make_schedule(setup.recipe.optimizer, train.steps)
     rates = averages(train)
 
-    def step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array) -> tuple[TrainState, Metrics]:
+    def step(
+        state: TrainState, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         losses, gradient, time = _gradient(setup, state.params, batch, key)
         loss, gradient_norm = jnp.mean(losses), _global_norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
         updates, opt = optimizer.update(gradient, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         made = state.step - state.skipped  # updates so far
-        ema = {name: update_ema(state.ema[name], params, rate(made + 1)) for name, rate in rates.items()}
+        ema = {
+            name: update_ema(state.ema[name], params, rate(made + 1))
+            for name, rate in rates.items()
+        }
         skipped, streak = state.skipped + ~finite, jnp.where(finite, 0, state.streak + 1)
         params, ema, opt = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (params, ema, opt), (state.params, state.ema, state.opt)
+            lambda new, old: jnp.where(finite, new, old),
+            (params, ema, opt),
+            (state.params, state.ema, state.opt),
         )
         time_loss, time_count = losses_by_time(losses, time)
         metrics = {
@@ -107,20 +115,26 @@ def make_train_step(setup: Setup, mesh: Mesh | None = None) -> TrainStep:
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
     abstract = jax.eval_shape(lambda: init_state(setup, jax.random.key(0)))
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings(mesh, abstract), replicated(mesh)))
+    return jax.jit(
+        step, donate_argnums=0, out_shardings=(state_shardings(mesh, abstract), replicated(mesh))
+    )
 
 
 def _gradient(
     setup: Setup, params: Params, batch: dict[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, Params, jax.Array]:
-    """Losses (n,), the gradient of their mean, and t (n,); the batch in `accumulate` parts, one after another."""
+    """Losses (n,), the gradient of their mean, and t (n,); the batch in `accumulate` parts, one
+    after another.
+    """
     recipe = setup.recipe
     path = make_objective(recipe.objective).path
     data = model_latents(key, batch, setup.layout, setup.offset, setup.scale)
     draws = draw(key, batch, setup.latent_shape, recipe.objective, setup.null_class)
 
     def mean_loss(params: Params, data: jax.Array, draws: Draws) -> tuple[jax.Array, jax.Array]:
-        losses = record_losses(setup.network.predict, params, data, draws, path, recipe.model.output)
+        losses = record_losses(
+            setup.network.predict, params, data, draws, path, recipe.model.output
+        )
         return jnp.mean(losses), losses
 
     gradient_of = jax.grad(mean_loss, has_aux=True)
@@ -140,24 +154,32 @@ def _gradient(
 
 
 def _cut(x: jax.Array, parts: int) -> jax.Array:
-    """(n, ...) -> (parts, n / parts, ...), every parts-th row together: no device has to hand rows to another."""
+    """(n, ...) -> (parts, n / parts, ...), every parts-th row together: no device has to hand rows
+    to another.
+    """
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 
 def make_validation_step(setup: Setup, mesh: Mesh | None = None) -> Callable[..., Metrics]:
-    """`(params, batch, weight, key) -> {"loss", "time_loss", "time_count"}`, jitted: sums over the records.
+    """`(params, batch, weight, key) -> {"loss", "time_loss", "time_count"}`, jitted: sums over the
+    records.
 
-    `weight` (n,) float32 is 1 for a record and 0 for padding; `loss` is () and the others (10,) by tenths of t. Nothing
-    is dropped, and the draws of a record are the same in every call. On a `mesh` the sums are on all devices.
+    `weight` (n,) float32 is 1 for a record and 0 for padding; `loss` is () and the others (10,) by
+    tenths of t. Nothing is dropped, and the draws of a record are the same in every call. On a
+    `mesh` the sums are on all devices.
     """
     objective = setup.recipe.objective.model_copy(update={"label_drop": 0.0})
     path = make_objective(objective).path
 
-    def step(params: Params, batch: dict[str, jax.Array], weight: jax.Array, key: jax.Array) -> Metrics:
+    def step(
+        params: Params, batch: dict[str, jax.Array], weight: jax.Array, key: jax.Array
+    ) -> Metrics:
         key = jax.random.fold_in(key, Purpose.VALIDATION)
         data = model_latents(key, batch, setup.layout, setup.offset, setup.scale)
         draws = draw(key, batch, setup.latent_shape, objective, setup.null_class)
-        losses = record_losses(setup.network.predict, params, data, draws, path, setup.recipe.model.output)
+        losses = record_losses(
+            setup.network.predict, params, data, draws, path, setup.recipe.model.output
+        )
         time_loss, time_count = losses_by_time(losses * weight, draws.time, weight)
         return {"loss": jnp.sum(losses * weight), "time_loss": time_loss, "time_count": time_count}
 

@@ -1,7 +1,7 @@
 """The training loop: it can be killed at any moment and repeated, and ends with the same bits.
 
-Every number of a step follows from (recipe, dataset, step), on the same kind and number of devices. What the loop wants
-from evaluation (pictures and distances while it trains) comes in as a hook.
+Every number of a step follows from (recipe, dataset, step), on the same kind and number of devices.
+What the loop wants from evaluation (pictures and distances while it trains) comes in as a hook.
 """
 
 import time
@@ -62,10 +62,11 @@ class Options:
     Attributes:
         devices: to train on; default: all of all hosts.
         fsdp: over how many of them parameters are cut.
-        should_stop: asked after every step (with several processes, after every `log_every`); when it says yes, the
-            state is saved and the call returns.
+        should_stop: asked after every step (with several processes, after every `log_every`); when
+            it says yes, the state is saved and the call returns.
         preview: called every `preview.every` steps with the averaged weights of the moment.
-        sinks: where metrics go besides metrics.jsonl and TensorBoard; made once the work directory is this process's.
+        sinks: where metrics go besides metrics.jsonl and TensorBoard; made once the work directory
+            is this process's.
         validate_on: a dataset to validate on, in the place of held-out records.
     """
 
@@ -79,7 +80,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended: at `step`, because it was asked to stop or because the run is complete."""
+    """How a call of `train` ended: at `step`, because it was asked to stop or because the run is
+    complete.
+    """
 
     step: int
     stopped: bool
@@ -94,8 +97,8 @@ def train(plan: Plan, workdir: Path, options: Options | None = None) -> Outcome:
         options: how.
 
     Raises:
-        UserError: the directory is not this run's, the batch cannot be cut over the devices, the loss is no longer
-            finite, a record is damaged, or memory or disk is full.
+        UserError: the directory is not this run's, the batch cannot be cut over the devices, the
+            loss is no longer finite, a record is damaged, or memory or disk is full.
     """
     options = options or Options()
     recipe = plan.recipe.train
@@ -121,7 +124,11 @@ def make_progress(
 ) -> Progress:
     """Bar and sinks; only the main process writes."""
     recipe = plan.recipe.train
-    ceiling = matmul_ceiling(plan.recipe.model.dtype, list(mesh.local_devices)) * mesh.size / len(mesh.local_devices)
+    ceiling = (
+        matmul_ceiling(plan.recipe.model.dtype, list(mesh.local_devices))
+        * mesh.size
+        / len(mesh.local_devices)
+    )
     sinks: list[Sink] = []
     if is_main():  # those that may refuse come first, before files are open
         sinks = [*(make() for make in more), JsonLines(workdir, start), TensorBoard(workdir, start)]
@@ -167,7 +174,9 @@ class Loop:
             rows=rows(self._placement, recipe.batch_size),
             on_corrupt=recipe.on_corrupt,
         )
-        self._validation = _make_validation(self.plan, self.setup, self.options.validate_on, self.mesh)
+        self._validation = _make_validation(
+            self.plan, self.setup, self.options.validate_on, self.mesh
+        )
         self._told: set[int] = set()  # damaged records that the user has read of
 
     def begin(self) -> tuple[TrainState, Position]:
@@ -228,15 +237,20 @@ class Loop:
         return self.options.preview is not None and self.plan.recipe.preview.every > 0
 
     def _between_steps(self, state: TrainState, step: int, *, stopped: bool, good: bool) -> None:
-        """Whatever is due after `step`: validation, snapshot, preview, checkpoint, and news of damaged records.
+        """Whatever is due after `step`: validation, snapshot, preview, checkpoint, and news of
+        damaged records.
 
-        A checkpoint is what a rollback goes back to, so none is made in the middle of bad steps, unless the call ends.
-        One that is stopped has little time: it only saves.
+        A checkpoint is what a rollback goes back to, so none is made in the middle of bad steps,
+        unless the call ends. One that is stopped has little time: it only saves.
         """
         recipe, last = self.plan.recipe, step == self.plan.recipe.train.steps
         saves = stopped or last or (good and step % recipe.train.checkpoint_every == 0)
         hurries = stopped and not last
-        judged = last or (saves and recipe.train.keep_best > 0) or step % recipe.train.validate_every == 0
+        judged = (
+            last
+            or (saves and recipe.train.keep_best > 0)
+            or step % recipe.train.validate_every == 0
+        )
         loss = None
         if self._validation and judged and not hurries:
             loss = self._validate(self._validation, state, step)
@@ -246,7 +260,9 @@ class Loop:
             self._draw(state, step)
         if saves:  # last, so that a kill loses none of the others
             with self.progress.paused("save"):
-                self.checkpoints.save(step, state, dict(self.loader.get_state()), self._meta(), loss)
+                self.checkpoints.save(
+                    step, state, dict(self.loader.get_state()), self._meta(), loss
+                )
         for index, what in self._batches.damaged.items():
             if index not in self._told:
                 self._told.add(index)
@@ -254,7 +270,9 @@ class Loop:
 
     def _validate(self, validation: Validation, state: TrainState, step: int) -> float:
         with self.progress.paused("validate"):
-            raw, averaged = (validation(params, self._key) for params in (state.params, state.ema[MAIN]))
+            raw, averaged = (
+                validation(params, self._key) for params in (state.params, state.ema[MAIN])
+            )
         averages = {name.replace("loss", "loss_ema", 1): value for name, value in averaged.items()}
         self.progress.validation(step, raw | averages)
         return averaged["loss"]
@@ -266,15 +284,21 @@ class Loop:
             return
         try:
             with self.progress.paused("preview"):
-                trained = TrainedModel(self.plan.run, step, MAIN, self.plan.network.predict, weights)
+                trained = TrainedModel(
+                    self.plan.run, step, MAIN, self.plan.network.predict, weights
+                )
                 drawn = self.options.preview(trained)
         except Exception as error:  # a picture is not worth a run
             told = " ".join(str(error).split())[:200]
-            self.progress.note(f"step {step}: no preview ({type(error).__name__}: {told}); training goes on")
+            self.progress.note(
+                f"step {step}: no preview ({type(error).__name__}: {told}); training goes on"
+            )
             return
         for name, picture in drawn.images.items():
             self.progress.image(step, f"preview/{name}", picture)
-        self.progress.scalars(step, {f"preview/{name}": value for name, value in drawn.scalars.items()})
+        self.progress.scalars(
+            step, {f"preview/{name}": value for name, value in drawn.scalars.items()}
+        )
 
     def _roll_back(self, bad: int) -> TrainState:
         """The state of the last regular checkpoint, after a streak of bad steps up to step `bad`.
@@ -287,16 +311,21 @@ class Loop:
         row = f"{recipe.max_bad_steps} steps in a row" if recipe.max_bad_steps > 1 else "one step"
         told = f"step {bad}: loss or gradient was not finite for {row}"
         if good is None or len(self.position.rollbacks) >= recipe.max_rollbacks:
-            times = f"the run has gone back {len(self.position.rollbacks)} times (train.max_rollbacks)"
+            times = (
+                f"the run has gone back {len(self.position.rollbacks)} times (train.max_rollbacks)"
+            )
             why = "there is no checkpoint to go back to" if good is None else times
             raise UserError(
-                f"{told}, and {why}; train in a new directory with a lower optimizer.learning_rate, a longer "
+                f"{told}, and {why}; train in a new directory with a lower "
+                "optimizer.learning_rate, a longer "
                 "optimizer.warmup_steps or optimizer.clip_norm=1"
             )
         position = self.position.back(bad, good)
         self.checkpoints.cut(good)
         self.progress.rewind(good)
-        self.progress.note(f"{told}; back to the checkpoint of step {good}, past the batches of the steps between")
+        self.progress.note(
+            f"{told}; back to the checkpoint of step {good}, past the batches of the steps between"
+        )
         state, _ = self._restore(good, position)
         return state
 
@@ -310,7 +339,8 @@ class Loop:
             or data != {"next_index": saved.batch}
         ):
             raise UserError(
-                f"checkpoint {step} belongs to another run or data position ({meta}, {data}); train elsewhere"
+                f"checkpoint {step} belongs to another run or data position ({meta}, {data}); "
+                "train elsewhere"
             )
         self.snapshots.resume(step, state.ema)
         self._move(position or saved)
@@ -340,7 +370,9 @@ class Loop:
         }
 
 
-def _make_validation(plan: Plan, setup: Setup, other: LatentReader | None, mesh: Mesh) -> Validation | None:
+def _make_validation(
+    plan: Plan, setup: Setup, other: LatentReader | None, mesh: Mesh
+) -> Validation | None:
     """On another dataset, or on the records held out of this one; None where there are neither."""
     recipe = plan.recipe.train
     if other is not None:

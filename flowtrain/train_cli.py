@@ -28,27 +28,70 @@ _POSITIVE = click.IntRange(min=1)
 
 @click.command()
 @click.argument("data")
-@click.option("--workdir", required=True, type=_PATH, help="Checkpoints, metrics and run.json go here.")
-@click.option("--recipe", required=True, help="Name of a recipe of the package, or a TOML file.")
-@click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Override one value of the recipe.")
-@click.option("--overfit", type=_POSITIVE, metavar="N", help="Train on N records only: can it learn them?")
-@click.option("--validation", metavar="DATA", help="Dataset for the validation loss.  [default: held-out records]")
-@click.option("--reference", type=_PATH, help="Statistics or dataset for the distances of previews.")
 @click.option(
-    "--cache", type=click.Choice(CACHES), default="none", show_default=True, help="Stage the records once, for speed."
+    "--workdir", required=True, type=_PATH, help="Checkpoints, metrics and run.json go here."
+)
+@click.option("--recipe", required=True, help="Name of a recipe of the package, or a TOML file.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="TABLE.KEY=VALUE",
+    help="Override one value of the recipe.",
+)
+@click.option(
+    "--overfit", type=_POSITIVE, metavar="N", help="Train on N records only: can it learn them?"
+)
+@click.option(
+    "--validation",
+    metavar="DATA",
+    help="Dataset for the validation loss.  [default: held-out records]",
+)
+@click.option(
+    "--reference", type=_PATH, help="Statistics or dataset for the distances of previews."
+)
+@click.option(
+    "--cache",
+    type=click.Choice(CACHES),
+    default="none",
+    show_default=True,
+    help="Stage the records once, for speed.",
 )
 @click.option("--cache-dir", type=_PATH, help="Where to stage.  [default: the user's cache folder]")
-@click.option("--fsdp", type=_POSITIVE, default=1, show_default=True, help="Cut parameters over so many devices.")
-@click.option("--distributed", is_flag=True, help="Join the other processes of a cluster, as its environment says.")
-@click.option("--coordinator", metavar="HOST:PORT", help="Process 0, where the environment does not say.")
+@click.option(
+    "--fsdp",
+    type=_POSITIVE,
+    default=1,
+    show_default=True,
+    help="Cut parameters over so many devices.",
+)
+@click.option(
+    "--distributed",
+    is_flag=True,
+    help="Join the other processes of a cluster, as its environment says.",
+)
+@click.option(
+    "--coordinator", metavar="HOST:PORT", help="Process 0, where the environment does not say."
+)
 @click.option("--processes", type=_POSITIVE, help="How many there are.")
 @click.option("--process", type=click.IntRange(min=0), help="Number of this one, from 0.")
-@click.option("--wandb", metavar="PROJECT", help="Report to Weights & Biases too (pip install flowtrain[wandb]).")
-@click.option("--replay", type=_POSITIVE, metavar="STEP", help="Print the records that made a step, and stop.")
+@click.option(
+    "--wandb",
+    metavar="PROJECT",
+    help="Report to Weights & Biases too (pip install flowtrain[wandb]).",
+)
+@click.option(
+    "--replay", type=_POSITIVE, metavar="STEP", help="Print the records that made a step, and stop."
+)
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and plan, and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan, the records or the result as JSON.")
-def train(data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], **options: Any) -> None:
-    """Train a DiT on the latent dataset DATA (local, gs:// or s3://). The same command again resumes.
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the plan, the records or the result as JSON."
+)
+def train(
+    data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], **options: Any
+) -> None:
+    """Train a DiT on the latent dataset DATA (local, gs:// or s3://). The same command again
+    resumes.
 
     On SIGTERM the state is saved and the exit status is 75; on Ctrl-C likewise, with 130.
 
@@ -101,13 +144,17 @@ def _train(plan: "Plan", workdir: Path, options: dict[str, Any]) -> None:
     settings = replace(settings, should_stop=lambda: stop.signal is not None)
     outcome = run_training(plan, workdir, settings)
     if outcome.stopped:
-        click.echo(f"{workdir}: stopped; saved step {outcome.step}, repeat the command to go on", err=True)
+        click.echo(
+            f"{workdir}: stopped; saved step {outcome.step}, repeat the command to go on", err=True
+        )
         sys.exit(INTERRUPTED if stop.signal == signal.SIGINT else PREEMPTED)
     _print({"workdir": str(workdir), "step": outcome.step}, options["as_json"])
 
 
 def _plan(data: str, recipe: "Recipe", options: dict[str, Any]) -> "Plan":
-    """The plan of a run on the dataset, which is brought here first, unless the plan is all that is wanted."""
+    """The plan of a run on the dataset, which is brought here first, unless the plan is all that is
+    wanted.
+    """
     from flowtrain.plan import make_plan, plan_for
     from flowtrain.records.reader import Unread
 
@@ -130,20 +177,33 @@ def _check_options(recipe: "Recipe", data: str, options: dict[str, Any]) -> None
     count, number = options["processes"], options["process"]
     if options["coordinator"] and (count is None or number is None):
         raise UserError("--coordinator needs --processes N and --process I")
-    if not options["coordinator"] and not options["distributed"] and (count is not None or number is not None):
+    if (
+        not options["coordinator"]
+        and not options["distributed"]
+        and (count is not None or number is not None)
+    ):
         raise UserError("--processes and --process need --coordinator HOST:PORT, or --distributed")
     if count is not None and number is not None and number >= count:
         raise UserError(f"--process {number}: of {count} processes the last is number {count - 1}")
-    if options["reference"] is not None and not (recipe.preview.every and recipe.preview.distance_samples):
+    if options["reference"] is not None and not (
+        recipe.preview.every and recipe.preview.distance_samples
+    ):
         raise UserError(
-            "--reference is for the distances of previews, and there are none; set preview.every and "
+            "--reference is for the distances of previews, and there are none; set preview.every "
+            "and "
             "preview.distance_samples, or leave it out"
         )
     if recipe.train.keep_best and not recipe.train.holdout and options["validation"] is None:
-        raise UserError("train.keep_best needs a validation loss; give --validation DATA or --set train.holdout=N")
+        raise UserError(
+            "train.keep_best needs a validation loss; give --validation DATA or --set "
+            "train.holdout=N"
+        )
     staged = options["cache"] == "disk" or _is_url(data) or _is_url(options["validation"] or "")
     if options["cache_dir"] is not None and not staged:
-        raise UserError("--cache-dir says where to stage, and nothing is staged; add --cache disk, or leave it out")
+        raise UserError(
+            "--cache-dir says where to stage, and nothing is staged; add --cache disk, or leave it "
+            "out"
+        )
 
 
 def _check_devices(plan: "Plan", fsdp: int) -> None:
@@ -166,25 +226,33 @@ def _options(plan: "Plan", workdir: Path, options: dict[str, Any]) -> "Options":
         check_validation(plan, validate_on.manifest, validate_on.directory)
     preview = None
     if plan.recipe.preview.every:
-        # Evaluation is above the trainer: named by string, like the commands of other packages in `flowtrain.cli`.
+        # Evaluation is above the trainer: named by string, like the commands of other packages in
+        # `flowtrain.cli`.
         try:
             make_preview = importlib.import_module("evaluation.preview.preview").make_preview
         except ModuleNotFoundError as error:
             raise UserError(
-                f"previews need the package {error.name}, which is not installed; install it, or set preview.every=0"
+                f"previews need the package {error.name}, which is not installed; install it, or "
+                "set preview.every=0"
             ) from None
         data, directory = Path(plan.run.dataset.path), workdir / "previews"
-        preview = make_preview(plan.run, data, options["reference"], _warn, directory=directory, make_bar=bar)
+        preview = make_preview(
+            plan.run, data, options["reference"], _warn, directory=directory, make_bar=bar
+        )
     sinks = []
     if options["wandb"]:
         from flowtrain.sinks import WandbSink
 
-        sinks.append(lambda: WandbSink(options["wandb"], workdir, plan.recipe.model_dump(mode="json")))
+        sinks.append(
+            lambda: WandbSink(options["wandb"], workdir, plan.recipe.model_dump(mode="json"))
+        )
     return Options(fsdp=options["fsdp"], preview=preview, sinks=sinks, validate_on=validate_on)
 
 
 def _local(data: str, cache_dir: Path | None) -> Path:
-    """The dataset on a local disk: training reads single records at random, so one in an object store is staged."""
+    """The dataset on a local disk: training reads single records at random, so one in an object
+    store is staged.
+    """
     if not _is_url(data):
         return Path(data)
     from flowtrain.records.cache import cache_directory
@@ -202,7 +270,9 @@ def _staged(plan: "Plan", cache: "Cache", cache_dir: Path | None) -> "Plan":
     from flowtrain.records.rows import row_count
 
     with bar(total=row_count(plan.reader.manifest), desc="cache", unit="record") as progress:
-        return replace(plan, reader=open_records(plan.reader.directory, cache, cache_dir, progress.update))
+        return replace(
+            plan, reader=open_records(plan.reader.directory, cache, cache_dir, progress.update)
+        )
 
 
 def _print_replay(plan: "Plan", workdir: Path, step: int, as_json: bool) -> None:
@@ -217,7 +287,11 @@ def _print_replay(plan: "Plan", workdir: Path, step: int, as_json: bool) -> None
     widths = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
     click.echo("  ".join(f"{name:<{widths[name]}}" for name in columns).rstrip())
     for row in zip(*columns.values(), strict=True):
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths.values(), strict=True)).rstrip())
+        click.echo(
+            "  ".join(
+                f"{cell:<{width}}" for cell, width in zip(row, widths.values(), strict=True)
+            ).rstrip()
+        )
 
 
 def _cell(value: object) -> str:
@@ -231,7 +305,9 @@ class _StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._before = {which: signal.signal(which, self._note) for which in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {
+            which: signal.signal(which, self._note) for which in (signal.SIGTERM, signal.SIGINT)
+        }
 
     def _note(self, number: int, frame: object) -> None:
         self.signal = number

@@ -1,4 +1,6 @@
-"""The loss on records that are not trained on: the same records, noise and t every time, so that it can be compared."""
+"""The loss on records that are not trained on: the same records, noise and t every time, so that it
+can be compared.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -46,7 +48,10 @@ class Validation:
         for begin in range(0, len(self._index), self._size):
             batch, weight = self._read(begin)
             sums = jax.device_get(self._step(params, batch, weight, key))
-            total = {name: total.get(name, 0.0) + np.asarray(value, np.float64) for name, value in sums.items()}
+            total = {
+                name: total.get(name, 0.0) + np.asarray(value, np.float64)
+                for name, value in sums.items()
+            }
         parts = loss_by_time(total["time_loss"], total["time_count"])
         return {"loss": float(total["loss"] / total["time_count"].sum()), **parts}
 
@@ -64,7 +69,9 @@ class Validation:
         batch = put_batch(arrays | {"weight": weight}, self._sharding)
         return batch, batch.pop("weight")
 
-    def _gather(self, index: Index, weight: NDArray[np.float32]) -> tuple[Columns, Index, NDArray[np.float32]]:
+    def _gather(
+        self, index: Index, weight: NDArray[np.float32]
+    ) -> tuple[Columns, Index, NDArray[np.float32]]:
         try:
             return self._records.gather(index, np.zeros(len(index), np.bool_)), index, weight
         except DamagedRecordsError as error:

@@ -8,7 +8,8 @@ from schemas.storage.objects import EMULATOR, GoogleStore, ObjectStore, S3Store
 
 
 def connect(scheme: str) -> ObjectStore:
-    """The store of a scheme, with the options that Beam gave its file systems; one connection for the same options.
+    """The store of a scheme, with the options that Beam gave its file systems; one connection for
+    the same options.
 
     In a worker they are those of the job, in a command those after `--`.
     """
@@ -17,7 +18,8 @@ def connect(scheme: str) -> ObjectStore:
 
     if FileSystems._pipeline_options is None:
         FileSystems.set_options(PipelineOptions([]))
-    return _connect(scheme, FileSystems._pipeline_options)  # Beam has no way to ask for what it was told
+    # Beam has no way to ask for what it was told
+    return _connect(scheme, FileSystems._pipeline_options)
 
 
 @cache
@@ -45,6 +47,9 @@ def _s3(options: Any) -> S3Store:
 def _google(options: Any) -> GoogleStore:
     from apache_beam.io.gcp.gcsio import GcsIO, create_storage_client
 
-    # An emulator asks for no credentials, and looking for them takes Beam half a minute where there are none.
-    client = create_storage_client(options, use_credentials=False) if EMULATOR in os.environ else None
+    # An emulator asks for no credentials, and looking for them takes Beam half a minute where there
+    # are none.
+    client = (
+        create_storage_client(options, use_credentials=False) if EMULATOR in os.environ else None
+    )
     return GoogleStore(GcsIO(storage_client=client, pipeline_options=options).client)

@@ -22,7 +22,8 @@ Examples:
   flowtrain preprocess photos/ latents --flips
   flowtrain preprocess tar:ILSVRC2012_img_train.tar,ILSVRC2012_devkit_t12.tar.gz latents
   flowtrain preprocess tfds:celeb_a_hq/256 s3://bucket/latents -- --s3_region_name=eu-west-1
-  flowtrain preprocess photos/ latents -- --direct_running_mode=multi_processing --direct_num_workers=4
+  flowtrain preprocess photos/ latents -- \\
+      --direct_running_mode=multi_processing --direct_num_workers=4
 
 The same command again goes on where the last one stopped."""
 
@@ -30,8 +31,19 @@ The same command again goes on where the last one stopped."""
 @click.command(epilog=EPILOG)
 @click.argument("source")
 @click.argument("out", type=click.Path(file_okay=True))
-@click.option("--split", default="train", show_default=True, help="Split of the source, and name of it in OUT.")
-@click.option("--resolution", type=click.IntRange(min=1), default=256, show_default=True, help="Side in pixels.")
+@click.option(
+    "--split",
+    default="train",
+    show_default=True,
+    help="Split of the source, and name of it in OUT.",
+)
+@click.option(
+    "--resolution",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Side in pixels.",
+)
 @click.option(
     "--crop",
     type=click.Choice(CROP_RULES),
@@ -43,22 +55,40 @@ The same command again goes on where the last one stopped."""
     "--vae",
     default="stabilityai/sd-vae-ft-mse",
     show_default=True,
-    help="A hub id (org/name, org/name:folder), a directory in diffusers' format or of a tiny autoencoder's two files, "
-    "embedded, or none to store pixels.",
+    help="A hub id (org/name, org/name:folder), a directory in diffusers' format or of a tiny "
+    "autoencoder's two files, embedded, or none to store pixels.",
 )
 @click.option("--vae-revision", default=None, help="Branch, tag or commit of a VAE on the hub.")
 @click.option(
     "--vae-dtype",
     type=click.Choice(["float32", "bfloat16"]),
     default=None,
-    help="Precision of the VAE's computation.  [default: bfloat16 on an accelerator, float32 on a CPU]",
+    help=(
+        "Precision of the VAE's computation.  [default: bfloat16 on an accelerator, float32 on a "
+        "CPU]"
+    ),
 )
 @click.option("--flips", is_flag=True, help="Encode mirrored images too, as the split SPLIT_flip.")
 @click.option(
-    "--shards", type=click.IntRange(min=1), default=None, help="Number of shards.  [default: one per 1000 images]"
+    "--shards",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Number of shards.  [default: one per 1000 images]",
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images encoded at once.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the order of the records.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Images encoded at once.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the order of the records.",
+)
 @click.option(
     "--max-bad-fraction",
     type=click.FloatRange(0, 1),
@@ -73,7 +103,9 @@ The same command again goes on where the last one stopped."""
     show_default=True,
     help="Fail when the VAE reconstructs a sample of the images worse, in dB; 0 for no limit.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the plan and its cost, and stop; nothing is written.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the plan and its cost, and stop; nothing is written."
+)
 @click.option(
     "--images-per-second",
     type=click.FloatRange(min=0, min_open=True),
@@ -84,23 +116,30 @@ The same command again goes on where the last one stopped."""
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.argument("beam_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
 def preprocess(
-    dry_run: bool, images_per_second: float, as_json: bool, beam_options: tuple[str, ...], **request: Any
+    dry_run: bool,
+    images_per_second: float,
+    as_json: bool,
+    beam_options: tuple[str, ...],
+    **request: Any,
 ) -> None:
     """Encode the images of SOURCE into a latent dataset at OUT.
 
-    SOURCE is a folder of images (its sub-folders are the classes), tar:FILE, zip:FILE, tfds:NAME, parquet:PATH or
-    embedded:digits. SOURCE and OUT may be in object stores (gs://, s3://). OUT can be opened by
-    `tfds.builder_from_directory(OUT)`. What follows -- goes to Beam.
+    SOURCE is a folder of images (its sub-folders are the classes), tar:FILE, zip:FILE, tfds:NAME,
+    parquet:PATH or embedded:digits. SOURCE and OUT may be in object stores (gs://, s3://). OUT can
+    be opened by `tfds.builder_from_directory(OUT)`. What follows -- goes to Beam.
     """
     from pipelines.preprocess import plan as planning
 
     if beam_options and not beam_options[0].startswith("-"):
-        raise click.UsageError(f"unexpected argument {beam_options[0]!r}; options of Beam are given after --")
+        raise click.UsageError(
+            f"unexpected argument {beam_options[0]!r}; options of Beam are given after --"
+        )
     started = time.monotonic()
     if beam_options or any("://" in request[name] for name in ("source", "out")):
         from pipelines.runners.runner import parse_options
 
-        parse_options(beam_options)  # object stores are reached by Beam's options, from the first look at the source on
+        # object stores are reached by Beam's options, from the first look at the source on
+        parse_options(beam_options)
     plan = planning.make_plan(planning.Request(**request))
     if dry_run:
         from pipelines.preprocess.cost import describe
@@ -114,7 +153,10 @@ def preprocess(
             from pipelines.preprocess.pipeline import build_job
 
             job = build_job(plan, beam_options)
-            _tell({"out": plan.directory.root, "state": "job built, not submitted", **asdict(job)}, as_json)
+            _tell(
+                {"out": plan.directory.root, "state": "job built, not submitted", **asdict(job)},
+                as_json,
+            )
             return
     done = plan.finished_manifest()
     if done is None or plan.cluttered:
@@ -138,21 +180,26 @@ def preprocess(
         "shape": list(manifest.shape),
         "shards": plan.settings.shards,
         "bytes": sum(shard.bytes for shard in manifest.shards),
-        "psnr_db": None if manifest.reconstruction is None else round(manifest.reconstruction.psnr_db, 2),
+        "psnr_db": None
+        if manifest.reconstruction is None
+        else round(manifest.reconstruction.psnr_db, 2),
         "digest": manifest.digest(),
         "seconds": round(time.monotonic() - started, 1),
     }
     _tell(summary, as_json)
     if manifest.vae is not None and manifest.reconstruction is None:
         click.echo(
-            f"Warning: the VAE {manifest.vae.id} has no decoder: nothing was decoded to see how good the latents are",
+            f"Warning: the VAE {manifest.vae.id} has no decoder: nothing was decoded to see how "
+            "good the latents are",
             err=True,
         )
 
 
 @contextmanager
 def _interrupt_ends_the_process() -> Iterator[None]:
-    """Ctrl-C stops at once and says how to go on: every moment is safe to stop at, and Beam would only log traces."""
+    """Ctrl-C stops at once and says how to go on: every moment is safe to stop at, and Beam would
+    only log traces.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         os.write(2, b"\nInterrupted; repeat the command to go on.\n")

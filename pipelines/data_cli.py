@@ -30,10 +30,17 @@ def data() -> None:
 @click.argument("directory", metavar="DIR")
 @_JSON
 @click.option("--grid", type=click.Path(dir_okay=False), help="Write decoded records to this PNG.")
-@click.option("--num", type=click.IntRange(min=1), help=f"Records in the grid.  [default: {GRID_RECORDS}]")
-@click.option("--seed", type=click.IntRange(min=0), help="Which records are in the grid.  [default: 0]")
-def inspect(directory: str, as_json: bool, grid: str | None, num: int | None, seed: int | None) -> None:
-    """Show what the dataset DIR is, how many records each class has, and, with --grid, what they look like.
+@click.option(
+    "--num", type=click.IntRange(min=1), help=f"Records in the grid.  [default: {GRID_RECORDS}]"
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Which records are in the grid.  [default: 0]"
+)
+def inspect(
+    directory: str, as_json: bool, grid: str | None, num: int | None, seed: int | None
+) -> None:
+    """Show what the dataset DIR is, how many records each class has, and, with --grid, what they
+    look like.
 
     Example: flowtrain data inspect latents --grid grid.png --num 36
     """
@@ -43,7 +50,9 @@ def inspect(directory: str, as_json: bool, grid: str | None, num: int | None, se
     from schemas.errors import UserError
 
     if grid is None and (num is not None or seed is not None):
-        raise UserError("--num and --seed choose the records of a picture; give --grid FILE.png as well")
+        raise UserError(
+            "--num and --seed choose the records of a picture; give --grid FILE.png as well"
+        )
     if grid is not None:
         from pipelines.grid import check_place, write_png
 
@@ -71,8 +80,8 @@ def inspect(directory: str, as_json: bool, grid: str | None, num: int | None, se
 def verify(directory: str, as_json: bool) -> None:
     """Check every checksum and every record of the dataset DIR.
 
-    Names each damaged file and prints the commands that make it again, and nothing else. Exit status: 0 whole, 1
-    damaged, 2 no dataset.
+    Names each damaged file and prints the commands that make it again, and nothing else. Exit
+    status: 0 whole, 1 damaged, 2 no dataset.
 
     Example: flowtrain data verify latents
     """
@@ -92,7 +101,11 @@ def _tell_report(report: Any) -> None:
     from pipelines.dataset.card import counted
 
     if not report.damaged:
-        content = (counted(report.files, "file"), counted(report.bytes, "byte"), counted(report.records, "record"))
+        content = (
+            counted(report.files, "file"),
+            counted(report.bytes, "byte"),
+            counted(report.records, "record"),
+        )
         click.echo(f"{report.root} is whole: {', '.join(content)}")
     else:
         click.echo(f"{report.root} is damaged:")
@@ -129,13 +142,16 @@ def diff(first: str, second: str, as_json: bool) -> None:
 @data.command(short_help="Join datasets into a new one.")
 @click.argument("parts", metavar="DIR DIR...", nargs=-1, required=True)
 @click.argument("out", metavar="OUT")
-@click.option("--split", default=None, help="Name of the split in OUT.  [default: that of the parts]")
+@click.option(
+    "--split", default=None, help="Name of the split in OUT.  [default: that of the parts]"
+)
 @_JSON
 def merge(parts: tuple[str, ...], out: str, split: str | None, as_json: bool) -> None:
     """Join the datasets DIR into a new one at OUT.
 
-    They must agree in VAE, resolution, crop, tensors and mirrored split. Classes are united by name, or left alone if
-    all have the same; keys must be unique. The same command again goes on where the last one stopped.
+    They must agree in VAE, resolution, crop, tensors and mirrored split. Classes are united by
+    name, or left alone if all have the same; keys must be unique. The same command again goes on
+    where the last one stopped.
 
     Example: flowtrain data merge latents-a latents-b latents-ab
     """

@@ -18,7 +18,8 @@ PAPER = 255
 
 
 def tile(rows: Sequence[NDArray[np.uint8]], gap: int = GAP) -> NDArray[np.uint8]:
-    """Lay out rows of images, each (n_i, H, W, 3) uint8, on white: (rows * (H + gap) - gap, ..., 3).
+    """Lay out rows of images, each (n_i, H, W, 3) uint8, on white: (rows * (H + gap) - gap, ...,
+    3).
 
     Raises:
         ValueError: no images, or images of several sizes.
@@ -37,7 +38,9 @@ def tile(rows: Sequence[NDArray[np.uint8]], gap: int = GAP) -> NDArray[np.uint8]
     return canvas
 
 
-def by_class(images: NDArray[np.uint8], labels: NDArray[np.integer], columns: int) -> list[NDArray[np.uint8]]:
+def by_class(
+    images: NDArray[np.uint8], labels: NDArray[np.integer], columns: int
+) -> list[NDArray[np.uint8]]:
     """One row a class that occurs, in order of the labels, with its first `columns` images."""
     return [images[labels == label][:columns] for label in np.unique(labels)]
 
@@ -63,7 +66,8 @@ def check_place(path: str) -> None:
     if not folder.is_dir():
         raise UserError(f"{path}: there is no directory {folder} for the picture; make it first")
     try:
-        with tempfile.TemporaryFile(dir=folder):  # permissions alone do not tell of a disk that is read-only
+        # permissions alone do not tell of a disk that is read-only
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -82,4 +86,7 @@ def write_png(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
 
 
 def _unwritable(path: str, error: OSError) -> UserError:
-    return UserError(f"{path}: the picture cannot be written there ({error.strerror or error}); choose another place")
+    return UserError(
+        f"{path}: the picture cannot be written there ({error.strerror or error}); choose another "
+        "place"
+    )

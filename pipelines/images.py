@@ -1,8 +1,8 @@
 """From the bytes of an image file to square uint8 RGB pixels, or to a reason why not.
 
-Decoding follows what a person sees: EXIF rotation is applied, 16-bit grey is scaled (not clipped), transparency is laid
-on white, of an animation the first frame counts. Colour profiles are left out of account, as ADM, DiT and SiT do.
-Damaged files are refused: half an image is not an image.
+Decoding follows what a person sees: EXIF rotation is applied, 16-bit grey is scaled (not clipped),
+transparency is laid on white, of an animation the first frame counts. Colour profiles are left out
+of account, as ADM, DiT and SiT do. Damaged files are refused: half an image is not an image.
 """
 
 import io
@@ -14,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-# By name, so that a decoder that is not there fails here, and not as a bad image each time one is met.
+# By name, so that a decoder that is not there fails here, and not as a bad image each time one is
+# met.
 from PIL import (
     BmpImagePlugin,  # noqa: F401
     ExifTags,
@@ -25,7 +26,8 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-# PIL warns of a decompression bomb above this many pixels (a quarter GiB of RGB); here such an image is refused.
+# PIL warns of a decompression bomb above this many pixels (a quarter GiB of RGB); here such an
+# image is refused.
 MAX_PIXELS = 2**28 // 3
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
@@ -45,7 +47,9 @@ _ADDRESS = re.compile(r"\s*<[^>]* at 0x[0-9a-fA-F]+>")
 
 
 class ImageError(Exception):
-    """An image that cannot be used. `reason` is one line without addresses; `exception` names what was raised."""
+    """An image that cannot be used. `reason` is one line without addresses; `exception` names what
+    was raised.
+    """
 
     def __init__(self, reason: str, exception: str = "ImageError"):
         super().__init__(reason)
@@ -77,7 +81,9 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     except Image.DecompressionBombError as error:
         raise ImageError(_too_large("its")) from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"not a readable {', '.join(FORMATS)} image", type(error).__name__) from error
+        raise ImageError(
+            f"not a readable {', '.join(FORMATS)} image", type(error).__name__
+        ) from error
     except Exception as error:  # PIL's plugins let through whatever their parsers stumble on
         raise ImageError(f"cannot be decoded: {_one_line(error)}", type(error).__name__) from error
 
@@ -87,13 +93,17 @@ def _too_large(size: str) -> str:
 
 
 def _is_filled_up(data: bytes) -> bool:
-    """Whether a JPEG ends in zeros instead of its end marker; its decoder would show them as grey or noise."""
+    """Whether a JPEG ends in zeros instead of its end marker; its decoder would show them as grey
+    or noise.
+    """
     zeros = data.endswith(bytes(_ZEROS)) and data.startswith(b"\xff\xd8")
     return zeros and not data.rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says. What cannot be parsed as EXIF is taken for none, as image viewers do."""
+    """The image turned as its EXIF says. What cannot be parsed as EXIF is taken for none, as image
+    viewers do.
+    """
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # PIL's parser lets through whatever it stumbles on, and the pixels are good
@@ -116,15 +126,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _one_line(error: Exception) -> str:
-    # PIL puts object addresses into some texts, and the text is stored: it must be the same in every run.
+    # PIL puts object addresses into some texts, and the text is stored: it must be the same in
+    # every run.
     return _ADDRESS.sub("", " ".join(str(error).split())) or "no further reason given"
 
 
 def adm_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """The centre crop of ADM (Dhariwal & Nichol 2021), as DiT, SiT and EDM2 use it.
 
-    Halve with a box filter while the shorter side is at least twice `size`, resize bicubically until the shorter side
-    is `size`, cut out the centre.
+    Halve with a box filter while the shorter side is at least twice `size`, resize bicubically
+    until the shorter side is `size`, cut out the centre.
 
     Args:
         image: (H, W, 3).
@@ -161,4 +172,7 @@ def no_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return image
 
 
-CROPS: dict[str, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = {"adm": adm_crop, "none": no_crop}
+CROPS: dict[str, Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]] = {
+    "adm": adm_crop,
+    "none": no_crop,
+}

@@ -1,9 +1,11 @@
-"""Many records at once, one array a feature: what `schemas.record.decode_record` gives, without Python for each value.
+"""Many records at once, one array a feature: what `schemas.record.decode_record` gives, without
+Python for each value.
 
-What `encode_record` writes differs between the records of a dataset in the key, the label and the contents of the
-tensors only, and features are in the order of their names. So those whose names sort after "label" lie at fixed
-distances from the end of a record, and those that sort before "key" right after its outermost length. The bytes that
-must precede each value are compared, all of them; records that are laid out otherwise are parsed one by one.
+What `encode_record` writes differs between the records of a dataset in the key, the label and the
+contents of the tensors only, and features are in the order of their names. So those whose names
+sort after "label" lie at fixed distances from the end of a record, and those that sort before "key"
+right after its outermost length. The bytes that must precede each value are compared, all of them;
+records that are laid out otherwise are parsed one by one.
 """
 
 import functools
@@ -30,8 +32,9 @@ def decode_columns(serialized: Sequence[bytes], specs: Mapping[str, TensorSpec])
     """Parse n > 0 records.
 
     Returns:
-        One (n, *shape) array for each tensor, in its stored dtype, contiguous and writable, and `label`, (n,) int32.
-        Keys are left out. No checksum is looked at: what stores the records has them.
+        One (n, *shape) array for each tensor, in its stored dtype, contiguous and writable, and
+        `label`, (n,) int32. Keys are left out. No checksum is looked at: what stores the records
+        has them.
 
     Raises:
         ValueError: as `decode_record`.
@@ -49,7 +52,10 @@ def _parse(serialized: Sequence[bytes], specs: Mapping[str, TensorSpec]) -> Colu
 
 
 def _cut(serialized: Sequence[bytes], specs: Mapping[str, TensorSpec]) -> Columns:
-    first, last = sorted(name for name in specs if name < KEY), sorted(name for name in specs if name > LABEL)
+    first, last = (
+        sorted(name for name in specs if name < KEY),
+        sorted(name for name in specs if name > LABEL),
+    )
     if len(first) + len(last) < len(specs):
         raise _OtherLayout
     columns: Columns = {}
@@ -70,11 +76,15 @@ def _cut(serialized: Sequence[bytes], specs: Mapping[str, TensorSpec]) -> Column
     return {name: columns[name] for name in specs} | {LABEL: labels}
 
 
-def _tensors(serialized: Sequence[bytes], places: Sequence[int], header: bytes, spec: TensorSpec) -> NDArray[Any]:
+def _tensors(
+    serialized: Sequence[bytes], places: Sequence[int], header: bytes, spec: TensorSpec
+) -> NDArray[Any]:
     """The tensors behind the headers that begin at `places`."""
     views = list(zip(map(memoryview, serialized), places, strict=True))
     start, end = len(header), len(header) + spec.nbytes
-    if min(places) < 0 or b"".join([view[place : place + start] for view, place in views]) != header * len(views):
+    if min(places) < 0 or b"".join(
+        [view[place : place + start] for view, place in views]
+    ) != header * len(views):
         raise _OtherLayout
     data = bytearray().join([view[place + start : place + end] for view, place in views])
     if len(data) != len(views) * spec.nbytes:
@@ -82,7 +92,9 @@ def _tensors(serialized: Sequence[bytes], places: Sequence[int], header: bytes, 
     return np.frombuffer(data, np.dtype(spec.dtype).newbyteorder("<")).reshape(-1, *spec.shape)
 
 
-def _labels(serialized: Sequence[bytes], ends: Sequence[int]) -> tuple[NDArray[np.int32], list[int]]:
+def _labels(
+    serialized: Sequence[bytes], ends: Sequence[int]
+) -> tuple[NDArray[np.int32], list[int]]:
     """The labels whose features end at `ends`, and where these features begin."""
     pairs = zip(serialized, ends, strict=True)
     tails = b"".join([data[max(end - _LABEL_TAIL, 0) : end] for data, end in pairs])
@@ -94,8 +106,12 @@ def _labels(serialized: Sequence[bytes], ends: Sequence[int]) -> tuple[NDArray[n
         wanted = np.frombuffer(header, np.uint8)
         digits = tail[:, -size:]
         more = [True] * (size - 1) + [False]  # whether another digit follows
-        fits = (tail[:, -size - len(wanted) : -size] == wanted).all(1) & ((digits > 127) == more).all(1)
-        value = ((digits & 127).astype(np.int32) << np.arange(0, 7 * size, 7, dtype=np.int32)).sum(1, dtype=np.int32)
+        fits = (tail[:, -size - len(wanted) : -size] == wanted).all(1) & (
+            (digits > 127) == more
+        ).all(1)
+        value = ((digits & 127).astype(np.int32) << np.arange(0, 7 * size, 7, dtype=np.int32)).sum(
+            1, dtype=np.int32
+        )
         labels[fits] = value[fits]
         begins[fits] -= size + len(header)
     if (labels < 0).any():
@@ -104,7 +120,9 @@ def _labels(serialized: Sequence[bytes], ends: Sequence[int]) -> tuple[NDArray[n
 
 
 def _varint(value: int) -> bytes:
-    """A number to the base of 128, lowest digit first; all bytes but the last have their high bit set."""
+    """A number to the base of 128, lowest digit first; all bytes but the last have their high bit
+    set.
+    """
     digits = bytearray()
     while value > 127:
         digits.append(value & 127 | 128)
@@ -118,7 +136,9 @@ def _field(number: int, size: int) -> bytes:
 
 
 def _header(name: str, kind: int, size: int) -> bytes:
-    """What precedes a value of `size` bytes: an entry of `Features.feature`, its key, a `Feature`, the list in it."""
+    """What precedes a value of `size` bytes: an entry of `Features.feature`, its key, a `Feature`,
+    the list in it.
+    """
     value = _field(1, size)
     listed = _field(kind, len(value) + size)
     feature = _field(2, len(listed) + len(value) + size)
@@ -130,7 +150,8 @@ def _tensor_header(name: str, size: int) -> bytes:
     return _header(name, 1, size)  # bytes_list
 
 
-_LABEL_HEADERS = {size: _header(LABEL, 3, size) for size in (1, 2, 3)}  # int64_list, packed; labels below 2 million
+# int64_list, packed; labels below 2 million
+_LABEL_HEADERS = {size: _header(LABEL, 3, size) for size in (1, 2, 3)}
 _LABEL_TAIL = max(size + len(header) for size, header in _LABEL_HEADERS.items())
 
 

@@ -29,9 +29,14 @@ SIZES: dict[str, DiTSize] = {
     "XL": DiTSize(28, 1152, 16),
 }
 
-ENDLESS_SCHEDULES = ("constant", "rsqrt")  # that do not depend on train.steps: such a run can be made longer
+# that do not depend on train.steps: such a run can be made longer
+ENDLESS_SCHEDULES = (
+    "constant",
+    "rsqrt",
+)
 SCAN_FROM_DEPTH = 24  # L and XL
-# What may change between the commands of one run without changing, but for rounding, what an undisturbed one computes.
+# What may change between the commands of one run without changing, but for rounding, what an
+# undisturbed one computes.
 UNLEARNED = ("latent", "classes", "remat")  # of the model
 BOOKKEEPING = (
     *("log_every", "validate_every", "validation_records"),
@@ -39,7 +44,8 @@ BOOKKEEPING = (
     *("on_corrupt", "max_bad_steps", "max_rollbacks", "accumulate"),
 )
 
-# By kind of objective: what it may predict, and what the other tables take from it unless they are told otherwise.
+# By kind of objective: what it may predict, and what the other tables take from it unless they are
+# told otherwise.
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "flow": ("velocity", "negative_velocity", "data"),
     "diffusion": ("epsilon", "data"),
@@ -62,16 +68,19 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class ModelConfig(Growing):
-    """The Diffusion Transformer. Give a `size`, or depth, width and heads, or a size and what differs from it.
+    """The Diffusion Transformer. Give a `size`, or depth, width and heads, or a size and what
+    differs from it.
 
-    The conventions of its input time and of its output are data, so that weights of other systems fit:
+    The conventions of its input time and of its output are data, so that weights of other systems
+    fit:
 
-    - the network's time is `time_scale * t + time_offset` with `time_direction` "to_data" (t = 1 is data), and
-      `time_scale * (1 - t) + time_offset` with "to_noise"; rounded to a whole number if `time_integer`;
-    - it enters as cos and sin of time * 10000^(-k / n), n = half the frequencies ("half": DiT, SiT) or one less
-      ("half_minus_one": diffusers);
-    - `output` is what the network is trained to give: the path's velocity (to data), its negative, the noise
-      (epsilon), or the data.
+    - the network's time is `time_scale * t + time_offset` with `time_direction` "to_data" (t = 1 is
+      data), and `time_scale * (1 - t) + time_offset` with "to_noise"; rounded to a whole number if
+      `time_integer`;
+    - it enters as cos and sin of time * 10000^(-k / n), n = half the frequencies ("half": DiT, SiT)
+      or one less ("half_minus_one": diffusers);
+    - `output` is what the network is trained to give: the path's velocity (to data), its negative,
+      the noise (epsilon), or the data.
     """
 
     size: Literal["debug", "S", "B", "L", "XL"] | None = None
@@ -80,13 +89,16 @@ class ModelConfig(Growing):
     heads: int = Field(ge=1)
     patch: int = Field(default=2, ge=1)
     mlp_ratio: float = Field(default=4.0, gt=0)
-    latent: tuple[int, int, int] | None = None  # (h, w, c) that the recipe is made for; None: as the dataset has them
-    classes: int | None = Field(default=None, ge=1)  # that the recipe is made for; None: as the dataset has them
+    # (h, w, c) that the recipe is made for; None: as the dataset has them
+    latent: tuple[int, int, int] | None = None
+    # that the recipe is made for; None: as the dataset has them
+    classes: int | None = Field(default=None, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; parameters are float32
     qk_norm: bool = False  # RMS norm of queries and keys, with a learned scale
     # One compiled block over stacked parameters; default: from depth 24, where compiling is long.
     scan: bool = Field(default_factory=lambda data: data.get("depth", 0) >= SCAN_FROM_DEPTH)
-    remat: bool = False  # compute activations of a block again in the backward pass, instead of keeping them
+    # compute activations of a block again in the backward pass, instead of keeping them
+    remat: bool = False
     time_conditioning: bool = True  # False: the network is not told t
     time_direction: Literal["to_data", "to_noise"] = "to_data"
     time_scale: float = Field(default=1000.0, gt=0)
@@ -99,7 +111,11 @@ class ModelConfig(Growing):
     @classmethod
     def _fill_from_size(cls, values: Any) -> Any:
         size = values.get("size") if isinstance(values, Mapping) else None
-        return {**SIZES[size]._asdict(), **values} if isinstance(size, str) and size in SIZES else values
+        return (
+            {**SIZES[size]._asdict(), **values}
+            if isinstance(size, str) and size in SIZES
+            else values
+        )
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -113,11 +129,13 @@ class ModelConfig(Growing):
 class ObjectiveConfig(Growing):
     """What is learned.
 
-    "flow": the linear path x_t = (1 - t) noise + t data. "diffusion": the variance-preserving noise of DDPM,
-    `diffusion_steps` levels with linear betas, t = 1 - k / diffusion_steps for k = 1 (almost data) to all (noise).
+    "flow": the linear path x_t = (1 - t) noise + t data. "diffusion": the variance-preserving noise
+    of DDPM, `diffusion_steps` levels with linear betas, t = 1 - k / diffusion_steps for k = 1
+    (almost data) to all (noise).
 
-    A logit-normal t hardly ever lies near the data: of N(0, 1) 1.4% of the draws are above 0.9, which many-step samples
-    pass through. `uniform_share` draws that share of the records' t uniformly instead.
+    A logit-normal t hardly ever lies near the data: of N(0, 1) 1.4% of the draws are above 0.9,
+    which many-step samples pass through. `uniform_share` draws that share of the records' t
+    uniformly instead.
     """
 
     added = ("uniform_share",)
@@ -126,7 +144,8 @@ class ObjectiveConfig(Growing):
     time: Literal["logit_normal", "uniform"] = "logit_normal"  # diffusion: the levels, uniformly
     logit_mean: float = 0.0
     logit_std: float = Field(default=1.0, gt=0)
-    uniform_share: float = Field(default=0.0, ge=0, le=1)  # of logit_normal's draws, that are uniform instead
+    # of logit_normal's draws, that are uniform instead
+    uniform_share: float = Field(default=0.0, ge=0, le=1)
     beta_start: float = Field(default=1e-4, gt=0, lt=1)
     beta_end: float = Field(default=0.02, gt=0, lt=1)
     diffusion_steps: int = Field(default=1000, ge=2, le=10_000)
@@ -134,7 +153,9 @@ class ObjectiveConfig(Growing):
 
 
 class OptimizerConfig(Growing):
-    """Adam (AdamW when `weight_decay` is set), with an optional linear warm-up and gradient clipping."""
+    """Adam (AdamW when `weight_decay` is set), with an optional linear warm-up and gradient
+    clipping.
+    """
 
     learning_rate: float = Field(default=1e-4, gt=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -143,7 +164,8 @@ class OptimizerConfig(Growing):
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Literal["constant", "cosine", "linear", "rsqrt"] = "constant"
-    rsqrt_steps: int = Field(default=70_000, ge=1)  # rsqrt: the rate is flat to here, then falls as 1 / sqrt(step)
+    # rsqrt: the rate is flat to here, then falls as 1 / sqrt(step)
+    rsqrt_steps: int = Field(default=70_000, ge=1)
     clip_norm: float | None = Field(default=None, gt=0)
 
 
@@ -152,17 +174,23 @@ class TrainConfig(Growing):
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    accumulate: int = Field(default=1, ge=1)  # parts in which a batch goes through the network, one after another
+    # parts in which a batch goes through the network, one after another
+    accumulate: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)  # JAX keys are made of 32 bits
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)
     ema_extra: tuple[float, ...] = ()  # decays of further averages
-    ema_power: tuple[float, ...] = ()  # relative widths (sigma_rel) of power-function averages, for post-hoc EMA
-    ema_snapshot_every: int = Field(default=5000, ge=1)  # steps between the snapshots that post-hoc EMA needs
+    # relative widths (sigma_rel) of power-function averages, for post-hoc EMA
+    ema_power: tuple[float, ...] = ()
+    # steps between the snapshots that post-hoc EMA needs
+    ema_snapshot_every: int = Field(default=5000, ge=1)
     normalization: Literal["vae", "channel"] = "vae"
-    flip: bool = True  # choose between a record and its mirror image, when the dataset has mirrored encodings
+    # choose between a record and its mirror image, when the dataset has mirrored encodings
+    flip: bool = True
     holdout: int = Field(default=0, ge=0)  # records kept from training, for the validation loss
-    overfit: int | None = Field(default=None, ge=1)  # train on so many records only, to see whether it can learn
-    on_corrupt: Literal["stop", "skip"] = "stop"  # a damaged record: end with its name, or take the next one
+    # train on so many records only, to see whether it can learn
+    overfit: int | None = Field(default=None, ge=1)
+    # a damaged record: end with its name, or take the next one
+    on_corrupt: Literal["stop", "skip"] = "stop"
     max_bad_steps: int = Field(default=10, ge=1)  # non-finite steps in a row before rolling back
     max_rollbacks: int = Field(default=3, ge=0)
     log_every: int = Field(default=50, ge=1)
@@ -170,23 +198,29 @@ class TrainConfig(Growing):
     validation_records: int = Field(default=1024, ge=1)  # at most
     checkpoint_every: int = Field(default=5000, ge=1)
     keep: int = Field(default=2, ge=1)  # the last checkpoints,
-    keep_every: int | None = Field(default=None, ge=1)  # those of every so many steps, a multiple of checkpoint_every,
+    # those of every so many steps, a multiple of checkpoint_every,
+    keep_every: int | None = Field(default=None, ge=1)
     keep_best: int = Field(default=0, ge=0)  # and those of the lowest validation loss
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by accumulate {self.accumulate}"
+            )
         if self.keep_every is not None and self.keep_every % self.checkpoint_every:
             nearest = max(1, round(self.keep_every / self.checkpoint_every)) * self.checkpoint_every
             raise ValueError(
-                f"keep_every {self.keep_every} is not divisible by checkpoint_every {self.checkpoint_every}, so those "
+                f"keep_every {self.keep_every} is not divisible by checkpoint_every "
+                f"{self.checkpoint_every}, so those "
                 f"checkpoints are never made; try --set train.keep_every={nearest}"
             )
         if not all(0 <= decay < 1 for decay in self.ema_extra):
             raise ValueError(f"ema_extra {list(self.ema_extra)}: each decay must be in [0, 1)")
         if not all(0 < width < 0.28 for width in self.ema_power):  # gamma >= 0 ends at 1 / sqrt(12)
-            raise ValueError(f"ema_power {list(self.ema_power)}: each relative width must be in (0, 0.28)")
+            raise ValueError(
+                f"ema_power {list(self.ema_power)}: each relative width must be in (0, 0.28)"
+            )
         for name, values in (("ema_extra", self.ema_extra), ("ema_power", self.ema_power)):
             if len(set(values)) < len(values):  # an average is named by its value
                 raise ValueError(f"{name} {list(values)}: give each value once")
@@ -200,13 +234,16 @@ class SamplerConfig(Growing):
     steps: int = Field(default=50, ge=1)  # dopri5 chooses its own
     cfg: float = Field(default=4.0, ge=0)
     cfg_channels: int | None = Field(default=None, ge=1)  # None: guidance on all channels
-    cfg_interval: tuple[float, float] = EVERYWHERE  # times t between which there is guidance, both included
+    # times t between which there is guidance, both included
+    cfg_interval: tuple[float, float] = EVERYWHERE
     shift: float = Field(default=1.0, gt=0)  # of the time steps, towards noise; of a flow only
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not 0 <= self.cfg_interval[0] <= self.cfg_interval[1] <= 1:
-            raise ValueError(f"cfg_interval {list(self.cfg_interval)}: two times, 0 <= first <= second <= 1")
+            raise ValueError(
+                f"cfg_interval {list(self.cfg_interval)}: two times, 0 <= first <= second <= 1"
+            )
         return self
 
 
@@ -225,7 +262,9 @@ class PreviewConfig(Growing):
     @model_validator(mode="after")
     def _positive(self) -> Self:
         if not self.steps or not self.cfg or min(self.steps) < 1 or min(self.cfg) < 0:
-            raise ValueError("steps and cfg must each hold a number, steps of at least 1 and cfg of at least 0")
+            raise ValueError(
+                "steps and cfg must each hold a number, steps of at least 1 and cfg of at least 0"
+            )
         return self
 
 
@@ -250,7 +289,10 @@ class Recipe(Growing):
         for table, content in DEFAULTS.get(objective["kind"], {}).items():
             typed = values.get(table, {})
             if isinstance(typed, Mapping):
-                values = {**values, table: {**content, **(scale if table == "model" else {}), **typed}}
+                values = {
+                    **values,
+                    table: {**content, **(scale if table == "model" else {}), **typed},
+                }
         return values
 
     @model_validator(mode="after")
@@ -264,7 +306,9 @@ class Recipe(Growing):
         if kind == "diffusion" and self.sampler.shift != 1:
             raise ValueError("sampler.shift is for objective.kind flow; leave it at 1")
         if self.objective.uniform_share and self.objective.time == "uniform":
-            raise ValueError("objective.uniform_share is for objective.time logit_normal; leave it at 0")
+            raise ValueError(
+                "objective.uniform_share is for objective.time logit_normal; leave it at 0"
+            )
         if kind == "diffusion" and self.objective.time != "uniform":
             raise ValueError("objective.time must be uniform for objective.kind diffusion")
         drawn = {"sampler.steps": self.sampler.steps}
@@ -273,14 +317,19 @@ class Recipe(Growing):
         for name, steps in drawn.items():
             if steps > self.most_steps:
                 raise ValueError(
-                    f"{name} {steps}: objective.diffusion_steps has only {self.most_steps} levels; lower it"
+                    f"{name} {steps}: objective.diffusion_steps has only {self.most_steps} levels; "
+                    "lower it"
                 )
         return self
 
     @property
     def most_steps(self) -> float:
-        """Sampling steps that there are at most: one a noise level; of a flow as many as one likes."""
-        return self.objective.diffusion_steps if self.objective.kind == "diffusion" else float("inf")
+        """Sampling steps that there are at most: one a noise level; of a flow as many as one
+        likes.
+        """
+        return (
+            self.objective.diffusion_steps if self.objective.kind == "diffusion" else float("inf")
+        )
 
 
 def _does_not_go(what: str, kind: str, allowed: Mapping[str, tuple[str, ...]]) -> str:
@@ -290,7 +339,8 @@ def _does_not_go(what: str, kind: str, allowed: Mapping[str, tuple[str, ...]]) -
 def _check_end(name: str, solver: str, output: str) -> None:
     if solver in ASK_AT_DATA and output == "data":
         raise ValueError(
-            f"{name} {solver} asks for the velocity at t = 1, which a prediction of the data does not give"
+            f"{name} {solver} asks for the velocity at t = 1, which a prediction of the data does "
+            "not give"
         )
 
 

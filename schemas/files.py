@@ -10,7 +10,9 @@ from typing import BinaryIO
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which a reader of `path` sees whole or not at all, also after a power cut."""
+    """A file to write, which a reader of `path` sees whole or not at all, also after a power
+    cut.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -24,7 +26,9 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write `data` to `path` so that a reader sees the old file or the whole new one, also after a power cut."""
+    """Write `data` to `path` so that a reader sees the old file or the whole new one, also after a
+    power cut.
+    """
     with written_whole(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 

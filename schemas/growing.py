@@ -1,8 +1,9 @@
-"""What is written on disk may gain fields, and everything written before keeps its bytes and its digests.
+"""What is written on disk may gain fields, and everything written before keeps its bytes and its
+digests.
 
-A field that was added later is left out of the JSON where it says what was true before there was such a field. So a
-manifest, a run or the settings of an earlier commit give the same text again, and the digests taken of that text (of
-datasets, of runs, of half-made work) stay what they were.
+A field that was added later is left out of the JSON where it says what was true before there was
+such a field. So a manifest, a run or the settings of an earlier commit give the same text again,
+and the digests taken of that text (of datasets, of runs, of half-made work) stay what they were.
 """
 
 from typing import Any, ClassVar
@@ -11,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 
 class Growing(BaseModel):
-    """A frozen table on disk. `added` names the fields that came later; each has the default that was true before."""
+    """A frozen table on disk. `added` names the fields that came later; each has the default that
+    was true before.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,8 +24,12 @@ class Growing(BaseModel):
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
         for name in cls.added:
-            assert not cls.model_fields[name].is_required(), f"{cls.__name__}.{name} needs a default"
-            assert cls.model_fields[name].default_factory is None, f"{cls.__name__}.{name} needs a plain default"
+            assert not cls.model_fields[name].is_required(), (
+                f"{cls.__name__}.{name} needs a default"
+            )
+            assert cls.model_fields[name].default_factory is None, (
+                f"{cls.__name__}.{name} needs a plain default"
+            )
         inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "added", ())}
         assert inherited <= {*cls.added}, f"{cls.__name__}.added lacks {inherited - {*cls.added}}"
 

@@ -15,7 +15,8 @@ class Layout(StrEnum):
     """Which tensors a dataset holds."""
 
     MOMENTS = "moments"  # mean, logvar: raw posterior moments of a VAE
-    LATENT = "latent"  # latent: of an encoder without a posterior, raw; or a generated sample, in the model's scale
+    # latent: of an encoder without a posterior, raw; or a generated sample, in the model's scale
+    LATENT = "latent"
     IMAGE = "image"  # image: uint8 pixels
 
 

@@ -1,4 +1,6 @@
-"""One process at a time at what several may want to make, on a local disk. The kernel lets go when the holder dies."""
+"""One process at a time at what several may want to make, on a local disk. The kernel lets go when
+the holder dies.
+"""
 
 import fcntl
 import logging
@@ -14,7 +16,8 @@ _log = logging.getLogger(__name__)
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock that a file stands for; wait, and say so, while another process holds it.
 
-    The file is made when needed, and stays: to delete it would part those who wait from those who come.
+    The file is made when needed, and stays: to delete it would part those who wait from those who
+    come.
 
     Raises:
         OSError: it cannot be made, or the disk knows no locks.

@@ -1,4 +1,6 @@
-"""`manifest.json`: what a latent dataset is, written last and atomically. No manifest, no dataset."""
+"""`manifest.json`: what a latent dataset is, written last and atomically. No manifest, no
+dataset.
+"""
 
 import json
 from collections.abc import Mapping
@@ -21,14 +23,16 @@ MERGE_NAME = "merge.json"  # what `flowtrain data merge` was asked for
 SAMPLING_NAME = ".plan.json"  # what a dataset of samples was drawn with, while it is being drawn
 PIXELS = "none"  # the name of no VAE: the pixels themselves are stored
 RESULTS_NAME = "shards.jsonl"  # what each shard reported when it was done, in order
-# What to do about a missing and about a damaged shard, at the end of a one-line error. A damaged one of the right size
-# is taken for whole when the command is repeated, so it has to go first.
+# What to do about a missing and about a damaged shard, at the end of a one-line error. A damaged
+# one of the right size is taken for whole when the command is repeated, so it has to go first.
 REMAKE = "repeat the command in manifest.json (OUT is the directory that holds it)"
 REBUILD = f"delete it and {REMAKE}"
 
 
 class SourceInfo(Growing):
-    """Where the records came from. `digest` is the SHA-256 of the sorted index (keys, labels, sizes)."""
+    """Where the records came from. `digest` is the SHA-256 of the sorted index (keys, labels,
+    sizes).
+    """
 
     descriptor: str
     split: str
@@ -38,10 +42,11 @@ class SourceInfo(Growing):
 class VaeInfo(Growing):
     """The autoencoder that made the latents and decodes them.
 
-    `sha256` is that of its weights file, `config_sha256` that of what its config says of the network
-    (`pipelines.encoders.kl_config.VaeConfig.digest`): activation and number of groups show in no shape of the weights.
-    `network` is diffusers' name of the class. Where the decoder is a file of its own, `sha256` is the encoder's and
-    `decoder_sha256` the decoder's, None if it was not there when the images were encoded.
+    `sha256` is that of its weights file, `config_sha256` that of what its config says of the
+    network (`pipelines.encoders.kl_config.VaeConfig.digest`): activation and number of groups show
+    in no shape of the weights. `network` is diffusers' name of the class. Where the decoder is a
+    file of its own, `sha256` is the encoder's and `decoder_sha256` the decoder's, None if it was
+    not there when the images were encoded.
     """
 
     added = ("network", "decoder_sha256")
@@ -54,18 +59,23 @@ class VaeInfo(Growing):
     latent_channels: int = Field(ge=1)
     scaling_factor: float
     shift_factor: float = 0.0
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the computation; weights are kept in float32
+    # of the computation; weights are kept in float32
+    dtype: Literal["float32", "bfloat16"] = "float32"
     network: Literal["AutoencoderKL", "AutoencoderTiny"] = "AutoencoderKL"
     decoder_sha256: str | None = None
 
     @property
     def layout(self) -> Layout:
-        """What a record of images that it encoded holds: the moments of a posterior, or one latent."""
+        """What a record of images that it encoded holds: the moments of a posterior, or one
+        latent.
+        """
         return Layout.MOMENTS if self.network == "AutoencoderKL" else Layout.LATENT
 
 
 class Normalization(Growing):
-    """From stored to model scale, per channel: z = (raw - offset) * scale. Both have one entry a channel."""
+    """From stored to model scale, per channel: z = (raw - offset) * scale. Both have one entry a
+    channel.
+    """
 
     offset: tuple[float, ...]
     scale: tuple[float, ...]
@@ -87,7 +97,8 @@ class Normalization(Growing):
         """This one and then `second`, as one."""
         pairs = list(zip(self.offset, self.scale, second.offset, second.scale, strict=True))
         return Normalization(
-            offset=tuple(o1 + o2 / k1 for o1, k1, o2, _ in pairs), scale=tuple(k1 * k2 for _, k1, _, k2 in pairs)
+            offset=tuple(o1 + o2 / k1 for o1, k1, o2, _ in pairs),
+            scale=tuple(k1 * k2 for _, k1, _, k2 in pairs),
         )
 
 
@@ -107,10 +118,11 @@ class Counts(Growing):
 
 
 class ChannelStatistics(Growing):
-    """Per-channel mean and standard deviation of the raw tensors over all records and positions of the main split.
+    """Per-channel mean and standard deviation of the raw tensors over all records and positions of
+    the main split.
 
-    For the moments layout the deviation is that of a posterior sample: sqrt(var(mean) + E[exp(logvar)]).
-    Images are measured in [-1, 1].
+    For the moments layout the deviation is that of a posterior sample: sqrt(var(mean) +
+    E[exp(logvar)]). Images are measured in [-1, 1].
     """
 
     mean: tuple[float, ...]
@@ -118,7 +130,9 @@ class ChannelStatistics(Growing):
 
 
 class Reconstruction(Growing):
-    """PSNR in dB (peak 255, over uint8 pixels) of decoded stored means against the cropped originals."""
+    """PSNR in dB (peak 255, over uint8 pixels) of decoded stored means against the cropped
+    originals.
+    """
 
     psnr_db: float
     records: int = Field(ge=1)
@@ -153,7 +167,9 @@ class PartInfo(Growing):
 
 
 class Manifest(Growing):
-    """The card of a latent dataset (DESIGN: the latent dataset). Field order is the order on disk."""
+    """The card of a latent dataset (DESIGN: the latent dataset). Field order is the order on
+    disk.
+    """
 
     schema_version: int = SCHEMA_VERSION
     layout: Layout
@@ -166,20 +182,23 @@ class Manifest(Growing):
     classes: tuple[str, ...] = Field(min_length=1)
     source: SourceInfo
     vae: VaeInfo | None = None
-    normalization: Normalization | None = None  # set when the tensors are already in the model's scale
+    # set when the tensors are already in the model's scale
+    normalization: Normalization | None = None
     counts: Counts
     channels: ChannelStatistics
     reconstruction: Reconstruction | None = None
     shards: tuple[ShardInfo, ...]
     files: tuple[FileInfo, ...] = ()  # by name; all but the shards, the manifest and the sealed
-    sealed: tuple[str, ...] = ()  # files that vouch for themselves (`schemas.sealed`) and decide no byte here
+    # files that vouch for themselves (`schemas.sealed`) and decide no byte here
+    sealed: tuple[str, ...] = ()
     parts: tuple[PartInfo, ...] | None = None  # what a merged dataset was merged from
     seed: int
     sampling: dict[str, Any] | None = None  # how a dataset of generated samples was made
     command: str
     versions: dict[str, str]
 
-    _text: str | None = PrivateAttr(default=None)  # as it was read, where we would write it otherwise
+    # as it was read, where we would write it otherwise
+    _text: str | None = PrivateAttr(default=None)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -198,30 +217,45 @@ class Manifest(Growing):
 
     @property
     def generated(self) -> bool:
-        """Whether a model made the records; they are then in its scale, which `normalization` tells."""
+        """Whether a model made the records; they are then in its scale, which `normalization`
+        tells.
+        """
         return self.normalization is not None
 
     def stored_normalization(self) -> Normalization:
-        """From raw to stored values: samples are stored in the scale of their model, all else as the VAE gave it."""
+        """From raw to stored values: samples are stored in the scale of their model, all else as
+        the VAE gave it.
+        """
         return self.normalization or Normalization.identity(self.shape[2])
 
     def model_normalization(self) -> Normalization:
-        """Normalisation by the VAE's own scaling and shift: z = (raw - shift) * scaling; pixels are left alone."""
+        """Normalisation by the VAE's own scaling and shift: z = (raw - shift) * scaling; pixels are
+        left alone.
+        """
         if self.normalization is not None:
             return self.normalization
         channels = self.shape[2]
         if self.vae is None:
             return Normalization(offset=(0.0,) * channels, scale=(1.0,) * channels)
-        return Normalization(offset=(self.vae.shift_factor,) * channels, scale=(self.vae.scaling_factor,) * channels)
+        return Normalization(
+            offset=(self.vae.shift_factor,) * channels, scale=(self.vae.scaling_factor,) * channels
+        )
 
     def channel_normalization(self) -> Normalization:
-        """Normalisation by the measured statistics: zero mean and unit deviation in each channel."""
-        return Normalization(offset=self.channels.mean, scale=tuple(1.0 / max(std, 1e-6) for std in self.channels.std))
+        """Normalisation by the measured statistics: zero mean and unit deviation in each
+        channel.
+        """
+        return Normalization(
+            offset=self.channels.mean,
+            scale=tuple(1.0 / max(std, 1e-6) for std in self.channels.std),
+        )
 
     def canonical(self) -> str:
-        """The text that the digest is taken of: as it was read, or, of a new manifest, its fields in their order.
+        """The text that the digest is taken of: as it was read, or, of a new manifest, its fields
+        in their order.
 
-        The same manifest always gives the same bytes. What another commit wrote in another way keeps its own.
+        The same manifest always gives the same bytes. What another commit wrote in another way
+        keeps its own.
         """
         if self._text is not None:
             return self._text
@@ -239,7 +273,9 @@ class Manifest(Growing):
         return seal(self.canonical())
 
     def digest(self) -> str:
-        """SHA-256 of the canonical text: the identity of the dataset, since it holds the checksum of every file."""
+        """SHA-256 of the canonical text: the identity of the dataset, since it holds the checksum
+        of every file.
+        """
         return digest_of(self.canonical())
 
 
@@ -252,17 +288,22 @@ def read_manifest(directory: Path) -> Manifest:
     """Read and validate the manifest of a local dataset directory.
 
     Raises:
-        UserError: no directory, no manifest (the dataset is unfinished), or what `parse_manifest` refuses.
+        UserError: no directory, no manifest (the dataset is unfinished), or what `parse_manifest`
+            refuses.
     """
     path = directory / MANIFEST_NAME
     if not directory.is_dir():
-        raise UserError(f"{directory}: no such dataset directory; make it with `flowtrain preprocess`")
+        raise UserError(
+            f"{directory}: no such dataset directory; make it with `flowtrain preprocess`"
+        )
     if not path.is_file():
         raise unfinished(str(directory))
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that and repeat the command") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); mend that and repeat the command"
+        ) from None
     return parse_manifest(content, str(path))
 
 
@@ -280,7 +321,8 @@ def parse_manifest(content: str | bytes, where: str) -> Manifest:
     The digest of what comes back is that of the bytes given, whichever commit wrote them.
 
     Raises:
-        UserError: another schema version, a damaged file (a single flipped bit is enough), or fields that do not fit.
+        UserError: another schema version, a damaged file (a single flipped bit is enough), or
+            fields that do not fit.
     """
     data = content.encode() if isinstance(content, str) else content
     rebuild = "rebuild the dataset with the command that made it"
@@ -291,11 +333,14 @@ def parse_manifest(content: str | bytes, where: str) -> Manifest:
         raise UserError(f"{where}: not a readable manifest; {rebuild}") from None
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise UserError(
-            f"{where}: schema version {version} is newer than {SCHEMA_VERSION}, which this release reads; "
+            f"{where}: schema version {version} is newer than {SCHEMA_VERSION}, which this release "
+            "reads; "
             "upgrade flowtrain"
         )
     if version < SCHEMA_VERSION:
-        raise UserError(f"{where}: schema version {version}, but this release reads {SCHEMA_VERSION}; {rebuild}")
+        raise UserError(
+            f"{where}: schema version {version}, but this release reads {SCHEMA_VERSION}; {rebuild}"
+        )
     try:
         text = unseal(data)
     except ValueError as error:

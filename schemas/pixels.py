@@ -1,7 +1,8 @@
 """The one place where uint8 pixels and the model range [-1, 1] meet.
 
-Every image in the system is channels last, RGB. The VAE and pixel-space models see float32 in [-1, 1]; disks, PNGs
-and feature networks see uint8 in [0, 255]. Whoever needs the other form calls this module, once.
+Every image in the system is channels last, RGB. The VAE and pixel-space models see float32 in [-1,
+1]; disks, PNGs and feature networks see uint8 in [0, 255]. Whoever needs the other form calls this
+module, once.
 """
 
 import numpy as np
@@ -12,7 +13,8 @@ def from_uint8(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """uint8 in [0, 255] -> float32 in [-1, 1], any shape: x / 127.5 - 1.
 
     Raises:
-        TypeError: the input is not uint8 (a float image here is nearly always one that was scaled before).
+        TypeError: the input is not uint8 (a float image here is nearly always one that was scaled
+            before).
     """
     if images.dtype != np.uint8:
         raise TypeError(f"expected uint8 pixels, got {images.dtype}")
@@ -22,7 +24,8 @@ def from_uint8(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 def to_uint8(images: NDArray[np.floating]) -> NDArray[np.uint8]:
     """float in [-1, 1] -> uint8 in [0, 255], any shape: clip, then round half to even.
 
-    Inverse of `from_uint8` on every uint8 value. Values outside [-1, 1] are clipped, as decoders overshoot.
+    Inverse of `from_uint8` on every uint8 value. Values outside [-1, 1] are clipped, as decoders
+    overshoot.
 
     Raises:
         TypeError: the input is not floating point.

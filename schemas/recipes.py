@@ -11,24 +11,34 @@ from pydantic import BaseModel, ValidationError
 from schemas.config import DEFAULTS, DiTSize, Recipe
 from schemas.errors import UserError, nearest
 
-# An override of one of these (with what it is when left out) takes what it governs out of a file that was written for
-# another one, unless that is overridden too.
+# An override of one of these (with what it is when left out) takes what it governs out of a file
+# that was written for another one, unless that is overridden too.
 _GOVERNED: dict[tuple[str, str], tuple[str | None, dict[str, tuple[str, ...]]]] = {
     ("model", "size"): (None, {"model": DiTSize._fields}),
-    ("objective", "kind"): ("flow", {table: tuple(content) for table, content in DEFAULTS["diffusion"].items()}),
+    ("objective", "kind"): (
+        "flow",
+        {table: tuple(content) for table, content in DEFAULTS["diffusion"].items()},
+    ),
 }
 
 
 def format_recipe(recipe: Recipe) -> str:
-    """A resolved recipe as TOML, which `load_recipe` reads back as the same; what is None is left out."""
+    """A resolved recipe as TOML, which `load_recipe` reads back as the same; what is None is left
+    out.
+    """
     lines = []
     for table, content in recipe.model_dump(mode="json", exclude_none=True).items():
-        lines += [f"[{table}]", *(f"{name} = {json.dumps(value)}" for name, value in content.items()), ""]
+        lines += [
+            f"[{table}]",
+            *(f"{name} = {json.dumps(value)}" for name, value in content.items()),
+            "",
+        ]
     return "\n".join(lines)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a TOML recipe and apply `table.key=value` overrides (values in TOML syntax; bare words are strings).
+    """Read a TOML recipe and apply `table.key=value` overrides (values in TOML syntax; bare words
+    are strings).
 
     Raises:
         UserError: unreadable file, unknown key (the nearest right name is given), or a bad value.
@@ -42,10 +52,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return make_recipe(content, overrides, where=str(path))
 
 
-def make_recipe(content: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "recipe") -> Recipe:
-    """Validate the content of a recipe after applying overrides. Raises `UserError` as `load_recipe`."""
+def make_recipe(
+    content: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "recipe"
+) -> Recipe:
+    """Validate the content of a recipe after applying overrides. Raises `UserError` as
+    `load_recipe`.
+    """
     tables: dict[str, Any] = {
-        name: dict(table) if isinstance(table, Mapping) else table for name, table in content.items()
+        name: dict(table) if isinstance(table, Mapping) else table
+        for name, table in content.items()
     }
     parsed = [_parse_override(override) for override in overrides]
     for table, _, _ in parsed:
@@ -60,19 +75,27 @@ def make_recipe(content: Mapping[str, Any], overrides: Sequence[str] = (), *, wh
         return Recipe.model_validate(tables)
     except ValidationError as error:
         first = error.errors()[0]
-        place = [where, ".".join(str(part) for part in first["loc"])]  # the second is empty where two tables disagree
+        # the second is empty where two tables disagree
+        place = [
+            where,
+            ".".join(str(part) for part in first["loc"]),
+        ]
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(": ".join([*filter(None, place), message])) from None
 
 
 def _forget_governed(tables: dict[str, Any], table: str, key: str, value: Any) -> None:
-    """Before an override: what the file spells out for another value of a key of `_GOVERNED` goes."""
+    """Before an override: what the file spells out for another value of a key of `_GOVERNED`
+    goes.
+    """
     unsaid, governed = _GOVERNED.get((table, key), (value, {}))
     if tables[table].get(key, unsaid) == value:
         return
     for name, fields in governed.items():
         if isinstance(tables.get(name), dict):
-            tables[name] = {field: said for field, said in tables[name].items() if field not in fields}
+            tables[name] = {
+                field: said for field, said in tables[name].items() if field not in fields
+            }
 
 
 def _parse_override(text: str) -> tuple[str, str, Any]:
@@ -91,7 +114,9 @@ def _check_names(tables: Mapping[str, Any], where: str) -> None:
     for table, content in tables.items():
         field = Recipe.model_fields.get(table)
         if field is None:
-            raise UserError(f"{where}: unknown table [{table}]{nearest(table, Recipe.model_fields)}")
+            raise UserError(
+                f"{where}: unknown table [{table}]{nearest(table, Recipe.model_fields)}"
+            )
         if not isinstance(content, Mapping):
             raise UserError(f"{where}: [{table}] must be a table")
         model = field.annotation
@@ -99,4 +124,6 @@ def _check_names(tables: Mapping[str, Any], where: str) -> None:
         assert issubclass(model, BaseModel)
         for key in content:
             if key not in model.model_fields:
-                raise UserError(f"{where}: unknown key {table}.{key}{nearest(key, model.model_fields)}")
+                raise UserError(
+                    f"{where}: unknown key {table}.{key}{nearest(key, model.model_fields)}"
+                )

@@ -1,8 +1,8 @@
 """One record on disk: a `tf.train.Example` with bytes features that TensorFlow Datasets can parse.
 
-Tensors are stored as their raw little-endian bytes (TFDS `Tensor(..., encoding="bytes")`), the label as one int64
-(`ClassLabel`), the key as UTF-8 (`Text`). The protobuf classes are those that tensorflow-datasets ships; TensorFlow
-itself is not imported.
+Tensors are stored as their raw little-endian bytes (TFDS `Tensor(..., encoding="bytes")`), the
+label as one int64 (`ClassLabel`), the key as UTF-8 (`Text`). The protobuf classes are those that
+tensorflow-datasets ships; TensorFlow itself is not imported.
 """
 
 from collections.abc import Mapping
@@ -28,21 +28,28 @@ class Record:
     tensors: Mapping[str, NDArray[Any]]
 
 
-def encode_record(key: str, label: int, tensors: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorSpec]) -> bytes:
+def encode_record(
+    key: str, label: int, tensors: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorSpec]
+) -> bytes:
     """Serialize one record; the same input always gives the same bytes.
 
     Raises:
-        ValueError: a tensor is missing, extra, or its shape or dtype differs from its spec, or it is not finite
-            (float16 overflow included): such a record would poison a training run much later.
+        ValueError: a tensor is missing, extra, or its shape or dtype differs from its spec, or it
+            is not finite (float16 overflow included): such a record would poison a training run
+            much later.
     """
     if tensors.keys() != specs.keys():
-        raise ValueError(f"{key}: tensors {sorted(tensors)} do not match the layout {sorted(specs)}")
+        raise ValueError(
+            f"{key}: tensors {sorted(tensors)} do not match the layout {sorted(specs)}"
+        )
     example = _Example()
     feature = example.features.feature
     for name, spec in specs.items():
         array = tensors[name]
         if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
-            raise ValueError(f"{key}: {name} is {array.dtype}{array.shape}, not {spec.dtype}{spec.shape}")
+            raise ValueError(
+                f"{key}: {name} is {array.dtype}{array.shape}, not {spec.dtype}{spec.shape}"
+            )
         if not np.isfinite(array).all():
             raise ValueError(f"{key}: {name} is not finite in {spec.dtype}")
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
@@ -69,7 +76,9 @@ def decode_record(serialized: bytes, specs: Mapping[str, TensorSpec]) -> Record:
         values = feature[name].bytes_list.value
         if len(values) != 1 or len(values[0]) != spec.nbytes:
             raise ValueError(f"feature {name!r} is missing or is not {spec.dtype}{spec.shape}")
-        tensors[name] = np.frombuffer(values[0], np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
+        tensors[name] = np.frombuffer(values[0], np.dtype(spec.dtype).newbyteorder("<")).reshape(
+            spec.shape
+        )
     keys, labels = feature[KEY].bytes_list.value, feature[LABEL].int64_list.value
     if len(keys) != 1 or len(labels) != 1:
         raise ValueError("features 'key' and 'label' must hold one value each")

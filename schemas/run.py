@@ -1,4 +1,6 @@
-"""`run.json`: what a work directory was trained on and how, so that evaluation needs nothing but the directory."""
+"""`run.json`: what a work directory was trained on and how, so that evaluation needs nothing but
+the directory.
+"""
 
 import json
 from pathlib import Path
@@ -70,7 +72,9 @@ def read_run(workdir: Path) -> Run:
     """
     path = workdir / RUN_NAME
     if not path.is_file():
-        raise UserError(f"{workdir}: no {RUN_NAME}, so this is no training run; make one with `flowtrain train`")
+        raise UserError(
+            f"{workdir}: no {RUN_NAME}, so this is no training run; make one with `flowtrain train`"
+        )
     try:
         return Run.model_validate(json.loads(path.read_text()))
     except (ValueError, ValidationError):

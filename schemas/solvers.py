@@ -1,4 +1,6 @@
-"""Solvers by name: what a step of each costs. Needs nothing but Python, so a plan can be made anywhere."""
+"""Solvers by name: what a step of each costs. Needs nothing but Python, so a plan can be made
+anywhere.
+"""
 
 from typing import Literal
 

@@ -1,7 +1,8 @@
 """Feature moments as sums: mergeable in any grouping, finalised last.
 
-(n, sum, sum of outer products) in float64, as DESIGN section 4 asks: the same file holds a reference and a set of
-samples, and its `mu` and `sigma` keys are those that pytorch-fid and the ADM evaluator read.
+(n, sum, sum of outer products) in float64, as DESIGN section 4 asks: the same file holds a
+reference and a set of samples, and its `mu` and `sigma` keys are those that pytorch-fid and the ADM
+evaluator read.
 """
 
 import io
@@ -76,7 +77,9 @@ class Gaussian(NamedTuple):
 
 
 class ScoreSplits(NamedTuple):
-    """Sums of the Inception Score over s splits: rows (s,) int64, p log p (s,) and p (s, classes) float64."""
+    """Sums of the Inception Score over s splits: rows (s,) int64, p log p (s,) and p (s, classes)
+    float64.
+    """
 
     n: NDArray[np.int64]
     plogp: NDArray[np.float64]
@@ -87,9 +90,10 @@ class ScoreSplits(NamedTuple):
 class FeatureStatistics:
     """Mean `mu` (d,) and covariance `sigma` (d, d), float64, of a set of images under one protocol.
 
-    `moments` is None and `protocol` is empty for files that other evaluators wrote. `spatial` is of the features that
-    sFID compares (ADM's `mu_s`, `sigma_s`), `scores` for the Inception Score, `labels` (classes,) int64 how many images
-    of each of `classes` there are; each None (or empty) where it was not measured.
+    `moments` is None and `protocol` is empty for files that other evaluators wrote. `spatial` is of
+    the features that sFID compares (ADM's `mu_s`, `sigma_s`), `scores` for the Inception Score,
+    `labels` (classes,) int64 how many images of each of `classes` there are; each None (or empty)
+    where it was not measured.
     """
 
     mu: NDArray[np.float64]
@@ -134,7 +138,8 @@ def write_statistics(path: Path, statistics: FeatureStatistics) -> None:
 
 
 def read_statistics(path: Path) -> FeatureStatistics:
-    """Read statistics written here or by pytorch-fid / the ADM evaluator (`mu`, `sigma`). Pickles are refused.
+    """Read statistics written here or by pytorch-fid / the ADM evaluator (`mu`, `sigma`). Pickles
+    are refused.
 
     Raises:
         UserError: not an .npz, pickled content, or arrays that are no statistics.
@@ -142,12 +147,26 @@ def read_statistics(path: Path) -> FeatureStatistics:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             names = file.files
-            arrays = {name: file[name] for name in names if name in _NAMES}  # ADM's reference also holds images
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile, EOFError):
-        # TypeError of a lone array, which is no context; RuntimeError of a zip that is encrypted or of another kind
-        raise UserError(f"{path}: not a readable .npz of plain arrays; give statistics with mu and sigma") from None
+            # ADM's reference also holds images
+            arrays = {name: file[name] for name in names if name in _NAMES}
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        EOFError,
+    ):
+        # TypeError of a lone array, which is no context; RuntimeError of a zip that is encrypted or
+        # of another kind
+        raise UserError(
+            f"{path}: not a readable .npz of plain arrays; give statistics with mu and sigma"
+        ) from None
     if not {"mu", "sigma"} <= arrays.keys():
-        raise UserError(f"{path}: holds {sorted(names)}, not the mu and sigma of feature statistics")
+        raise UserError(
+            f"{path}: holds {sorted(names)}, not the mu and sigma of feature statistics"
+        )
     try:
         return _from_arrays(arrays)
     except (ValueError, TypeError, KeyError) as error:  # of numpy and of json
@@ -155,7 +174,21 @@ def read_statistics(path: Path) -> FeatureStatistics:
 
 
 _SCORES = ("score_n", "score_plogp", "score_p")
-_NAMES = frozenset({"mu", "sigma", "mu_s", "sigma_s", "protocol", "n", "total", "outer", "labels", "classes", *_SCORES})
+_NAMES = frozenset(
+    {
+        "mu",
+        "sigma",
+        "mu_s",
+        "sigma_s",
+        "protocol",
+        "n",
+        "total",
+        "outer",
+        "labels",
+        "classes",
+        *_SCORES,
+    }
+)
 
 
 def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> FeatureStatistics:
@@ -171,8 +204,12 @@ def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> FeatureStatistics:
         sigma,
         moments,
         protocol,
-        spatial=_gaussian(arrays, "mu_s", "sigma_s") if {"mu_s", "sigma_s"} <= arrays.keys() else None,
-        scores=ScoreSplits(*(arrays[name] for name in _SCORES)) if arrays.keys() >= {*_SCORES} else None,
+        spatial=_gaussian(arrays, "mu_s", "sigma_s")
+        if {"mu_s", "sigma_s"} <= arrays.keys()
+        else None,
+        scores=ScoreSplits(*(arrays[name] for name in _SCORES))
+        if arrays.keys() >= {*_SCORES}
+        else None,
         labels=_counts(arrays.get("labels")),
         classes=tuple(map(str, arrays["classes"])) if "classes" in arrays else (),
     )
@@ -192,6 +229,11 @@ def _gaussian(arrays: Mapping[str, NDArray[Any]], mean: str, covariance: str) ->
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{mean} or {covariance} holds NaN or infinity")
     scale = float(np.abs(sigma).max(initial=0.0))
-    if np.abs(sigma - sigma.T).max(initial=0.0) > 1e-6 * scale or (np.diag(sigma) < -1e-6 * scale).any():
-        raise ValueError(f"{covariance} is no covariance: not symmetric, or negative on its diagonal")
+    if (
+        np.abs(sigma - sigma.T).max(initial=0.0) > 1e-6 * scale
+        or (np.diag(sigma) < -1e-6 * scale).any()
+    ):
+        raise ValueError(
+            f"{covariance} is no covariance: not symmetric, or negative on its diagonal"
+        )
     return Gaussian(mu, sigma)

@@ -1,7 +1,8 @@
 """The two JSON files and the label list that let TensorFlow Datasets open a directory of shards.
 
-`tfds.folder_dataset.write_metadata` may import TensorFlow, so the files are written here, in the format that
-`FeaturesDict.save_config` and `DatasetInfo.write_to_directory` produce; a test opens them with TFDS.
+`tfds.folder_dataset.write_metadata` may import TensorFlow, so the files are written here, in the
+format that `FeaturesDict.save_config` and `DatasetInfo.write_to_directory` produce; a test opens
+them with TFDS.
 """
 
 import json
@@ -48,7 +49,9 @@ def features_json(specs: Mapping[str, TensorSpec], num_classes: int) -> str:
 
 
 def dataset_info_json(splits: Mapping[str, Sequence[tuple[int, int]]], description: str) -> str:
-    """Content of `dataset_info.json`; `splits` maps a split to the (records, bytes) of its shards, in order."""
+    """Content of `dataset_info.json`; `splits` maps a split to the (records, bytes) of its shards,
+    in order.
+    """
     content = {
         "description": description,
         "fileFormat": "array_record",

@@ -1,4 +1,6 @@
-"""Eight fake CPU devices, one compilation cache, strict promotion: set before anything imports JAX."""
+"""Eight fake CPU devices, one compilation cache, strict promotion: set before anything imports
+JAX.
+"""
 
 import os
 import subprocess
@@ -27,7 +29,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_configure() -> None:
-    assert len(jax.devices()) == 8, "XLA_FLAGS came too late: something imported JAX before conftest"
+    assert len(jax.devices()) == 8, (
+        "XLA_FLAGS came too late: something imported JAX before conftest"
+    )
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
 
@@ -43,14 +47,18 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A disk with mount options (`size=300k`, `nr_inodes=20`), and with other ones when asked again."""
+    """A disk with mount options (`size=300k`, `nr_inodes=20`), and with other ones when asked
+    again.
+    """
     path = tmp_path / "disk"
     path.mkdir()
     mounted: list[Path] = []
 
     def mount(options: str) -> Path:
         options = f"remount,{options}" if mounted else options
-        result = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, text=True)
+        result = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, text=True
+        )
         if result.returncode:
             pytest.skip(f"no right to mount a small disk: {result.stderr.strip()}")
         mounted.append(path)
@@ -58,4 +66,5 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield mount
     if mounted:
-        subprocess.run(["umount", "--lazy", path], check=True)  # a thread of a failed save may still hold a file open
+        # a thread of a failed save may still hold a file open
+        subprocess.run(["umount", "--lazy", path], check=True)

@@ -16,7 +16,13 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.evaluate import DisagreementError, agree, agree_on_distance, agree_on_shares, check_growth
+from benchmarks.evaluate import (
+    DisagreementError,
+    agree,
+    agree_on_distance,
+    agree_on_shares,
+    check_growth,
+)
 from benchmarks.evaluate_ours import _Watched
 from benchmarks.jax_dit import plain_recipe
 from benchmarks.sides import SCAN_FROM_DEPTH, SIZES, Settings
@@ -36,8 +42,13 @@ sys.meta_path.insert(0, Absent())
 
 
 def test_runs_on_a_bare_machine(tmp_path: Path):
-    (tmp_path / "sitecustomize.py").write_text(BLOCKER)  # also in the processes that the benchmark starts
-    command = [sys.executable, str(ROOT / "benchmarks" / "train.py"), *"--size debug --latent 4x4x4".split()]
+    # also in the processes that the benchmark starts
+    (tmp_path / "sitecustomize.py").write_text(BLOCKER)
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "train.py"),
+        *"--size debug --latent 4x4x4".split(),
+    ]
     command += "--no-torch --batch-size 2 --rounds 1 --steps 1 --json".split()
     unoptimised = "--xla_backend_optimization_level=0"  # compiles in half the time
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "XLA_FLAGS": unoptimised}
@@ -61,7 +72,17 @@ def test_runs_on_a_bare_machine(tmp_path: Path):
 @pytest.mark.parametrize("size", SIZES)
 def test_what_is_timed_is_a_recipe_at_its_defaults(size: str):
     model = config.ModelConfig.model_validate({"size": size})
-    settings = Settings(size, SIZES[size][0], 2, 8, (32, 32, 4), "float32", SIZES[size][0] >= SCAN_FROM_DEPTH, False, 1)
+    settings = Settings(
+        size,
+        SIZES[size][0],
+        2,
+        8,
+        (32, 32, 4),
+        "float32",
+        SIZES[size][0] >= SCAN_FROM_DEPTH,
+        False,
+        1,
+    )
     train = config.TrainConfig(steps=1_000_000, batch_size=8)
     recipe = config.Recipe(model=model, train=train)
     for name, table in vars(plain_recipe(settings)).items():
@@ -72,19 +93,30 @@ def test_what_is_timed_is_a_recipe_at_its_defaults(size: str):
 def evaluate(tmp_path: Path, arguments: str, site: str = "") -> subprocess.CompletedProcess[str]:
     """`benchmarks/evaluate.py --quick`, with `site` run at the start of each of its processes."""
     (tmp_path / "sitecustomize.py").write_text(site)
-    command = [sys.executable, str(ROOT / "benchmarks" / "evaluate.py"), "--quick", "--json", *arguments.split()]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "evaluate.py"),
+        "--quick",
+        "--json",
+        *arguments.split(),
+    ]
     # One thread: those of PyTorch wait for one another where other tests have the cores.
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_evaluation_without_torch(tmp_path: Path):
-    done = evaluate(tmp_path, "--only frechet,neighbours,memory", BLOCKER.replace(repr(ABSENT), "('torch',)"))
+    done = evaluate(
+        tmp_path, "--only frechet,neighbours,memory", BLOCKER.replace(repr(ABSENT), "('torch',)")
+    )
     assert done.returncode == 0, done.stderr[-1500:]
     result = json.loads(done.stdout)
     assert result["platform"] == "cpu"
     assert result["versions"]["jax"] == jax.__version__
-    assert [row["against"] for row in result["rows"]] == ["sqrtm, full rank", "sqrtm, rank-deficient"]
+    assert [row["against"] for row in result["rows"]] == [
+        "sqrtm, full rank",
+        "sqrtm, rank-deficient",
+    ]
     for row in result["rows"]:
         low, high = row["spread"]
         assert 0 < low == row["ratio"] == high
@@ -148,7 +180,9 @@ def test_outputs_that_differ(check: Any, ours: np.ndarray, theirs: np.ndarray):
 
 def test_outputs_that_agree():
     assert agree(ONES, ONES + 1e-6, 1e-3) == "outputs differ by 1.0e-06"
-    assert "ours 0e+00, this 1e-04" in agree_on_distance(np.array([2.0, 2.0]), np.array([2.0002]), 1e-3)
+    assert "ours 0e+00, this 1e-04" in agree_on_distance(
+        np.array([2.0, 2.0]), np.array([2.0002]), 1e-3
+    )
     assert agree_on_shares(np.array([0.5, 0.25]), np.array([0.5001, 0.25]), 1e-3).startswith(
         "precision, recall: 0.5000"
     )
@@ -161,7 +195,9 @@ def test_memory_that_grows():
         check_growth(600 << 20, 700 << 20)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").is_file(), reason="memory is read from Linux's /proc"
+)
 def test_a_peak_of_memory_is_seen():
     with _Watched() as before:
         time.sleep(0.05)

@@ -1,4 +1,6 @@
-"""`benchmarks/gpu.py`: parts that end in every way, results that stay, inputs that travel in pieces."""
+"""`benchmarks/gpu.py`: parts that end in every way, results that stay, inputs that travel in
+pieces.
+"""
 
 import json
 import os
@@ -41,7 +43,9 @@ PAUSING = "def run(context):\n    context.emit(value=4)\n    context.unfinished(
 @pytest.fixture
 def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Part]:
     """A part whose module has that text."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    )
 
     def make(text: str) -> Part:
         name = f"part{len(list(tmp_path.glob('*.py')))}"
@@ -75,7 +79,12 @@ def test_a_part_that_fails_is_told_and_passed_over(tmp_path: Path, part: Callabl
     assert failed["status"] == left["status"] == results.FAILED
     assert "ValueError: no such thing" in failed["reason"]
     assert [one["status"] for one in kept(work)] == ["done", "failed", "failed", "done"]
-    assert [one["rows"] for one in kept(work)] == [[{"value": 1.5}], [{"value": 2}], [{"value": 3}], [{"value": 1.5}]]
+    assert [one["rows"] for one in kept(work)] == [
+        [{"value": 1.5}],
+        [{"value": 2}],
+        [{"value": 3}],
+        [{"value": 1.5}],
+    ]
     table = (copy / results.TABLE_NAME).read_text()
     assert table == (work / results.TABLE_NAME).read_text()
     assert "ValueError: no such thing" in table
@@ -84,7 +93,9 @@ def test_a_part_that_fails_is_told_and_passed_over(tmp_path: Path, part: Callabl
     assert "gpu.py --work w" in table
 
 
-def test_a_part_that_exceeds_its_limit_ends_with_all_that_it_started(tmp_path: Path, part: Callable[[str], Part]):
+def test_a_part_that_exceeds_its_limit_ends_with_all_that_it_started(
+    tmp_path: Path, part: Callable[[str], Part]
+):
     runner = Runner(tmp_path / "work", [], ["gpu.py"])
     begin = time.monotonic()
     attempt = run(runner, part(SLOW), limit=10)
@@ -111,12 +122,15 @@ def test_a_later_call_finds_what_an_earlier_one_left(tmp_path: Path, part: Calla
     assert not results.is_done(later.attempts, pausing.name, tiny=True)
 
 
-def test_a_call_that_is_killed_leaves_the_rows_of_its_part(tmp_path: Path, part: Callable[[str], Part]):
+def test_a_call_that_is_killed_leaves_the_rows_of_its_part(
+    tmp_path: Path, part: Callable[[str], Part]
+):
     """Its process ends with it, and the next call tells what was measured."""
     slow, work = part(SLOW), tmp_path / "work"
     code = "from pathlib import Path; from benchmarks.gpu_parts.runner import Runner; "
     code += "from benchmarks.gpu_parts.part import Part; "
-    code += f"Runner(Path({str(work)!r}), [], ['gpu.py']).run(Part('slow', '', 60, {slow.module!r}), 60, True, {{}})"
+    code += f"part = Part('slow', '', 60, {slow.module!r}); "
+    code += f"Runner(Path({str(work)!r}), [], ['gpu.py']).run(part, 60, True, {{}})"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     rows = work / "rows" / "000-slow.jsonl"
     deadline = time.monotonic() + 60
@@ -138,9 +152,15 @@ def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path):
     assert results.read_rows(path) == [{"a": 1}, {"b": 2}]
 
 
-def call(*arguments: object, site: str = "", folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def call(
+    *arguments: object, site: str = "", folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """The script, with `site` run at the start of each of its processes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
     if folder is not None:
         (folder / "sitecustomize.py").write_text(site)
         environment["PYTHONPATH"] = str(folder)
@@ -188,11 +208,22 @@ def test_parts_run_without_torch_and_are_not_run_twice(tmp_path: Path):
     """On a machine that has nothing but what the parts name; PyTorch's rows say what is missing."""
     packages = PARTS["sampling"].packages
     site = blocker(tuple(name for name in packages if name != "torch"))
-    words = ["--work", tmp_path / "w", "--tiny", "--parts", "memory,sampling", "--out", tmp_path / "out"]
+    words = [
+        "--work",
+        tmp_path / "w",
+        "--tiny",
+        "--parts",
+        "memory,sampling",
+        "--out",
+        tmp_path / "out",
+    ]
     done = call(*words, site=site, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     memory, sampling = kept(tmp_path / "out")
-    assert memory["status"] == sampling["status"] == results.DONE, (memory["reason"], sampling["reason"])
+    assert memory["status"] == sampling["status"] == results.DONE, (
+        memory["reason"],
+        sampling["reason"],
+    )
     (row,) = memory["rows"]
     assert 0 < row["state_and_batch_gib"] < row["planned_gib"] < 0.1
     *ours, theirs = sampling["rows"]
@@ -224,7 +255,11 @@ def test_no_part_begins_without_time(tmp_path: Path):
 
 def lay_out(folder: Path) -> dict[str, bytes]:
     rng = np.random.default_rng(0)
-    contents = {"first.bin": rng.bytes(700), "sub/second.bin": rng.bytes(1500), "third.bin": rng.bytes(1)}
+    contents = {
+        "first.bin": rng.bytes(700),
+        "sub/second.bin": rng.bytes(1500),
+        "third.bin": rng.bytes(1),
+    }
     for name, content in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -269,13 +304,27 @@ def test_a_damaged_piece_is_refused(tmp_path: Path):
         (lambda text: text[:-9], "pieces.json: damaged"),
         (lambda text: "[]", "pieces.json: damaged"),
         (lambda text: text.replace('"total": 700', '"total": "x"'), "pieces.json: damaged"),
-        (lambda text: text.replace('"name": "first.bin"', '"name": "../first.bin"'), "'../first.bin' leads out"),
-        (lambda text: text.replace('"name": "first.bin"', '"name": "/first.bin"'), "'/first.bin' leads out"),
-        (lambda text: text.replace('"first.bin.0"', '"../first.bin.0"'), "'../first.bin.0' leads out"),
-        (lambda text: text.replace('"first.bin.0"', '"other.bin.0"'), "other.bin.0 of pieces.json is missing"),
+        (
+            lambda text: text.replace('"name": "first.bin"', '"name": "../first.bin"'),
+            "'../first.bin' leads out",
+        ),
+        (
+            lambda text: text.replace('"name": "first.bin"', '"name": "/first.bin"'),
+            "'/first.bin' leads out",
+        ),
+        (
+            lambda text: text.replace('"first.bin.0"', '"../first.bin.0"'),
+            "'../first.bin.0' leads out",
+        ),
+        (
+            lambda text: text.replace('"first.bin.0"', '"other.bin.0"'),
+            "other.bin.0 of pieces.json is missing",
+        ),
     ],
 )
-def test_an_index_that_is_damaged_writes_nothing(tmp_path: Path, damage: Callable[[str], str], told: str):
+def test_an_index_that_is_damaged_writes_nothing(
+    tmp_path: Path, damage: Callable[[str], str], told: str
+):
     source, pieces, work = tmp_path / "source", tmp_path / "pieces", tmp_path / "work"
     contents = lay_out(source)
     inputs.cut([source / name for name in contents], source, pieces, 1000)
@@ -307,8 +356,21 @@ def test_a_tar_of_images_is_packed(tmp_path: Path):
 
 
 def test_a_table_holds_the_columns_of_all_rows():
-    attempt: dict[str, Any] = {"part": "p", "status": "done", "tiny": False, "command": "c", "begun": "b"}
-    attempt |= {"seconds": 1.0, "limit": 2.0, "reason": "", "device": "d", "driver": "1.2", "versions": {"jax": "0"}}
+    attempt: dict[str, Any] = {
+        "part": "p",
+        "status": "done",
+        "tiny": False,
+        "command": "c",
+        "begun": "b",
+    }
+    attempt |= {
+        "seconds": 1.0,
+        "limit": 2.0,
+        "reason": "",
+        "device": "d",
+        "driver": "1.2",
+        "versions": {"jax": "0"},
+    }
     attempt |= {"commit": "abc", "rows": [{"a": 1.23456}, {"b": "x|y\nz", "a": None}]}
     table = results.table([attempt])
     assert "| a | b |\n| --- | --- |\n| 1.235 |  |\n|  | x/y z |" in table

@@ -1,4 +1,6 @@
-"""The part `cifar` of `benchmarks/gpu.py`: its loop is that of `flowtrain train`, and a later call goes on."""
+"""The part `cifar` of `benchmarks/gpu.py`: its loop is that of `flowtrain train`, and a later call
+goes on.
+"""
 
 import io
 import json
@@ -42,7 +44,12 @@ def latents_of(plan: Plan) -> Latents:
     tensors = {name: columns[name] for name in ("mean", "logvar")}
     assert manifest.vae is not None
     return Latents(
-        tensors, columns["label"], manifest.classes, manifest.vae, manifest.resolution, plan.run.dataset.digest
+        tensors,
+        columns["label"],
+        manifest.classes,
+        manifest.vae,
+        manifest.resolution,
+        plan.run.dataset.digest,
     )
 
 
@@ -64,8 +71,15 @@ def test_the_loop_ends_with_the_bits_of_the_trainer(tmp_path: Path):
     ours, data, meta = saved(plan, tmp_path / "ours", 6)
     theirs, their_data, their_meta = saved(plan, tmp_path / "theirs", 6)
     assert_same(ours, theirs)
-    assert (data, meta["step"], meta["dataset"]) == (their_data, their_meta["step"], their_meta["dataset"])
-    steps = [json.loads(line)["step"] for line in (tmp_path / "ours" / "metrics.jsonl").read_text().splitlines()]
+    assert (data, meta["step"], meta["dataset"]) == (
+        their_data,
+        their_meta["step"],
+        their_meta["dataset"],
+    )
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "ours" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [2, 4, 6]
 
 
@@ -75,9 +89,16 @@ def test_a_directory_of_another_run_is_refused(tmp_path: Path):
     latents, workdir = latents_of(plan), tmp_path / "run"
     Training(plan.run, latents, workdir).__exit__(None, None, None)
     before = (workdir / RUN_NAME).read_bytes()
-    for override in ("optimizer.learning_rate=0.5", "train.holdout=3", "train.overfit=2", "train.ema_decay=0.3"):
+    for override in (
+        "optimizer.learning_rate=0.5",
+        "train.holdout=3",
+        "train.overfit=2",
+        "train.ema_decay=0.3",
+    ):
         other = debug_plan(tmp_path / "latents", *OVERRIDES, override)
-        with pytest.raises(UserError, match=f"{override.partition('=')[0]} was .*; give another --work"):
+        with pytest.raises(
+            UserError, match=f"{override.partition('=')[0]} was .*; give another --work"
+        ):
             Training(other.run, latents, workdir)
     scaled = Normalization(offset=(0.0,) * latents.shape[-1], scale=(9.0,) * latents.shape[-1])
     with pytest.raises(UserError, match="other normalization"):
@@ -96,11 +117,15 @@ def test_runs_end_at_one_step_whenever_the_time_is_over(tmp_path: Path):
     def both(goal: int, turns: int) -> list[int]:
         over = iter([False] * turns)
         with ExitStack() as stack:
-            pair = [stack.enter_context(Training(plan.run, latents, tmp_path / name)) for name in ("one", "two")]
+            pair = [
+                stack.enter_context(Training(plan.run, latents, tmp_path / name))
+                for name in ("one", "two")
+            ]
             advance_together(pair, goal, lambda: next(over, True))
             return [training.step for training in pair]
 
-    with Training(plan.run, latents, tmp_path / "one") as ahead:  # as a call that was killed may leave it
+    # as a call that was killed may leave it
+    with Training(plan.run, latents, tmp_path / "one") as ahead:
         ahead.advance(30)
         ahead.save()
     assert both(50, turns=0) == [30, 0]
@@ -130,7 +155,9 @@ def test_a_score_is_only_remembered_for_what_it_was_measured_of(tmp_path: Path):
     trained: Any = SimpleNamespace(step=3, weights="ema")
 
     def measure(*overrides: str, steps: int = 5) -> int:
-        recipe = make_recipe({"model": {"size": "debug"}, "train": {"steps": 9, "batch_size": 2}}, overrides)
+        recipe = make_recipe(
+            {"model": {"size": "debug"}, "train": {"steps": 9, "batch_size": 2}}, overrides
+        )
         scorer.samples("flow", trained, recipe, Drawn(steps, 2.0, 10), shown=False)
         return scorer.drawn
 
@@ -154,7 +181,10 @@ def test_channels_are_measured_as_a_manifest_has_them(tmp_path: Path):
     plan = debug_plan(tmp_path / "latents")
     latents = latents_of(plan)
     means, logvar = (latents.tensors[name].astype(np.float64) for name in ("mean", "logvar"))
-    mean, std = means.mean((0, 1, 2)), np.sqrt(means.var((0, 1, 2)) + np.exp(logvar).mean((0, 1, 2)))
+    mean, std = (
+        means.mean((0, 1, 2)),
+        np.sqrt(means.var((0, 1, 2)) + np.exp(logvar).mean((0, 1, 2))),
+    )
     manifest = plan.reader.manifest.model_copy(
         update={"channels": ChannelStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))}
     )
@@ -184,8 +214,13 @@ def write_images(path: Path, count: int = 20) -> None:
         ({"diffusion_recipe": "debug"}, r"train.steps are 100000 \(flow\) and 20 \(diffusion\)"),
     ],
 )
-def test_a_wrong_recipe_is_told_before_images_are_read(tmp_path: Path, mistake: dict[str, Any], told: str):
-    names = {"recipe": "cifar10-64-taef2-dit-s", "diffusion_recipe": "cifar10-64-taef2-dit-s-diffusion"}
+def test_a_wrong_recipe_is_told_before_images_are_read(
+    tmp_path: Path, mistake: dict[str, Any], told: str
+):
+    names = {
+        "recipe": "cifar10-64-taef2-dit-s",
+        "diffusion_recipe": "cifar10-64-taef2-dit-s-diffusion",
+    }
     options = {**names, "set": [], "weights": "ema0.999", "resolution": 64, "reserve": 0, **mistake}
     context = Context("cifar", "", tmp_path, tmp_path / "rows", True, time.time() + 600, options)
     with pytest.raises(UserError, match=told):
@@ -193,12 +228,24 @@ def test_a_wrong_recipe_is_told_before_images_are_read(tmp_path: Path, mistake: 
 
 
 def test_the_part_goes_on_where_an_earlier_call_paused(tmp_path: Path):
-    """On a machine that has only what the part names; without Inception's weights nothing is measured."""
+    """On a machine that has only what the part names; without Inception's weights nothing is
+    measured.
+    """
     work = tmp_path / "work"
     (work / inputs.INPUTS).mkdir(parents=True)
     write_images(tmp_path / "images.tar")
     inputs.pack_images(tmp_path / "images.tar", work / inputs.INPUTS / inputs.CIFAR)
-    words = ["--work", work, "--tiny", "--parts", "cifar", "--encoder", "embedded", "--resolution", 16]
+    words = [
+        "--work",
+        work,
+        "--tiny",
+        "--parts",
+        "cifar",
+        "--encoder",
+        "embedded",
+        "--resolution",
+        16,
+    ]
     words += ["--recipe", "debug", "--diffusion-recipe", "cifar10-64-taef2-dit-s-diffusion"]
     words += ["--set", "model.latent=[4,4,4]", "--set", "model.classes=2", "--set", "train.steps=5"]
     site = blocker(PARTS["cifar"].packages)
@@ -208,7 +255,11 @@ def test_the_part_goes_on_where_an_earlier_call_paused(tmp_path: Path):
         attempt = results.read(work)[-1]
         assert attempt["status"] == status, attempt["reason"]
     first, second = ({row["of"]: row for row in attempt["rows"]} for attempt in results.read(work))
-    assert [rows[f"training, {kind}"]["step"] for rows in (first, second) for kind in ("flow", "diffusion")] == [
+    assert [
+        rows[f"training, {kind}"]["step"]
+        for rows in (first, second)
+        for kind in ("flow", "diffusion")
+    ] == [
         *(3, 3),
         *(5, 5),
     ]
@@ -216,9 +267,15 @@ def test_the_part_goes_on_where_an_earlier_call_paused(tmp_path: Path):
     assert (first["data"]["records"], first["data"]["held_out"]) == (18, 2)
     drawn = [row for row in results.read(work)[-1]["rows"] if row["of"] in ("flow", "diffusion")]
     settings = [(row["sampling_steps"], row["cfg"], row["of"]) for row in drawn]
-    assert settings == [(steps, cfg, kind) for steps in COUNTS for cfg in (1, 4) for kind in ("flow", "diffusion")]
+    assert settings == [
+        (steps, cfg, kind) for steps in COUNTS for cfg in (1, 4) for kind in ("flow", "diffusion")
+    ]
     assert all(row["distance"] is None and row["step"] == 5 for row in drawn)
-    pictures = [path for kind in ("flow", "diffusion") for path in (work / "pictures").glob(f"{kind}-5-*.png")]
+    pictures = [
+        path
+        for kind in ("flow", "diffusion")
+        for path in (work / "pictures").glob(f"{kind}-5-*.png")
+    ]
     assert len(pictures) == 20
     table = (work / results.TABLE_NAME).read_text().splitlines()
     (header, *_) = (line for line in reversed(table) if line.startswith("| of |"))

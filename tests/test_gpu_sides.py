@@ -1,4 +1,6 @@
-"""Rows of a peer whose counterpart of ours failed: its own rate is no baseline, and there is nothing to differ from."""
+"""Rows of a peer whose counterpart of ours failed: its own rate is no baseline, and there is
+nothing to differ from.
+"""
 
 import time
 from functools import partial
@@ -79,7 +81,9 @@ def test_sampling(context: Context, ours: dict[tuple[str, float], float], ratio:
 def test_autoencoders(context: Context, failed: bool):
     found = autoencoders.Found()
     if not failed:
-        found = autoencoders.Found({CASE: 8.0}, {"encode": np.ones(3, np.float32), "decode": np.ones(3, np.float32)})
+        found = autoencoders.Found(
+            {CASE: 8.0}, {"encode": np.ones(3, np.float32), "decode": np.ones(3, np.float32)}
+        )
     autoencoders._measure(context, AutoencoderPeer, [CASE], "", found)
     (row,) = results.read_rows(context.rows)
     assert row["images_per_second"] == 4.0

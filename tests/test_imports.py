@@ -1,4 +1,6 @@
-"""What may be imported where, beyond the contracts of import-linter: the weight of `--help`, and bare GPU machines."""
+"""What may be imported where, beyond the contracts of import-linter: the weight of `--help`, and
+bare GPU machines.
+"""
 
 import subprocess
 import sys
@@ -7,7 +9,18 @@ import pytest
 
 from flowtrain.cli import COMMANDS
 
-HEAVY = {"jax", "flax", "optax", "orbax", "grain", "apache_beam", "tensorflow_datasets", "PIL", "matplotlib", "torch"}
+HEAVY = {
+    "jax",
+    "flax",
+    "optax",
+    "orbax",
+    "grain",
+    "apache_beam",
+    "tensorflow_datasets",
+    "PIL",
+    "matplotlib",
+    "torch",
+}
 # What a machine that only computes has, besides the standard library.
 COMPUTE = ["jax", "jaxlib", "flax", "optax", "numpy"]
 COMPUTE_MODULES = [
@@ -44,8 +57,27 @@ for name in absent:
         del sys.modules[loaded]
 importlib.import_module({module!r})
 """
-ABSENT = ["apache_beam", "array_record", "grain", "orbax", "pydantic", "PIL", "safetensors", "tensorflow_datasets"]
-ABSENT += ["diffusers", "torch", "click", "matplotlib", "tqdm", "jinja2", "mlxtend", "tensorboardX", "wandb"]
+ABSENT = [
+    "apache_beam",
+    "array_record",
+    "grain",
+    "orbax",
+    "pydantic",
+    "PIL",
+    "safetensors",
+    "tensorflow_datasets",
+]
+ABSENT += [
+    "diffusers",
+    "torch",
+    "click",
+    "matplotlib",
+    "tqdm",
+    "jinja2",
+    "mlxtend",
+    "tensorboardX",
+    "wandb",
+]
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -65,7 +97,10 @@ def test_naming_every_command_imports_nothing_heavy():
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_every_help_is_there_with_an_example(command):
     result = subprocess.run(
-        [sys.executable, "-m", "flowtrain.cli", *command, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "flowtrain.cli", *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "Usage:" in result.stdout
     assert not command or "Example" in result.stdout

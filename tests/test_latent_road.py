@@ -48,7 +48,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def latents(encoder: Path, photos: Path) -> Path:
     out = photos.parent / "latents"
-    run("preprocess", photos, out, "--vae", encoder, "--resolution", 32, "--shards", 2, "--min-psnr", 0)
+    run(
+        "preprocess",
+        photos,
+        out,
+        "--vae",
+        encoder,
+        "--resolution",
+        32,
+        "--shards",
+        2,
+        "--min-psnr",
+        0,
+    )
     return out
 
 
@@ -77,9 +89,16 @@ def test_verified_compared_merged_and_drawn(latents: Path, tmp_path: Path):
 
 
 def test_trained_on_sampled_and_measured(latents: Path, photos: Path, tmp_path: Path):
-    """The samples that a run stores are in its scale, and decode to the pixels that `sample` draws."""
+    """The samples that a run stores are in its scale, and decode to the pixels that `sample`
+    draws.
+    """
     workdir, drawn = tmp_path / "run", tmp_path / "drawn"
-    overrides = ("train.normalization=channel", "train.steps=2", "train.batch_size=8", "preview.every=0")
+    overrides = (
+        "train.normalization=channel",
+        "train.steps=2",
+        "train.batch_size=8",
+        "preview.every=0",
+    )
     words = [word for override in overrides for word in ("--set", override)]
     run("train", latents, "--workdir", workdir, "--recipe", "debug", *words)
     manifest = read_manifest(latents)
@@ -103,14 +122,20 @@ def test_trained_on_sampled_and_measured(latents: Path, photos: Path, tmp_path: 
 def test_stored_latents_decode_as_they_were_encoded(latents: Path):
     dataset = LatentDataset(latents)
     records = list(dataset.records())[:2]
-    scaled = dataset.manifest.model_copy(update={"normalization": Normalization(offset=(0.0,) * 32, scale=(2.0,) * 32)})
+    scaled = dataset.manifest.model_copy(
+        update={"normalization": Normalization(offset=(0.0,) * 32, scale=(2.0,) * 32)}
+    )
     raw = decode_records(dataset.manifest, records)
     assert raw.shape == (2, 32, 32, 3)
     assert (decode_records(scaled, records) != raw).any(), "a scale that is stated is undone"
     vae = dataset.manifest.vae
     assert vae is not None
-    factored = dataset.manifest.model_copy(update={"vae": vae.model_copy(update={"scaling_factor": 0.5})})
-    np.testing.assert_array_equal(decode_records(factored, records), raw, "a scaling factor is the model's, not raw")
+    factored = dataset.manifest.model_copy(
+        update={"vae": vae.model_copy(update={"scaling_factor": 0.5})}
+    )
+    np.testing.assert_array_equal(
+        decode_records(factored, records), raw, "a scaling factor is the model's, not raw"
+    )
 
 
 def test_sizes_that_do_not_fit_and_encoders_alone(encoder: Path, photos: Path, tmp_path: Path):
@@ -123,9 +148,14 @@ def test_sizes_that_do_not_fit_and_encoders_alone(encoder: Path, photos: Path, t
     run("preprocess", photos, out, "--vae", alone, "--resolution", 32, "--shards", 1)
     assert read_manifest(out).reconstruction is None
     write_halves(alone, {"decoder": random_halves()["decoder"]})
-    told = json.loads(run("preprocess", photos, out, "--vae", alone, "--resolution", 32, "--shards", 1, "--json"))
+    told = json.loads(
+        run("preprocess", photos, out, "--vae", alone, "--resolution", 32, "--shards", 1, "--json")
+    )
     assert told["state"] == "was finished already", "a decoder that comes later changes nothing"
     (alone / "taef2_decoder.safetensors").unlink()
     told = run("data", "inspect", out, "--grid", tmp_path / "grid.png", fails=True)
-    assert "there is no decoder; put NAME_decoder.safetensors beside NAME_encoder.safetensors there" in told
+    assert (
+        "there is no decoder; put NAME_decoder.safetensors beside NAME_encoder.safetensors there"
+        in told
+    )
     assert told.count("\n") == 1

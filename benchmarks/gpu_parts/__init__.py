@@ -9,6 +9,7 @@
 | `results` | `results.json`, `results.md` |
 | `machine` | device, versions, commit |
 | `inputs` | weights and images: laid out in small pieces on one machine, taken over on another |
-| `train_step`, `memory`, `sampling`, `autoencoders`, `features` | the parts that measure speed and memory |
+| `train_step`, `memory`, `sampling` | parts that measure speed and memory |
+| `autoencoders`, `features` | likewise |
 | `cifar`, `cifar_data`, `cifar_train`, `cifar_score` | the part that trains and measures FID |
 """

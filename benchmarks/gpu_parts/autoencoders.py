@@ -1,8 +1,9 @@
 """Images a second through SD's VAE and TAEF2, encoded and decoded, and the memory that it takes.
 
-Weights are random and the same on both sides; outputs in float32 are compared first. Images go in as uint8 and latents
-as float32, both on the device already. Batches of growing size are planned for the decoder of SD's VAE in float32 last:
-on an H200 XLA once planned 134 GiB for 16 images of 256 pixels, and may take long to choose its convolutions.
+Weights are random and the same on both sides; outputs in float32 are compared first. Images go in
+as uint8 and latents as float32, both on the device already. Batches of growing size are planned for
+the decoder of SD's VAE in float32 last: on an H200 XLA once planned 134 GiB for 16 images of 256
+pixels, and may take long to choose its convolutions.
 """
 
 import tempfile
@@ -19,14 +20,17 @@ from benchmarks.sides import Side, SideError
 from pipelines.encoders.kl_config import VaeConfig
 from pipelines.encoders.tiny_config import TinyConfig
 
-TOLERANCE = 1e-3  # of float32 outputs, of the largest; deep networks of random weights amplify rounding
+# of float32 outputs, of the largest; deep networks of random weights amplify rounding
+TOLERANCE = 1e-3
 WEIGHTS = "tensors.npz"
 _CALLS, _ROUNDS = 4, 3
 _LEAST_SECONDS = 20.0  # left to a part, under which no further batch is compiled
 
 
 class Case(NamedTuple):
-    """One thing to time: "encode" or "decode", by compute type, in a batch, at so many pixels a side."""
+    """One thing to time: "encode" or "decode", by compute type, in a batch, at so many pixels a
+    side.
+    """
 
     name: str
     what: str
@@ -35,7 +39,8 @@ class Case(NamedTuple):
     pixels: int
 
 
-# By network, those that take more memory later: JAX tells the most that a process has used, and not when.
+# By network, those that take more memory later: JAX tells the most that a process has used, and not
+# when.
 CASES = (
     Case("sd-vae", "encode", "bfloat16", 64, 256),
     Case("sd-vae", "decode", "bfloat16", 32, 256),
@@ -63,12 +68,19 @@ def choose_config(name: str, tiny: bool) -> VaeConfig | TinyConfig:
         num_decoder_blocks=(1, 1),
         pool=True,
     )
-    choices = {("sd-vae", False): sd, ("sd-vae", True): small, ("taef2", False): taef2, ("taef2", True): smaller}
+    choices = {
+        ("sd-vae", False): sd,
+        ("sd-vae", True): small,
+        ("taef2", False): taef2,
+        ("taef2", True): smaller,
+    }
     return choices[name, tiny]
 
 
 def random_tensors(config: VaeConfig | TinyConfig) -> dict[str, NDArray[np.float32]]:
-    """By PyTorch's names and order of axes. Norm scales and biases are random too: equal ones could change places."""
+    """By PyTorch's names and order of axes. Norm scales and biases are random too: equal ones could
+    change places.
+    """
     from flax import nnx
 
     from pipelines.encoders.weights import _flatten, abstract_network, tensor_name, to_torch_layout
@@ -95,12 +107,16 @@ def draw_input(case: Case, config: VaeConfig | TinyConfig) -> NDArray[Any]:
 
 
 class Ours:
-    """`pipelines.encoders.weights.Vae`, each shape compiled ahead so that its plan of memory can be read."""
+    """`pipelines.encoders.weights.Vae`, each shape compiled ahead so that its plan of memory can be
+    read.
+    """
 
     label = "flowtrain"
 
     def prepare(self, name: str, tiny: bool, folder: str) -> tuple[str, int | None]:
-        """Platform, and the bytes that the device has, where it tells; leaves the weights for the peer."""
+        """Platform, and the bytes that the device has, where it tells; leaves the weights for the
+        peer.
+        """
         import jax
 
         self.config, path = choose_config(name, tiny), Path(folder, f"{name}-{WEIGHTS}")
@@ -135,8 +151,14 @@ class Ours:
         begin = time.perf_counter()
         self.compiled = self.vae._compiled(method).lower(self.vae.params, self.given).compile()
         seconds, found = time.perf_counter() - begin, self.compiled.memory_analysis()
-        planned = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
-        return {"compile_seconds": seconds, "planned": planned, "temporary": found.temp_size_in_bytes}
+        planned = (
+            found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+        )
+        return {
+            "compile_seconds": seconds,
+            "planned": planned,
+            "temporary": found.temp_size_in_bytes,
+        }
 
     def time(self, calls: int) -> float:
         """Seconds of one batch."""
@@ -185,7 +207,9 @@ class Torch:
 
     def _through(self, what: str, given: Any, dtype: Any) -> Any:
         x = given.permute(0, 3, 1, 2).to(dtype)
-        return (self.model.encode(x / 127.5 - 1) if what == "encode" else self.model.decode(x)).float()
+        return (
+            self.model.encode(x / 127.5 - 1) if what == "encode" else self.model.decode(x)
+        ).float()
 
     def plan(self, case: Case) -> dict[str, float]:
         """Compile by running once; seconds that took."""
@@ -194,7 +218,9 @@ class Torch:
         dtype = getattr(torch, case.dtype)
         self.model.to(dtype)
         self.given = torch.from_numpy(draw_input(case, self.config)).to(self.device)
-        self.compiled = torch.compile(lambda given: self._through(case.what, given, dtype), dynamic=False)
+        self.compiled = torch.compile(
+            lambda given: self._through(case.what, given, dtype), dynamic=False
+        )
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         return {"compile_seconds": self.time(1)}
@@ -219,25 +245,37 @@ class Torch:
 
 @dataclass
 class Found:
-    """Of ours, for the peer's rows: images a second by case, outputs by what was done; empty where ours failed."""
+    """Of ours, for the peer's rows: images a second by case, outputs by what was done; empty where
+    ours failed.
+    """
 
     rates: dict[Case, float] = field(default_factory=dict)
     outputs: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def run(context: Context) -> None:
-    """Network by network, ours and then PyTorch's; last the larger batches in float32, ours alone."""
+    """Network by network, ours and then PyTorch's; last the larger batches in float32, ours
+    alone.
+    """
     cases, larger = (TINY_CASES, TINY_LARGER) if context.tiny else (CASES, LARGER)
     with tempfile.TemporaryDirectory() as folder:
         for name in dict.fromkeys(case.name for case in cases):
             found = Found()
             for kind in (Ours, Torch):
-                _measure(context, kind, [case for case in cases if case.name == name], folder, found)
+                _measure(
+                    context, kind, [case for case in cases if case.name == name], folder, found
+                )
         _measure(context, Ours, list(larger), folder, Found(), check=False)
 
 
 def _measure(
-    context: Context, kind: type[Any], cases: list[Case], folder: str, found: Found, *, check: bool = True
+    context: Context,
+    kind: type[Any],
+    cases: list[Case],
+    folder: str,
+    found: Found,
+    *,
+    check: bool = True,
 ) -> None:
     """Rows of one network by one framework."""
     name = cases[0].name
@@ -262,16 +300,22 @@ def _measure(
 
 
 def _compare(side: Side, name: str, tiny: bool, found: Found) -> dict[str, float]:
-    """Largest differences from our outputs in float32, by what was done; empty for ours, and where ours failed."""
+    """Largest differences from our outputs in float32, by what was done; empty for ours, and where
+    ours failed.
+    """
     differ = {}
     for what in ("encode", "decode"):
         outputs = side.ask("outputs", Case(name, what, "float32", 2, 16 if tiny else 64))
         if side.kind is Ours:
             found.outputs[what] = outputs
         elif what in found.outputs:
-            off = float(np.abs(outputs - found.outputs[what]).max() / np.abs(found.outputs[what]).max())
+            off = float(
+                np.abs(outputs - found.outputs[what]).max() / np.abs(found.outputs[what]).max()
+            )
             if not off < TOLERANCE:
-                raise SideError(f"{what}: outputs differ by {off:.1e} of the largest: not the same computation")
+                raise SideError(
+                    f"{what}: outputs differ by {off:.1e} of the largest: not the same computation"
+                )
             differ[what] = off
     return differ
 
@@ -288,6 +332,9 @@ def _time(side: Side, case: Case, limit: int | None, found: Found) -> dict[str, 
     if side.kind is Ours:
         found.rates[case] = rate
     our_rate = found.rates.get(case)
-    row |= {"images_per_second": rate, "ours_over_this": None if our_rate is None else our_rate / rate}
+    row |= {
+        "images_per_second": rate,
+        "ours_over_this": None if our_rate is None else our_rate / rate,
+    }
     peak = side.ask("peak")
     return row | {"peak_gib": peak / 2**30 if peak else None, "remark": ""}

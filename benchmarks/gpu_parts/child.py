@@ -1,4 +1,6 @@
-"""The process of one part: `python -m benchmarks.gpu_parts.child CONTEXT`, with a `Context` as JSON."""
+"""The process of one part: `python -m benchmarks.gpu_parts.child CONTEXT`, with a `Context` as
+JSON.
+"""
 
 import ctypes
 import importlib
@@ -24,7 +26,8 @@ def main(text: str) -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(context.cache("jax")))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(context.cache("inductor")))
     if context.tiny:
-        os.environ["TORCH_COMPILE_DISABLE"] = "1"  # a minute of compilation would show nothing at these sizes
+        # a minute of compilation would show nothing at these sizes
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
     try:
         importlib.import_module(context.module).run(context)
     except (Exception, SystemExit) as error:

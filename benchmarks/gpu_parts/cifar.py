@@ -1,10 +1,11 @@
 """A flow and its diffusion twin on CIFAR-10, trained as long as the part may, and their FIDs.
 
-A later call goes on from the checkpoints of an earlier one, and measures what was not measured at that step. Both take
-turns of a few steps, and are measured at the same step or not at all. Every tenth image by name is held out; distances
-are to the images that were trained on, at the resolution of the autoencoder's input, under the protocol `adm`. What is
-measured first matters most: the held-out images and the decoded latents, then 100 and 20 sampling steps, without
-guidance and with the recipe's.
+A later call goes on from the checkpoints of an earlier one, and measures what was not measured at
+that step. Both take turns of a few steps, and are measured at the same step or not at all. Every
+tenth image by name is held out; distances are to the images that were trained on, at the resolution
+of the autoencoder's input, under the protocol `adm`. What is measured first matters most: the
+held-out images and the decoded latents, then 100 and 20 sampling steps, without guidance and with
+the recipe's.
 """
 
 import time
@@ -28,11 +29,13 @@ from schemas.errors import UserError
 from schemas.recipes import load_recipe
 from schemas.run import Run
 
-# Sampling steps, in the order in which they are measured, with the samples of each where --samples does not say.
+# Sampling steps, in the order in which they are measured, with the samples of each where --samples
+# does not say.
 COUNTS = {100: 50_000, 20: 50_000, 5: 10_000, 1: 10_000, 500: 10_000}
 _RECONSTRUCTED = 10_000
 _RECIPES = {"flow": "recipe", "diffusion": "diffusion_recipe"}  # by kind, the option that names it
-# An average that forgets its beginning within a run of minutes, beside the recipe's, which does not.
+# An average that forgets its beginning within a run of minutes, beside the recipe's, which does
+# not.
 _SHORT = ("train.ema_extra=[0.999]",)
 # In miniature: the same recipes, with a network of one block.
 _TINY = (
@@ -84,10 +87,14 @@ def _recipes(context: Context) -> dict[str, Recipe]:
     """By kind.
 
     Raises:
-        UserError: a recipe or an override is wrong, their lengths differ, or --weights are not kept.
+        UserError: a recipe or an override is wrong, their lengths differ, or --weights are not
+            kept.
     """
     overrides = [*_SHORT, *(_TINY if context.tiny else ()), *context.options["set"]]
-    recipes = {kind: load_recipe(find_recipe(context.options[option]), overrides) for kind, option in _RECIPES.items()}
+    recipes = {
+        kind: load_recipe(find_recipe(context.options[option]), overrides)
+        for kind, option in _RECIPES.items()
+    }
     lengths = {kind: recipe.train.steps for kind, recipe in recipes.items()}
     if len(set(lengths.values())) > 1:
         told = " and ".join(f"{steps} ({kind})" for kind, steps in lengths.items())
@@ -100,12 +107,15 @@ def _recipes(context: Context) -> dict[str, Recipe]:
     return recipes
 
 
-def _train(context: Context, runs: dict[str, Run], latents: Latents, reserve: float) -> dict[str, Progress]:
+def _train(
+    context: Context, runs: dict[str, Run], latents: Latents, reserve: float
+) -> dict[str, Progress]:
     """Both, until only the reserve of the time is left; the memory of the device is free again."""
     end = context.deadline - max(reserve, _CLOSE_SECONDS)
     with memory_faults(), ExitStack() as stack:
         trainings = {
-            kind: stack.enter_context(Training(run, latents, _workdir(context, kind))) for kind, run in runs.items()
+            kind: stack.enter_context(Training(run, latents, _workdir(context, kind)))
+            for kind, run in runs.items()
         }
         goal = min(run.recipe.train.steps for run in runs.values())
         if context.tiny:
@@ -120,19 +130,37 @@ def _workdir(context: Context, kind: str) -> Path:
 
 def _tell_training(context: Context, kind: str, recipe: Recipe, progress: Progress) -> None:
     images = progress.step * recipe.train.batch_size
-    row: dict[str, Any] = {"of": f"training, {kind}", "step": progress.step, "images": images, "loss": progress.loss}
+    row: dict[str, Any] = {
+        "of": f"training, {kind}",
+        "step": progress.step,
+        "images": images,
+        "loss": progress.loss,
+    }
     context.emit(**row, images_per_second=progress.rate)
 
 
-def _score(context: Context, scorer: Scorer, recipes: dict[str, Recipe], unseen: NDArray[np.uint8], step: int) -> None:
+def _score(
+    context: Context,
+    scorer: Scorer,
+    recipes: dict[str, Recipe],
+    unseen: NDArray[np.uint8],
+    step: int,
+) -> None:
     asked = context.options["samples"]
     context.emit(**scorer.images("held-out images", unseen))
     context.emit(**scorer.reconstructions(16 if context.tiny else _RECONSTRUCTED))
-    models = {kind: load_for_sampling(_workdir(context, kind), step, context.options["weights"]) for kind in recipes}
+    models = {
+        kind: load_for_sampling(_workdir(context, kind), step, context.options["weights"])
+        for kind in recipes
+    }
     for steps, most in COUNTS.items():
         count = 16 if context.tiny else int(asked or most)
         shown = steps == next(iter(COUNTS))  # few files come back from some machines
         for guided in (False, True):
             for kind, recipe in recipes.items():
                 cfg = recipe.sampler.cfg if guided else 1.0
-                context.emit(**scorer.samples(kind, models[kind], recipe, Drawn(steps, cfg, count), shown=shown))
+                context.emit(
+                    **scorer.samples(
+                        kind, models[kind], recipe, Drawn(steps, cfg, count), shown=shown
+                    )
+                )

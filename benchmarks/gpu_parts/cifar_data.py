@@ -1,4 +1,6 @@
-"""CIFAR-10's latents without Beam and without Grain: decoded, cropped and encoded by the functions of `preprocess`."""
+"""CIFAR-10's latents without Beam and without Grain: decoded, cropped and encoded by the functions
+of `preprocess`.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -57,18 +59,23 @@ class Latents:
         return self.tensors["mean" if self.vae.layout == Layout.MOMENTS else "latent"]
 
     def normalization(self, kind: str) -> Normalization:
-        """By `train.normalization`: the autoencoder's scale, or zero mean and unit deviation in each channel."""
+        """By `train.normalization`: the autoencoder's scale, or zero mean and unit deviation in
+        each channel.
+        """
         channels = self.shape[-1]
         if kind == "vae":
             return Normalization(
-                offset=(self.vae.shift_factor,) * channels, scale=(self.vae.scaling_factor,) * channels
+                offset=(self.vae.shift_factor,) * channels,
+                scale=(self.vae.scaling_factor,) * channels,
             )
         values = self.means.astype(np.float64)
         variance = values.var(axis=(0, 1, 2))
         if self.vae.layout == Layout.MOMENTS:
             variance += np.exp(self.tensors["logvar"].astype(np.float64)).mean(axis=(0, 1, 2))
         scale = 1.0 / np.maximum(np.sqrt(variance), 1e-6)
-        return Normalization(offset=tuple(values.mean(axis=(0, 1, 2)).tolist()), scale=tuple(scale.tolist()))
+        return Normalization(
+            offset=tuple(values.mean(axis=(0, 1, 2)).tolist()), scale=tuple(scale.tolist())
+        )
 
 
 def encoder_name(context: Context) -> str:
@@ -86,8 +93,11 @@ def encoder_name(context: Context) -> str:
     return str(path)
 
 
-def read_pixels(context: Context, resolution: int) -> tuple[NDArray[np.uint8], NDArray[np.int32], tuple[str, ...]]:
-    """Images (n, resolution, resolution, 3), labels, classes; a few of each class where sizes are miniature.
+def read_pixels(
+    context: Context, resolution: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int32], tuple[str, ...]]:
+    """Images (n, resolution, resolution, 3), labels, classes; a few of each class where sizes are
+    miniature.
 
     Raises:
         UserError: the images have not come.
@@ -99,13 +109,16 @@ def read_pixels(context: Context, resolution: int) -> tuple[NDArray[np.uint8], N
     chosen = np.arange(len(labels))
     if context.tiny:
         chosen = chosen[:: max(1, len(labels) // 64)]
-    cropped = context.work / "cifar" / f"pixels-{resolution}-{len(chosen)}.npy"  # decoding takes a quarter of a minute
+    # decoding takes a quarter of a minute
+    cropped = context.work / "cifar" / f"pixels-{resolution}-{len(chosen)}.npy"
     if cropped.is_file():
         return np.load(cropped), labels[chosen], classes
     wanted = set(chosen.tolist())
     kept = [file.getvalue() for number, file in enumerate(files) if number in wanted]
     with ThreadPoolExecutor() as pool:
-        pixels = np.stack(list(pool.map(lambda data: CROPS[CROP](decode_image(data), resolution), kept)))
+        pixels = np.stack(
+            list(pool.map(lambda data: CROPS[CROP](decode_image(data), resolution), kept))
+        )
     _keep(cropped, lambda stream: np.save(stream, pixels))
     return pixels, labels[chosen], classes
 
@@ -115,8 +128,12 @@ def held_out(count: int) -> NDArray[np.bool_]:
     return np.arange(count) % 10 == 9
 
 
-def encode(context: Context, resolution: int, pixels: NDArray[np.uint8], labels: Any, classes: Any) -> Latents:
-    """Latents of images; those of an earlier call, if they are of the same images and autoencoder."""
+def encode(
+    context: Context, resolution: int, pixels: NDArray[np.uint8], labels: Any, classes: Any
+) -> Latents:
+    """Latents of images; those of an earlier call, if they are of the same images and
+    autoencoder.
+    """
     name = encoder_name(context)
     info = describe_vae(name, dtype=default_dtype())
     assert info is not None
@@ -153,7 +170,9 @@ def _encoded(vae: Vae, pixels: NDArray[np.uint8], info: VaeInfo) -> dict[str, An
     parts: list[list[NDArray[np.float16]]] = [[] for _ in names]
     size = batch_size()
     for begin in range(0, len(pixels), size):
-        for kept, value in zip(parts, vae.encode_pixels(_padded(pixels[begin : begin + size], size)), strict=True):
+        for kept, value in zip(
+            parts, vae.encode_pixels(_padded(pixels[begin : begin + size], size)), strict=True
+        ):
             kept.append(np.asarray(value)[: len(pixels) - begin].astype(np.float16))
     return {name: np.concatenate(kept) for name, kept in zip(names, parts, strict=True)}
 

@@ -1,4 +1,6 @@
-"""Fréchet distances of samples to the images that were trained on, by the functions of `eval`, without Beam."""
+"""Fréchet distances of samples to the images that were trained on, by the functions of `eval`,
+without Beam.
+"""
 
 import json
 import time
@@ -38,7 +40,8 @@ class Drawn:
 
 
 class Scorer:
-    """Distances to one set of images under ADM's protocol; without weights, samples are drawn and not measured.
+    """Distances to one set of images under ADM's protocol; without weights, samples are drawn and
+    not measured.
 
     Args:
         context: of the part.
@@ -57,13 +60,20 @@ class Scorer:
             self._extractor = load_inception(path, recipe.prepare, None)
             self._protocol = EvaluationProtocol.resolve(recipe, self._extractor, latents.resolution)
             self.metric = self._protocol.metric
-            self._facts = {"protocol": self._protocol.name, "extractor": self._protocol.extractor_digest}
+            self._facts = {
+                "protocol": self._protocol.name,
+                "extractor": self._protocol.extractor_digest,
+            }
             self._reference = self._statistics_of_images(pixels)
 
     def _statistics_of_images(self, pixels: NDArray[np.uint8]) -> FeatureStatistics:
         """Those of an earlier call, if they are of the same latents and weights."""
         digest = self._protocol.extractor_digest
-        path = self._context.work / "cifar" / f"reference-{self._latents.digest[:12]}-{digest[:12]}.npz"
+        path = (
+            self._context.work
+            / "cifar"
+            / f"reference-{self._latents.digest[:12]}-{digest[:12]}.npz"
+        )
         if not path.is_file():
             write_statistics(path, self._statistics(pixels))
         return read_statistics(path)
@@ -72,7 +82,9 @@ class Scorer:
         assert self._extractor is not None
         parts = (images[begin : begin + _ROWS] for begin in range(0, len(images), _ROWS))
         moments = [Moments.of(self._extractor(part).features) for part in parts]
-        return FeatureStatistics.from_moments(sum(moments[1:], moments[0]), self._protocol.model_dump())
+        return FeatureStatistics.from_moments(
+            sum(moments[1:], moments[0]), self._protocol.model_dump()
+        )
 
     def distance(self, images: NDArray[np.uint8]) -> float | None:
         """None without weights."""
@@ -83,23 +95,43 @@ class Scorer:
     def images(self, name: str, images: NDArray[np.uint8]) -> dict[str, Any]:
         """The row of a set of images (n, H, W, 3)."""
         begin = time.perf_counter()
-        row = {"of": name, "samples": len(images), "metric": self.metric, "distance": self.distance(images)}
+        row = {
+            "of": name,
+            "samples": len(images),
+            "metric": self.metric,
+            "distance": self.distance(images),
+        }
         return row | {"seconds": time.perf_counter() - begin}
 
     def reconstructions(self, count: int) -> dict[str, Any]:
-        """The row of images that were encoded and decoded: no sample gets nearer than about this."""
-        chosen = np.linspace(0, len(self._latents.labels) - 1, min(count, len(self._latents.labels))).astype(int)
+        """The row of images that were encoded and decoded: no sample gets nearer than about
+        this.
+        """
+        chosen = np.linspace(
+            0, len(self._latents.labels) - 1, min(count, len(self._latents.labels))
+        ).astype(int)
         return self.images("reconstructions", decode(self._vae, self._latents.means[chosen]))
 
-    def samples(self, name: str, trained: TrainedModel, recipe: Recipe, drawn: Drawn, *, shown: bool) -> dict[str, Any]:
+    def samples(
+        self, name: str, trained: TrainedModel, recipe: Recipe, drawn: Drawn, *, shown: bool
+    ) -> dict[str, Any]:
         """The row of one setting, kept for later calls.
 
         A grid of its first hundred samples goes to `pictures`, also of --out if `shown`.
         """
         row: dict[str, Any] = {"of": name, "step": trained.step, "weights": trained.weights}
         sampler = recipe.sampler
-        row |= {"solver": sampler.solver, "sampling_steps": drawn.steps, "cfg": drawn.cfg, "shift": sampler.shift}
-        row |= {"cfg_channels": sampler.cfg_channels, "cfg_interval": list(sampler.cfg_interval), "seed": _SEED}
+        row |= {
+            "solver": sampler.solver,
+            "sampling_steps": drawn.steps,
+            "cfg": drawn.cfg,
+            "shift": sampler.shift,
+        }
+        row |= {
+            "cfg_channels": sampler.cfg_channels,
+            "cfg_interval": list(sampler.cfg_interval),
+            "seed": _SEED,
+        }
         row |= {"samples": drawn.count, "metric": self.metric}
         row |= self._facts
         known = self._known(name, row)
@@ -108,8 +140,14 @@ class Scorer:
         begin = time.perf_counter()
         images = self._draw(trained, recipe, drawn)
         seconds = time.perf_counter() - begin
-        for folder in (self._context.work, *map(Path, self._context.options.get("out", []) if shown else ())):
-            save_grid(images, folder / "pictures" / f"{name}-{trained.step}-{drawn.steps}-{drawn.cfg:g}.png")
+        for folder in (
+            self._context.work,
+            *map(Path, self._context.options.get("out", []) if shown else ()),
+        ):
+            save_grid(
+                images,
+                folder / "pictures" / f"{name}-{trained.step}-{drawn.steps}-{drawn.cfg:g}.png",
+            )
         row |= {"distance": self.distance(images), "draw_seconds": seconds}
         row |= {"seconds": time.perf_counter() - begin, "of_latents": self._latents.digest}
         with self._scores(name).open("a", encoding="utf-8") as stream:
@@ -121,12 +159,24 @@ class Scorer:
 
         index = np.arange(drawn.count)
         labels = index % len(trained.run.classes)
-        options: dict[str, Any] = {"steps": drawn.steps, "cfg": drawn.cfg, "solver": recipe.sampler.solver}
-        options |= {"cfg_channels": recipe.sampler.cfg_channels, "cfg_interval": recipe.sampler.cfg_interval}
-        options |= {"shift": recipe.sampler.shift, "batch_size": _BATCH.get(jax.default_backend(), _GPU_BATCH)}
+        options: dict[str, Any] = {
+            "steps": drawn.steps,
+            "cfg": drawn.cfg,
+            "solver": recipe.sampler.solver,
+        }
+        options |= {
+            "cfg_channels": recipe.sampler.cfg_channels,
+            "cfg_interval": recipe.sampler.cfg_interval,
+        }
+        options |= {
+            "shift": recipe.sampler.shift,
+            "batch_size": _BATCH.get(jax.default_backend(), _GPU_BATCH),
+        }
         x = sample(trained, labels, index, seed=_SEED, **options).x
         normalization = trained.run.normalization
-        scale, offset = (np.asarray(values, np.float32) for values in (normalization.scale, normalization.offset))
+        scale, offset = (
+            np.asarray(values, np.float32) for values in (normalization.scale, normalization.offset)
+        )
         return decode(self._vae, x / scale[None, None, None] + offset[None, None, None])
 
     def _scores(self, name: str) -> Path:
@@ -134,7 +184,9 @@ class Scorer:
         return self._context.work / "cifar" / name / "scores.jsonl"
 
     def _known(self, name: str, row: dict[str, Any]) -> dict[str, Any] | None:
-        """The row that an earlier call measured of the same setting, step, weights, latents and protocol."""
+        """The row that an earlier call measured of the same setting, step, weights, latents and
+        protocol.
+        """
         path = self._scores(name)
         if not path.is_file():
             return None

@@ -1,7 +1,8 @@
-"""The loop of `flowtrain train` without Grain: latents stay on the device, everything else is flowtrain's.
+"""The loop of `flowtrain train` without Grain: latents stay on the device, everything else is
+flowtrain's.
 
-Order, draws, step, averages, checkpoints and `run.json` are those of a run with the same recipe, so the directory can
-be sampled from with the commands.
+Order, draws, step, averages, checkpoints and `run.json` are those of a run with the same recipe, so
+the directory can be sampled from with the commands.
 """
 
 import json
@@ -31,7 +32,13 @@ from schemas.run import METRICS_NAME, RUN_NAME, DatasetRef, Run, read_run, write
 from schemas.versions import installed_version
 
 _PACKAGES = ("flowtrain", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
-_OF_DATA = ("normalization", "classes", "latent_shape", "vae")  # of a run, that must not change between calls
+# of a run, that must not change between calls
+_OF_DATA = (
+    "normalization",
+    "classes",
+    "latent_shape",
+    "vae",
+)
 _TURN = 20  # steps of one run before it is the next one's turn
 _SAVE_SECONDS = 60.0
 
@@ -65,12 +72,14 @@ def make_run(recipe: Recipe, latents: Latents) -> Run:
         normalization=latents.normalization(recipe.train.normalization),
         vae=latents.vae,
         parameters=count_parameters(network.abstract),
-        versions={"python": platform.python_version()} | {name: installed_version(name) for name in _PACKAGES},
+        versions={"python": platform.python_version()}
+        | {name: installed_version(name) for name in _PACKAGES},
     )
 
 
 class Training:
-    """A run that goes on from its newest checkpoint. A context: leaving it waits for what is being saved.
+    """A run that goes on from its newest checkpoint. A context: leaving it waits for what is being
+    saved.
 
     Raises:
         UserError: the directory is of another run.
@@ -105,7 +114,10 @@ class Training:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._checkpoints.__exit__(kind, error, trace)
 
@@ -145,7 +157,11 @@ class Training:
             self._log()
         if self.step == 0 or self.step in self._checkpoints.steps():
             return
-        meta: dict[str, Any] = {"step": self.step, "dataset": self._run.dataset.digest, "rollbacks": []}
+        meta: dict[str, Any] = {
+            "step": self.step,
+            "dataset": self._run.dataset.digest,
+            "rollbacks": [],
+        }
         meta["recipe"] = self._run.recipe.model_dump(mode="json")
         self._checkpoints.save(self.step, self._state, {"next_index": self.step}, meta)
 
@@ -158,7 +174,8 @@ class Training:
 def advance_together(trainings: Sequence[Training], goal: int, is_over: Callable[[], bool]) -> None:
     """In turns of a few steps up to step `goal`, or until the time is over; then save all.
 
-    All end at one step, unless the time is over before those that an ended call left behind have caught up.
+    All end at one step, unless the time is over before those that an ended call left behind have
+    caught up.
 
     Raises:
         UserError: a loss is not finite.
@@ -179,15 +196,21 @@ def advance_together(trainings: Sequence[Training], goal: int, is_over: Callable
 
 
 def _claim(workdir: Path, run: Run) -> None:
-    """Write `run.json`, or check that what it says leads to the same parameters and decodes to the same images."""
+    """Write `run.json`, or check that what it says leads to the same parameters and decodes to the
+    same images.
+    """
     if (workdir / RUN_NAME).is_file():
         before = read_run(workdir)
         found = differences(before, run)
-        found += [f"other {name}" for name in _OF_DATA if getattr(before, name) != getattr(run, name)]
+        found += [
+            f"other {name}" for name in _OF_DATA if getattr(before, name) != getattr(run, name)
+        ]
         if before.dataset.digest != run.dataset.digest:
             found.append("other latents")
         if found:
-            raise UserError(f"{workdir}: is of another run: {'; '.join(found)}; give another --work")
+            raise UserError(
+                f"{workdir}: is of another run: {'; '.join(found)}; give another --work"
+            )
         run = run.model_copy(update={"versions": before.versions})  # those that began the run
     workdir.mkdir(parents=True, exist_ok=True)
     write_run(workdir, run)
@@ -204,12 +227,18 @@ def _begin(setup: Setup, key: jax.Array, checkpoints: Checkpoints) -> TrainState
 
 
 def _gatherer(latents: Latents) -> Callable[[Any, Any], dict[str, jax.Array]]:
-    """(index, epoch) -> a batch as `flowtrain.records.data.BatchReader` hands it over, from arrays on the device."""
+    """(index, epoch) -> a batch as `flowtrain.records.data.BatchReader` hands it over, from arrays
+    on the device.
+    """
     arrays = jax.device_put({**latents.tensors, "label": latents.labels})
 
     @jax.jit
-    def take(arrays: dict[str, jax.Array], index: jax.Array, epoch: jax.Array) -> dict[str, jax.Array]:
-        batch = {name: values.at[index].get(mode="promise_in_bounds") for name, values in arrays.items()}
+    def take(
+        arrays: dict[str, jax.Array], index: jax.Array, epoch: jax.Array
+    ) -> dict[str, jax.Array]:
+        batch = {
+            name: values.at[index].get(mode="promise_in_bounds") for name, values in arrays.items()
+        }
         return batch | {"index": index, "epoch": epoch}
 
     return partial(take, arrays)
@@ -226,5 +255,7 @@ def _log(workdir: Path, step: int, metrics: dict[str, jax.Array]) -> float:
     with (workdir / METRICS_NAME).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
     if not np.isfinite(row["loss"]):
-        raise UserError(f"step {step}: the loss is {row['loss']}; lower optimizer.learning_rate with --set")
+        raise UserError(
+            f"step {step}: the loss is {row['loss']}; lower optimizer.learning_rate with --set"
+        )
     return row["loss"]

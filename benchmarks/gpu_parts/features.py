@@ -1,7 +1,9 @@
-"""Images a second through the feature networks of `eval`, and through PyTorch's with the same weights.
+"""Images a second through the feature networks of `eval`, and through PyTorch's with the same
+weights.
 
-Weights are random, in the layouts of the published files: rates do not depend on them. Both are computed in float32, as
-in an evaluation; PyTorch is also timed as it comes, with TensorFloat-32 where there is such a thing.
+Weights are random, in the layouts of the published files: rates do not depend on them. Both are
+computed in float32, as in an evaluation; PyTorch is also timed as it comes, with TensorFloat-32
+where there is such a thing.
 """
 
 import time
@@ -83,7 +85,9 @@ class Ours:
         from evaluation.extractors.inception import InceptionExtractor, _conv_params
 
         tensors = inception_tensors()
-        names = [name.removesuffix(".conv.weight") for name in tensors if name.endswith(".conv.weight")]
+        names = [
+            name.removesuffix(".conv.weight") for name in tensors if name.endswith(".conv.weight")
+        ]
         params: dict[str, Any] = {name: _conv_params(name, tensors) for name in names}
         params["fc"] = jnp.asarray(tensors["fc.weight"].T)
         return InceptionExtractor("random", "tf1-bilinear", batch, params)
@@ -140,7 +144,11 @@ class Torch:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = rounded
         images = torch.from_numpy(draw_images(count, pixels))
         with torch.inference_mode():
-            return torch.cat([self.network(part.to(self.device)) for part in images.split(self.batch)]).cpu().numpy()
+            return (
+                torch.cat([self.network(part.to(self.device)) for part in images.split(self.batch)])
+                .cpu()
+                .numpy()
+            )
 
     def time(self, what: str, count: int, pixels: int) -> float:
         """Seconds from uint8 images to features, both NumPy."""
@@ -151,7 +159,9 @@ class Torch:
 
 @dataclass
 class Found:
-    """Of ours, for the peer's rows: images a second and features, by network; empty where ours failed."""
+    """Of ours, for the peer's rows: images a second and features, by network; empty where ours
+    failed.
+    """
 
     rates: dict[str, float] = field(default_factory=dict)
     features: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -167,8 +177,20 @@ def run(context: Context) -> None:
     found = Found()
     for kind in (Ours, Torch):
         for name, (count, pixels, batch) in cases.items():
-            row = {"network": name, "images": count, "pixels": pixels, "batch": batch, "weights": "random"}
-            _measure(partial(context.emit, **row), kind, (name, context.tiny, batch), (count, pixels), found)
+            row = {
+                "network": name,
+                "images": count,
+                "pixels": pixels,
+                "batch": batch,
+                "weights": "random",
+            }
+            _measure(
+                partial(context.emit, **row),
+                kind,
+                (name, context.tiny, batch),
+                (count, pixels),
+                found,
+            )
 
 
 def _measure(
@@ -191,14 +213,18 @@ def _measure(
                     found.rates[name], found.features[name] = rate, features
                 our_rate = found.rates.get(name)
                 ratio = None if our_rate is None else our_rate / rate
-                differ = None if kind is Ours else _compare(what, features, found.features.get(name))
+                differ = (
+                    None if kind is Ours else _compare(what, features, found.features.get(name))
+                )
                 times = {"images_per_second": rate, "ours_over_this": ratio}
                 emit(by=what, platform=platform, **times, differ=differ, remark="")
         except SideError as reason:
             emit(by=kind.label, remark=str(reason))
 
 
-def _compare(what: str, features: NDArray[np.float32], ours: NDArray[np.float32] | None) -> float | None:
+def _compare(
+    what: str, features: NDArray[np.float32], ours: NDArray[np.float32] | None
+) -> float | None:
     """Largest difference from our features; None where ours failed."""
     if ours is None:
         return None

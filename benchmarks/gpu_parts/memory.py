@@ -1,4 +1,6 @@
-"""Memory that XLA plans for the train step beside memory that was used, in a fresh process for each size."""
+"""Memory that XLA plans for the train step beside memory that was used, in a fresh process for each
+size.
+"""
 
 from typing import Any
 
@@ -15,7 +17,9 @@ class Planned(Ours):
     """The step with its plan."""
 
     def plan(self, settings: Settings) -> dict[str, Any]:
-        """Bytes by kind; the total is of all that the step holds at once, buffers that it reuses counted once."""
+        """Bytes by kind; the total is of all that the step holds at once, buffers that it reuses
+        counted once.
+        """
         self.prepare(settings)
         name = self.label
         self.build(name)
@@ -37,7 +41,11 @@ def run(context: Context) -> None:
     """B/2, XL/2 and S/2, the step of `train`, whose compiled programs are found again."""
     for size in ORDER[:1] if context.tiny else ORDER:
         settings = choose_settings(size, context.tiny)
-        model = {"model": f"DiT-{size}/{settings.patch}", "batch": settings.batch_size, "dtype": settings.dtype}
+        model = {
+            "model": f"DiT-{size}/{settings.patch}",
+            "batch": settings.batch_size,
+            "dtype": settings.dtype,
+        }
         try:
             with Side(Planned) as side:
                 plan = side.ask("plan", settings)

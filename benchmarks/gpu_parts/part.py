@@ -65,7 +65,10 @@ class Context:
         """Keep one result, whatever becomes of the part afterwards."""
         with self.rows.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row, default=float) + "\n")
-        print(f"{self.part}: " + ", ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
+        print(
+            f"{self.part}: " + ", ".join(f"{name} {_short(value)}" for name, value in row.items()),
+            flush=True,
+        )
 
     def unfinished(self, reason: str) -> None:
         """Say that a later call goes on with this part, and why."""

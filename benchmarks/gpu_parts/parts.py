@@ -9,26 +9,37 @@ PARTS: dict[str, Part] = {
     for part in (
         Part(
             name="train",
-            line="train step of DiT-B/2, XL/2 and S/2 in bfloat16 against torch.compile: images/s, peak memory",
+            line=(
+                "train step of DiT-B/2, XL/2 and S/2 in bfloat16 against torch.compile: images/s, "
+                "peak memory"
+            ),
             limit=330,
             module=f"{_HERE}.train_step",
         ),
         Part(
             name="autoencoders",
-            line="encode and decode of SD's VAE and of TAEF2 in bfloat16 against torch.compile; decode in float32",
+            line=(
+                "encode and decode of SD's VAE and of TAEF2 in bfloat16 against torch.compile; "
+                "decode in float32"
+            ),
             limit=180,
             module=f"{_HERE}.autoencoders",
         ),
         Part(
             name="sampling",
-            line="50 steps of DiT-B/2 and XL/2 with and without guidance, and torch.compile's loop: images/s",
+            line=(
+                "50 steps of DiT-B/2 and XL/2 with and without guidance, and torch.compile's loop: "
+                "images/s"
+            ),
             limit=240,
             module=f"{_HERE}.sampling",
             packages=PYDANTIC,
         ),
         Part(
             name="features",
-            line="Inception and DINOv2-L, random weights of their layouts, against PyTorch: images/s",
+            line=(
+                "Inception and DINOv2-L, random weights of their layouts, against PyTorch: images/s"
+            ),
             limit=150,
             module=f"{_HERE}.features",
         ),
@@ -40,7 +51,10 @@ PARTS: dict[str, Part] = {
         ),
         Part(
             name="cifar",
-            line="flow and diffusion on CIFAR-10's latents: trains as long as it may, then FID by sampling steps",
+            line=(
+                "flow and diffusion on CIFAR-10's latents: trains as long as it may, then FID by "
+                "sampling steps"
+            ),
             limit=540,
             module=f"{_HERE}.cifar",
             packages=(*PYDANTIC, "PIL", "safetensors"),

@@ -1,10 +1,18 @@
-"""`results.json` and `results.md` of a work directory: every attempt at every part, in the order of the calls."""
+"""`results.json` and `results.md` of a work directory: every attempt at every part, in the order of
+the calls.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
-DONE, FAILED, OVER, UNFINISHED, RUNNING = "done", "failed", "over its limit", "unfinished", "running"
+DONE, FAILED, OVER, UNFINISHED, RUNNING = (
+    "done",
+    "failed",
+    "over its limit",
+    "unfinished",
+    "running",
+)
 JSON_NAME, TABLE_NAME = "results.json", "results.md"
 
 Attempt = dict[str, Any]
@@ -18,7 +26,10 @@ def read(work: Path) -> list[Attempt]:
 
 def write(attempts: list[Attempt], folders: list[Path]) -> None:
     """Both files in every folder, each in one piece."""
-    texts = {JSON_NAME: json.dumps({"attempts": attempts}, indent=1) + "\n", TABLE_NAME: table(attempts)}
+    texts = {
+        JSON_NAME: json.dumps({"attempts": attempts}, indent=1) + "\n",
+        TABLE_NAME: table(attempts),
+    }
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -40,7 +51,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def is_done(attempts: list[Attempt], part: str, tiny: bool) -> bool:
     """Whether a part was measured to its end, at these sizes."""
-    return any(one["part"] == part and one["tiny"] == tiny and one["status"] == DONE for one in attempts)
+    return any(
+        one["part"] == part and one["tiny"] == tiny and one["status"] == DONE for one in attempts
+    )
 
 
 def table(attempts: list[Attempt]) -> str:
@@ -54,7 +67,10 @@ def table(attempts: list[Attempt]) -> str:
             said = where
         size = " (miniature sizes, which show no rate)" if attempt["tiny"] else ""
         lines += [f"## {attempt['part']}: {attempt['status']}{size}", ""]
-        lines += [f"`{attempt['command']}`, {attempt['begun']}, {attempt['seconds']:.0f} s of {attempt['limit']:.0f} s"]
+        lines += [
+            f"`{attempt['command']}`, {attempt['begun']}, {attempt['seconds']:.0f} s of "
+            f"{attempt['limit']:.0f} s"
+        ]
         lines += [""]
         if attempt["reason"]:
             lines += [f"Reason: {attempt['reason']}", ""]
@@ -74,7 +90,9 @@ def _rows(rows: list[dict[str, Any]]) -> list[str]:
     if not columns:
         return ["No results."]
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    return lines + ["| " + " | ".join(_cell(row.get(name)) for name in columns) + " |" for row in rows]
+    return lines + [
+        "| " + " | ".join(_cell(row.get(name)) for name in columns) + " |" for row in rows
+    ]
 
 
 def _cell(value: Any) -> str:

@@ -35,7 +35,10 @@ class Runner:
     def run(self, part: Part, limit: float, tiny: bool, options: dict[str, Any]) -> results.Attempt:
         """Run a part and keep what comes of it, whatever that is."""
         number = len(self.attempts)
-        rows, log = self._place("rows", f"{number:03}-{part.name}.jsonl"), self._place("logs", f"{number:03}.log")
+        rows, log = (
+            self._place("rows", f"{number:03}-{part.name}.jsonl"),
+            self._place("logs", f"{number:03}.log"),
+        )
         rows.unlink(missing_ok=True)
         begun = time.time()
         attempt: results.Attempt = {
@@ -60,7 +63,12 @@ class Runner:
         if status == results.DONE and unfinished:
             status, reason = results.UNFINISHED, unfinished[-1]
         found = [row for row in found if "unfinished" not in row]
-        attempt |= {"status": status, "reason": reason, "seconds": time.time() - begun, "rows": found}
+        attempt |= {
+            "status": status,
+            "reason": reason,
+            "seconds": time.time() - begun,
+            "rows": found,
+        }
         results.write(self.attempts, self._folders)
         return attempt
 
@@ -70,13 +78,20 @@ class Runner:
 
 
 def _in_a_process(context: Context, limit: float, log: Path) -> tuple[str, str]:
-    """(status, reason). Whatever the part has started ends with it, and the device's memory is free again."""
+    """(status, reason). Whatever the part has started ends with it, and the device's memory is free
+    again.
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "benchmarks.gpu_parts.child", context.to_json()]
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             code = process.wait(limit)

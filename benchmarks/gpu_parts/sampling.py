@@ -1,8 +1,9 @@
-"""Samples a second of `flowtrain.flow.sampler`, with and without guidance, and of a loop in PyTorch over the same
-network.
+"""Samples a second of `flowtrain.flow.sampler`, with and without guidance, and of a loop in PyTorch
+over the same network.
 
-Weights are random and none of them is zero: what is drawn means nothing, and takes as long as what would. That both
-networks are the same is checked by `train`, and that both loops are by `benchmarks/evaluate.py --only sampling`.
+Weights are random and none of them is zero: what is drawn means nothing, and takes as long as what
+would. That both networks are the same is checked by `train`, and that both loops are by
+`benchmarks/evaluate.py --only sampling`.
 """
 
 import time
@@ -40,14 +41,18 @@ class Ours:
 
         begin = time.perf_counter()
         labels, indices = np.arange(self.batch) % CLASSES, np.arange(self.batch)
-        found = sample(self.model, labels, indices, seed=0, steps=steps, cfg=cfg, batch_size=self.batch)
+        found = sample(
+            self.model, labels, indices, seed=0, steps=steps, cfg=cfg, batch_size=self.batch
+        )
         if not np.isfinite(found.x).all():
             raise ValueError("samples hold NaN or infinity")
         return time.perf_counter() - begin
 
 
 class Torch:
-    """Euler's steps in a Python loop, the network through torch.compile, both of a guided pair in one batch."""
+    """Euler's steps in a Python loop, the network through torch.compile, both of a guided pair in
+    one batch.
+    """
 
     label = "torch.compile"
 
@@ -94,7 +99,9 @@ def run(context: Context) -> None:
             _measure(context, kind, size, ours)
 
 
-def _measure(context: Context, kind: type[Any], size: str, ours: dict[tuple[str, float], float]) -> None:
+def _measure(
+    context: Context, kind: type[Any], size: str, ours: dict[tuple[str, float], float]
+) -> None:
     settings = choose_settings(size, context.tiny)
     batch, steps = (2, 2) if context.tiny else (_BATCH[size], STEPS)
     row: dict[str, Any] = {"model": f"DiT-{size}/{settings.patch}", "sampler": kind.label}
@@ -117,5 +124,9 @@ def _measure(context: Context, kind: type[Any], size: str, ours: dict[tuple[str,
                 ours[size, cfg] = rate
             our_rate = ours.get((size, cfg))
             ratio = None if our_rate is None else our_rate / rate
-            times = {"images_per_second": rate, "ours_over_this": ratio, "first_batch_seconds": first}
+            times = {
+                "images_per_second": rate,
+                "ours_over_this": ratio,
+                "first_batch_seconds": first,
+            }
             context.emit(**row, cfg=cfg, **times, remark="")

@@ -1,7 +1,9 @@
-"""The train step of `flowtrain.step` against `torch.compile`: `benchmarks/train.py` with a row as soon as it is known.
+"""The train step of `flowtrain.step` against `torch.compile`: `benchmarks/train.py` with a row as
+soon as it is known.
 
-Each size is measured in a process for each framework, ours first, three rounds of ten steps. First both networks are
-given the same weights and their outputs are compared; if these differ, the part fails.
+Each size is measured in a process for each framework, ours first, three rounds of ten steps. First
+both networks are given the same weights and their outputs are compared; if these differ, the part
+fails.
 """
 
 import os
@@ -20,7 +22,9 @@ _ROUNDS, _STEPS = 3, 10
 
 
 class CompiledTorch(Torch):
-    """PyTorch through `torch.compile` alone: its eager step is known to be slower, and time is short."""
+    """PyTorch through `torch.compile` alone: its eager step is known to be slower, and time is
+    short.
+    """
 
     def prepare(self, settings: Settings) -> list[str]:
         return super().prepare(settings)[1:]
@@ -29,15 +33,20 @@ class CompiledTorch(Torch):
 def choose_settings(size: str, tiny: bool) -> Settings:
     """As `benchmarks/train.py` has them on a GPU; miniature ones for a CPU."""
     if tiny:
-        return Settings("debug", 2, 2, 2, (4, 4, 4), "bfloat16", SIZES[size][0] >= SCAN_FROM_DEPTH, False, 1)
+        return Settings(
+            "debug", 2, 2, 2, (4, 4, 4), "bfloat16", SIZES[size][0] >= SCAN_FROM_DEPTH, False, 1
+        )
     depth = SIZES[size][0]
-    return Settings(size, depth, 2, GPU_BATCH[size], (32, 32, 4), "bfloat16", depth >= SCAN_FROM_DEPTH, False, 1)
+    return Settings(
+        size, depth, 2, GPU_BATCH[size], (32, 32, 4), "bfloat16", depth >= SCAN_FROM_DEPTH, False, 1
+    )
 
 
 def run(context: Context) -> None:
     """B/2, XL/2 and S/2."""
     cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-    fresh = not cache.is_dir() or not any(cache.iterdir())  # else it is no compilation that is timed
+    # else it is no compilation that is timed
+    fresh = not cache.is_dir() or not any(cache.iterdir())
     for size in ORDER[:1] if context.tiny else ORDER:
         _measure(context, size, choose_settings(size, context.tiny), fresh)
 
@@ -55,7 +64,9 @@ def _measure(context: Context, size: str, settings: Settings, fresh: bool) -> No
                 for name in side.steps:
                     figures.notes[name]["memory"] = side.ask("memory", name)
             summary = _summary(settings, figures)  # ends the part if outputs differ
-            _tell(context, size, settings, summary["rows"][-1], summary.get("check"), fresh, platform)
+            _tell(
+                context, size, settings, summary["rows"][-1], summary.get("check"), fresh, platform
+            )
 
 
 def _tell(

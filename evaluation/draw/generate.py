@@ -1,7 +1,7 @@
 """Samples of a trained model: in memory, or as a latent dataset written shard by shard.
 
-Sample i depends on (seed, i) alone, so a shard can be made on its own, in any order, again after a kill. To the bit
-that holds for one batch size and one kind of device; others round differently.
+Sample i depends on (seed, i) alone, so a shard can be made on its own, in any order, again after a
+kill. To the bit that holds for one batch size and one kind of device; others round differently.
 """
 
 import contextlib
@@ -43,7 +43,9 @@ _COUNT_SUFFIX = ".evaluations"  # beside a shard of such a solver: what it took
 
 
 class Drawn(NamedTuple):
-    """Labels (n,) int32, latents (n, h, w, c) float16 in the model's scale, and network evaluations (n,) int32."""
+    """Labels (n,) int32, latents (n, h, w, c) float16 in the model's scale, and network evaluations
+    (n,) int32.
+    """
 
     labels: NDArray[np.int32]
     latents: NDArray[np.float16]
@@ -58,11 +60,15 @@ def draw(
 
 
 def draw_at(
-    trained: "TrainedModel", setting: Setting, numbers: NDArray[np.int64], batch_size: int = BATCH_SIZE
+    trained: "TrainedModel",
+    setting: Setting,
+    numbers: NDArray[np.int64],
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[Drawn]:
     """The samples of some numbers (n,) in batches.
 
-    float16 is what a dataset of samples stores; rounding here makes every way of writing samples give the same pixels.
+    float16 is what a dataset of samples stores; rounding here makes every way of writing samples
+    give the same pixels.
 
     Raises:
         UserError: the model gives numbers that are not finite.
@@ -91,14 +97,17 @@ def draw_at(
             stored = samples.x.astype(np.float16)
         if not np.isfinite(stored).all():
             raise UserError(
-                f"the weights of step {trained.step} give samples that are not finite (guidance {setting.cfg:g}, "
+                f"the weights of step {trained.step} give samples that are not finite (guidance "
+                f"{setting.cfg:g}, "
                 f"{setting.effort}); lower --cfg, or take an earlier checkpoint with --step"
             )
         yield Drawn(labels, stored, samples.evaluations)
 
 
 def fitting_batch_size(batch_size: int, num: int, shard_size: int = SHARD_SIZE) -> int:
-    """At most a shard's records, and all that are asked for: more would be computed and thrown away."""
+    """At most a shard's records, and all that are asked for: more would be computed and thrown
+    away.
+    """
     return min(batch_size, shard_size, num)
 
 
@@ -113,8 +122,8 @@ def generate(
 ) -> Manifest:
     """Write the samples of a setting as a latent dataset; shards that are there already are kept.
 
-    Killed at any moment and repeated, it gives the same bytes; so it does where shards went missing or were cut.
-    `progress` is called with numbers of samples done.
+    Killed at any moment and repeated, it gives the same bytes; so it does where shards went missing
+    or were cut. `progress` is called with numbers of samples done.
 
     Raises:
         UserError: the directory holds something else.
@@ -138,12 +147,18 @@ def generate(
         for number in range(count):
             start, stop = number * shard_size, min((number + 1) * shard_size, setting.num)
             path = directory / shard_name(SPLIT, number, count)
-            if _is_whole(path, stop - start) and (setting.nfe is not None or _count_path(path).is_file()):
+            if _is_whole(path, stop - start) and (
+                setting.nfe is not None or _count_path(path).is_file()
+            ):
                 progress(stop - start)
             else:
                 _write_shard(trained, setting, path, (start, stop), batch_size, progress)
             size, digest = path.stat().st_size, sha256_file(path)
-            shards.append(ShardInfo(name=path.name, split=SPLIT, records=stop - start, bytes=size, sha256=digest))
+            shards.append(
+                ShardInfo(
+                    name=path.name, split=SPLIT, records=stop - start, bytes=size, sha256=digest
+                )
+            )
         return _finish(trained, setting, directory, tuple(shards))
 
 
@@ -158,7 +173,10 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
     if not path.is_file():
         occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
         if occupied and not _plan_lost(directory, plan):
-            raise UserError(f"{directory}: exists and holds something other than samples; give another directory")
+            raise UserError(
+                f"{directory}: exists and holds something other than samples; give another "
+                "directory"
+            )
         directory.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(plan, indent=2) + "\n")
     with open(path) as file:
@@ -176,9 +194,12 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
                 "repeat with the same, give another directory, or delete this one"
             )
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it, however the process ends
+            # the kernel lets go of it, however the process ends
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{directory}: another process is writing samples here; wait for it") from None
+            raise UserError(
+                f"{directory}: another process is writing samples here; wait for it"
+            ) from None
         for left in directory.glob(".*.tmp"):  # half-written files of a killed process
             left.unlink()
         yield
@@ -190,11 +211,15 @@ def _plan_lost(directory: Path, plan: dict[str, Any]) -> bool:
         return False
     manifest = read_manifest(directory)
     facts = {name: plan[name] for name in manifest.sampling or {}}
-    return manifest.sampling == facts and manifest.shards[0].records == min(plan["shard_size"], manifest.counts.written)
+    return manifest.sampling == facts and manifest.shards[0].records == min(
+        plan["shard_size"], manifest.counts.written
+    )
 
 
 def _finished(directory: Path) -> Manifest | None:
-    """The manifest, if every file it names is there; else it goes, with the shards it disagrees with."""
+    """The manifest, if every file it names is there; else it goes, with the shards it disagrees
+    with.
+    """
     from pipelines.dataset.finished import dataset_whole
 
     if not (directory / MANIFEST_NAME).is_file():
@@ -211,7 +236,9 @@ def _finished(directory: Path) -> Manifest | None:
 
 
 def _is_whole(path: Path, records: int) -> bool:
-    """Shards appear by renaming, so one that is there is whole, unless a disk or a person broke it."""
+    """Shards appear by renaming, so one that is there is whole, unless a disk or a person broke
+    it.
+    """
     from pipelines.dataset.shards import count_records
 
     try:
@@ -251,7 +278,9 @@ def _count_path(shard: Path) -> Path:
 
 
 def mean_evaluations(directory: Path, manifest: Manifest) -> float | None:
-    """Network evaluations a sample of a finished sample set; None where they were counted and the counts are lost."""
+    """Network evaluations a sample of a finished sample set; None where they were counted and the
+    counts are lost.
+    """
     nfe = (manifest.sampling or {}).get("nfe")
     if nfe is not None:
         return float(nfe)
@@ -261,7 +290,9 @@ def mean_evaluations(directory: Path, manifest: Manifest) -> float | None:
     return sum(int(path.read_text()) for path in counts) / manifest.counts.written
 
 
-def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: tuple[ShardInfo, ...]) -> Manifest:
+def _finish(
+    trained: "TrainedModel", setting: Setting, directory: Path, shards: tuple[ShardInfo, ...]
+) -> Manifest:
     from pipelines.dataset.finished import finish_dataset
     from schemas.storage.directory import LocalDirectory
 
@@ -285,7 +316,9 @@ def _finish(trained: "TrainedModel", setting: Setting, directory: Path, shards: 
         versions={name: installed_version(name) for name in ("jax", "numpy")},
     )
     counts = [_count_path(Path(shard.name)).name for shard in shards] if setting.nfe is None else []
-    return finish_dataset(LocalDirectory(str(directory.absolute())), manifest, others=(SAMPLING_NAME, *counts))
+    return finish_dataset(
+        LocalDirectory(str(directory.absolute())), manifest, others=(SAMPLING_NAME, *counts)
+    )
 
 
 def _channel_statistics(
@@ -299,8 +332,17 @@ def _channel_statistics(
     count, total, square = 0, np.zeros(shape[2]), np.zeros(shape[2])
     for shard in shards:
         for serialized in read_shard(directory / shard.name):
-            values = decode_record(serialized, specs).tensors["latent"].astype(np.float64).reshape(-1, shape[2])
-            count, total, square = count + len(values), total + values.sum(0), square + np.square(values).sum(0)
+            values = (
+                decode_record(serialized, specs)
+                .tensors["latent"]
+                .astype(np.float64)
+                .reshape(-1, shape[2])
+            )
+            count, total, square = (
+                count + len(values),
+                total + values.sum(0),
+                square + np.square(values).sum(0),
+            )
     mean = total / count
     std = np.sqrt(np.maximum(square / count - np.square(mean), 0.0))
     return ChannelStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

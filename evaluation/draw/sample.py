@@ -1,4 +1,6 @@
-"""`flowtrain sample`: one setting, to a picture, a batch or a dataset; the ending of OUT says which."""
+"""`flowtrain sample`: one setting, to a picture, a batch or a dataset; the ending of OUT says
+which.
+"""
 
 import contextlib
 import io
@@ -29,7 +31,9 @@ MOST_ROWS = 20
 
 @dataclass(frozen=True)
 class Request:
-    """What `sample` was asked for. `step` None is the newest checkpoint, `weights` as for `load_for_sampling`."""
+    """What `sample` was asked for. `step` None is the newest checkpoint, `weights` as for
+    `load_for_sampling`.
+    """
 
     workdir: Path
     out: Path
@@ -51,7 +55,9 @@ def draw_to(request: Request, bar: MakeBar) -> None:
     if writer is not _write_dataset:
         _check_file(request.out)
     trained = load_for_sampling(request.workdir, step=request.step, weights=request.weights)
-    with contextlib.closing(bar(total=request.setting.num, desc="sample", unit="sample")) as progress:
+    with contextlib.closing(
+        bar(total=request.setting.num, desc="sample", unit="sample")
+    ) as progress:
         writer(trained, request, progress)
 
 
@@ -62,14 +68,19 @@ def images_and_labels(
     progress: Callable[[int], object],
     numbers: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Decoded samples (n, H, W, 3) uint8 and their classes (n,); of the given `numbers` only, or all of the setting."""
+    """Decoded samples (n, H, W, 3) uint8 and their classes (n,); of the given `numbers` only, or
+    all of the setting.
+    """
     run = trained.run
     numbers = np.arange(setting.num, dtype=np.int64) if numbers is None else numbers
     batch_size = fitting_batch_size(batch_size, len(numbers))
 
     def batches() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
         for drawn in draw_at(trained, setting, numbers, batch_size):
-            yield decode_samples(drawn.latents, run.normalization, run.vae, run.dataset.resolution), drawn.labels
+            yield (
+                decode_samples(drawn.latents, run.normalization, run.vae, run.dataset.resolution),
+                drawn.labels,
+            )
             progress(len(drawn.labels))
 
     images, labels = zip(*batches(), strict=True)
@@ -77,7 +88,9 @@ def images_and_labels(
 
 
 def _write_png(trained: "TrainedModel", request: Request, progress: Bar) -> None:
-    images, labels = images_and_labels(trained, request.setting, request.batch_size, progress.update)
+    images, labels = images_and_labels(
+        trained, request.setting, request.batch_size, progress.update
+    )
     if request.setting.label is None and len(np.unique(labels)) <= MOST_ROWS:
         rows = by_class(images, labels, columns=len(images))
     else:
@@ -86,22 +99,35 @@ def _write_png(trained: "TrainedModel", request: Request, progress: Bar) -> None
 
 
 def _write_npz(trained: "TrainedModel", request: Request, progress: Bar) -> None:
-    images, labels = images_and_labels(trained, request.setting, request.batch_size, progress.update)
+    images, labels = images_and_labels(
+        trained, request.setting, request.batch_size, progress.update
+    )
     content = io.BytesIO()
     np.savez(content, images, labels)
     write_atomic(request.out, content.getvalue())
 
 
 def _write_dataset(trained: "TrainedModel", request: Request, progress: Bar) -> None:
-    generate(trained, request.setting, request.out, batch_size=request.batch_size, progress=progress.update)
+    generate(
+        trained,
+        request.setting,
+        request.out,
+        batch_size=request.batch_size,
+        progress=progress.update,
+    )
 
 
-WRITERS: dict[str, Callable[["TrainedModel", Request, Bar], None]] = {".png": _write_png, ".npz": _write_npz}
+WRITERS: dict[str, Callable[["TrainedModel", Request, Bar], None]] = {
+    ".png": _write_png,
+    ".npz": _write_npz,
+}
 
 
 def _check_file(out: Path) -> None:
     if out.is_dir():
-        raise UserError(f"{out}: is a directory; give a file name, or one without ending for a dataset")
+        raise UserError(
+            f"{out}: is a directory; give a file name, or one without ending for a dataset"
+        )
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: no directory {out.parent}; make it first")
 
@@ -109,18 +135,26 @@ def _check_file(out: Path) -> None:
 def plan(request: Request, run: Run) -> dict[str, Any]:
     """What would be done, for --dry-run."""
     setting = request.setting
-    kind = {".png": "a grid of images", ".npz": "a batch in ADM's layout"}.get(request.out.suffix.lower(), "a dataset")
+    kind = {".png": "a grid of images", ".npz": "a batch in ADM's layout"}.get(
+        request.out.suffix.lower(), "a dataset"
+    )
     nbytes = sum(spec.nbytes for spec in layout_tensors(Layout.LATENT, run.latent_shape).values())
     facts: dict[str, Any] = {
         "run": f"{request.workdir} ({run.parameters:,} parameters)",
-        "checkpoint": f"{'newest' if request.step is None else request.step}, {request.weights} weights",
+        "checkpoint": (
+            f"{'newest' if request.step is None else request.step}, {request.weights} weights"
+        ),
         "samples": setting.num,
-        "sampler": f"{setting.solver}, {setting.effort}, guidance {setting.cfg:g}, seed {setting.seed}",
+        "sampler": (
+            f"{setting.solver}, {setting.effort}, guidance {setting.cfg:g}, seed {setting.seed}"
+        ),
         "network evaluations": _evaluations(setting),
         "out": f"{request.out} ({kind})",
     }
     if kind == "a dataset":
-        facts["shards"] = f"{-(-setting.num // SHARD_SIZE)}, about {setting.num * nbytes / 1e6:.1f} MB"
+        facts["shards"] = (
+            f"{-(-setting.num // SHARD_SIZE)}, about {setting.num * nbytes / 1e6:.1f} MB"
+        )
     return facts
 
 

@@ -1,4 +1,6 @@
-"""What to draw of a model: the setting of a set of samples, its facts, its name and the command that draws it."""
+"""What to draw of a model: the setting of a set of samples, its facts, its name and the command
+that draws it.
+"""
 
 import hashlib
 import json
@@ -23,9 +25,11 @@ TOLERANCE = 1e-5  # of a solver that chooses its steps
 
 @dataclass(frozen=True)
 class Setting:
-    """What to draw. `solver` goes with the run; `steps` is 0 where it chooses its own, within `tolerance`.
+    """What to draw. `solver` goes with the run; `steps` is 0 where it chooses its own, within
+    `tolerance`.
 
-    Classes: `label` for all, or by `rule`: sample i has class i modulo the number of classes ("cyclic"), or one that
+    Classes: `label` for all, or by `rule`: sample i has class i modulo the number of classes
+        ("cyclic"), or one that
     follows from (seed, i) alone, "uniform" or with `frequencies` (one a class, any scale).
     """
 
@@ -71,10 +75,18 @@ class Setting:
             return (indices % num_classes).astype(np.int32)
         from flowtrain.records.counter import Purpose, host_bits
 
-        chance = (host_bits(self.seed, Purpose.SAMPLE_LABEL, 0, indices) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        weights = np.ones(num_classes) if self.frequencies is None else np.array(self.frequencies, np.float64)
+        chance = (host_bits(self.seed, Purpose.SAMPLE_LABEL, 0, indices) >> np.uint64(11)).astype(
+            np.float64
+        ) * 2.0**-53
+        weights = (
+            np.ones(num_classes)
+            if self.frequencies is None
+            else np.array(self.frequencies, np.float64)
+        )
         edges = np.cumsum(weights) / weights.sum()
-        return np.minimum(np.searchsorted(edges, chance, side="right"), num_classes - 1).astype(np.int32)
+        return np.minimum(np.searchsorted(edges, chance, side="right"), num_classes - 1).astype(
+            np.int32
+        )
 
     def labels_fact(self, classes: tuple[str, ...]) -> str:
         """The rule of the classes, for JSON."""
@@ -82,16 +94,22 @@ class Setting:
             return classes[self.label]
         if self.frequencies is None:
             return self.rule
-        return f"frequencies {hashlib.sha256(json.dumps(self.frequencies).encode()).hexdigest()[:12]}"
+        return (
+            f"frequencies {hashlib.sha256(json.dumps(self.frequencies).encode()).hexdigest()[:12]}"
+        )
 
 
 def run_digest(run: Run) -> str:
-    """SHA-256 of everything in run.json that the weights of a step depend on, and nothing of where and how it ran."""
+    """SHA-256 of everything in run.json that the weights of a step depend on, and nothing of where
+    and how it ran.
+    """
     train = set(BOOKKEEPING)
     if run.recipe.optimizer.schedule in ENDLESS_SCHEDULES:
         train.add("steps")  # a run that was made longer is the same run
     recipe = {"sampler": True, "preview": True, "train": train, "model": set(UNLEARNED)}
-    content = run.model_dump(mode="json", exclude={"dataset": {"path"}, "versions": True, "recipe": recipe})
+    content = run.model_dump(
+        mode="json", exclude={"dataset": {"path"}, "versions": True, "recipe": recipe}
+    )
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -119,7 +137,12 @@ def sampling_facts(trained: "TrainedModel", setting: Setting) -> Sampling:
 def setting_name(sampling: Sampling) -> str:
     """A directory name for a sample set; one name a setting."""
     effort = sampling.steps if sampling.tolerance is None else f"-tol{sampling.tolerance:g}"
-    parts = [f"step{sampling.step}", sampling.weights, f"{sampling.sampler}{effort}", f"cfg{sampling.cfg:g}"]
+    parts = [
+        f"step{sampling.step}",
+        sampling.weights,
+        f"{sampling.sampler}{effort}",
+        f"cfg{sampling.cfg:g}",
+    ]
     if sampling.cfg_interval != EVERYWHERE:
         parts.append("from{:g}to{:g}".format(*sampling.cfg_interval))
     if sampling.shift != 1:
@@ -134,9 +157,15 @@ def setting_name(sampling: Sampling) -> str:
 
 
 def equivalent_command(sampling: Sampling, defaults: SamplerConfig) -> str:
-    """The command that makes these samples anywhere; WORKDIR stands for the run, whose recipe has the defaults."""
+    """The command that makes these samples anywhere; WORKDIR stands for the run, whose recipe has
+    the defaults.
+    """
     words: list[Any] = ["flowtrain", "sample", "WORKDIR", "OUT", "--num", sampling.num_samples]
-    words += ["--steps", sampling.steps] if sampling.tolerance is None else ["--tolerance", f"{sampling.tolerance:g}"]
+    words += (
+        ["--steps", sampling.steps]
+        if sampling.tolerance is None
+        else ["--tolerance", f"{sampling.tolerance:g}"]
+    )
     words += ["--solver", sampling.sampler, "--cfg", f"{sampling.cfg:g}", "--seed", sampling.seed]
     words += ["--step", sampling.step, "--weights", sampling.weights]
     if sampling.cfg_channels is not None:

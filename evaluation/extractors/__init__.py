@@ -8,7 +8,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.extractors.inception_weights import FEATURES_SHA256, INCEPTION_WEIGHTS, find_inception
+from evaluation.extractors.inception_weights import (
+    FEATURES_SHA256,
+    INCEPTION_WEIGHTS,
+    find_inception,
+)
 from evaluation.extractors.outputs import Outputs
 from schemas.errors import UserError, nearest
 
@@ -16,9 +20,10 @@ from schemas.errors import UserError, nearest
 class Extractor(Protocol):
     """A feature network with its weights loaded.
 
-    `digest` is the SHA-256 of the weights, `class_names` the meaning of the logits, in order; empty where it is not
-    known. `spatial_dim` is 0 where there are no features for sFID. `last_layer` says what the Inception Score's logits
-    come from: "" a layer that `digest` tells, the SHA-256 of another one, None where there is none to rely on.
+    `digest` is the SHA-256 of the weights, `class_names` the meaning of the logits, in order; empty
+    where it is not known. `spatial_dim` is 0 where there are no features for sFID. `last_layer`
+    says what the Inception Score's logits come from: "" a layer that `digest` tells, the SHA-256 of
+    another one, None where there is none to rely on.
     """
 
     @property
@@ -35,15 +40,19 @@ class Extractor(Protocol):
     def last_layer(self) -> str | None: ...
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """uint8 (n, H, W, 3) in [0, 255] -> features (n, dim), logits (n, classes) and perhaps more; any n >= 1."""
+        """uint8 (n, H, W, 3) in [0, 255] -> features (n, dim), logits (n, classes) and perhaps
+        more; any n >= 1.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a person says that the weights of an extractor are, and their SHA-256 if they are not the published ones.
+    """Where a person says that the weights of an extractor are, and their SHA-256 if they are not
+    the published ones.
 
-    The SHA-256 is that of the file; for Inception it may be that of the tensors too (`features_digest`).
+    The SHA-256 is that of the file; for Inception it may be that of the tensors too
+    (`features_digest`).
 
     None: as published, from the installed package, the cache or the public release.
     """
@@ -59,7 +68,10 @@ def _embedded(prepare: str, weights: Weights) -> Extractor:
     from evaluation.extractors.embedded import load_embedded
 
     if weights != PUBLISHED:
-        raise UserError("--extractor-weights, --extractor-sha256: the embedded extractor has its own; leave them out")
+        raise UserError(
+            "--extractor-weights, --extractor-sha256: the embedded extractor has its own; leave "
+            "them out"
+        )
     return load_embedded()
 
 
@@ -82,7 +94,10 @@ def _dinov2(repository: str, name: str) -> Callable[[str, Weights], Extractor]:
 
         extractor = load_dinov2(weights.path or repository)
         if extractor.name != name:
-            raise UserError(f"{weights.path}: holds {extractor.name}, not {name}; give the weights of {repository}")
+            raise UserError(
+                f"{weights.path}: holds {extractor.name}, not {name}; give the weights of "
+                f"{repository}"
+            )
         return _verified(extractor, weights)
 
     return load
@@ -91,16 +106,18 @@ def _dinov2(repository: str, name: str) -> Callable[[str, Weights], Extractor]:
 def _verified(extractor: Extractor, weights: Weights) -> Extractor:
     if weights.sha256 is not None and not extractor.digest.startswith(weights.sha256.lower()):
         raise UserError(
-            f"{weights.path or extractor.name}: SHA-256 {extractor.digest}, not {weights.sha256}; give the right file"
+            f"{weights.path or extractor.name}: SHA-256 {extractor.digest}, not {weights.sha256}; "
+            "give the right file"
         )
     return extractor
 
 
 class Entry(NamedTuple):
-    """How an extractor is loaded, from a preparation and weights, its features, the first digits of its published
-    SHA-256, and other digests that stand for the same weights.
+    """How an extractor is loaded, from a preparation and weights, its features, the first digits of
+    its published SHA-256, and other digests that stand for the same weights.
 
-    "" takes any: those of the package itself, and networks of which no digest could be found in print.
+    "" takes any: those of the package itself, and networks of which no digest could be found in
+    print.
     """
 
     load: Callable[[str, Weights], Extractor]
@@ -119,7 +136,8 @@ EXTRACTORS: Mapping[str, Entry] = {
 
 
 def load_extractor(name: str, prepare: str = "", weights: Weights | None = None) -> Extractor:
-    """Load a feature network; seconds of work, so keep it (`evaluation.extractors.cache.extractor` does).
+    """Load a feature network; seconds of work, so keep it (`evaluation.extractors.cache.extractor`
+    does).
 
     Args:
         name: of `EXTRACTORS`.
@@ -137,7 +155,8 @@ def load_extractor(name: str, prepare: str = "", weights: Weights | None = None)
 def canonical_digest(name: str, digest: str) -> str:
     """The digest that weights go by today.
 
-    Statistics of Inception that were written before its tensors were hashed hold the SHA-256 of the published file.
+    Statistics of Inception that were written before its tensors were hashed hold the SHA-256 of the
+    published file.
     """
     entry = EXTRACTORS.get(name)
     return entry.published if entry is not None and digest in entry.aliases else digest
@@ -145,4 +164,6 @@ def canonical_digest(name: str, digest: str) -> str:
 
 def is_published(name: str, digest: str) -> bool:
     """Whether weights of this digest are those that the name stands for."""
-    return name not in EXTRACTORS or canonical_digest(name, digest).startswith(EXTRACTORS[name].published)
+    return name not in EXTRACTORS or canonical_digest(name, digest).startswith(
+        EXTRACTORS[name].published
+    )

@@ -1,17 +1,20 @@
 """DINOv2 vision transformers (Oquab et al. 2023, arXiv:2304.07193) from safetensors, for FD-DINOv2.
 
-FD-DINOv2 (Stein et al. 2023, arXiv:2306.04675) is the Fréchet distance between class tokens of ViT-L/14 after its last
-norm. This follows their evaluator (layer6ai-labs/dgm-eval, `models/dinov2.py` with its default options): images are
-resized to 224x224 with torchvision's `Resize(..., BICUBIC)` on PIL images, which is Pillow's own, and normalised by
-ImageNet's mean and deviation; the network is the one that `torch.hub` gives for `facebookresearch/dinov2`.
+FD-DINOv2 (Stein et al. 2023, arXiv:2306.04675) is the Fréchet distance between class tokens of
+ViT-L/14 after its last norm. This follows their evaluator (layer6ai-labs/dgm-eval,
+`models/dinov2.py` with its default options): images are resized to 224x224 with torchvision's
+`Resize(..., BICUBIC)` on PIL images, which is Pillow's own, and normalised by ImageNet's mean and
+deviation; the network is the one that `torch.hub` gives for `facebookresearch/dinov2`.
 
-The weights know positions on a grid of 37x37 patches (518 pixels), 224 pixels have 16x16. `interpolate_positions` does
-what the hub's network does (`interpolate_offset = 0.1`: it resamples at steps of 37/16.1 instead of 37/16). The
-`Dinov2Model` of Hugging Face's transformers resamples to a size, which is `offset=0`. They read the old grid up to
-0.22 patches apart, so distances from the two do not mix.
+The weights know positions on a grid of 37x37 patches (518 pixels), 224 pixels have 16x16.
+`interpolate_positions` does what the hub's network does (`interpolate_offset = 0.1`: it resamples
+at steps of 37/16.1 instead of 37/16). The `Dinov2Model` of Hugging Face's transformers resamples to
+a size, which is `offset=0`. They read the old grid up to 0.22 patches apart, so distances from the
+two do not mix.
 
-The layout of the files is that of `facebook/dinov2-base` and `facebook/dinov2-large` on the Hugging Face hub, which are
-conversions of Meta's files. Networks with registers and the giant one are others and are refused.
+The layout of the files is that of `facebook/dinov2-base` and `facebook/dinov2-large` on the Hugging
+Face hub, which are conversions of Meta's files. Networks with registers and the giant one are
+others and are refused.
 """
 
 import math
@@ -53,7 +56,8 @@ _Params = dict[str, Any]
 class DinoV2Config:
     """Sizes of a network.
 
-    `grid` is the side of the patch grid that its positions were learnt on; `offset` see `interpolate_positions`.
+    `grid` is the side of the patch grid that its positions were learnt on; `offset` see
+    `interpolate_positions`.
     """
 
     width: int
@@ -120,22 +124,29 @@ def _norm(x: jax.Array, layer: _Params) -> jax.Array:
 
 
 def prepare(images: jax.Array) -> jax.Array:
-    """uint8 (n, H, W, 3) -> float32 (n, 224, 224, 3): pixels in [0, 1], minus ImageNet's mean, over its deviation.
+    """uint8 (n, H, W, 3) -> float32 (n, 224, 224, 3): pixels in [0, 1], minus ImageNet's mean, over
+    its deviation.
 
-    Other sizes are stretched to 224x224 by Pillow's BICUBIC on 8-bit pixels (a = -0.5, antialiased, rounded to 8
-    bits); 224x224 passes untouched.
+    Other sizes are stretched to 224x224 by Pillow's BICUBIC on 8-bit pixels (a = -0.5, antialiased,
+    rounded to 8 bits); 224x224 passes untouched.
     """
     x = pillow_bicubic(images, INPUT_SIZE).astype(jnp.float32) / 255
-    mean, deviation = (np.array(values, np.float32).reshape(1, 1, 1, 3) for values in (MEAN, DEVIATION))
+    mean, deviation = (
+        np.array(values, np.float32).reshape(1, 1, 1, 3) for values in (MEAN, DEVIATION)
+    )
     return (x - mean) / deviation
 
 
-def interpolate_positions(positions: NDArray[np.float64], side: int, offset: float) -> NDArray[np.float64]:
-    """Position embeddings for another grid, as PyTorch's bicubic `F.interpolate` without antialiasing gives them.
+def interpolate_positions(
+    positions: NDArray[np.float64], side: int, offset: float
+) -> NDArray[np.float64]:
+    """Position embeddings for another grid, as PyTorch's bicubic `F.interpolate` without
+    antialiasing gives them.
 
-    Position i of the new grid reads the old one at (i + ½) s - ½ with the cubic kernel of Keys at a = -0.75; taps
-    beyond the border repeat it. The step s is grid / (side + offset): with 0.1 that of `scale_factor=(side + 0.1) /
-    grid`, as facebookresearch/dinov2 calls it (`interpolate_pos_encoding`); with 0 that of `size=(side, side)`.
+    Position i of the new grid reads the old one at (i + ½) s - ½ with the cubic kernel of Keys at a
+    = -0.75; taps beyond the border repeat it. The step s is grid / (side + offset): with 0.1 that
+    of `scale_factor=(side + 0.1) / grid`, as facebookresearch/dinov2 calls it
+    (`interpolate_pos_encoding`); with 0 that of `size=(side, side)`.
 
     Args:
         positions: (grid, grid, width).
@@ -178,7 +189,8 @@ class DinoV2Extractor:
             images: (n, H, W, 3) uint8; see `prepare` for sizes other than 224x224.
 
         Returns:
-            features (n, dim) float32, logits (n, 0) since there is no classifier, no spatial features.
+            features (n, dim) float32, logits (n, 0) since there is no classifier, no spatial
+            features.
 
         Raises:
             ValueError: images of another type or shape.
@@ -190,18 +202,22 @@ def load_dinov2(source: str | Path = LARGE, revision: str | None = None) -> Dino
     """A DINOv2 network; loaded once a process and file.
 
     Args:
-        source: a `.safetensors` file, a directory with `model.safetensors`, or the id of a repository on the Hugging
-            Face hub, which is fetched into the hub's cache unless it is there.
+        source: a `.safetensors` file, a directory with `model.safetensors`, or the id of a
+            repository on the Hugging Face hub, which is fetched into the hub's cache unless it is
+            there.
         revision: branch, tag or commit of a repository; None for the main branch.
 
     Raises:
-        UserError: nothing there, the hub cannot be reached, no safetensors, or another network's tensors.
+        UserError: nothing there, the hub cannot be reached, no safetensors, or another network's
+            tensors.
     """
     return _load(find_weights(source, revision))
 
 
 def find_weights(source: str | Path, revision: str | None = None) -> Path:
-    """The weight file of a file, a directory or a repository. Arguments and errors: see `load_dinov2`."""
+    """The weight file of a file, a directory or a repository. Arguments and errors: see
+    `load_dinov2`.
+    """
     path = Path(source)
     is_repository = isinstance(source, str) and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source)
     if not path.exists() and is_repository:
@@ -210,9 +226,13 @@ def find_weights(source: str | Path, revision: str | None = None) -> Path:
         return fetch_file(str(source), WEIGHTS_FILE, revision)
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{file}: no such file; give DINOv2 weights as safetensors, or a hub id such as {LARGE}")
+        raise UserError(
+            f"{file}: no such file; give DINOv2 weights as safetensors, or a hub id such as {LARGE}"
+        )
     if revision is not None:
-        raise UserError(f"{file} is a local file and has no revision {revision!r}; leave the revision out")
+        raise UserError(
+            f"{file} is a local file and has no revision {revision!r}; leave the revision out"
+        )
     return file
 
 
@@ -222,8 +242,12 @@ def _load(file: Path) -> DinoV2Extractor:
     return make_extractor(read_config(tensors, file), tensors, sha256_file(file))
 
 
-def make_extractor(config: DinoV2Config, tensors: Mapping[str, np.ndarray], digest: str) -> DinoV2Extractor:
-    """A network of tensors with the names and shapes that `read_config` accepts; `digest` tells which they are."""
+def make_extractor(
+    config: DinoV2Config, tensors: Mapping[str, np.ndarray], digest: str
+) -> DinoV2Extractor:
+    """A network of tensors with the names and shapes that `read_config` accepts; `digest` tells
+    which they are.
+    """
     params = jax.tree.map(jnp.asarray, convert(config, tensors))
 
     @jax.jit
@@ -231,7 +255,10 @@ def make_extractor(config: DinoV2Config, tensors: Mapping[str, np.ndarray], dige
         return network(config, params, prepare(images)), jnp.zeros((len(images), 0), jnp.float32)
 
     return DinoV2Extractor(
-        name=config.name, dim=config.width, digest=digest, apply=lambda images: apply(params, images)
+        name=config.name,
+        dim=config.width,
+        digest=digest,
+        apply=lambda images: apply(params, images),
     )
 
 
@@ -246,7 +273,12 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
 
     try:
         return load_file(file)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:  # a KeyError of types that NumPy lacks
+    except (
+        SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # a KeyError of types that NumPy lacks
         raise UserError(
             f"{file}: not safetensors with float32 or float16 ({type(error).__name__}: {error}); "
             f"give the {WEIGHTS_FILE} of {LARGE} or {BASE}"
@@ -264,9 +296,15 @@ def read_config(tensors: Mapping[str, np.ndarray], where: Path) -> DinoV2Config:
         UserError: another layout, registers, a gated MLP, or sizes that no such network has.
     """
     what = f"DINOv2 ViT in the layout of {LARGE}"
-    for name, reason in (("embeddings.register_tokens", "registers"), (f"{_layer(0)}.mlp.weights_in.weight", "SwiGLU")):
+    for name, reason in (
+        ("embeddings.register_tokens", "registers"),
+        (f"{_layer(0)}.mlp.weights_in.weight", "SwiGLU"),
+    ):
         if name in tensors:
-            raise UserError(f"{where}: a DINOv2 network with {reason}, which is another one; give {LARGE} or {BASE}")
+            raise UserError(
+                f"{where}: a DINOv2 network with {reason}, which is another one; give {LARGE} or "
+                f"{BASE}"
+            )
     shapes = {name: value.shape for name, value in tensors.items()}
     try:
         width, _, patch, _ = shapes["embeddings.patch_embeddings.projection.weight"]
@@ -275,25 +313,37 @@ def read_config(tensors: Mapping[str, np.ndarray], where: Path) -> DinoV2Config:
     except KeyError as error:
         raise UserError(f"{where}: no tensor {error}; give the weights of {what}") from None
     except ValueError:
-        raise UserError(f"{where}: tensors of other dimensions; give the weights of {what}") from None
-    depth = len({match[1] for name in shapes if (match := re.match(r"encoder\.layer\.(\d+)\.", name))})
+        raise UserError(
+            f"{where}: tensors of other dimensions; give the weights of {what}"
+        ) from None
+    depth = len(
+        {match[1] for name in shapes if (match := re.match(r"encoder\.layer\.(\d+)\.", name))}
+    )
     config = DinoV2Config(width, depth, hidden, patch, math.isqrt(max(positions - 1, 0)))
     possible = min(width, patch, config.grid) > 0 and config.grid**2 == positions - 1
     if not possible or width % HEAD_WIDTH or INPUT_SIZE % patch:
-        raise UserError(f"{where}: width {width}, patch {patch}, {positions} positions; give the weights of {what}")
+        raise UserError(
+            f"{where}: width {width}, patch {patch}, {positions} positions; give the weights of "
+            f"{what}"
+        )
     known = {name: value for name, value in tensors.items() if name != _MASK}
     check_layout(known, _expected_shapes(config), where, what)
     return config
 
 
 def convert(config: DinoV2Config, tensors: Mapping[str, np.ndarray]) -> _Params:
-    """The parameters of `network` from tensors that `read_config` has seen: float32, vectors as (1, 1, width)."""
+    """The parameters of `network` from tensors that `read_config` has seen: float32, vectors as (1,
+    1, width).
+    """
 
     def vector(name: str) -> NDArray[np.float32]:
         return tensors[name].astype(np.float32).reshape(1, 1, -1)
 
     def linear(name: str) -> _Params:
-        return {"kernel": tensors[f"{name}.weight"].astype(np.float32).T, "bias": vector(f"{name}.bias")}
+        return {
+            "kernel": tensors[f"{name}.weight"].astype(np.float32).T,
+            "bias": vector(f"{name}.bias"),
+        }
 
     def norm(name: str) -> _Params:
         return {part: vector(f"{name}.{part}") for part in ("weight", "bias")}
@@ -306,7 +356,9 @@ def convert(config: DinoV2Config, tensors: Mapping[str, np.ndarray]) -> _Params:
 
     positions = tensors["embeddings.position_embeddings"][0].astype(np.float64)
     grid = positions[1:].reshape(config.grid, config.grid, config.width)
-    moved = interpolate_positions(grid, INPUT_SIZE // config.patch, config.offset).reshape(-1, config.width)
+    moved = interpolate_positions(grid, INPUT_SIZE // config.patch, config.offset).reshape(
+        -1, config.width
+    )
     patches = tensors["embeddings.patch_embeddings.projection.weight"].astype(np.float32)
     return {
         "patches": {

@@ -1,4 +1,6 @@
-"""Weight files of public feature networks: from a given place, from the cache, or downloaded; never unverified."""
+"""Weight files of public feature networks: from a given place, from the cache, or downloaded; never
+unverified.
+"""
 
 import hashlib
 import http.client
@@ -50,7 +52,8 @@ def find_weights(file: WeightFile, given: Path | None = None) -> Path | None:
 
     Args:
         file: which one.
-        given: where the user says it is: the file under any name, or a directory that holds it under one of its own.
+        given: where the user says it is: the file under any name, or a directory that holds it
+            under one of its own.
 
     Raises:
         UserError: it is not where it was said to be.
@@ -60,20 +63,27 @@ def find_weights(file: WeightFile, given: Path | None = None) -> Path | None:
     places = [folder / name for name in names] if given is None or given.is_dir() else [given]
     found = next((place for place in places if place.is_file()), None)
     if found is None and given is not None:
-        raise UserError(f"{places[0]}: no such file; download {file.url} to there, or leave the option away")
+        raise UserError(
+            f"{places[0]}: no such file; download {file.url} to there, or leave the option away"
+        )
     return found
 
 
 def checked_digits(expected: str) -> str:
-    """The digits of a SHA-256, or its first ones, in lower case. Raises `UserError` where they are none."""
+    """The digits of a SHA-256, or its first ones, in lower case. Raises `UserError` where they are
+    none.
+    """
     digits = expected.strip().lower()
     if not _SHORTEST <= len(digits) <= 64 or not set(digits) <= set("0123456789abcdef"):
-        raise UserError(f"{expected!r} is no SHA-256; give its 64 hex digits, or the first {_SHORTEST} at least")
+        raise UserError(
+            f"{expected!r} is no SHA-256; give its 64 hex digits, or the first {_SHORTEST} at least"
+        )
     return digits
 
 
 def download(file: WeightFile) -> Path:
-    """Fetch into the cache under a temporary name, verify, rename: nothing half or wrong ever lies there.
+    """Fetch into the cache under a temporary name, verify, rename: nothing half or wrong ever lies
+    there.
 
     Raises:
         UserError: it cannot be had, or what came is not the published file.
@@ -83,7 +93,9 @@ def download(file: WeightFile) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         state = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{file.name}.", delete=False) as stream:
+        with tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=f".{file.name}.", delete=False
+        ) as stream:
             temporary = Path(stream.name)
             for chunk in _chunks(file):
                 state.update(chunk)
@@ -92,7 +104,11 @@ def download(file: WeightFile) -> Path:
         if not found.startswith(file.sha256):
             raise _RefusedError(f"its SHA-256 is {found}, expected {file.sha256}")
         temporary.replace(target)
-    except (OSError, http.client.HTTPException, _RefusedError) as error:  # OSError: also URLError and timeouts
+    except (
+        OSError,
+        http.client.HTTPException,
+        _RefusedError,
+    ) as error:  # OSError: also URLError and timeouts
         otherwise = f"{file.install}, or " if file.install else ""
         raise UserError(
             f"cannot download {file.url}: {_reason(error)}; {otherwise}put the file at {target} "
@@ -117,7 +133,9 @@ def _chunks(file: WeightFile) -> Iterator[bytes]:
         while chunk := response.read(_CHUNK):
             received += len(chunk)
             if file.size is not None and received > file.size:
-                raise _RefusedError(f"it is longer than the {file.size} bytes of the published file")
+                raise _RefusedError(
+                    f"it is longer than the {file.size} bytes of the published file"
+                )
             yield chunk
         if announced.isdigit() and received != int(announced):
             raise _RefusedError(f"it ended after {received} of {announced} bytes")

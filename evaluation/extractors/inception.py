@@ -1,15 +1,17 @@
 """The Inception network behind published FIDs, in JAX.
 
-It is Inception-v3 (Szegedy et al. 2016) as TensorFlow released it on 2015-12-05, in the layout of pytorch-fid's
-`fid_inception_v3` and torch-fidelity's port. It differs from torchvision's model in its weights, in average pools that
-do not count the padding, and in a last block that pools by maximum. Weights: `evaluation.extractors.inception_weights`.
+It is Inception-v3 (Szegedy et al. 2016) as TensorFlow released it on 2015-12-05, in the layout of
+pytorch-fid's `fid_inception_v3` and torch-fidelity's port. It differs from torchvision's model in
+its weights, in average pools that do not count the padding, and in a last block that pools by
+maximum. Weights: `evaluation.extractors.inception_weights`.
 
-Spatial features, for sFID (Nash et al. 2021): ADM's evaluator takes `mixed_6/conv:0`, its first 7 channels
-(openai/guided-diffusion, evaluations/evaluator.py). In that graph `mixed_6` is the block that PyTorch ports call
-Mixed_6d (torch-fidelity, utils/util_convert_inception_weights.py); the operation called `conv` follows
-`conv/batchnorm` and is its activation: the graph lists conv/Conv2D, conv/batchnorm, conv/CheckNumerics,
-conv/control_dependency, conv. So they are the 1x1 branch of Mixed_6d after its ReLU, which are the first channels of
-that block's output: 17 x 17 x 7 = 2023, position by position.
+Spatial features, for sFID (Nash et al. 2021): ADM's evaluator takes `mixed_6/conv:0`, its first 7
+channels (openai/guided-diffusion, evaluations/evaluator.py). In that graph `mixed_6` is the block
+that PyTorch ports call Mixed_6d (torch-fidelity, utils/util_convert_inception_weights.py); the
+operation called `conv` follows `conv/batchnorm` and is its activation: the graph lists conv/Conv2D,
+conv/batchnorm, conv/CheckNumerics, conv/control_dependency, conv. So they are the 1x1 branch of
+Mixed_6d after its ReLU, which are the first channels of that block's output: 17 x 17 x 7 = 2023,
+position by position.
 """
 
 from collections.abc import Iterator, Mapping
@@ -76,7 +78,11 @@ _HALVE = _Pool("max", 2, "VALID")
 def _a(name: str, pooled: int) -> _Block:
     conv1 = (_Conv("branch1x1", 64),)
     conv5 = (_Conv("branch5x5_1", 48), _Conv("branch5x5_2", 64, (5, 5)))
-    conv3 = (_Conv("branch3x3dbl_1", 64), _Conv("branch3x3dbl_2", 96, (3, 3)), _Conv("branch3x3dbl_3", 96, (3, 3)))
+    conv3 = (
+        _Conv("branch3x3dbl_1", 64),
+        _Conv("branch3x3dbl_2", 96, (3, 3)),
+        _Conv("branch3x3dbl_3", 96, (3, 3)),
+    )
     return _Block(name, (conv1, conv5, conv3, (_Pool("mean"), _Conv("branch_pool", pooled))))
 
 
@@ -93,10 +99,17 @@ def _b(name: str) -> _Block:
 def _c(name: str, width: int) -> _Block:
     across, down = (1, 7), (7, 1)
     conv1 = (_Conv("branch1x1", 192),)
-    once = (_Conv("branch7x7_1", width), _Conv("branch7x7_2", width, across), _Conv("branch7x7_3", 192, down))
+    once = (
+        _Conv("branch7x7_1", width),
+        _Conv("branch7x7_2", width, across),
+        _Conv("branch7x7_3", 192, down),
+    )
     kernels = ((1, 1), down, across, down, across)
     widths = (width, width, width, width, 192)
-    twice = tuple(_Conv(f"branch7x7dbl_{i + 1}", w, k) for i, (w, k) in enumerate(zip(widths, kernels, strict=True)))
+    twice = tuple(
+        _Conv(f"branch7x7dbl_{i + 1}", w, k)
+        for i, (w, k) in enumerate(zip(widths, kernels, strict=True))
+    )
     return _Block(name, (conv1, once, twice, (_Pool("mean"), _Conv("branch_pool", 192))))
 
 
@@ -113,11 +126,17 @@ def _d(name: str) -> _Block:
 
 def _e(name: str, pool: Literal["max", "mean"]) -> _Block:
     def fork(prefix: str) -> _Block:
-        return _Block("", ((_Conv(f"{prefix}a", 384, (1, 3)),), (_Conv(f"{prefix}b", 384, (3, 1)),)))
+        return _Block(
+            "", ((_Conv(f"{prefix}a", 384, (1, 3)),), (_Conv(f"{prefix}b", 384, (3, 1)),))
+        )
 
     conv1 = (_Conv("branch1x1", 320),)
     once = (_Conv("branch3x3_1", 384), fork("branch3x3_2"))
-    twice = (_Conv("branch3x3dbl_1", 448), _Conv("branch3x3dbl_2", 384, (3, 3)), fork("branch3x3dbl_3"))
+    twice = (
+        _Conv("branch3x3dbl_1", 448),
+        _Conv("branch3x3dbl_2", 384, (3, 3)),
+        fork("branch3x3dbl_3"),
+    )
     return _Block(name, (conv1, once, twice, (_Pool(pool), _Conv("branch_pool", 192))))
 
 
@@ -137,17 +156,26 @@ _TO_SPATIAL: _Steps = (
     _c("Mixed_6c", 160),
     _c("Mixed_6d", 160),
 )
-_TO_POOL: _Steps = (_c("Mixed_6e", 192), _d("Mixed_7a"), _e("Mixed_7b", "mean"), _e("Mixed_7c", "max"))
+_TO_POOL: _Steps = (
+    _c("Mixed_6e", 192),
+    _d("Mixed_7a"),
+    _e("Mixed_7b", "mean"),
+    _e("Mixed_7c", "max"),
+)
 
 
-def _convolutions(steps: _Steps, channels: int, prefix: str = "") -> Iterator[tuple[str, tuple[int, int, int, int]]]:
+def _convolutions(
+    steps: _Steps, channels: int, prefix: str = ""
+) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
     """Name and weight shape (out, in, kernel height, width) of every convolution, in order."""
     for step in steps:
         if isinstance(step, _Conv):
             yield prefix + step.name, (step.width, channels, *step.kernel)
         elif isinstance(step, _Block):
             for branch in step.branches:
-                yield from _convolutions(branch, channels, f"{prefix}{step.name}." if step.name else prefix)
+                yield from _convolutions(
+                    branch, channels, f"{prefix}{step.name}." if step.name else prefix
+                )
         channels = _width(step, channels)
 
 
@@ -165,7 +193,9 @@ def _width(step: _Conv | _Pool | _Block, channels: int) -> int:
 
 
 def layout() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the network's tensors in pytorch-fid's names, in PyTorch's order of axes."""
+    """Names and shapes of the network's tensors in pytorch-fid's names, in PyTorch's order of
+    axes.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in _convolutions((*_TO_SPATIAL, *_TO_POOL), 3):
         shapes[f"{name}.conv.weight"] = shape
@@ -175,7 +205,8 @@ def layout() -> dict[str, tuple[int, ...]]:
 
 
 def network(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Features (n, 2048), logits without bias (n, 1008) and spatial features (n, 2023) of prepared images.
+    """Features (n, 2048), logits without bias (n, 1008) and spatial features (n, 2023) of prepared
+    images.
 
     Without the last layer there are no logits: (n, 0).
 
@@ -197,12 +228,18 @@ def _run(steps: _Steps, params: Params, x: jax.Array, prefix: str = "") -> jax.A
             x = _pool(step, x)
         else:
             inner = f"{prefix}{step.name}." if step.name else prefix
-            x = jnp.concatenate([_run(branch, params, x, inner) for branch in step.branches], axis=-1)
+            x = jnp.concatenate(
+                [_run(branch, params, x, inner) for branch in step.branches], axis=-1
+            )
     return x
 
 
 def _convolve(step: _Conv, params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-    kernel, precision = params["kernel"], lax.Precision.HIGHEST  # the same on a CPU and on what would round
+    # the same on a CPU and on what would round
+    kernel, precision = (
+        params["kernel"],
+        lax.Precision.HIGHEST,
+    )
     if step.kernel == (1, 1) and step.stride == 1:
         x = jnp.matmul(x, kernel[0, 0], precision=precision)
     else:
@@ -210,7 +247,9 @@ def _convolve(step: _Conv, params: Mapping[str, jax.Array], x: jax.Array) -> jax
         uncut = step.padding == "VALID" and step.stride == 1
         dimensions, padding = ("NHWC", "HWIO", "NHWC"), "SAME" if uncut else step.padding
         strides = (step.stride, step.stride)
-        x = lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dimensions, precision=precision)
+        x = lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=dimensions, precision=precision
+        )
         if uncut:
             rows, columns = (size // 2 for size in step.kernel)
             x = x[:, rows : x.shape[1] - rows, columns : x.shape[2] - columns]
@@ -225,33 +264,44 @@ def _pool(step: _Pool, x: jax.Array) -> jax.Array:
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=outside)
     for axis in (1, 2):
         last = x.shape[axis] - 2
-        first, second, third = (lax.slice_in_dim(x, tap, last + tap, step.stride, axis=axis) for tap in range(3))
+        first, second, third = (
+            lax.slice_in_dim(x, tap, last + tap, step.stride, axis=axis) for tap in range(3)
+        )
         x = join(join(first, second), third)
     return x if step.kind == "max" else x / _counts(height, width)
 
 
 def _counts(height: int, width: int) -> np.ndarray:
-    """(1, height, width, 1) float32: how many pixels of the image lie in the 3x3 window around each of them."""
-    rows, columns = (np.convolve(np.ones(size, np.float32), np.ones(3, np.float32), "same") for size in (height, width))
+    """(1, height, width, 1) float32: how many pixels of the image lie in the 3x3 window around each
+    of them.
+    """
+    rows, columns = (
+        np.convolve(np.ones(size, np.float32), np.ones(3, np.float32), "same")
+        for size in (height, width)
+    )
     return np.outer(rows, columns)[None, :, :, None]
 
 
 def convert(tensors: Mapping[str, np.ndarray]) -> Params:
     """Parameters for `network` from the tensors of `read_inception`.
 
-    Batch norms become one scale and one shift (computed in float64). Of `fc` the bias is left out: the Inception Score
-    of TensorFlow's evaluators multiplies by the weights alone. Where there is no `fc` its place is empty, (2048, 0).
+    Batch norms become one scale and one shift (computed in float64). Of `fc` the bias is left out:
+    the Inception Score of TensorFlow's evaluators multiplies by the weights alone. Where there is
+    no `fc` its place is empty, (2048, 0).
     """
     last_layer = tensors.get("fc.weight", np.zeros((0, DIM), np.float32))
     params: Params = {"fc": jnp.asarray(last_layer.T, jnp.float32)}
-    for name in (key.removesuffix(".conv.weight") for key in tensors if key.endswith(".conv.weight")):
+    for name in (
+        key.removesuffix(".conv.weight") for key in tensors if key.endswith(".conv.weight")
+    ):
         params[name] = _conv_params(name, tensors)
     return params
 
 
 def _conv_params(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     weight, bias, mean, variance = (
-        tensors[f"{name}.bn.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
+        tensors[f"{name}.bn.{part}"].astype(np.float64)
+        for part in ("weight", "bias", "running_mean", "running_var")
     )
     scale = weight / np.sqrt(variance + EPSILON)
     return {
@@ -262,7 +312,9 @@ def _conv_params(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, jax.
 
 
 @partial(jax.jit, static_argnames="prepare")
-def _apply(params: Params, images: jax.Array, prepare: str) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _apply(
+    params: Params, images: jax.Array, prepare: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     return network(params, PREPARATIONS[prepare].device(images, INPUT_SIZE))
 
 
@@ -281,7 +333,8 @@ class InceptionExtractor:
     last_layer: str | None = None  # see `Extractor`
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """Features, logits and spatial features. The logits lack the last layer's bias, as the Inception Score wants.
+        """Features, logits and spatial features. The logits lack the last layer's bias, as the
+        Inception Score wants.
 
         Args:
             images: (n, H, W, 3) uint8, any size.
@@ -300,13 +353,16 @@ class InceptionExtractor:
 def load_inception(
     path: Path, prepare: str, expected: str | None = FEATURES_SHA256, batch: int | None = None
 ) -> InceptionExtractor:
-    """Load the network from a local file (`evaluation.extractors.inception_weights.find_inception` finds it).
+    """Load the network from a local file (`evaluation.extractors.inception_weights.find_inception`
+    finds it).
 
     Args:
         path: the weight file, in any of the layouts of `read_inception`.
         prepare: a name of `evaluation.extractors.resize.PREPARATIONS`.
-        expected: SHA-256 of the tensors or of the file in hex, or its first digits; None takes any weights.
-        batch: images computed at once, of which two batches run side by side; by default 8 on CPU and 128 elsewhere.
+        expected: SHA-256 of the tensors or of the file in hex, or its first digits; None takes any
+            weights.
+        batch: images computed at once, of which two batches run side by side; by default 8 on CPU
+            and 128 elsewhere.
 
     Raises:
         UserError: no such file or preparation, another checksum, or another layout.

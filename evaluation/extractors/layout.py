@@ -1,4 +1,6 @@
-"""Whether tensors from a file are those of a network: names and shapes, told in one line when they are not."""
+"""Whether tensors from a file are those of a network: names and shapes, told in one line when they
+are not.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +11,10 @@ from schemas.errors import UserError
 
 
 def check_layout(
-    tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], where: Path, network: str
+    tensors: Mapping[str, np.ndarray],
+    expected: Mapping[str, tuple[int, ...]],
+    where: Path,
+    network: str,
 ) -> None:
     """Refuse tensors whose names or shapes are not those of a network.
 

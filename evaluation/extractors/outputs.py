@@ -11,7 +11,8 @@ class Outputs(NamedTuple):
 
     features: (n, dim), what Fréchet distance, KID and precision/recall compare.
     logits: (n, classes), before the softmax of the Inception Score.
-    spatial: (n, spatial_dim) of an earlier layer with its positions kept, for sFID; None where the network has none.
+    spatial: (n, spatial_dim) of an earlier layer with its positions kept, for sFID; None where the
+        network has none.
     """
 
     features: NDArray[np.float32]

@@ -1,9 +1,10 @@
 """Pillow's BICUBIC resize of 8-bit images, bit for bit, in compiled integer arithmetic.
 
-Pillow (`src/libImaging/Resample.c`) resizes along the width, rounds to 8 bits, then along the height. A pixel is a sum
-over taps of the cubic kernel of Keys (1981) with a = -0.5, stretched by the scale when it shrinks (that is its
-antialiasing), cut off at the border and normalised. For 8-bit images the weights are rounded to 22 fractional bits and
-the sums are those of integers; hence equality on every device.
+Pillow (`src/libImaging/Resample.c`) resizes along the width, rounds to 8 bits, then along the
+height. A pixel is a sum over taps of the cubic kernel of Keys (1981) with a = -0.5, stretched by
+the scale when it shrinks (that is its antialiasing), cut off at the border and normalised. For
+8-bit images the weights are rounded to 22 fractional bits and the sums are those of integers; hence
+equality on every device.
 """
 
 from functools import cache, partial
@@ -18,7 +19,8 @@ _SUPPORT = 2.0
 
 
 def pillow_bicubic(images: jax.Array, size: int) -> jax.Array:
-    """What `Image.resize((size, size), Image.Resampling.BICUBIC)` gives; other aspect ratios are stretched.
+    """What `Image.resize((size, size), Image.Resampling.BICUBIC)` gives; other aspect ratios are
+    stretched.
 
     Args:
         images: (n, H, W, c) uint8.
@@ -44,7 +46,9 @@ def _resize_axis(images: jax.Array, axis: int, size: int) -> jax.Array:
 
 @cache
 def _taps(before: int, after: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Indices (taps, after) of the pixels that make a pixel, and their weights (taps, after) times 2^22."""
+    """Indices (taps, after) of the pixels that make a pixel, and their weights (taps, after) times
+    2^22.
+    """
     scale = before / after
     stretch = max(scale, 1.0)
     center = (np.arange(after) + 0.5) * scale
@@ -58,7 +62,9 @@ def _taps(before: int, after: int) -> tuple[NDArray[np.int32], NDArray[np.int32]
 
 
 def keys_cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
-    """The cubic convolution kernel at distances x, zero beyond 2 (Keys 1981, equation 4 for any a)."""
+    """The cubic convolution kernel at distances x, zero beyond 2 (Keys 1981, equation 4 for any
+    a).
+    """
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a

@@ -1,8 +1,10 @@
-"""How evaluators bring images to the size and range of their network; the same images, other numbers.
+"""How evaluators bring images to the size and range of their network; the same images, other
+numbers.
 
-Every resize takes uint8 (n, H, W, 3) and gives float32 (n, size, size, 3), still in [0, 255], unrounded. Two of them
-sample without antialiasing, which is what the evaluators they are named after do, and why their distances differ
-from clean-fid's (Parmar et al. 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation").
+Every resize takes uint8 (n, H, W, 3) and gives float32 (n, size, size, 3), still in [0, 255],
+unrounded. Two of them sample without antialiasing, which is what the evaluators they are named
+after do, and why their distances differ from clean-fid's (Parmar et al. 2022, "On Aliased Resizing
+and Surprising Subtleties in GAN Evaluation").
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +17,12 @@ from numpy.typing import NDArray
 
 
 def tf1_bilinear(images: jax.Array, size: int) -> jax.Array:
-    """TensorFlow 1's `resize_bilinear` without align_corners or half-pixel centres, as its Inception graph has it.
+    """TensorFlow 1's `resize_bilinear` without align_corners or half-pixel centres, as its
+    Inception graph has it.
 
-    Output pixel i samples at i * H / size; neighbours beyond the edge repeat it. Columns first, then rows, each
-    a + (b - a) * w in float32: the kernel's order (tensorflow/core/kernels/resize_bilinear_op.cc).
+    Output pixel i samples at i * H / size; neighbours beyond the edge repeat it. Columns first,
+    then rows, each a + (b - a) * w in float32: the kernel's order
+    (tensorflow/core/kernels/resize_bilinear_op.cc).
     """
     x = images.astype(jnp.float32)
     for axis in (2, 1):
@@ -31,20 +35,23 @@ def tf1_bilinear(images: jax.Array, size: int) -> jax.Array:
 def torch_bilinear(images: jax.Array, size: int) -> jax.Array:
     """PyTorch's `F.interpolate(mode="bilinear", align_corners=False)`, without antialiasing.
 
-    Output pixel i samples at (i + ½) H / size - ½, not below 0; neighbours beyond the edge repeat it
-    (aten/src/ATen/native/UpSample.h). Equal to rounding: PyTorch's own order of sums depends on its build.
+    Output pixel i samples at (i + ½) H / size - ½, not below 0; neighbours beyond the edge repeat
+    it (aten/src/ATen/native/UpSample.h). Equal to rounding: PyTorch's own order of sums depends on
+    its build.
     """
     x = images.astype(jnp.float32)
     for axis in (2, 1):
         scale = float(np.float32(x.shape[axis] / size))
-        fused = (scale * (np.arange(size) + 0.5) - 0.5).astype(np.float32)  # rounded once: a fused multiply-add
+        # rounded once: a fused multiply-add
+        fused = (scale * (np.arange(size) + 0.5) - 0.5).astype(np.float32)
         first, second, weight = _neighbours(x, axis, np.maximum(fused, np.float32(0)))
         x = first * (1 - weight) + second * weight
     return x
 
 
 def pil_bicubic(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-    """Pillow's antialiased bicubic (a = -0.5) of each channel as 32-bit floats, clipped to [0, 255]: clean-fid's rule.
+    """Pillow's antialiased bicubic (a = -0.5) of each channel as 32-bit floats, clipped to [0,
+    255]: clean-fid's rule.
 
     Runs on the host and needs Pillow.
     """
@@ -71,7 +78,9 @@ def by_255(x: jax.Array) -> jax.Array:
 
 
 class Preparation(NamedTuple):
-    """What happens to uint8 images before a network: `host` outside of its compiled function, `device` within."""
+    """What happens to uint8 images before a network: `host` outside of its compiled function,
+    `device` within.
+    """
 
     host: Callable[[NDArray[np.uint8], int], NDArray[np.generic]]
     device: Callable[[jax.Array, int], jax.Array]
@@ -92,8 +101,12 @@ PREPARATIONS: Mapping[str, Preparation] = {
 }
 
 
-def _neighbours(x: jax.Array, axis: int, position: NDArray[np.float32]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Values on both sides of each position along an axis, and how far it is from the first (rank 4, float32)."""
+def _neighbours(
+    x: jax.Array, axis: int, position: NDArray[np.float32]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Values on both sides of each position along an axis, and how far it is from the first (rank
+    4, float32).
+    """
     low = position.astype(np.int32)
     high = np.minimum(low + 1, x.shape[axis] - 1)
     shape = [1] * x.ndim

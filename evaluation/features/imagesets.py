@@ -1,4 +1,5 @@
-"""Where images come from: a latent dataset, a source of image files, or an ADM batch. All give uint8 pixels in order.
+"""Where images come from: a latent dataset, a source of image files, or an ADM batch. All give
+uint8 pixels in order.
 
 An `ImageSet` is a small picklable value; workers open what it names, once a process.
 """
@@ -58,7 +59,9 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True)
 class DatasetImages:
-    """The first `size` records of a split of a dataset, decoded: posterior means, samples, or stored pixels."""
+    """The first `size` records of a split of a dataset, decoded: posterior means, samples, or
+    stored pixels.
+    """
 
     directory: str
     split: str
@@ -78,14 +81,19 @@ class DatasetImages:
     def read(self, start: int, stop: int) -> Batch:
         dataset = _dataset(self.directory)
         if dataset.manifest.digest() != self.digest:
-            raise UserError(f"{self.directory}: the dataset changed while it was read; repeat the command")
+            raise UserError(
+                f"{self.directory}: the dataset changed while it was read; repeat the command"
+            )
         records = list(dataset.records(self.split, start, stop))
         return Batch(
-            decode_records(dataset.manifest, records), np.array([record.label for record in records], np.int64)
+            decode_records(dataset.manifest, records),
+            np.array([record.label for record in records], np.int64),
         )
 
 
-def dataset_images(directory: Path, split: str | None = None, num: int | None = None) -> DatasetImages:
+def dataset_images(
+    directory: Path, split: str | None = None, num: int | None = None
+) -> DatasetImages:
     """Describe the images of a dataset.
 
     Raises:
@@ -109,7 +117,8 @@ def dataset_images(directory: Path, split: str | None = None, num: int | None = 
 
 @dataclass(frozen=True)
 class SourceImages:
-    """`size` items of a source, evenly spaced in the order of their keys, cropped as `preprocess` does.
+    """`size` items of a source, evenly spaced in the order of their keys, cropped as `preprocess`
+    does.
 
     Keys are sorted by class, so the first ones would be those of a few classes.
     """
@@ -143,7 +152,9 @@ class SourceImages:
         return Batch(pixels, np.array(labels, np.int64), rejected=stop - start - len(labels))
 
 
-def source_images(descriptor: str, split: str, resolution: int, crop: str, num: int | None = None) -> SourceImages:
+def source_images(
+    descriptor: str, split: str, resolution: int, crop: str, num: int | None = None
+) -> SourceImages:
     """Describe the images of a source.
 
     Raises:
@@ -166,7 +177,8 @@ def source_images(descriptor: str, split: str, resolution: int, crop: str, num: 
 
 
 def read_item(source: "Source", item: "Item", crop: str, resolution: int) -> "Picture | None":
-    """One image, cropped to (resolution, resolution, 3), and its label, or None when it cannot be used.
+    """One image, cropped to (resolution, resolution, 3), and its label, or None when it cannot be
+    used.
 
     Raises:
         UserError: its bytes cannot be had, which says nothing about the image.
@@ -179,7 +191,9 @@ def read_item(source: "Source", item: "Item", crop: str, resolution: int) -> "Pi
     except ImageError:
         return None
     except OSError as error:
-        raise UserError(f"cannot read {item.key} of {source.descriptor} ({error.strerror or error})") from error
+        raise UserError(
+            f"cannot read {item.key} of {source.descriptor} ({error.strerror or error})"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -219,9 +233,18 @@ def _batch(path: str) -> NDArray[np.uint8]:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             images = file["arr_0"]
     except (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile):
-        raise UserError(f"{path}: not a readable .npz with arr_0, the layout of ADM's sample batches") from None
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
-        raise UserError(f"{path}: arr_0 is {images.dtype}{images.shape}; samples must be uint8 (n, H, H, 3)")
+        raise UserError(
+            f"{path}: not a readable .npz with arr_0, the layout of ADM's sample batches"
+        ) from None
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[3] != 3
+        or images.shape[1] != images.shape[2]
+    ):
+        raise UserError(
+            f"{path}: arr_0 is {images.dtype}{images.shape}; samples must be uint8 (n, H, H, 3)"
+        )
     return images
 
 

@@ -48,7 +48,9 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How images are measured: options for Beam, a progress bar, where weights are, and whether rows are kept."""
+    """How images are measured: options for Beam, a progress bar, where weights are, and whether
+    rows are kept.
+    """
 
     beam_args: tuple[str, ...] = ()
     make_bar: MakeBar | None = None
@@ -59,8 +61,12 @@ class MeasureOptions:
 DEFAULTS = MeasureOptions()
 
 
-def protocol_of(recipe: Recipe, resolution: int, weights: Weights | None = None) -> EvaluationProtocol:
-    """The protocol with the weights that are to be had here. Raises `UserError` when they are not."""
+def protocol_of(
+    recipe: Recipe, resolution: int, weights: Weights | None = None
+) -> EvaluationProtocol:
+    """The protocol with the weights that are to be had here. Raises `UserError` when they are
+    not.
+    """
     extractor = cache.extractor(recipe.extractor, recipe.prepare, weights or PUBLISHED)
     return EvaluationProtocol.resolve(recipe, extractor, resolution)
 
@@ -68,10 +74,12 @@ def protocol_of(recipe: Recipe, resolution: int, weights: Weights | None = None)
 def measure_images(
     images: ImageSet, protocol: EvaluationProtocol, out: Path, options: MeasureOptions = DEFAULTS
 ) -> Measured:
-    """Statistics of `images`, measured and written to `out`, in the place of what is there; one command at a time.
+    """Statistics of `images`, measured and written to `out`, in the place of what is there; one
+    command at a time.
 
     Raises:
-        UserError: an image set that changed or has fewer than two readable images; a broken shard; no room at `out`.
+        UserError: an image set that changed or has fewer than two readable images; a broken shard;
+            no room at `out`.
     """
     with _alone_at(out):
         return _measure_images(images, protocol, out, options)
@@ -88,12 +96,20 @@ def _alone_at(out: Path) -> Iterator[None]:
         yield
 
 
-def _measure_images(images: ImageSet, protocol: EvaluationProtocol, out: Path, options: MeasureOptions) -> Measured:
+def _measure_images(
+    images: ImageSet, protocol: EvaluationProtocol, out: Path, options: MeasureOptions
+) -> Measured:
     with quiet_log():
         from evaluation.features import pipeline
 
-    config = pipeline.Config(images, protocol, str(out.absolute()), options.keep_features, options.weights)
-    bar = options.make_bar(total=images.size, desc="measure", unit="image") if options.make_bar else None
+    config = pipeline.Config(
+        images, protocol, str(out.absolute()), options.keep_features, options.weights
+    )
+    bar = (
+        options.make_bar(total=images.size, desc="measure", unit="image")
+        if options.make_bar
+        else None
+    )
     try:
         return Measured(pipeline.run(config, options.beam_args, bar), out)
     finally:
@@ -104,7 +120,8 @@ def _measure_images(images: ImageSet, protocol: EvaluationProtocol, out: Path, o
 def kept_statistics(
     images: ImageSet, protocol: EvaluationProtocol, out: Path, options: MeasureOptions = DEFAULTS
 ) -> Measured:
-    """As `measure_images`, but read back from `out` when the same was measured before; for files of our own only.
+    """As `measure_images`, but read back from `out` when the same was measured before; for files of
+    our own only.
 
     Raises:
         UserError: as `measure_images`.
@@ -115,7 +132,10 @@ def kept_statistics(
             if options.keep_features:
                 found.rows()
             facts = image_facts(found.statistics)
-            if read_protocol(found.statistics.protocol) == protocol and facts.items() >= images.facts().items():
+            if (
+                read_protocol(found.statistics.protocol) == protocol
+                and facts.items() >= images.facts().items()
+            ):
                 return found
         return _measure_images(images, protocol, out, options)
 
@@ -127,13 +147,17 @@ def check_out(out: Path) -> None:
         UserError: something else lies at `out`.
     """
     if out.is_dir() or (out.is_file() and not _is_replaceable(out)):
-        raise UserError(f"{out}: is there and is not feature statistics; give another name, or delete it")
+        raise UserError(
+            f"{out}: is there and is not feature statistics; give another name, or delete it"
+        )
 
 
 def _is_replaceable(path: Path) -> bool:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {"mu", "sigma"} <= set(file.files) and "arr_0" not in file.files  # ADM's references hold images
+            return {"mu", "sigma"} <= set(
+                file.files
+            ) and "arr_0" not in file.files  # ADM's references hold images
     except zipfile.BadZipFile:  # it begins as an .npz does
         return True
     except (ValueError, EOFError, TypeError, RuntimeError):  # TypeError for a lone array
@@ -150,7 +174,9 @@ def is_dataset(path: Path) -> bool:
     return (path / MANIFEST_NAME).is_file() or any(path.glob("*.array_record*"))
 
 
-def named_images(source: str, split: str | None, resolution: int | None, crop: str, num: int | None) -> ImageSet:
+def named_images(
+    source: str, split: str | None, resolution: int | None, crop: str, num: int | None
+) -> ImageSet:
     """The images of what a person named: a dataset directory, or a source of images.
 
     Raises:
@@ -163,11 +189,14 @@ def named_images(source: str, split: str | None, resolution: int | None, crop: s
         images = dataset_images(path, split, num)
         if resolution not in (None, images.resolution):
             raise UserError(
-                f"{source}: a dataset of {images.resolution} pixels, not {resolution}; leave --resolution out"
+                f"{source}: a dataset of {images.resolution} pixels, not {resolution}; leave "
+                "--resolution out"
             )
         return images
     if resolution is None:
-        raise UserError(f"{source}: say at which --resolution to measure it, the one of the samples it is for")
+        raise UserError(
+            f"{source}: say at which --resolution to measure it, the one of the samples it is for"
+        )
     return source_images(source, split or "train", resolution, crop, num)
 
 

@@ -1,6 +1,8 @@
-"""The evaluation pipeline: images of any origin -> features -> sums -> statistics, on any Beam runner.
+"""The evaluation pipeline: images of any origin -> features -> sums -> statistics, on any Beam
+runner.
 
-Workers leave the sums of their ranges in files beside the result, which all of them must see; the last step adds up.
+Workers leave the sums of their ranges in files beside the result, which all of them must see; the
+last step adds up.
 """
 
 import functools
@@ -19,12 +21,25 @@ from evaluation.extractors import PUBLISHED, Extractor, Weights, cache
 from evaluation.features import range_files, rows
 from evaluation.features.imagesets import ImageSet
 from evaluation.features.sums import Sums, read_sums, write_sums
-from evaluation.metrics.inception_score import Splits, add_splits, consecutive_splits, shuffled_splits, split_sums
+from evaluation.metrics.inception_score import (
+    Splits,
+    add_splits,
+    consecutive_splits,
+    shuffled_splits,
+    split_sums,
+)
 from evaluation.progress import Bar, tick, watched
 from evaluation.protocols import EvaluationProtocol
 from pipelines.runners.runner import run_pipeline
 from schemas.errors import UserError
-from schemas.statistics import FeatureStatistics, Gaussian, Moments, ScoreSplits, read_statistics, write_statistics
+from schemas.statistics import (
+    FeatureStatistics,
+    Gaussian,
+    Moments,
+    ScoreSplits,
+    read_statistics,
+    write_statistics,
+)
 from schemas.versions import installed_version
 
 # Each leaves a file of 34 MB at 2048 features, or 67 MB with sFID's.
@@ -38,8 +53,8 @@ _ROOM = 4096  # bytes kept for saying what failed, on a disk that may be full th
 class Config:
     """One set of images measured under one protocol, written to `out` (.npz).
 
-    `keep_features` also writes every feature row (`evaluation.features.rows`); `weights` says where the extractor's
-    are.
+    `keep_features` also writes every feature row (`evaluation.features.rows`); `weights` says where
+    the extractor's are.
     """
 
     images: ImageSet
@@ -59,15 +74,17 @@ class Range:
 
 
 class Done(NamedTuple):
-    """A range whose sums lie in its file. `failure` is what the user can mend instead; it travels in the element, since
-    runners wrap what a worker raises."""
+    """A range whose sums lie in its file. `failure` is what the user can mend instead; it travels
+    in the element, since runners wrap what a worker raises."""
 
     index: int
     failure: str | None = None
 
 
 def cut(size: int, most: int = MOST_RANGES, fewest: int = FEWEST_IMAGES) -> list[Range]:
-    """Cut [0, size) into at most `most` ranges of at least `fewest`; a function of the size alone."""
+    """Cut [0, size) into at most `most` ranges of at least `fewest`; a function of the size
+    alone.
+    """
     count = max(1, min(most, size // fewest))
     bounds = [size * i // count for i in range(count + 1)]
     return [Range(i, bounds[i], bounds[i + 1]) for i in range(count)]
@@ -95,7 +112,9 @@ def measure(part: Range, config: Config) -> Done:
 
 
 def _is_measured(part: Range, config: Config) -> bool:
-    """Whether the files of a range are there. Images that could not be read may be mended since: asked again."""
+    """Whether the files of a range are there. Images that could not be read may be mended since:
+    asked again.
+    """
     out, key = Path(config.out), parts_key(config)
     sums = read_sums(range_files.sums_path(out, key, part.index), measured_of(config))
     if sums is None or sums.rejected:
@@ -130,7 +149,9 @@ def extractor_of(protocol: EvaluationProtocol, weights: Weights) -> Extractor:
     extractor = cache.extractor(protocol.extractor, protocol.prepare, weights)
     another_last_layer = protocol.splits != "none" and extractor.last_layer != protocol.last_layer
     if extractor.digest != protocol.extractor_digest or another_last_layer:
-        raise UserError(f"extractor {extractor.name}: a worker has other weights than the protocol says")
+        raise UserError(
+            f"extractor {extractor.name}: a worker has other weights than the protocol says"
+        )
     return extractor
 
 
@@ -139,11 +160,16 @@ def _measure(part: Range, config: Config) -> Sums:
     extractor = extractor_of(protocol, config.weights)
     names = np.array(extractor.class_names)
     split_of = SPLITS[protocol.splits](images.size)
-    moments, spatial = Moments.zero(protocol.dim), Moments.zero(extractor.spatial_dim if protocol.spatial else 0)
+    moments, spatial = (
+        Moments.zero(protocol.dim),
+        Moments.zero(extractor.spatial_dim if protocol.spatial else 0),
+    )
     labels = np.zeros(len(images.classes), np.int64)
     scores: Splits = {}
     correct = rejected = 0
-    with rows.writer(Path(config.out), parts_key(config), part.index, keep=config.keep_features) as keep:
+    with rows.writer(
+        Path(config.out), parts_key(config), part.index, keep=config.keep_features
+    ) as keep:
         for start in range(part.start, part.stop, FOLD):
             stop = min(start + FOLD, part.stop)
             batch = images.read(start, stop)
@@ -151,7 +177,10 @@ def _measure(part: Range, config: Config) -> Sums:
             if len(batch.images):
                 found = extractor(batch.images)
                 if not np.isfinite(found.features).all():
-                    raise UserError(f"images {start} to {stop - 1} give features that are not finite; look at them")
+                    raise UserError(
+                        f"images {start} to {stop - 1} give features that are not finite; look at "
+                        "them"
+                    )
                 keep(found.features)
                 moments += Moments.of(found.features)
                 if protocol.spatial and found.spatial is not None:
@@ -178,7 +207,9 @@ def _correct(logits: NDArray[np.float32], names: NDArray[np.str_], labels: NDArr
 
 
 class InOrder(beam.CombineFn):
-    """Collects the ranges; adding them in order of their index makes the result independent of timing."""
+    """Collects the ranges; adding them in order of their index makes the result independent of
+    timing.
+    """
 
     def create_accumulator(self) -> list[Done]:
         return []
@@ -206,7 +237,12 @@ def finish(done: Sequence[Done], config: Config) -> str:
 
 
 def _finish(done: Sequence[Done], config: Config) -> str:
-    ranges, out, key, of = cut(config.images.size), Path(config.out), parts_key(config), measured_of(config)
+    ranges, out, key, of = (
+        cut(config.images.size),
+        Path(config.out),
+        parts_key(config),
+        measured_of(config),
+    )
     if [each.index for each in done] != [each.index for each in ranges]:
         raise RuntimeError(f"got ranges {[each.index for each in done]} of {len(ranges)}")
     failures = [each.failure for each in done if each.failure is not None]
@@ -216,20 +252,33 @@ def _finish(done: Sequence[Done], config: Config) -> str:
     for part in ranges:  # one file at a time: they are large
         found = read_sums(range_files.sums_path(out, key, part.index), of)
         if found is None:
-            return _fail(config, f"{range_files.root(out)}: something else wrote or deleted there; repeat the command")
+            return _fail(
+                config,
+                f"{range_files.root(out)}: something else wrote or deleted there; repeat the "
+                "command",
+            )
         sums = found if sums is None else sums + found
     assert sums is not None, "there is a range, if of no image"
     n = sums.moments.n
     if n + sums.rejected != config.images.size:
-        raise RuntimeError(f"{n} features and {sums.rejected} rejects of {config.images.size} images")
+        raise RuntimeError(
+            f"{n} features and {sums.rejected} rejects of {config.images.size} images"
+        )
     if n < 2:
-        return _fail(config, f"{n} readable images ({sums.rejected} unreadable): statistics need at least 2")
+        return _fail(
+            config, f"{n} readable images ({sums.rejected} unreadable): statistics need at least 2"
+        )
     facts = protocol_facts(config, n, sums.correct, sums.rejected)
     if config.keep_features:
         facts["features"] = rows.assemble(out, key, len(ranges), (n, config.protocol.dim))
     spatial = sums.spatial and Gaussian(sums.spatial.mean(), sums.spatial.cov())
     statistics = FeatureStatistics.from_moments(
-        sums.moments, facts, spatial=spatial, scores=_scores(sums), labels=sums.labels, classes=config.images.classes
+        sums.moments,
+        facts,
+        spatial=spatial,
+        scores=_scores(sums),
+        labels=sums.labels,
+        classes=config.images.classes,
     )
     write_statistics(out, statistics)
     return config.out
@@ -258,7 +307,8 @@ def failure_path(config: Config) -> Path:
 
 def _fail(config: Config, message: str) -> str:
     path = failure_path(config)
-    with open(path, "r+b" if path.is_file() else "wb") as file:  # in the room that `run` kept for it
+    # in the room that `run` kept for it
+    with open(path, "r+b" if path.is_file() else "wb") as file:
         file.write(message.encode())
         file.truncate()
     return ""
@@ -268,7 +318,12 @@ def protocol_facts(config: Config, n: int, correct: int, rejected: int) -> dict[
     """What is written beside the moments: the protocol, and under `images` what was measured."""
     names = extractor_of(config.protocol, config.weights).class_names
     known = bool(names) and set(config.images.classes) <= set(names)
-    images = {**config.images.facts(), "n": n, "rejected": rejected, "correct": correct if known else None}
+    images = {
+        **config.images.facts(),
+        "n": n,
+        "rejected": rejected,
+        "correct": correct if known else None,
+    }
     return {**config.protocol.model_dump(), "images": images}
 
 

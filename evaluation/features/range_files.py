@@ -1,7 +1,8 @@
-"""Files of the ranges of a set of images, from the workers that measured them to the step that puts them together.
+"""Files of the ranges of a set of images, from the workers that measured them to the step that puts
+them together.
 
-They lie in `STATISTICS.npz.parts/KEY/`, where KEY stands for all that they depend on, and stay there when a run is
-killed.
+They lie in `STATISTICS.npz.parts/KEY/`, where KEY stands for all that they depend on, and stay
+there when a run is killed.
 """
 
 import shutil

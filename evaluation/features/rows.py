@@ -1,7 +1,7 @@
 """Feature rows on disk, for what needs more than sums of them: neighbours, kernels, subsets.
 
-`STATISTICS.npz` has its rows in `STATISTICS.features.npy`, (n, dim) float32 in the order of the images. Its statistics
-name the SHA-256, so rows and sums cannot be mixed up.
+`STATISTICS.npz` has its rows in `STATISTICS.features.npy`, (n, dim) float32 in the order of the
+images. Its statistics name the SHA-256, so rows and sums cannot be mixed up.
 """
 
 import contextlib
@@ -28,8 +28,12 @@ def rows_path(statistics: Path) -> Path:
 
 
 @contextlib.contextmanager
-def writer(statistics: Path, key: str, index: int, *, keep: bool) -> Iterator[Callable[[NDArray[np.float32]], None]]:
-    """Takes blocks of rows (n, dim) of one range, in order; the part is there in the end. May do nothing."""
+def writer(
+    statistics: Path, key: str, index: int, *, keep: bool
+) -> Iterator[Callable[[NDArray[np.float32]], None]]:
+    """Takes blocks of rows (n, dim) of one range, in order; the part is there in the end. May do
+    nothing.
+    """
     if not keep:
         yield lambda block: None
         return
@@ -50,7 +54,11 @@ def assemble(statistics: Path, key: str, ranges: int, shape: tuple[int, int]) ->
         RuntimeError: they are not n rows.
     """
     path = rows_path(statistics)
-    facts = {"descr": np.lib.format.dtype_to_descr(_ROW_TYPE), "fortran_order": False, "shape": shape}
+    facts = {
+        "descr": np.lib.format.dtype_to_descr(_ROW_TYPE),
+        "fortran_order": False,
+        "shape": shape,
+    }
     with written_whole(path) as file:
         np.lib.format.write_array_header_1_0(file, facts)
         before = file.tell()
@@ -58,7 +66,9 @@ def assemble(statistics: Path, key: str, ranges: int, shape: tuple[int, int]) ->
             with open(range_files.rows_path(statistics, key, index), "rb") as part:
                 shutil.copyfileobj(part, file, 1 << 24)
         if file.tell() - before != shape[0] * shape[1] * _ROW_TYPE.itemsize:
-            raise RuntimeError(f"{file.tell() - before} bytes of feature rows, not those of {shape}")
+            raise RuntimeError(
+                f"{file.tell() - before} bytes of feature rows, not those of {shape}"
+            )
     return {"sha256": sha256_file(path)}
 
 
@@ -73,11 +83,16 @@ def read_rows(path: Path, statistics: FeatureStatistics) -> NDArray[np.float32]:
         raise UserError(f"{path}: holds sums only; repeat its `flowtrain stats` with --features")
     try:
         stat = file.stat()
-        if _digest(str(file), stat.st_size, stat.st_mtime_ns) != statistics.protocol["features"]["sha256"]:
+        if (
+            _digest(str(file), stat.st_size, stat.st_mtime_ns)
+            != statistics.protocol["features"]["sha256"]
+        ):
             raise ValueError
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
-        raise UserError(f"{file}: missing or not the rows of {path}; repeat its `flowtrain stats`") from None
+        raise UserError(
+            f"{file}: missing or not the rows of {path}; repeat its `flowtrain stats`"
+        ) from None
 
 
 @functools.lru_cache(maxsize=16)

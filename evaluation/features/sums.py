@@ -1,6 +1,8 @@
-"""Everything that is added up over images, and its file: what a worker leaves of its range for the last step.
+"""Everything that is added up over images, and its file: what a worker leaves of its range for the
+last step.
 
-As elements of a pipeline sums would be copied by the runner several times over: they are 34 MB at 2048 features.
+As elements of a pipeline sums would be copied by the runner several times over: they are 34 MB at
+2048 features.
 """
 
 import io
@@ -23,8 +25,8 @@ from schemas.statistics import Moments
 class Sums:
     """Feature moments, images classified as labelled, and images that cannot be read.
 
-    `spatial` are the moments of sFID's features, `scores` the Inception Score's sums by split, `labels` (classes,)
-    int64 how many images there are of each class.
+    `spatial` are the moments of sFID's features, `scores` the Inception Score's sums by split,
+    `labels` (classes,) int64 how many images there are of each class.
     """
 
     moments: Moments
@@ -36,7 +38,9 @@ class Sums:
 
     def __add__(self, other: "Sums") -> "Sums":
         """Of both sets of images, measured under one protocol."""
-        spatial = None if self.spatial is None or other.spatial is None else self.spatial + other.spatial
+        spatial = (
+            None if self.spatial is None or other.spatial is None else self.spatial + other.spatial
+        )
         return Sums(
             self.moments + other.moments,
             self.labels + other.labels,
@@ -69,11 +73,14 @@ class Sums:
         """Raises `KeyError` where one is missing."""
 
         def moments(name: str) -> Moments:
-            return Moments(int(arrays[f"{name}_n"]), arrays[f"{name}_total"], arrays[f"{name}_outer"])
+            return Moments(
+                int(arrays[f"{name}_n"]), arrays[f"{name}_total"], arrays[f"{name}_outer"]
+            )
 
         columns = (arrays[f"score_{name}"].tolist() for name in ("numbers", "n", "plogp"))
         scores = {
-            number: ScoreSums(n, plogp, p) for number, n, plogp, p in zip(*columns, arrays["score_p"], strict=True)
+            number: ScoreSums(n, plogp, p)
+            for number, n, plogp, p in zip(*columns, arrays["score_p"], strict=True)
         }
         correct, rejected = arrays["counts"].tolist()
         spatial = moments("spatial") if "spatial_n" in arrays else None
@@ -89,7 +96,9 @@ def write_sums(path: Path, sums: Sums, of: Mapping[str, Any]) -> None:
 
 
 def read_sums(path: Path, of: Mapping[str, Any]) -> Sums | None:
-    """The sums of a file, or None where there are none, they are damaged, or of something else than `of`."""
+    """The sums of a file, or None where there are none, they are damaged, or of something else than
+    `of`.
+    """
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             if str(file["of"]) != json.dumps(of, sort_keys=True):

@@ -1,4 +1,6 @@
-"""Numbers from features: distances, scores, and neighbours. numpy and JAX alone; each module names its paper."""
+"""Numbers from features: distances, scores, and neighbours. numpy and JAX alone; each module names
+its paper.
+"""
 
 from evaluation.metrics.frechet import factor, frechet_distance, statistics_distance
 

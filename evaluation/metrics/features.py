@@ -1,4 +1,6 @@
-"""What every metric asks of its features, read block by block so that an array on disk stays there."""
+"""What every metric asks of its features, read block by block so that an array on disk stays
+there.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +16,12 @@ Features = NDArray[np.floating[Any]]
 _VALUES = 1 << 24  # values of a block that is checked or summed: 128 MiB in float64
 
 
-def row_blocks(features: Features, rows: NDArray[np.int64] | None = None) -> Iterator[NDArray[np.float64]]:
-    """All rows (or those of the indices `rows`) in order, in float64 blocks of at most 2^24 values (or one row)."""
+def row_blocks(
+    features: Features, rows: NDArray[np.int64] | None = None
+) -> Iterator[NDArray[np.float64]]:
+    """All rows (or those of the indices `rows`) in order, in float64 blocks of at most 2^24 values
+    (or one row).
+    """
     step = max(1, _VALUES // max(1, features.shape[1]))
     for start in range(0, len(features if rows is None else rows), step):
         part = slice(start, start + step)
@@ -41,7 +47,9 @@ def check_features(features: Features, least: int, purpose: str) -> NDArray[np.f
         raise ValueError(f"features must be (n, d), not {features.shape}")
     if len(features) < least:
         samples = "1 sample" if least == 1 else f"{least} samples"
-        raise UserError(f"{purpose} needs at least {samples}, not {len(features)}; draw more, or ask for less")
+        raise UserError(
+            f"{purpose} needs at least {samples}, not {len(features)}; draw more, or ask for less"
+        )
     total = np.zeros(features.shape[1])
     for rows in row_blocks(features):
         if not np.isfinite(rows).all():

@@ -15,11 +15,13 @@ _ROUNDING = 1e-12  # of the largest variance
 
 
 def factor(sigma: _Float) -> _Float:
-    """A (d, k) factor r with r rᵀ = sigma up to rounding, where k <= d; sigma may be rank-deficient.
+    """A (d, k) factor r with r rᵀ = sigma up to rounding, where k <= d; sigma may be
+    rank-deficient.
 
-    Cholesky's; of a covariance without full rank the one with pivots, whose k is the rank (Higham 1990, "Analysis of
-    the Cholesky decomposition of a semi-definite matrix"). Where neither reproduces sigma, as of one that was rounded
-    to float32, it comes from the eigen-decomposition, which takes far longer.
+    Cholesky's; of a covariance without full rank the one with pivots, whose k is the rank (Higham
+    1990, "Analysis of the Cholesky decomposition of a semi-definite matrix"). Where neither
+    reproduces sigma, as of one that was rounded to float32, it comes from the eigen-decomposition,
+    which takes far longer.
 
     Raises:
         ValueError: sigma is not positive semi-definite beyond rounding, or not finite.
@@ -41,11 +43,12 @@ def factor(sigma: _Float) -> _Float:
 
 
 def frechet_distance(mu1: _Float, sigma1: _Float, mu2: _Float, sigma2: _Float) -> float:
-    """Squared Fréchet (2-Wasserstein) distance of two Gaussians: |mu1 - mu2|² + tr(S1 + S2 - 2 (S1 S2)^½).
+    """Squared Fréchet (2-Wasserstein) distance of two Gaussians: |mu1 - mu2|² + tr(S1 + S2 - 2 (S1
+    S2)^½).
 
-    Dowson & Landau 1982; as a measure of generators, Heusel et al. 2017. With S = r rᵀ the trace of the square root
-    is the sum of the singular values of r1ᵀ r2: float64, exact for rank-deficient covariances, no matrix square
-    root. Arguments: mu (d,), sigma (d, d).
+    Dowson & Landau 1982; as a measure of generators, Heusel et al. 2017. With S = r rᵀ the trace of
+    the square root is the sum of the singular values of r1ᵀ r2: float64, exact for rank-deficient
+    covariances, no matrix square root. Arguments: mu (d,), sigma (d, d).
 
     Raises:
         ValueError: dimensions differ, or a sigma is no covariance.
@@ -54,7 +57,8 @@ def frechet_distance(mu1: _Float, sigma1: _Float, mu2: _Float, sigma2: _Float) -
         raise ValueError(f"dimensions differ: {mu1.shape} and {mu2.shape}")
     root1, root2 = factor(sigma1), factor(sigma2)
     cross = float(np.linalg.svd(root1.T @ root2, compute_uv=False).sum())
-    # The traces of the factors, not of the sigmas: then the sum is >= 0 but for rounding, which is cut.
+    # The traces of the factors, not of the sigmas: then the sum is >= 0 but for rounding, which is
+    # cut.
     spread = float(np.square(root1).sum() + np.square(root2).sum()) - 2.0 * cross
     return float(np.square(mu1 - mu2).sum()) + max(spread, 0.0)
 

@@ -1,16 +1,16 @@
 """The Inception Score from logits, as sums that merge in any grouping.
 
-Salimans et al. 2016, "Improved Techniques for Training GANs": the exponential of the mean over samples of
-KL(p(y|x) || p(y)), where p(y) is the mean of the p(y|x) of one split. It equals
+Salimans et al. 2016, "Improved Techniques for Training GANs": the exponential of the mean over
+samples of KL(p(y|x) || p(y)), where p(y) is the mean of the p(y|x) of one split. It equals
 
     exp(mean_x sum_y p(y|x) log p(y|x)  -  sum_y p(y) log p(y)),
 
 so a split is two sums and a count. Two ways of splitting are in use and give different numbers:
 
-- ADM's evaluator (openai/guided-diffusion, evaluations/evaluator.py): 5000 samples a split, in order, the last one
-  shorter if it must be; their mean is reported. `consecutive_splits`.
-- torch-fidelity (metric_isc.py): ten splits after a shuffle with seed 2020; mean and standard deviation.
-  `shuffled_splits`.
+- ADM's evaluator (openai/guided-diffusion, evaluations/evaluator.py): 5000 samples a split, in
+  order, the last one shorter if it must be; their mean is reported. `consecutive_splits`.
+- torch-fidelity (metric_isc.py): ten splits after a shuffle with seed 2020; mean and standard
+  deviation. `shuffled_splits`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,9 @@ _Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ScoreSums:
-    """Sums over the n samples of a split: `plogp` of sum_y p log p (nats), `p` (classes,) of p; float64."""
+    """Sums over the n samples of a split: `plogp` of sum_y p log p (nats), `p` (classes,) of p;
+    float64.
+    """
 
     n: int
     plogp: float
@@ -67,7 +69,9 @@ class ScoreSums:
             UserError: no sample.
         """
         if self.n == 0:
-            raise UserError("the Inception Score needs at least 1 sample in every split; draw more samples")
+            raise UserError(
+                "the Inception Score needs at least 1 sample in every split; draw more samples"
+            )
         q = self.p / self.n
         q = q[q > 0]  # 0 log 0 = 0: a class that no sample could be
         return float(np.exp(self.plogp / self.n - (q * np.log(q)).sum()))
@@ -77,18 +81,23 @@ Splits = Mapping[int, ScoreSums]  # by the number of the split
 
 
 def consecutive_splits(n: int, size: int = 5000) -> NDArray[np.int64]:
-    """The split (n,) of each of n samples: ADM's, `size` samples each, in order, the last one shorter."""
+    """The split (n,) of each of n samples: ADM's, `size` samples each, in order, the last one
+    shorter.
+    """
     return np.arange(n) // size
 
 
 def shuffled_splits(n: int, splits: int = 10, seed: int = 2020) -> NDArray[np.int64]:
-    """The split (n,) of each of n samples: torch-fidelity's, cut at i * n // splits after its shuffle.
+    """The split (n,) of each of n samples: torch-fidelity's, cut at i * n // splits after its
+    shuffle.
 
     Raises:
         UserError: fewer samples than splits.
     """
     if n < splits:
-        raise UserError(f"an Inception Score of {splits} splits needs at least {splits} samples, not {n}")
+        raise UserError(
+            f"an Inception Score of {splits} splits needs at least {splits} samples, not {n}"
+        )
     # The old generator is torch-fidelity's; numpy keeps its stream frozen.
     order = np.random.RandomState(seed).permutation(n)
     edges = [i * n // splits for i in range(1, splits)]

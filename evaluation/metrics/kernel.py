@@ -14,11 +14,12 @@ _Float = NDArray[np.float64]
 class KernelDistance:
     """KID over subsets.
 
-    `kid` is the mean; it may be slightly negative when the sets are alike, since the estimate is unbiased.
-    `kid_std` is the population standard deviation of a single subset's value, which torch-fidelity prints after "±".
-    `kid_sem` is the standard error of `kid` as a mean over independent subsets: sample deviation / sqrt(subsets).
-    Subsets of one set overlap once subsets * subset_size exceeds it, and the spread between whole sample sets is
-    then larger than `kid_sem` says.
+    `kid` is the mean; it may be slightly negative when the sets are alike, since the estimate is
+    unbiased. `kid_std` is the population standard deviation of a single subset's value, which
+    torch-fidelity prints after "±". `kid_sem` is the standard error of `kid` as a mean over
+    independent subsets: sample deviation / sqrt(subsets). Subsets of one set overlap once subsets *
+    subset_size exceeds it, and the spread between whole sample sets is then larger than `kid_sem`
+    says.
     """
 
     kid: float
@@ -31,8 +32,9 @@ class KernelDistance:
 def squared_mmd(first: _Float, second: _Float) -> float:
     """Unbiased squared MMD of two sets (m, d), (n, d) under the kernel (x.y / d + 1)^3; float64.
 
-    Gretton et al. 2012, eq. 3, with the kernel of Binkowski et al. 2018. The kernel is not invariant to shifts:
-    features with a mean far above their spread lose digits in the difference of its sums.
+    Gretton et al. 2012, eq. 3, with the kernel of Binkowski et al. 2018. The kernel is not
+    invariant to shifts: features with a mean far above their spread lose digits in the difference
+    of its sums.
     """
 
     def kernel_sum(a: _Float, b: _Float) -> tuple[float, float]:
@@ -44,7 +46,9 @@ def squared_mmd(first: _Float, second: _Float) -> float:
     within_first, diagonal_first = kernel_sum(first, first)
     within_second, diagonal_second = kernel_sum(second, second)
     between, _ = kernel_sum(first, second)
-    same = (within_first - diagonal_first) / (m * (m - 1)) + (within_second - diagonal_second) / (n * (n - 1))
+    same = (within_first - diagonal_first) / (m * (m - 1)) + (within_second - diagonal_second) / (
+        n * (n - 1)
+    )
     return same - 2.0 * between / (m * n)
 
 
@@ -53,9 +57,10 @@ def kernel_distance(
 ) -> KernelDistance:
     """KID of two sets of features, Binkowski et al. 2018, "Demystifying MMD GANs".
 
-    The subsets are torch-fidelity's (metric_kid.py): drawn without replacement, first from `first`, then from
-    `second`, by numpy's old generator with its seed, so that on equal features the numbers are equal too. The
-    arithmetic is float64 (torch-fidelity's is that of the features, which in float32 costs KID digits).
+    The subsets are torch-fidelity's (metric_kid.py): drawn without replacement, first from `first`,
+    then from `second`, by numpy's old generator with its seed, so that on equal features the
+    numbers are equal too. The arithmetic is float64 (torch-fidelity's is that of the features,
+    which in float32 costs KID digits).
 
     Args:
         first: (m, d) features, of the samples where torch-fidelity's numbers are to be met.
@@ -69,15 +74,21 @@ def kernel_distance(
         UserError: a set smaller than a subset.
     """
     if subsets < 2 or subset_size < 2:
-        raise ValueError(f"KID takes at least 2 subsets of at least 2 rows, not {subsets} of {subset_size}")
+        raise ValueError(
+            f"KID takes at least 2 subsets of at least 2 rows, not {subsets} of {subset_size}"
+        )
     check_same_dim(first, second)
     for features in (first, second):
         check_features(features, subset_size, f"KID with subsets of {subset_size}")
     generator = np.random.RandomState(seed)  # torch-fidelity's; numpy keeps its stream frozen
 
     def draw(features: Features) -> _Float:
-        return np.asarray(features[generator.choice(len(features), subset_size, replace=False)], np.float64)
+        return np.asarray(
+            features[generator.choice(len(features), subset_size, replace=False)], np.float64
+        )
 
     values = np.array([squared_mmd(draw(first), draw(second)) for _ in range(subsets)])
     error = float(values.std(ddof=1)) / np.sqrt(subsets)
-    return KernelDistance(float(values.mean()), float(values.std()), float(error), subsets, subset_size)
+    return KernelDistance(
+        float(values.mean()), float(values.std()), float(error), subsets, subset_size
+    )

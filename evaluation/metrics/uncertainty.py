@@ -1,9 +1,10 @@
-"""How sure a Fréchet distance is: its spread over subsets, and its limit for infinitely many samples.
+"""How sure a Fréchet distance is: its spread over subsets, and its limit for infinitely many
+samples.
 
-The distance is biased upwards by about a constant over n, the number of samples; the constant depends on the
-generator, so distances of different n must not be compared (Chong & Forsyth 2020, "Effectively Unbiased FID and
-Inception Score and where to find them"). Every function takes the samples' features and the mean and covariance of
-the reference, whose own bias is not removed.
+The distance is biased upwards by about a constant over n, the number of samples; the constant
+depends on the generator, so distances of different n must not be compared (Chong & Forsyth 2020,
+"Effectively Unbiased FID and Inception Score and where to find them"). Every function takes the
+samples' features and the mean and covariance of the reference, whose own bias is not removed.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ _Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SubsetDistances:
-    """Mean and sample standard deviation of the distances of `parts` disjoint subsets of `size` samples each."""
+    """Mean and sample standard deviation of the distances of `parts` disjoint subsets of `size`
+    samples each.
+    """
 
     mean: float
     std: float
@@ -31,10 +34,11 @@ class SubsetDistances:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """A line through distances over 1/n: `value` where 1/n is zero, `slope`, standard error of `value`.
+    """A line through distances over 1/n: `value` where 1/n is zero, `slope`, standard error of
+    `value`.
 
-    The error comes from the residuals of the fit. The subsets overlap, so it tells how well the line fits rather than
-    what another set of samples would give.
+    The error comes from the residuals of the fit. The subsets overlap, so it tells how well the
+    line fits rather than what another set of samples would give.
     """
 
     value: float
@@ -42,11 +46,13 @@ class Extrapolation:
     standard_error: float
 
 
-def disjoint_subsets(features: Features, mu: _Float, sigma: _Float, parts: int = 10, seed: int = 0) -> SubsetDistances:
+def disjoint_subsets(
+    features: Features, mu: _Float, sigma: _Float, parts: int = 10, seed: int = 0
+) -> SubsetDistances:
     """The distances of n // parts samples each, of a seeded order; what is left over is not used.
 
-    The mean is the distance of n // parts samples, higher than that of n. The deviation is that of one such
-    distance; for n samples it is about 1 / sqrt(parts) of it.
+    The mean is the distance of n // parts samples, higher than that of n. The deviation is that of
+    one such distance; for n samples it is about 1 / sqrt(parts) of it.
 
     Args:
         features: (n, d).
@@ -56,7 +62,8 @@ def disjoint_subsets(features: Features, mu: _Float, sigma: _Float, parts: int =
         seed: of the order.
 
     Raises:
-        ValueError: fewer than 2 parts, NaN or infinity, dimensions differ, or sigma is no covariance.
+        ValueError: fewer than 2 parts, NaN or infinity, dimensions differ, or sigma is no
+            covariance.
         UserError: fewer than 2 samples a part.
     """
     if parts < 2:
@@ -70,13 +77,18 @@ def disjoint_subsets(features: Features, mu: _Float, sigma: _Float, parts: int =
 
 
 def extrapolate(
-    features: Features, mu: _Float, sigma: _Float, points: int = 15, smallest: int = 5000, seed: int = 0
+    features: Features,
+    mu: _Float,
+    sigma: _Float,
+    points: int = 15,
+    smallest: int = 5000,
+    seed: int = 0,
 ) -> Extrapolation:
     """The distance for n -> infinity: least squares in 1/n (FID-infinity, Chong & Forsyth 2020).
 
-    Sizes are `points` even steps from `smallest` to all of the samples, each subset drawn anew without replacement;
-    the defaults are those of the authors' code (mchong6/FID_IS_infinity, score_infinity.py). The line holds only
-    where every size exceeds the feature dimension by far.
+    Sizes are `points` even steps from `smallest` to all of the samples, each subset drawn anew
+    without replacement; the defaults are those of the authors' code (mchong6/FID_IS_infinity,
+    score_infinity.py). The line holds only where every size exceeds the feature dimension by far.
 
     Args:
         features: (n, d).
@@ -87,25 +99,34 @@ def extrapolate(
         seed: of the draws.
 
     Raises:
-        ValueError: too few points or too small a size, NaN or infinity, dimensions differ, sigma is no covariance.
+        ValueError: too few points or too small a size, NaN or infinity, dimensions differ, sigma is
+            no covariance.
         UserError: too few samples for that many different sizes.
     """
     if points < 3 or smallest < 2:
-        raise ValueError(f"a line needs at least 3 points of at least 2 samples, not {points} from {smallest}")
+        raise ValueError(
+            f"a line needs at least 3 points of at least 2 samples, not {points} from {smallest}"
+        )
     check_features(features, 2, "a Fréchet distance")
     if len(features) < smallest + points - 1:
         raise UserError(
-            f"{points} sizes from {smallest} samples on need at least {smallest + points - 1} samples, not "
+            f"{points} sizes from {smallest} samples on need at least {smallest + points - 1} "
+            "samples, not "
             f"{len(features)}; draw more, or start smaller"
         )
     generator = np.random.default_rng(seed)
     sizes = np.linspace(smallest, len(features), points).astype(np.int64)
-    values = [_distance(features, generator.permutation(len(features))[:size], mu, sigma) for size in sizes]
+    values = [
+        _distance(features, generator.permutation(len(features))[:size], mu, sigma)
+        for size in sizes
+    ]
     return fit_inverse(sizes, np.array(values))
 
 
 def fit_inverse(sizes: NDArray[np.int64], values: _Float) -> Extrapolation:
-    """Ordinary least squares of values (p,) over 1 / sizes (p,), p >= 3, with the intercept's standard error."""
+    """Ordinary least squares of values (p,) over 1 / sizes (p,), p >= 3, with the intercept's
+    standard error.
+    """
     x = 1.0 / np.asarray(sizes, np.float64)
     offset = x - x.mean()
     spread = float(offset @ offset)

@@ -42,7 +42,8 @@ _RAW: dict[Layout, Callable[[Record, Manifest], NDArray[Any]]] = {
 
 
 def read_examples(directory: Path, run: Run) -> Examples:
-    """The first records of each of the first classes, at most 8 in all, by class; of moments the mean.
+    """The first records of each of the first classes, at most 8 in all, by class; of moments the
+    mean.
 
     Raises:
         UserError: not a finished dataset or not the run's, or a damaged shard.
@@ -50,16 +51,25 @@ def read_examples(directory: Path, run: Run) -> Examples:
     dataset = LatentDataset(directory)
     manifest = dataset.manifest
     if manifest.digest() != run.dataset.digest:
-        raise UserError(f"{directory}: not the dataset of the run (digest {run.dataset.digest[:8]}); give that one")
+        raise UserError(
+            f"{directory}: not the dataset of the run (digest {run.dataset.digest[:8]}); give that "
+            "one"
+        )
     records = pick(dataset.records(stop=min(len(dataset), SEARCHED)), len(manifest.classes))
-    raw = np.stack([_RAW[manifest.layout](record, manifest) for record in records]).astype(np.float32)
+    raw = np.stack([_RAW[manifest.layout](record, manifest) for record in records]).astype(
+        np.float32
+    )
     offset = np.asarray(run.normalization.offset, np.float32)[None, None, None, :]
     scale = np.asarray(run.normalization.scale, np.float32)[None, None, None, :]
-    return Examples((raw - offset) * scale, np.array([record.label for record in records], np.int32))
+    return Examples(
+        (raw - offset) * scale, np.array([record.label for record in records], np.int32)
+    )
 
 
 def pick(records: Iterable[Record], classes: int) -> list[Record]:
-    """As many records of each of the first classes as fit, by class; others stand in for those that are not found."""
+    """As many records of each of the first classes as fit, by class; others stand in for those that
+    are not found.
+    """
     shown = min(classes, MOST)
     each = MOST // shown
     chosen: list[Record] = []

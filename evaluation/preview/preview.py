@@ -1,11 +1,12 @@
-"""What a training run draws of itself: samples, one-step reconstructions and, if asked for, a distance.
+"""What a training run draws of itself: samples, one-step reconstructions and, if asked for, a
+distance.
 
-The `train` command composes this into the training loop as a hook; neither imports the other. Every preview starts
-from the same noise, so that its pictures can be compared over training, and sample i is the one that
-`flowtrain sample --seed 0` draws.
+The `train` command composes this into the training loop as a hook; neither imports the other. Every
+preview starts from the same noise, so that its pictures can be compared over training, and sample i
+is the one that `flowtrain sample --seed 0` draws.
 
-What the user can mend is told by `make_preview`, before training begins. After that nothing here ends a run: what
-cannot be drawn or written is told, and left out.
+What the user can mend is told by `make_preview`, before training begins. After that nothing here
+ends a run: what cannot be drawn or written is told, and left out.
 """
 
 import functools
@@ -75,7 +76,8 @@ def make_preview(
     directory: Path | None = None,
     make_bar: MakeBar | None = None,
 ) -> "Preview":
-    """Check and load all that the previews of `run.recipe.preview` need. Writes nothing into a directory that is new.
+    """Check and load all that the previews of `run.recipe.preview` need. Writes nothing into a
+    directory that is new.
 
     Args:
         run: what will be trained.
@@ -86,8 +88,8 @@ def make_preview(
         make_bar: makes a progress bar for measuring the reference.
 
     Raises:
-        UserError: the recipe's previews cannot be drawn, the dataset is not the run's, its VAE cannot be had, or the
-            reference is missing or cannot be compared with.
+        UserError: the recipe's previews cannot be drawn, the dataset is not the run's, its VAE
+            cannot be had, or the reference is missing or cannot be compared with.
     """
     _check_recipe(run, notify)
     examples = read_examples(dataset, run)
@@ -101,48 +103,69 @@ def _check_recipe(run: Run, notify: Notify) -> None:
     recipe, channels = run.recipe, run.latent_shape[2]
     if (recipe.sampler.cfg_channels or 1) > channels:
         raise UserError(
-            f"sampler.cfg_channels {recipe.sampler.cfg_channels}: the model has {channels} channels; lower it"
+            f"sampler.cfg_channels {recipe.sampler.cfg_channels}: the model has {channels} "
+            "channels; lower it"
         )
     if recipe.objective.label_drop == 0 and any(cfg != 1 for cfg in recipe.preview.cfg):
         notify(
-            "previews with guidance: with objective.label_drop 0 the network never learns what to give without a "
+            "previews with guidance: with objective.label_drop 0 the network never learns what to "
+            "give without a "
             "label; set preview.cfg=[1.0]"
         )
 
 
 def _load_comparison(
-    run: Run, reference: Path | None, directory: Path | None, notify: Notify, make_bar: MakeBar | None
+    run: Run,
+    reference: Path | None,
+    directory: Path | None,
+    notify: Notify,
+    make_bar: MakeBar | None,
 ) -> Comparison | None:
     config = run.recipe.preview
     recipe = find_protocol(config.protocol)
     if config.distance_samples == 0:
         if reference is not None:
-            notify("--reference is not used: preview.distance_samples is 0; set it to how many samples to compare")
+            notify(
+                "--reference is not used: preview.distance_samples is 0; set it to how many "
+                "samples to compare"
+            )
         return None
     if config.distance_samples == 1:
-        raise UserError("preview.distance_samples 1: a distance needs at least 2, and better thousands")
+        raise UserError(
+            "preview.distance_samples 1: a distance needs at least 2, and better thousands"
+        )
     if reference is None:
         raise UserError(
-            "preview.distance_samples needs --reference STATS|DATASET; make one with `flowtrain stats`, "
+            "preview.distance_samples needs --reference STATS|DATASET; make one with `flowtrain "
+            "stats`, "
             "or set preview.distance_samples=0"
         )
     protocol = protocol_of(recipe, run.dataset.resolution)
     with tempfile.TemporaryDirectory() as scratch:
-        # A work directory must stay empty until the run is begun; when it goes on, what was measured is kept.
+        # A work directory must stay empty until the run is begun; when it goes on, what was
+        # measured is kept.
         folder = directory if directory is not None and directory.is_dir() else Path(scratch)
-        statistics = load_reference(reference, recipe, folder, MeasureOptions(make_bar=make_bar)).statistics
+        statistics = load_reference(
+            reference, recipe, folder, MeasureOptions(make_bar=make_bar)
+        ).statistics
     check_reference(protocol, statistics, reference, notify)
-    warn_of_rank(config.distance_samples, protocol.dim, "preview samples (preview.distance_samples)", notify)
+    warn_of_rank(
+        config.distance_samples, protocol.dim, "preview samples (preview.distance_samples)", notify
+    )
     return Comparison(protocol, statistics)
 
 
 def noise_times(path: paths.Path, levels: int) -> tuple[float, ...]:
-    """The middles of `levels` equal parts of (0, 1), cleanest first; the nearest whole levels of a diffusion.
+    """The middles of `levels` equal parts of (0, 1), cleanest first; the nearest whole levels of a
+    diffusion.
 
-    Neither end is among them, where some kinds of prediction are singular. A diffusion of few levels gives fewer.
+    Neither end is among them, where some kinds of prediction are singular. A diffusion of few
+    levels gives fewer.
     """
     middles = [path.grid(jnp.int32(2 * i + 1), jnp.int32(2 * levels)) for i in range(levels)]
-    inside = {float(t) for t in middles if 0 < t < 1} or {float(path.grid(jnp.int32(1), jnp.int32(2)))}
+    inside = {float(t) for t in middles if 0 < t < 1} or {
+        float(path.grid(jnp.int32(1), jnp.int32(2)))
+    }
     return tuple(sorted(inside, reverse=True))
 
 
@@ -157,7 +180,9 @@ def _reconstruct(
     label: jax.Array,
     t: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Data (n, h, w, c) and t () -> x_t, the data as predicted from it, both as data, and the squared error (n,)."""
+    """Data (n, h, w, c) and t () -> x_t, the data as predicted from it, both as data, and the
+    squared error (n,).
+    """
     time = jnp.full(data.shape[:1], t)
     x = path.interpolate(noise, data, time)
     found = path.ends(output, predict(params, x, time, label), x, time).data
@@ -177,13 +202,13 @@ class Preview:
     def __call__(self, trained: TrainedModel) -> PreviewResult:
         """Draw, measure, and write the pictures as PNG files if there is a directory for them.
 
-        Images are `samples-{n}steps` for each n of `preview.steps`, or `samples-adaptive` of a solver that chooses its
-        steps, and `reconstructions`. Scalars are `reconstruction_mse/t{t}` and, with a comparison,
-        `{key}_{protocol}/cfg{w}`; those not finite are left out.
+        Images are `samples-{n}steps` for each n of `preview.steps`, or `samples-adaptive` of a
+        solver that chooses its steps, and `reconstructions`. Scalars are `reconstruction_mse/t{t}`
+        and, with a comparison, `{key}_{protocol}/cfg{w}`; those not finite are left out.
 
         Args:
-            trained: the weights of this moment; `trained.predict` must be the same function at every call, or each
-                compiles anew.
+            trained: the weights of this moment; `trained.predict` must be the same function at
+                every call, or each compiles anew.
         """
         if self.run.recipe.sampler.solver == ADAPTIVE:
             images = {"samples-adaptive": self.samples(trained, None)}
@@ -198,10 +223,13 @@ class Preview:
                 write_previews(self.directory, trained.step, images)
             except UserError as error:
                 self.notify(str(error))
-        return PreviewResult(images, {name: value for name, value in scalars.items() if np.isfinite(value)})
+        return PreviewResult(
+            images, {name: value for name, value in scalars.items() if np.isfinite(value)}
+        )
 
     def samples(self, trained: TrainedModel, steps: int | None) -> _Images:
-        """A block of samples for each guidance; a row is a class, or where there is but one, more samples of it.
+        """A block of samples for each guidance; a row is a class, or where there is but one, more
+        samples of it.
 
         `steps` is None where the solver chooses them.
         """
@@ -212,7 +240,9 @@ class Preview:
         images = self._decode(trained, np.concatenate(latents), f"samples of {length}")
         images = images.reshape(len(latents), *numbers.shape, *images.shape[1:])
         captions = [f"{length}, guidance {cfg:g}" for cfg in guidances]
-        blocks = [Block(caption, tuple(block)) for caption, block in zip(captions, images, strict=True)]
+        blocks = [
+            Block(caption, tuple(block)) for caption, block in zip(captions, images, strict=True)
+        ]
         return sheet(blocks, classes[: len(numbers)] if len(classes) > 1 else ())
 
     def reconstructions(self, trained: TrainedModel) -> tuple[_Images, dict[str, float]]:
@@ -227,7 +257,14 @@ class Preview:
         times = noise_times(path, recipe.preview.noise_levels)
         for t in times:
             x, data, error = _reconstruct(
-                trained.predict, path, recipe.model.output, trained.params, latents, noise, labels, jnp.float32(t)
+                trained.predict,
+                path,
+                recipe.model.output,
+                trained.params,
+                latents,
+                noise,
+                labels,
+                jnp.float32(t),
             )
             seen.append(np.asarray(x))
             found.append(np.asarray(data))
@@ -235,11 +272,15 @@ class Preview:
         images = self._decode(trained, np.concatenate([*seen, *found]), "reconstructions")
         rows = images.reshape(2, 1 + len(times), *(len(labels), *images.shape[1:]))
         captions = ("what the network sees", "its one-step prediction of the data")
-        blocks = [Block(caption, tuple(block)) for caption, block in zip(captions, rows, strict=True)]
+        blocks = [
+            Block(caption, tuple(block)) for caption, block in zip(captions, rows, strict=True)
+        ]
         return sheet(blocks, ["data", *(f"t = {t:.2f}" for t in times)]), errors
 
     def distances(self, trained: TrainedModel, comparison: Comparison) -> dict[str, float]:
-        """Distances of samples with the recipe's sampler, without guidance and with the recipe's."""
+        """Distances of samples with the recipe's sampler, without guidance and with the
+        recipe's.
+        """
         sampler, protocol = self.run.recipe.sampler, comparison.protocol
         values = {}
         for cfg in dict.fromkeys((1.0, sampler.cfg)):
@@ -250,21 +291,32 @@ class Preview:
                 values[f"{protocol.key}_{protocol.name}/cfg{cfg:g}"] = distance
         return values
 
-    def _moments(self, trained: TrainedModel, cfg: float, protocol: EvaluationProtocol) -> Moments | None:
+    def _moments(
+        self, trained: TrainedModel, cfg: float, protocol: EvaluationProtocol
+    ) -> Moments | None:
         """Feature sums of the first samples, or None when one of them is not finite."""
-        extractor, moments = cache.extractor(protocol.extractor, protocol.prepare), Moments.zero(protocol.dim)
+        extractor, moments = (
+            cache.extractor(protocol.extractor, protocol.prepare),
+            Moments.zero(protocol.dim),
+        )
         count, steps = self.run.recipe.preview.distance_samples, self.run.recipe.sampler.steps
         for start in range(0, count, FOLD):
             numbers = np.arange(start, min(start + FOLD, count), dtype=np.int64)
             latents = self._draw(trained, numbers, steps, cfg)
-            images = self._decode(trained, latents, f"samples with guidance {cfg:g} for the distance")
+            images = self._decode(
+                trained, latents, f"samples with guidance {cfg:g} for the distance"
+            )
             if not np.isfinite(latents).all():
                 return None
             moments += Moments.of(extractor(images).features)
         return moments
 
-    def _draw(self, trained: TrainedModel, numbers: NDArray[np.int64], steps: int, cfg: float) -> NDArray[np.float16]:
-        """Samples (n, h, w, c) of some numbers, in float16 as they are stored; sample i has class i modulo classes."""
+    def _draw(
+        self, trained: TrainedModel, numbers: NDArray[np.int64], steps: int, cfg: float
+    ) -> NDArray[np.float16]:
+        """Samples (n, h, w, c) of some numbers, in float16 as they are stored; sample i has class i
+        modulo classes.
+        """
         sampler = self.run.recipe.sampler
         samples = sample(
             trained,
@@ -282,28 +334,40 @@ class Preview:
             return samples.x.astype(np.float16)
 
     def _decode(self, trained: TrainedModel, latents: NDArray[np.floating], what: str) -> _Images:
-        """Pixels (n, H, W, 3) of latents in the model's scale; what is not finite is shown in one loud colour."""
+        """Pixels (n, H, W, 3) of latents in the model's scale; what is not finite is shown in one
+        loud colour.
+        """
         finite = np.array([np.isfinite(one).all() for one in latents])
         if not finite.all():
-            self.notify(f"preview of step {trained.step}: {(~finite).sum()} of {len(finite)} {what} are not finite")
+            self.notify(
+                f"preview of step {trained.step}: {(~finite).sum()} of {len(finite)} {what} are "
+                "not finite"
+            )
         shown = np.clip(np.where(finite[:, None, None, None], latents, 0), -_LARGEST, _LARGEST)
-        images = decode_samples(shown, self.run.normalization, self.run.vae, self.run.dataset.resolution)
+        images = decode_samples(
+            shown, self.run.normalization, self.run.vae, self.run.dataset.resolution
+        )
         images[~finite] = BROKEN
         return images
 
 
 def grid_numbers(run: Run) -> NDArray[np.int64]:
-    """The numbers (rows, columns) of the samples in a grid. Sample i has class i modulo the number of classes."""
+    """The numbers (rows, columns) of the samples in a grid. Sample i has class i modulo the number
+    of classes.
+    """
     config, classes = run.recipe.preview, len(run.classes)
     if classes == 1:
-        return np.arange(config.classes * config.columns, dtype=np.int64).reshape(config.classes, config.columns)
+        return np.arange(config.classes * config.columns, dtype=np.int64).reshape(
+            config.classes, config.columns
+        )
     rows = np.arange(min(config.classes, classes), dtype=np.int64)
     return rows[:, None] + classes * np.arange(config.columns, dtype=np.int64)[None, :]
 
 
 def batch_size(recipe: Recipe, grid: int) -> int:
-    """Samples at once: one number for all of a preview, so that the sampler is compiled once with and once without
-    guidance. No more than go through the network in training, for which there is memory; evenly cut.
+    """Samples at once: one number for all of a preview, so that the sampler is compiled once with
+    and once without guidance. No more than go through the network in training, for which there is
+    memory; evenly cut.
     """
     count = max(grid, recipe.preview.distance_samples)
     most = min(MOST_AT_ONCE, recipe.train.batch_size // recipe.train.accumulate)
@@ -311,7 +375,8 @@ def batch_size(recipe: Recipe, grid: int) -> int:
 
 
 def write_previews(directory: Path, step: int, images: Mapping[str, _Images]) -> list[Path]:
-    """Write pictures as `step{step:08d}-{name}.png`, each whole or not at all; the directory is made.
+    """Write pictures as `step{step:08d}-{name}.png`, each whole or not at all; the directory is
+    made.
 
     Raises:
         UserError: they cannot be written.
@@ -324,5 +389,7 @@ def write_previews(directory: Path, step: int, images: Mapping[str, _Images]) ->
             write_atomic(written[-1], png(image))
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{directory}: the previews of step {step} cannot be written ({reason}); make room") from error
+        raise UserError(
+            f"{directory}: the previews of step {step} cannot be written ({reason}); make room"
+        ) from error
     return written

@@ -1,4 +1,6 @@
-"""Blocks of images on one sheet of paper, with a caption above each block and a name beside each row."""
+"""Blocks of images on one sheet of paper, with a caption above each block and a name beside each
+row.
+"""
 
 import math
 from collections.abc import Sequence
@@ -28,17 +30,21 @@ class Block:
 def sheet(blocks: Sequence[Block], names: Sequence[str] = ()) -> NDArray[np.uint8]:
     """Blocks side by side, (height, width, 3) uint8.
 
-    Images are shown pixel by pixel; those of fewer than 32 rows are enlarged by a whole factor, without smoothing.
+    Images are shown pixel by pixel; those of fewer than 32 rows are enlarged by a whole factor,
+    without smoothing.
 
     Args:
         blocks: with the same number of rows each, of images of one size.
         names: of the rows, or none; long ones are cut.
 
     Raises:
-        ValueError: no blocks, no images, images of several sizes, or blocks with other numbers of rows.
+        ValueError: no blocks, no images, images of several sizes, or blocks with other numbers of
+            rows.
     """
     if not blocks or len({len(block.rows) for block in blocks}) != 1:
-        raise ValueError(f"a sheet needs blocks of as many rows, got {[len(block.rows) for block in blocks]}")
+        raise ValueError(
+            f"a sheet needs blocks of as many rows, got {[len(block.rows) for block in blocks]}"
+        )
     side = blocks[0].rows[0].shape[1]
     factor = math.ceil(SMALLEST / side)
     grids = [tile([_enlarged(row, factor) for row in block.rows], GAP * factor) for block in blocks]
@@ -49,8 +55,14 @@ def sheet(blocks: Sequence[Block], names: Sequence[str] = ()) -> NDArray[np.uint
     shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
     left = MARGIN + (max(_width(font, name) for name in shown) + MARGIN if shown else 0)
     top = 2 * MARGIN + sum(font.getmetrics())
-    widths = [max(grid.shape[1], _width(font, block.caption)) for grid, block in zip(grids, blocks, strict=True)]
-    size = left + sum(widths) + BETWEEN * (len(grids) - 1) + MARGIN, top + grids[0].shape[0] + MARGIN
+    widths = [
+        max(grid.shape[1], _width(font, block.caption))
+        for grid, block in zip(grids, blocks, strict=True)
+    ]
+    size = (
+        left + sum(widths) + BETWEEN * (len(grids) - 1) + MARGIN,
+        top + grids[0].shape[0] + MARGIN,
+    )
     paper = Image.new("RGB", size, (PAPER,) * 3)
     draw = ImageDraw.Draw(paper)
     for i, name in enumerate(shown):

@@ -55,19 +55,34 @@ def headline(run: Run, metrics: Metrics, series: Sequence[Result]) -> list[Headl
     card: list[Headline] = []
     if series:
         best = min(series, key=lambda result: result.distance)
-        card.append(Headline(figure(best.distance), f"{best.protocol.metric}, lower is better", _setting(best)))
+        card.append(
+            Headline(
+                figure(best.distance), f"{best.protocol.metric}, lower is better", _setting(best)
+            )
+        )
         top = most_accurate(series)
         if top is not None and top.accuracy is not None:
-            card.append(Headline(f"{top.accuracy:.1%}", "of samples classified as their class", _setting(top)))
+            card.append(
+                Headline(
+                    f"{top.accuracy:.1%}", "of samples classified as their class", _setting(top)
+                )
+            )
     if metrics:
         batch = run.recipe.train.batch_size
-        card.append(Headline(f"{int(metrics[-1]['step']):,}", "training steps", f"batches of {batch}"))
+        card.append(
+            Headline(f"{int(metrics[-1]['step']):,}", "training steps", f"batches of {batch}")
+        )
     model = run.recipe.model
-    return [*card, Headline(_short(run.parameters), "parameters", f"depth {model.depth}, width {model.width}")]
+    return [
+        *card,
+        Headline(_short(run.parameters), "parameters", f"depth {model.depth}, width {model.width}"),
+    ]
 
 
 def most_accurate(series: Sequence[Result]) -> Result | None:
-    """The setting whose samples are most often classified as their class; of equals the nearest to the reference."""
+    """The setting whose samples are most often classified as their class; of equals the nearest to
+    the reference.
+    """
     scored = [result for result in series if result.accuracy is not None]
     return max(scored, key=lambda result: (result.accuracy or 0.0, -result.distance), default=None)
 
@@ -127,17 +142,30 @@ def _sample_stage(result: Result) -> Stage | None:
     if sampling is None or seconds is None:
         return None
     what, detail = f"sample, {setting_text(sampling)}", f"{sampling.num_samples:,} samples"
-    return Stage(what, seconds, 0.0, detail, _rate(sampling.num_samples, seconds), f"{result.nfe:g}")
+    return Stage(
+        what, seconds, 0.0, detail, _rate(sampling.num_samples, seconds), f"{result.nfe:g}"
+    )
 
 
 def _measure_stages(series: Sequence[Result]) -> list[Stage]:
     """What the settings of a table have in common, summed over them."""
     images = sum(result.n for result in series)
     stages = []
-    for key, name, rated in (("measure", "decode and measure", True), ("score", "distance and other metrics", False)):
+    for key, name, rated in (
+        ("measure", "decode and measure", True),
+        ("score", "distance and other metrics", False),
+    ):
         seconds = sum(result.seconds.get(key, 0.0) for result in series)
         if seconds:
-            stages.append(Stage(name, seconds, 0.0, f"{images:,} images", _rate(images, seconds) if rated else ""))
+            stages.append(
+                Stage(
+                    name,
+                    seconds,
+                    0.0,
+                    f"{images:,} images",
+                    _rate(images, seconds) if rated else "",
+                )
+            )
     return stages
 
 
@@ -167,25 +195,53 @@ def dataset(run: Run, manifest: Manifest | None) -> Card:
     """The dataset card; without the dataset itself, what the run remembers of it."""
     ref = run.dataset
     if manifest is None:
-        facts = {"source": ref.source, "split": ref.split, "records": f"{ref.records:,}", "digest": ref.digest[:16]}
-        return [*facts.items(), ("resolution", str(ref.resolution)), ("path", f"{ref.path} (not reachable now)")]
+        facts = {
+            "source": ref.source,
+            "split": ref.split,
+            "records": f"{ref.records:,}",
+            "digest": ref.digest[:16],
+        }
+        return [
+            *facts.items(),
+            ("resolution", str(ref.resolution)),
+            ("path", f"{ref.path} (not reachable now)"),
+        ]
     counts = manifest.counts
     card: Card = [
         ("source", f"{manifest.source.descriptor}, {manifest.source.split}"),
-        ("records", f"{counts.written:,} written, {counts.rejected:,} rejected, {counts.duplicate:,} duplicate"),
+        (
+            "records",
+            f"{counts.written:,} written, {counts.rejected:,} rejected, {counts.duplicate:,} "
+            "duplicate",
+        ),
         ("classes", _some(manifest.classes)),
         ("resolution", f"{manifest.resolution} pixels, crop rule {manifest.crop}"),
-        ("tensors", ", ".join(f"{k} {v.dtype} {' x '.join(map(str, v.shape))}" for k, v in manifest.tensors.items())),
+        (
+            "tensors",
+            ", ".join(
+                f"{k} {v.dtype} {' x '.join(map(str, v.shape))}"
+                for k, v in manifest.tensors.items()
+            ),
+        ),
         ("mirrored encodings", "yes" if manifest.flips else "no"),
     ]
     if manifest.vae is not None:
         vae = manifest.vae
         card.append(
-            ("VAE", f"{vae.id}, factor {vae.factor}, scaling {vae.scaling_factor:g}, weights {vae.sha256[:12]}")
+            (
+                "VAE",
+                f"{vae.id}, factor {vae.factor}, scaling {vae.scaling_factor:g}, weights "
+                f"{vae.sha256[:12]}",
+            )
         )
     if manifest.reconstruction is not None:
         reconstruction = manifest.reconstruction
-        card.append(("reconstruction", f"{reconstruction.psnr_db:.1f} dB PSNR over {reconstruction.records} images"))
+        card.append(
+            (
+                "reconstruction",
+                f"{reconstruction.psnr_db:.1f} dB PSNR over {reconstruction.records} images",
+            )
+        )
     deviations = ", ".join(f"{std:.3f}" for std in manifest.channels.std)
     size = sum(shard.bytes for shard in manifest.shards)
     return [
@@ -218,7 +274,11 @@ def protocol(result: Result) -> Card:
     ]
     if sampling is None:
         return card
-    channels = "all channels" if sampling.cfg_channels is None else f"the first {sampling.cfg_channels} channels"
+    channels = (
+        "all channels"
+        if sampling.cfg_channels is None
+        else f"the first {sampling.cfg_channels} channels"
+    )
     labels = "each class in turn" if sampling.labels == CYCLIC else sampling.labels
     return [
         *card,
@@ -237,7 +297,13 @@ def _short(count: int) -> str:
 
 def value_text(value: Any) -> str:
     """A value of a recipe, as TOML would have it but for quotes."""
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        f"{value:g}"
+        if isinstance(value, float)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def _some(names: Sequence[str], most: int = 12) -> str:

@@ -1,4 +1,6 @@
-"""Strips of the way from noise to a sample: where it is at several times, and what the network takes for the data."""
+"""Strips of the way from noise to a sample: where it is at several times, and what the network
+takes for the data.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,11 +45,13 @@ def denoising_paths(workdir: Path, run: Run, series: Sequence[Result], cfg: floa
     Args:
         workdir: of the run; its checkpoint is loaded.
         run: what was trained.
-        series: results of one table, of which one at guidance `cfg` is shown; without any, what the recipe says.
+        series: results of one table, of which one at guidance `cfg` is shown; without any, what the
+            recipe says.
         cfg: guidance weight.
 
     Raises:
-        UserError: no such checkpoint or sample set, a solver without steps of its own, or values that are not finite.
+        UserError: no such checkpoint or sample set, a solver without steps of its own, or values
+            that are not finite.
     """
     from flowtrain.flow.sampler import trajectory
     from flowtrain.state.checkpoint import load_for_sampling
@@ -79,7 +83,10 @@ def denoising_paths(workdir: Path, run: Run, series: Sequence[Result], cfg: floa
     guided = "no guidance" if setting.cfg == 1 else f"guidance {setting.cfg:g}"
     note = setting_text(sampling) if sampling else f"{setting.effort}, {guided}"
     return Paths(
-        picture(list(seen), f"{len(seen)} samples at {len(moments)} times from noise to data, one row a sample"),
+        picture(
+            list(seen),
+            f"{len(seen)} samples at {len(moments)} times from noise to data, one row a sample",
+        ),
         picture(list(predicted), "what the network predicts as the data at those times"),
         [f"{max(float(t), 0.0):.2f}" for t in found.t],
         f"{setting.solver}, {note}",
@@ -87,21 +94,33 @@ def denoising_paths(workdir: Path, run: Run, series: Sequence[Result], cfg: floa
 
 
 def choose(series: Sequence[Result], cfg: float) -> Sampling | None:
-    """Of the settings with a guidance weight and steps: the fewest steps from `ENOUGH` on, or else the most."""
+    """Of the settings with a guidance weight and steps: the fewest steps from `ENOUGH` on, or else
+    the most.
+    """
     found = sorted(
-        (s for result in series if (s := result.sampling) is not None and s.cfg == cfg and s.steps > 0),
+        (
+            s
+            for result in series
+            if (s := result.sampling) is not None and s.cfg == cfg and s.steps > 0
+        ),
         key=lambda sampling: sampling.steps,
     )
-    return next((sampling for sampling in found if sampling.steps >= ENOUGH), found[-1] if found else None)
+    return next(
+        (sampling for sampling in found if sampling.steps >= ENOUGH), found[-1] if found else None
+    )
 
 
 def frames(steps: int) -> list[int]:
-    """At most `FRAMES` numbers of steps after which to look, evenly from 0 to `steps`, both included."""
+    """At most `FRAMES` numbers of steps after which to look, evenly from 0 to `steps`, both
+    included.
+    """
     return np.unique(np.linspace(0, steps, FRAMES).round().astype(int)).tolist()
 
 
 def setting_of(sampling: Sampling) -> Setting:
-    """What to draw for facts of a result, but for its classes, which may follow counts that are not kept there."""
+    """What to draw for facts of a result, but for its classes, which may follow counts that are not
+    kept there.
+    """
     return Setting(
         num=sampling.num_samples,
         steps=sampling.steps,

@@ -1,4 +1,6 @@
-"""Whether a model repeats its training data: samples beside their nearest training images, as a picture."""
+"""Whether a model repeats its training data: samples beside their nearest training images, as a
+picture.
+"""
 
 from pathlib import Path
 
@@ -18,9 +20,11 @@ NEAREST = 5
 def write_neighbours(
     out: Path, samples: tuple[ImageSet, Measured], training: tuple[ImageSet, Measured], num: int
 ) -> None:
-    """A column a sample: the sample, and below it its nearest training images in feature space, nearest first.
+    """A column a sample: the sample, and below it its nearest training images in feature space,
+    nearest first.
 
-    The columns are those of the `num` samples that come nearest of all to a training image, the most suspicious first.
+    The columns are those of the `num` samples that come nearest of all to a training image, the
+    most suspicious first.
 
     Args:
         out: a PNG, written whole.
@@ -30,7 +34,10 @@ def write_neighbours(
     """
     found, distances = nearest(samples[1].rows(), training[1].rows(), NEAREST)
     chosen = np.argsort(distances[:, 0], kind="stable")[:num]
-    columns = [np.concatenate([_read(samples[0], [i]), _read(training[0], found[i].tolist())]) for i in chosen.tolist()]
+    columns = [
+        np.concatenate([_read(samples[0], [i]), _read(training[0], found[i].tolist())])
+        for i in chosen.tolist()
+    ]
     names = ["sample", *(f"nearest {k + 1}" for k in range(NEAREST))]
     block = Block("samples and their nearest training images", tuple(np.stack(columns, axis=1)))
     write_atomic(out, png(sheet([block], names)))

@@ -18,7 +18,14 @@ from evaluation.report.pictures import (
     reconstructions,
     stored_samples,
 )
-from evaluation.report.plots import Paint, accuracy_plot, distance_plot, guidance_plot, loss_plot, metric_pair_plot
+from evaluation.report.plots import (
+    Paint,
+    accuracy_plot,
+    distance_plot,
+    guidance_plot,
+    loss_plot,
+    metric_pair_plot,
+)
 from evaluation.report.render import Notify, Plot, or_none, plot, read_metrics, render, write_page
 from evaluation.report.reproduce import commands
 from evaluation.report.tables import (
@@ -71,7 +78,10 @@ def collect(workdir: Path, notify: Notify) -> dict[str, Any]:
     shown = cards.most_accurate(series) or nearest
     dataset = or_none(lambda: LatentDataset(Path(run.dataset.path)), notify)
     if dataset is not None and dataset.manifest.digest() != run.dataset.digest:
-        notify(f"{run.dataset.path}: not the dataset that the run was trained on any more; left out of the report")
+        notify(
+            f"{run.dataset.path}: not the dataset that the run was trained on any more; left out "
+            "of the report"
+        )
         dataset = None
     manifest = dataset.manifest if dataset else None
     guidance = shown.sampling.cfg if shown and shown.sampling else run.recipe.sampler.cfg
@@ -85,7 +95,9 @@ def collect(workdir: Path, notify: Notify) -> dict[str, Any]:
         "paths": or_none(lambda: denoising_paths(workdir, run, series, guidance), notify),
         "distance": _distance(series),
         "metrics": _metrics(series),
-        "loss": plot(loss_plot(metrics), "Training loss against step.") if len(metrics) > 1 else None,
+        "loss": plot(loss_plot(metrics), "Training loss against step.")
+        if len(metrics) > 1
+        else None,
         "training": cards.training(metrics),
         "pairs": or_none(lambda: reconstructions(dataset), notify) if dataset else None,
         "psnr": manifest.reconstruction if manifest else None,
@@ -121,11 +133,18 @@ def _samples(workdir: Path, run: Run, shown: Result | None) -> list[tuple[str, P
     return class_rows(images, labels, run.classes, COLUMNS)
 
 
-def _step_blocks(workdir: Path, run: Run, series: Sequence[Result]) -> list[tuple[str, list[Block]]]:
-    """For each guidance weight, a grid at every number of steps; sample i starts from the same noise in all."""
+def _step_blocks(
+    workdir: Path, run: Run, series: Sequence[Result]
+) -> list[tuple[str, list[Block]]]:
+    """For each guidance weight, a grid at every number of steps; sample i starts from the same
+    noise in all.
+    """
     steps, guidances, cells = by_setting(series)
     return [
-        (guidance_text(cfg), [step_block(workdir, run, cells[n, cfg]) for n in steps if (n, cfg) in cells])
+        (
+            guidance_text(cfg),
+            [step_block(workdir, run, cells[n, cfg]) for n in steps if (n, cfg) in cells],
+        )
         for cfg in guidances
     ]
 
@@ -142,7 +161,9 @@ def step_block(workdir: Path, run: Run, result: Result, name: str = "") -> Block
     details = [f"{result.protocol.metric} {figure(result.distance)}"]
     if result.accuracy is not None:
         details.append(f"{result.accuracy:.1%} right class")
-    return Block(title, details, block(images, labels, BLOCK_COLUMNS, f"Samples of {title}, one row a class"))
+    return Block(
+        title, details, block(images, labels, BLOCK_COLUMNS, f"Samples of {title}, one row a class")
+    )
 
 
 def guidance_text(cfg: float) -> str:
@@ -159,7 +180,12 @@ def _distance(series: Sequence[Result]) -> dict[str, Any] | None:
         plots.append(plot(guidance_plot(series), f"{metric} against guidance weight."))
     if any(result.accuracy is not None for result in series):
         plots.append(plot(accuracy_plot(series), "Accuracy against sampling steps."))
-    return {"about": describe(series[0]), "table": distances(series), "plots": plots, "where": EVAL_DIR}
+    return {
+        "about": describe(series[0]),
+        "table": distances(series),
+        "plots": plots,
+        "where": EVAL_DIR,
+    }
 
 
 def _metrics(series: Sequence[Result]) -> dict[str, Any] | None:
@@ -167,7 +193,10 @@ def _metrics(series: Sequence[Result]) -> dict[str, Any] | None:
     table = metrics_table(series) if series else None
     if table is None:
         return None
-    return {"table": table, "plots": pair_plots(series, lambda *axes: metric_pair_plot(series, *axes))}
+    return {
+        "table": table,
+        "plots": pair_plots(series, lambda *axes: metric_pair_plot(series, *axes)),
+    }
 
 
 def pair_plots(results: Sequence[Result], paint: Callable[[str, str], Paint]) -> list[Plot]:

@@ -1,4 +1,6 @@
-"""The pictures of a report: sample grids at every setting, and real images beside their reconstructions."""
+"""The pictures of a report: sample grids at every setting, and real images beside their
+reconstructions.
+"""
 
 import io
 from collections.abc import Sequence
@@ -61,7 +63,9 @@ def class_rows(
     rows = []
     for label in np.unique(labels)[:MOST_CLASSES]:
         strip = images[labels == label][:columns]
-        rows.append((classes[label], picture([strip], f"{len(strip)} samples of class {classes[label]}")))
+        rows.append(
+            (classes[label], picture([strip], f"{len(strip)} samples of class {classes[label]}"))
+        )
     return rows
 
 
@@ -70,8 +74,11 @@ def block(images: NDArray[np.uint8], labels: NDArray[np.int64], columns: int, al
     return picture(by_class(images, labels, columns)[:MOST_CLASSES], alt)
 
 
-def stored_samples(workdir: Path, result: Result, num: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The first `num` of a result's sample set, those of the first classes, decoded: (n, H, W, 3) and classes (n,).
+def stored_samples(
+    workdir: Path, result: Result, num: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The first `num` of a result's sample set, those of the first classes, decoded: (n, H, W, 3)
+    and classes (n,).
 
     Raises:
         UserError: the sample set is gone or broken.
@@ -82,8 +89,11 @@ def stored_samples(workdir: Path, result: Result, num: int) -> tuple[NDArray[np.
     dataset = LatentDataset(workdir / SAMPLES_DIR / setting_name(result.sampling))
     records = list(dataset.records(stop=min(num, len(dataset))))
     shown = sorted({record.label for record in records})[:MOST_CLASSES]
-    records = [record for record in records if record.label in shown]  # decoding the others would take long
-    return decode_records(dataset.manifest, records), np.array([record.label for record in records], np.int64)
+    # decoding the others would take long
+    records = [record for record in records if record.label in shown]
+    return decode_records(dataset.manifest, records), np.array(
+        [record.label for record in records], np.int64
+    )
 
 
 def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -98,12 +108,15 @@ def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[n
     sampler, classes = run.recipe.sampler, len(run.classes)
     setting = Setting.of(sampler, classes * COLUMNS)
     numbers = np.arange(setting.num, dtype=np.int64)
-    numbers = numbers[setting.labels(numbers, classes) < MOST_CLASSES]  # the others would not be shown
+    # the others would not be shown
+    numbers = numbers[setting.labels(numbers, classes) < MOST_CLASSES]
     return images_and_labels(load_for_sampling(workdir), setting, 64, lambda count: None, numbers)
 
 
 def reconstructions(dataset: LatentDataset) -> Pairs:
-    """One record of each of the first classes, as the source has it and as the VAE gives it back."""
+    """One record of each of the first classes, as the source has it and as the VAE gives it
+    back.
+    """
     manifest = dataset.manifest
     chosen: dict[int, int] = {}
     records = []
@@ -119,12 +132,18 @@ def reconstructions(dataset: LatentDataset) -> Pairs:
     decoded = picture([images], "the same images after encoding and decoding")
     originals = _originals(manifest, [record.key for record in records])
     if originals is None:
-        return Pairs(None, decoded, f"The source {manifest.source.descriptor} is not reachable from here.")
+        return Pairs(
+            None, decoded, f"The source {manifest.source.descriptor} is not reachable from here."
+        )
     return Pairs(picture([originals], "images of the source"), decoded, "")
 
 
-def neighbour_pictures(workdir: Path, series: Sequence[Result], first: Result) -> list[tuple[str, Picture]]:
-    """(setting, picture) of what `eval --neighbours` drew of a series: of `first`, then of other settings."""
+def neighbour_pictures(
+    workdir: Path, series: Sequence[Result], first: Result
+) -> list[tuple[str, Picture]]:
+    """(setting, picture) of what `eval --neighbours` drew of a series: of `first`, then of other
+    settings.
+    """
     from PIL import Image
 
     found = []
@@ -141,20 +160,26 @@ def neighbour_pictures(workdir: Path, series: Sequence[Result], first: Result) -
 
 
 def _neighbour_file(workdir: Path, sampling: Sampling, protocol: str) -> Path | None:
-    """Of the pictures of one setting, which end in how many samples they show, that with the most."""
+    """Of the pictures of one setting, which end in how many samples they show, that with the
+    most.
+    """
     from evaluation.draw.setting import setting_name
 
     name = f"neighbours-{setting_name(sampling)}-{protocol}-"
     counts = {
         int(count): path
         for path in (workdir / EVAL_DIR).glob(f"{name}*.png")
-        if (count := path.stem.removeprefix(name)).isdecimal()  # else of a protocol whose name begins alike
+        if (
+            count := path.stem.removeprefix(name)
+        ).isdecimal()  # else of a protocol whose name begins alike
     }
     return counts[max(counts)] if counts else None
 
 
 def _originals(manifest: Manifest, keys: Sequence[str]) -> NDArray[np.uint8] | None:
-    """The cropped source images of some keys, or None when the source or one of them cannot be had."""
+    """The cropped source images of some keys, or None when the source or one of them cannot be
+    had.
+    """
     from pipelines.sources import open_source
 
     try:

@@ -1,4 +1,6 @@
-"""Figures of results and training, as SVG or PNG bytes. No pyplot: nothing global, nothing needs a display."""
+"""Figures of results and training, as SVG or PNG bytes. No pyplot: nothing global, nothing needs a
+display.
+"""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, FAINT, RULE = "#1b1f24", "#5c6670", "#d9dde2"
-# Dark enough on white, apart in grey and for colour-blind eyes (Okabe & Ito 2008, slightly darkened).
+# Dark enough on white, apart in grey and for colour-blind eyes (Okabe & Ito 2008, slightly
+# darkened).
 COLOURS = ("#0063a8", "#c8500a", "#00805c", "#a03c7c", "#8a6d00")
 MARKERS = ("o", "s", "^", "D", "v")
 _STROKES = ("-", "--", ":", "-.")
@@ -42,13 +45,16 @@ _STYLE: Any = {
 
 
 def draw(paint: Paint, size: tuple[float, float] = WIDE, kind: str = "svg") -> bytes:
-    """Run `paint` on the axes of a new figure of `size` inches and return the file; the same input, the same bytes."""
+    """Run `paint` on the axes of a new figure of `size` inches and return the file; the same input,
+    the same bytes.
+    """
     import logging
 
     import matplotlib
     from matplotlib.figure import Figure
 
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a font of the list may be missing
+    # a font of the list may be missing
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     metadata = {"svg": {"Date": None}, "png": {"Software": None}}[kind]
     with matplotlib.rc_context(_STYLE):
         figure: Figure = Figure(figsize=size, layout="constrained")
@@ -59,7 +65,9 @@ def draw(paint: Paint, size: tuple[float, float] = WIDE, kind: str = "svg") -> b
 
 
 def distance_plot(results: Sequence[Result]) -> Paint:
-    """Distance against sampling steps (or evaluations, of an adaptive solver), one line a guidance weight; both log."""
+    """Distance against sampling steps (or evaluations, of an adaptive solver), one line a guidance
+    weight; both log.
+    """
 
     def paint(axes: "Axes") -> None:
         _lines(axes, _by_guidance(results), _distance)
@@ -74,7 +82,9 @@ def guidance_plot(results: Sequence[Result]) -> Paint:
     def paint(axes: "Axes") -> None:
         steps, guidances, cells = by_setting(results)
         for i, count in enumerate(steps):
-            points = [(cfg, cells[count, cfg].distance) for cfg in guidances if (count, cfg) in cells]
+            points = [
+                (cfg, cells[count, cfg].distance) for cfg in guidances if (count, cfg) in cells
+            ]
             sampling = cells[count, points[0][0]].sampling
             assert sampling is not None
             axes.plot(*zip(*points, strict=True), label=steps_text(sampling), **_look(i))
@@ -111,7 +121,9 @@ def accuracy_plot(results: Sequence[Result]) -> Paint:
 
 
 def metric_pair_plot(results: Sequence[Result], across: str, up: str) -> Paint:
-    """One point a setting that has both of two metrics, with its number of steps; a line a guidance weight."""
+    """One point a setting that has both of two metrics, with its number of steps; a line a guidance
+    weight.
+    """
 
     def paint(axes: "Axes") -> None:
         _pairs(axes, _by_guidance(_having(results, across, up)), across, up)
@@ -120,10 +132,17 @@ def metric_pair_plot(results: Sequence[Result], across: str, up: str) -> Paint:
 
 
 def comparison_pair_plot(runs: Mapping[str, Sequence[Result]], across: str, up: str) -> Paint:
-    """As `metric_pair_plot` for several runs by name: a colour a run, a stroke a guidance weight."""
+    """As `metric_pair_plot` for several runs by name: a colour a run, a stroke a guidance
+    weight.
+    """
 
     def paint(axes: "Axes") -> None:
-        _pairs(axes, _by_run({name: _having(results, across, up) for name, results in runs.items()}), across, up)
+        _pairs(
+            axes,
+            _by_run({name: _having(results, across, up) for name, results in runs.items()}),
+            across,
+            up,
+        )
 
     return paint
 
@@ -157,7 +176,12 @@ class _Line(NamedTuple):
 
 
 def _look(i: int) -> dict[str, Any]:
-    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 5.5, "lw": 1.8}
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "markersize": 5.5,
+        "lw": 1.8,
+    }
 
 
 def _by_guidance(results: Sequence[Result]) -> dict[str, _Line]:
@@ -228,7 +252,9 @@ def _plain_ticks(axes: "Axes", axis: str) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     target = axes.yaxis if axis == "y" else axes.xaxis
-    target.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if _narrow(axes, axis) else (1, 2, 5)))
+    target.set_major_locator(
+        LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if _narrow(axes, axis) else (1, 2, 5))
+    )
     target.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     target.set_minor_formatter(NullFormatter())
 
@@ -247,7 +273,9 @@ def losses_plot(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Paint:
             steps = np.array([line["step"] for line in metrics])
             loss = np.array([line["loss"] for line in metrics])
             window = max(1, len(loss) // 25)
-            smooth = [np.median(loss[max(0, k - window) : k + window + 1]) for k in range(len(loss))]
+            smooth = [
+                np.median(loss[max(0, k - window) : k + window + 1]) for k in range(len(loss))
+            ]
             colour = COLOURS[i % len(COLOURS)]
             axes.plot(steps, loss, color=colour, alpha=0.3, lw=1)
             axes.plot(steps, smooth, color=colour, lw=2, label=name)

@@ -1,4 +1,6 @@
-"""What the pages of `report` are made of: files inside a page, plots, tables, and how a template is filled in."""
+"""What the pages of `report` are made of: files inside a page, plots, tables, and how a template is
+filled in.
+"""
 
 import base64
 import json
@@ -41,7 +43,8 @@ def plot(paint: Paint, alt: str, size: tuple[float, float] = HALF) -> Plot:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl that tell of training; a last line that is being written is left out.
+    """The lines of metrics.jsonl that tell of training; a last line that is being written is left
+    out.
 
     Lines without a loss are of validation and previews, or of steps that were all skipped.
     """

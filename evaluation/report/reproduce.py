@@ -15,7 +15,9 @@ from schemas.run import Run
 REFERENCE = "reference.npz"
 
 
-def commands(workdir: Path, run: Run, manifest: Manifest | None, series: Sequence[Result]) -> list[str]:
+def commands(
+    workdir: Path, run: Run, manifest: Manifest | None, series: Sequence[Result]
+) -> list[str]:
     """From preprocessing to the page; `recipe.toml` stands for the recipe shown on it.
 
     Args:
@@ -50,10 +52,21 @@ def reference(result: Result, run: Run) -> str:
     elif "split" in images and images.get("digest") == run.dataset.digest:
         source = run.dataset.path
     else:
-        of = f"images of digest {images['digest'][:12]}" if "digest" in images else "given statistics"
+        of = (
+            f"images of digest {images['digest'][:12]}"
+            if "digest" in images
+            else "given statistics"
+        )
         return f"# {REFERENCE}: {of}, digest of mu and sigma {result.reference.digest[:12]}"
     kept = ["--features"] if needs_reference_rows(_asked([result])) else []
-    return _line("flowtrain", "stats", source, REFERENCE, *_words({**options, "--extractor": rule.name}), *kept)
+    return _line(
+        "flowtrain",
+        "stats",
+        source,
+        REFERENCE,
+        *_words({**options, "--extractor": rule.name}),
+        *kept,
+    )
 
 
 def evaluate(workdir: str, run: Run, series: Sequence[Result]) -> str:
@@ -69,13 +82,19 @@ def evaluate(workdir: str, run: Run, series: Sequence[Result]) -> str:
         "--protocol": series[-1].protocol.name,
         "--metrics": ",".join(_asked(series)) or None,
     }
-    return _line("flowtrain", "eval", workdir, *_words({**options, **_sampling_options(sampling, run)}))
+    return _line(
+        "flowtrain", "eval", workdir, *_words({**options, **_sampling_options(sampling, run)})
+    )
 
 
 def _asked(series: Sequence[Result]) -> list[str]:
-    """The groups of metrics that are computed only when they are asked for, and need feature rows."""
+    """The groups of metrics that are computed only when they are asked for, and need feature
+    rows.
+    """
     known = {name for result in series for name in result.metrics}
-    return [name for name, group in GROUPS.items() if group.rows != "none" and known >= {*group.keys}]
+    return [
+        name for name, group in GROUPS.items() if group.rows != "none" and known >= {*group.keys}
+    ]
 
 
 def _labels(rule: str) -> dict[str, Any]:
@@ -106,7 +125,9 @@ def _unless(default: Any, value: Any) -> Any:
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:
-    return [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return [
+        word for name, value in options.items() if value is not None for word in (name, str(value))
+    ]
 
 
 def _line(*words: str) -> str:

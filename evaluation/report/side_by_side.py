@@ -36,7 +36,9 @@ Cells = Mapping[tuple[int, float], Result]
 
 @dataclass(frozen=True)
 class Side:
-    """A run of a comparison; `series` are its results of the protocol and reference that the runs share."""
+    """A run of a comparison; `series` are its results of the protocol and reference that the runs
+    share.
+    """
 
     name: str
     workdir: Path
@@ -66,7 +68,9 @@ class Strips:
 def plan(workdirs: Sequence[Path], out: Path) -> dict[str, Any]:
     """What the page would show, for --dry-run. Raises `UserError` as `read_sides`."""
     sides = read_sides(workdirs, lambda message: None)
-    compared = next((side.series[0].protocol.metric for side in sides if side.series), "nothing measured")
+    compared = next(
+        (side.series[0].protocol.metric for side in sides if side.series), "nothing measured"
+    )
     return {
         "runs": ", ".join(side.title for side in sides),
         "compared by": compared,
@@ -77,10 +81,12 @@ def plan(workdirs: Sequence[Path], out: Path) -> dict[str, Any]:
 
 
 def write_comparison(workdirs: Sequence[Path], out: Path, notify: Notify) -> str:
-    """Write the page, and return its tables in Markdown; parts that cannot be had are left out, and `notify` is told.
+    """Write the page, and return its tables in Markdown; parts that cannot be had are left out, and
+    `notify` is told.
 
     Raises:
-        UserError: no run in one of `workdirs`, one of them twice, damaged results, or no directory to write to.
+        UserError: no run in one of `workdirs`, one of them twice, damaged results, or no directory
+            to write to.
     """
     sides = read_sides(workdirs, notify)
     write_page(out, lambda: render(collect(sides, notify), TEMPLATE))
@@ -100,23 +106,34 @@ def read_sides(workdirs: Sequence[Path], notify: Notify) -> list[Side]:
     sides = []
     for name, workdir, run, found in zip(names(workdirs), workdirs, runs, results, strict=True):
         if not found and any(results):
-            notify(f"{workdir}: has no results of the protocol and reference of the others; no distances of it")
+            notify(
+                f"{workdir}: has no results of the protocol and reference of the others; no "
+                "distances of it"
+            )
         sides.append(Side(name, workdir, run, read_metrics(workdir), found))
     sizes = {result.n for side in sides for result in side.series}
     if len(sizes) > 1:
         shown = ", ".join(map(str, sorted(sizes)))
-        notify(f"distances of different numbers of samples ({shown}) should not be compared; repeat `flowtrain eval`")
+        notify(
+            f"distances of different numbers of samples ({shown}) should not be compared; repeat "
+            "`flowtrain eval`"
+        )
     return sides
 
 
 def names(workdirs: Sequence[Path]) -> list[str]:
     """The last parts of the paths, or the whole paths where those are the same."""
     short = [workdir.resolve().name for workdir in workdirs]
-    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, workdirs, strict=True)]
+    return [
+        name if short.count(name) == 1 else str(path)
+        for name, path in zip(short, workdirs, strict=True)
+    ]
 
 
 def comparable(results: Sequence[Sequence[Result]]) -> list[list[Result]]:
-    """For each run its newest series of the protocol and reference that most runs have; of equals, the newest one."""
+    """For each run its newest series of the protocol and reference that most runs have; of equals,
+    the newest one.
+    """
 
     def rule(result: Result) -> tuple[object, ...]:
         return result.protocol.for_distance(), result.reference.digest
@@ -127,7 +144,9 @@ def comparable(results: Sequence[Sequence[Result]]) -> list[list[Result]]:
         return [[] for _ in results]
     held = [{rule(result) for result in each} for each in measured]
     shared = max(known, key=lambda one: sum(one in each for each in held))
-    return [latest_series([result for result in each if rule(result) == shared]) for each in measured]
+    return [
+        latest_series([result for result in each if rule(result) == shared]) for each in measured
+    ]
 
 
 def markdown(sides: Sequence[Side]) -> str:
@@ -136,7 +155,9 @@ def markdown(sides: Sequence[Side]) -> str:
     if not measured:
         return ""
     parts = [_model_table(measured).markdown()]
-    return "\n\n".join([*parts, *(f"{side.title}: {steps_table(side.series)}" for side in measured)])
+    return "\n\n".join(
+        [*parts, *(f"{side.title}: {steps_table(side.series)}" for side in measured)]
+    )
 
 
 def _model_table(measured: Sequence[Side]) -> Table:
@@ -157,14 +178,20 @@ def collect(sides: Sequence[Side], notify: Notify) -> dict[str, Any]:
         "facts": facts(sides),
         "models": _model_table(measured) if measured else None,
         "distance": _distance(measured) if measured else None,
-        "loss": plot(losses_plot(learnt), "Training loss of each run against step.", WHOLE) if learnt else None,
+        "loss": plot(losses_plot(learnt), "Training loss of each run against step.", WHOLE)
+        if learnt
+        else None,
         "same_target": len(targets) == 1,
         "noise": noise_text(sides),
         "setting": _setting_of_samples(sides),
         "samples": or_none(lambda: samples(sides), notify) or [],
         "steps": or_none(lambda: _step_blocks(sides), notify) or [],
         "differences": differences(runs),
-        "times": [(side.title, times) for side in sides if (times := cards.times(side.run, side.metrics, side.series))],
+        "times": [
+            (side.title, times)
+            for side in sides
+            if (times := cards.times(side.run, side.metrics, side.series))
+        ],
         "protocol": _protocol(measured[0].series[-1]) if measured else [],
         "commands": _commands(sides),
         "versions": runs[0].versions,
@@ -181,7 +208,9 @@ def _headline(side: Side) -> cards.Headline:
     best = min(side.series, key=lambda result: result.distance)
     assert best.sampling is not None
     return cards.Headline(
-        figure(best.distance), f"{side.name}, {best.protocol.metric}", f"at best: {setting_text(best.sampling)}"
+        figure(best.distance),
+        f"{side.name}, {best.protocol.metric}",
+        f"at best: {setting_text(best.sampling)}",
     )
 
 
@@ -196,8 +225,11 @@ def facts(sides: Sequence[Side]) -> Table:
             "parameters": f"{run.parameters:,}",
             "objective": f"{run.recipe.objective.kind}, predicts {model.output}",
             "data": f"{run.dataset.source}, {run.dataset.records:,} records",
-            "sees": "{} x {} x {}".format(*run.latent_shape) + (" pixels" if run.vae is None else " latents"),
-            "training": f"{trained.get('step', '0')} of {train.steps:,} steps of {train.batch_size}",
+            "sees": "{} x {} x {}".format(*run.latent_shape)
+            + (" pixels" if run.vae is None else " latents"),
+            "training": (
+                f"{trained.get('step', '0')} of {train.steps:,} steps of {train.batch_size}"
+            ),
             "training images/s": trained.get("images/s", "-"),
             "last loss": trained.get("loss", "-"),
         }
@@ -212,8 +244,17 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, str]]:
     columns = []
     for run in runs:
         dataset = run.dataset.model_dump(mode="json", exclude={"path"})
-        tables = {"dataset": {**dataset, "VAE": run.vae.id if run.vae else None}, **run.recipe.model_dump(mode="json")}
-        columns.append({f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()})
+        tables = {
+            "dataset": {**dataset, "VAE": run.vae.id if run.vae else None},
+            **run.recipe.model_dump(mode="json"),
+        }
+        columns.append(
+            {
+                f"{name}.{key}": value
+                for name, table in tables.items()
+                for key, value in table.items()
+            }
+        )
     keys = dict.fromkeys(key for column in columns for key in column)
     values = {key: [_value(column.get(key)) for column in columns] for key in keys}
     return [(key, " → ".join(each)) for key, each in values.items() if len(set(each)) > 1]
@@ -269,7 +310,10 @@ def _setting_of_samples(sides: Sequence[Side]) -> str:
         return "each with the sampler of its recipe"
     sampling = sides[0].cells[setting].sampling
     assert sampling is not None
-    return f"{setting_text(sampling)}, the setting with the smallest distances that all were measured at"
+    return (
+        f"{setting_text(sampling)}, the setting with the smallest distances that all were measured "
+        "at"
+    )
 
 
 def same_noise(sides: Sequence[Side]) -> bool:
@@ -278,7 +322,8 @@ def same_noise(sides: Sequence[Side]) -> bool:
     setting = best_setting(sides)
 
     def start(side: Side) -> tuple[object, ...]:
-        sampling = side.cells[setting].sampling if setting else None  # drawn for the page, if there is none
+        # drawn for the page, if there is none
+        sampling = side.cells[setting].sampling if setting else None
         drawn = (sampling.seed, sampling.labels) if sampling else (0, CYCLIC)
         return side.run.latent_shape, len(side.run.classes), drawn
 
@@ -304,7 +349,9 @@ def samples(sides: Sequence[Side]) -> list[Strips]:
         if setting is None:
             images, labels = fresh_samples(side.workdir, side.run)
         else:
-            images, labels = stored_samples(side.workdir, side.cells[setting], COLUMNS * len(classes))
+            images, labels = stored_samples(
+                side.workdir, side.cells[setting], COLUMNS * len(classes)
+            )
         strips.append(class_rows(images, labels, classes, COLUMNS))
     if len({tuple(name for name, _ in each) for each in strips}) > 1:
         return [Strips(side.title, each) for side, each in zip(sides, strips, strict=True)]
@@ -315,7 +362,9 @@ def samples(sides: Sequence[Side]) -> list[Strips]:
 
 
 def _step_blocks(sides: Sequence[Side]) -> list[tuple[str, list[tuple[str, list[Block]]]]]:
-    """For each guidance weight that all have, for each run, a grid at every number of steps that all have."""
+    """For each guidance weight that all have, for each run, a grid at every number of steps that
+    all have.
+    """
     shared = shared_settings(sides)
     return [
         (
@@ -323,7 +372,11 @@ def _step_blocks(sides: Sequence[Side]) -> list[tuple[str, list[tuple[str, list[
             [
                 (
                     side.title,
-                    [step_block(side.workdir, side.run, side.cells[each]) for each in shared if each[1] == cfg],
+                    [
+                        step_block(side.workdir, side.run, side.cells[each])
+                        for each in shared
+                        if each[1] == cfg
+                    ],
                 )
                 for side in sides
             ],
@@ -333,7 +386,11 @@ def _step_blocks(sides: Sequence[Side]) -> list[tuple[str, list[tuple[str, list[
 
 
 def _commands(sides: Sequence[Side]) -> list[str]:
+    # without the page of one run
     lines = [
         line for side in sides for line in commands(side.workdir, side.run, None, side.series)[:-1]
-    ]  # without the page of one run
-    return [*dict.fromkeys(lines), shlex.join(["flowtrain", "report", *(str(side.workdir) for side in sides)])]
+    ]
+    return [
+        *dict.fromkeys(lines),
+        shlex.join(["flowtrain", "report", *(str(side.workdir) for side in sides)]),
+    ]

@@ -1,8 +1,9 @@
 """Whether more sampling steps made the samples of a flow worse, and what that says of the training.
 
-Euler's method approaches the exact flow as its steps grow, so more steps can only be worse where the learned velocities
-lead astray: the many small steps near the data follow velocities that training hardly saw. A logit-normal t puts 1.4%
-of its draws above t = 0.9, where 10% of the steps are taken.
+Euler's method approaches the exact flow as its steps grow, so more steps can only be worse where
+the learned velocities lead astray: the many small steps near the data follow velocities that
+training hardly saw. A logit-normal t puts 1.4% of its draws above t = 0.9, where 10% of the steps
+are taken.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ NOTICEABLE = 0.05  # share of the distance: two sets of a few thousand samples d
 
 
 def worse_with_more_steps(results: Sequence[Result], objective: ObjectiveConfig) -> str | None:
-    """One line about the clearest case among results of one run; None where more steps are as good or better.
+    """One line about the clearest case among results of one run; None where more steps are as good
+    or better.
 
     Only results that differ in nothing but their steps are held against each other.
 
@@ -32,7 +34,9 @@ def worse_with_more_steps(results: Sequence[Result], objective: ObjectiveConfig)
         if sampling is None or sampling.sampler == ADAPTIVE:
             continue
         but_steps = sampling.model_copy(update={"steps": 0, "nfe": 0})
-        alike.setdefault((but_steps, result.protocol.for_distance(), result.reference.digest), []).append(result)
+        alike.setdefault(
+            (but_steps, result.protocol.for_distance(), result.reference.digest), []
+        ).append(result)
     found = [pair for group in alike.values() for pair in _worse_pairs(group)]
     if not found:
         return None
@@ -43,8 +47,10 @@ def worse_with_more_steps(results: Sequence[Result], objective: ObjectiveConfig)
     if objective.time != "uniform":
         cure += ", or with objective.time=uniform (docs/training.md)"
     return (
-        f"{more.sampling.steps} steps are worse than {fewer.sampling.steps} ({more.protocol.metric} "
-        f"{more.distance:.4g} and {fewer.distance:.4g}, cfg {more.sampling.cfg:g}): the velocities near the data are "
+        f"{more.sampling.steps} steps are worse than {fewer.sampling.steps} "
+        f"({more.protocol.metric} "
+        f"{more.distance:.4g} and {fewer.distance:.4g}, cfg {more.sampling.cfg:g}): the velocities "
+        "near the data are "
         f"undertrained; {cure}"
     )
 
@@ -52,4 +58,8 @@ def worse_with_more_steps(results: Sequence[Result], objective: ObjectiveConfig)
 def _worse_pairs(group: Sequence[Result]) -> list[tuple[Result, Result]]:
     """Neighbours in the number of steps of which the one with more steps is noticeably worse."""
     ordered = sorted(group, key=lambda result: result.sampling.steps if result.sampling else 0)
-    return [(fewer, more) for fewer, more in pairwise(ordered) if more.distance > (1 + NOTICEABLE) * fewer.distance]
+    return [
+        (fewer, more)
+        for fewer, more in pairwise(ordered)
+        if more.distance > (1 + NOTICEABLE) * fewer.distance
+    ]

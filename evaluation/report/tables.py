@@ -1,6 +1,7 @@
 """Results as tables in Markdown, aligned so that they can be read as they are.
 
-Steps: one row a number of steps, two columns (distance, accuracy) a guidance weight. Models: one row a run. Metrics:
+Steps: one row a number of steps, two columns (distance, accuracy) a guidance weight. Models: one
+    row a run. Metrics:
 one row a setting, what was measured beside the distance.
 """
 
@@ -26,7 +27,9 @@ class Table:
 
     def markdown(self) -> str:
         """GitHub's, columns padded."""
-        widths = [max(len(row[i]) for row in (self.header, *self.rows)) for i in range(len(self.header))]
+        widths = [
+            max(len(row[i]) for row in (self.header, *self.rows)) for i in range(len(self.header))
+        ]
 
         def line(cells: Sequence[str]) -> str:
             return " | ".join(
@@ -34,19 +37,25 @@ class Table:
                 for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
             )
 
-        rule = " | ".join("-" * width if i < self.left else "-" * (width - 1) + ":" for i, width in enumerate(widths))
+        rule = " | ".join(
+            "-" * width if i < self.left else "-" * (width - 1) + ":"
+            for i, width in enumerate(widths)
+        )
         return "\n".join(f"| {each} |" for each in (line(self.header), rule, *map(line, self.rows)))
 
 
 def describe(result: Result) -> str:
     """One line of what was measured, for above a table."""
     protocol, sampling = result.protocol, result.sampling
-    against = f"against {result.reference.n} images" if result.reference.n else "against given statistics"
+    against = (
+        f"against {result.reference.n} images" if result.reference.n else "against given statistics"
+    )
     if sampling is None:
         subject = f"{result.n} images" if result.n else "given statistics"
         return f"{protocol.metric}, {subject} {against}"
     return (
-        f"{protocol.metric}, {result.n} samples {against}; {weights_text(sampling)} of step {sampling.step}, "
+        f"{protocol.metric}, {result.n} samples {against}; {weights_text(sampling)} of step "
+        f"{sampling.step}, "
         f"{', '.join([sampling.sampler, *unusual(sampling), f'seed {sampling.seed}'])}"
     )
 
@@ -70,19 +79,30 @@ def weights_text(sampling: Sampling) -> str:
     return f"{name} weights"
 
 
-def by_setting(results: Sequence[Result]) -> tuple[list[int], list[float], dict[tuple[int, float], Result]]:
-    """Step counts (most first), guidance weights (least first), and the newest result of each pair."""
+def by_setting(
+    results: Sequence[Result],
+) -> tuple[list[int], list[float], dict[tuple[int, float], Result]]:
+    """Step counts (most first), guidance weights (least first), and the newest result of each
+    pair.
+    """
     cells = {(s.steps, s.cfg): r for r in results if (s := r.sampling) is not None}
     steps = sorted({steps for steps, _ in cells}, reverse=True)
     return steps, sorted({cfg for _, cfg in cells}), cells
 
 
 def same_series(results: Sequence[Result], like: Result) -> list[Result]:
-    """The results that differ from `like` in steps and guidance only, so that they may share a table."""
+    """The results that differ from `like` in steps and guidance only, so that they may share a
+    table.
+    """
 
     def series(result: Result) -> tuple[object, ...]:
         assert result.sampling is not None
-        varying = {"steps": 0, "nfe": 0, "cfg": 0.0}  # an adaptive solver has another name, and its own tolerance
+        # an adaptive solver has another name, and its own tolerance
+        varying = {
+            "steps": 0,
+            "nfe": 0,
+            "cfg": 0.0,
+        }
         fixed: Sampling = result.sampling.model_copy(update=varying)
         return fixed, result.protocol.for_distance(), result.reference.digest
 
@@ -122,13 +142,17 @@ def distances(results: Sequence[Result]) -> Table:
             result = cells.get((count, cfg))
             row.append(figure(result.distance) if result else "-")
             if scored:
-                row.append(f"{result.accuracy:.1%}" if result and result.accuracy is not None else "-")
+                row.append(
+                    f"{result.accuracy:.1%}" if result and result.accuracy is not None else "-"
+                )
         body.append(row)
     return Table(header, body)
 
 
 def by_series(results: Sequence[Result]) -> list[list[Result]]:
-    """Results of samples in groups that may share a table, in the order in which each group comes first."""
+    """Results of samples in groups that may share a table, in the order in which each group comes
+    first.
+    """
     groups: list[list[Result]] = []
     for result in results:
         if not any(result in group for group in groups):
@@ -144,13 +168,21 @@ def steps_table(results: Sequence[Result]) -> str:
 def model_name(run: Run, name: str) -> str:
     """A run in a few words."""
     model, kind = run.recipe.model, run.recipe.objective.kind
-    named = model.size is not None and DiTSize(model.depth, model.width, model.heads) == SIZES[model.size]
-    size = f"DiT-{model.size}/{model.patch}" if named else f"DiT {model.depth}x{model.width}/{model.patch}"
+    named = (
+        model.size is not None
+        and DiTSize(model.depth, model.width, model.heads) == SIZES[model.size]
+    )
+    size = (
+        f"DiT-{model.size}/{model.patch}"
+        if named
+        else f"DiT {model.depth}x{model.width}/{model.patch}"
+    )
     return f"{name} ({kind}, {size})"
 
 
 def model_table(series: Mapping[str, Sequence[Result]], steps: Mapping[str, int]) -> Table:
-    """A row a model: its distance with every guidance weight, at its own number of steps, or the most there are.
+    """A row a model: its distance with every guidance weight, at its own number of steps, or the
+    most there are.
 
     Args:
         series: by the model's name, results of one protocol and reference.
@@ -165,12 +197,16 @@ def model_table(series: Mapping[str, Sequence[Result]], steps: Mapping[str, int]
         values = [found.get((count, cfg)) for cfg in guidances]
         shown = str(count) if count else ADAPTIVE_ROW
         body.append([name, shown, *(figure(value.distance) if value else "-" for value in values)])
-    columns = [f"{metric}, no guidance" if cfg == 1 else f"{metric}, cfg {cfg:g}" for cfg in guidances]
+    columns = [
+        f"{metric}, no guidance" if cfg == 1 else f"{metric}, cfg {cfg:g}" for cfg in guidances
+    ]
     return Table(["model", "steps", *columns], body, left=1)
 
 
 def metrics_table(results: Sequence[Result]) -> Table | None:
-    """A row a setting of one series, a column a metric beside the distance; None where there are none."""
+    """A row a setting of one series, a column a metric beside the distance; None where there are
+    none.
+    """
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
     if not names:
         return None
@@ -183,7 +219,9 @@ def metrics_table(results: Sequence[Result]) -> Table | None:
         ]
         for result in results
     ]
-    return Table(["setting", metric, *(METRIC_NAMES.get(name, name) for name in names)], body, left=1)
+    return Table(
+        ["setting", metric, *(METRIC_NAMES.get(name, name) for name in names)], body, left=1
+    )
 
 
 def _metric(name: str, metrics: Mapping[str, float]) -> str:
@@ -212,7 +250,9 @@ METRIC_NAMES = {
 def markdown(results: Sequence[Result], run: Run | None = None, name: str = "") -> str:
     """Every table of some results, each with what it is; compared images get one line."""
     if results[0].sampling is None:
-        lines = [f"{describe(result)}: {result.distance:.4f}{_accuracy(result)}" for result in results]
+        lines = [
+            f"{describe(result)}: {result.distance:.4f}{_accuracy(result)}" for result in results
+        ]
         table = metrics_table(results)
         return "\n".join([*lines, *(["", table.markdown()] if table else [])])
     parts = []
@@ -221,7 +261,11 @@ def markdown(results: Sequence[Result], run: Run | None = None, name: str = "") 
             label = model_name(run, name)
             parts.append(model_table({label: series}, {label: run.recipe.sampler.steps}).markdown())
         others = metrics_table(series)
-        parts += [steps_table(series), *([others.markdown()] if others else []), _protocol(series[0])]
+        parts += [
+            steps_table(series),
+            *([others.markdown()] if others else []),
+            _protocol(series[0]),
+        ]
     return "\n\n".join(parts)
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.features.imagesets import DECODED, ImageSet, batch_images, dataset_images, source_images
+from evaluation.features.imagesets import (
+    DECODED,
+    ImageSet,
+    batch_images,
+    dataset_images,
+    source_images,
+)
 from evaluation.features.measure import (
     DEFAULTS,
     Measured,
@@ -22,7 +28,15 @@ from evaluation.features.measure import (
 from evaluation.metrics import factor, statistics_distance
 from evaluation.protocols import EvaluationProtocol, Recipe, check_comparable, read_protocol
 from evaluation.results import Reference, Result, Sampling, reference_of
-from evaluation.score.groups import ALL, GROUPS, choose, needs_reference_rows, needs_rows, score, with_reference
+from evaluation.score.groups import (
+    ALL,
+    GROUPS,
+    choose,
+    needs_reference_rows,
+    needs_rows,
+    score,
+    with_reference,
+)
 from schemas.errors import UserError
 from schemas.run import CHECKPOINTS_DIR, RUN_NAME
 from schemas.statistics import FeatureStatistics, read_statistics
@@ -33,7 +47,8 @@ _MANY = 2**31  # of statistics that do not say of how many images they are
 
 
 def read_gaussian(path: Path) -> FeatureStatistics:
-    """Statistics of a file that a distance can be computed from, which is known before any sample is drawn.
+    """Statistics of a file that a distance can be computed from, which is known before any sample
+    is drawn.
 
     Raises:
         UserError: as `read_statistics`, or sigma is no covariance.
@@ -49,12 +64,19 @@ def read_gaussian(path: Path) -> FeatureStatistics:
 def check_exists(reference: Path) -> None:
     """Before any work. Raises `UserError` when nothing is there."""
     if not reference.exists():
-        raise UserError(f"{reference}: no such reference; make one with `flowtrain stats SOURCE {reference}`")
+        raise UserError(
+            f"{reference}: no such reference; make one with `flowtrain stats SOURCE {reference}`"
+        )
     if reference.is_dir() and not is_dataset(reference) and not (reference / WORK).is_dir():
-        raise UserError(f"{reference}: no dataset; of a folder of images make `flowtrain stats {reference} OUT.npz`")
+        raise UserError(
+            f"{reference}: no dataset; of a folder of images make `flowtrain stats {reference} "
+            "OUT.npz`"
+        )
 
 
-def load_reference(path: Path, recipe: Recipe, cache: Path, options: MeasureOptions = DEFAULTS) -> Measured:
+def load_reference(
+    path: Path, recipe: Recipe, cache: Path, options: MeasureOptions = DEFAULTS
+) -> Measured:
     """Reference statistics from an .npz, or measured from a dataset and kept under `cache`.
 
     Raises:
@@ -68,7 +90,9 @@ def load_reference(path: Path, recipe: Recipe, cache: Path, options: MeasureOpti
         return reference
     images = dataset_images(path)
     out = cache / f"reference-{images.digest[:12]}-{recipe.name}.npz"
-    return kept_statistics(images, protocol_of(recipe, images.resolution, options.weights), out, options)
+    return kept_statistics(
+        images, protocol_of(recipe, images.resolution, options.weights), out, options
+    )
 
 
 def compare(
@@ -107,7 +131,8 @@ def compare(
 def check_reference(
     protocol: EvaluationProtocol, reference: FeatureStatistics, where: Path, notify: Notify
 ) -> Reference:
-    """Refuse a reference of another protocol; warn of one that does not say its own, is decoded, or is too small.
+    """Refuse a reference of another protocol; warn of one that does not say its own, is decoded, or
+    is too small.
 
     Raises:
         UserError: as `check_comparable`.
@@ -115,7 +140,10 @@ def check_reference(
     theirs = read_protocol(reference.protocol)
     check_comparable(protocol, reference.dim, theirs, str(where))
     if theirs is None:
-        notify(f"{where}: does not say with which extractor it was made; taken for {protocol.extractor}")
+        notify(
+            f"{where}: does not say with which extractor it was made; taken for "
+            f"{protocol.extractor}"
+        )
     described = reference_of(reference)
     if described.images.get("kind") == DECODED:
         notify(
@@ -128,7 +156,9 @@ def check_reference(
 
 
 def warn_of_rank(n: int, dim: int, what: str, notify: Notify) -> None:
-    """A covariance of d features needs more than d rows to have full rank; below, distances are biased upwards."""
+    """A covariance of d features needs more than d rows to have full rank; below, distances are
+    biased upwards.
+    """
     if n <= dim:
         notify(
             f"{n} {what} give a covariance of rank {max(n - 1, 0)} in {dim} dimensions; "
@@ -138,7 +168,9 @@ def warn_of_rank(n: int, dim: int, what: str, notify: Notify) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Finished images (statistics, an ADM batch, a dataset or a folder) and what to compare them with."""
+    """Finished images (statistics, an ADM batch, a dataset or a folder) and what to compare them
+    with.
+    """
 
     subject: Path
     reference: Path
@@ -158,8 +190,14 @@ def compare_only(comparison: Comparison, options: MeasureOptions, notify: Notify
     subject, recipe, where = comparison.subject, comparison.recipe, comparison.reference
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch)
-        asked = tuple(GROUPS) if ALL in comparison.metrics else tuple(GROUPS.keys() & set(comparison.metrics))
-        reference = load_reference(where, recipe, cache, replace(options, keep_features=needs_reference_rows(asked)))
+        asked = (
+            tuple(GROUPS)
+            if ALL in comparison.metrics
+            else tuple(GROUPS.keys() & set(comparison.metrics))
+        )
+        reference = load_reference(
+            where, recipe, cache, replace(options, keep_features=needs_reference_rows(asked))
+        )
         options = replace(options, keep_features=needs_rows(asked))
         theirs = read_protocol(reference.statistics.protocol)
         if subject.is_file() and _is_statistics(subject):
@@ -167,7 +205,10 @@ def compare_only(comparison: Comparison, options: MeasureOptions, notify: Notify
             mine = read_protocol(measured.statistics.protocol)
             protocol = mine or theirs or EvaluationProtocol.unsaid(recipe)
             if mine is None:
-                notify(f"{subject}: does not say with which extractor it was made; taken for {protocol.extractor}")
+                notify(
+                    f"{subject}: does not say with which extractor it was made; taken for "
+                    f"{protocol.extractor}"
+                )
             check_comparable(protocol, measured.statistics.dim, mine, str(subject))
         else:
             resolution = comparison.resolution or (theirs.resolution if theirs else None)
@@ -175,7 +216,9 @@ def compare_only(comparison: Comparison, options: MeasureOptions, notify: Notify
             protocol = protocol_of(recipe, images.resolution, options.weights)
             # Before the work, not after it.
             check_comparable(protocol, reference.statistics.dim, theirs, str(where))
-            with_reference(choose(comparison.metrics, protocol, images.size), comparison.metrics, reference)
+            with_reference(
+                choose(comparison.metrics, protocol, images.size), comparison.metrics, reference
+            )
             measured = measure_images(images, protocol, cache / "subject.npz", options)
         check_reference(protocol, reference.statistics, where, notify)
         moments = measured.statistics.moments
@@ -200,9 +243,14 @@ def _image_set(path: Path, num: int | None, resolution: int | None, crop: str) -
     if is_dataset(path):
         return dataset_images(path, None, num)
     if not path.exists():
-        raise UserError(f"{path}: nothing there; give a work directory, statistics, a dataset or a folder of images")
+        raise UserError(
+            f"{path}: nothing there; give a work directory, statistics, a dataset or a folder of "
+            "images"
+        )
     if resolution is None:
-        raise UserError(f"{path}: a folder of images needs --resolution, as the reference does not say its own")
+        raise UserError(
+            f"{path}: a folder of images needs --resolution, as the reference does not say its own"
+        )
     return source_images(str(path), "all", resolution, crop, num)
 
 
@@ -211,10 +259,19 @@ def _is_statistics(path: Path) -> bool:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return "arr_0" not in file.files or "mu" in file.files
-    except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile):  # TypeError: a lone array
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+    ):  # TypeError: a lone array
         return True  # read_statistics says what is wrong with it
 
 
 def is_run(path: Path) -> bool:
-    """Whether a path is a work directory (perhaps an unfinished one) rather than finished images."""
+    """Whether a path is a work directory (perhaps an unfinished one) rather than finished
+    images.
+    """
     return (path / RUN_NAME).is_file() or (path / CHECKPOINTS_DIR).is_dir()

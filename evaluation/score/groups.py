@@ -40,8 +40,13 @@ def _sfid(subject: Measured, reference: Measured) -> tuple[float, ...]:
 def _inception_score(subject: Measured, reference: Measured) -> tuple[float, ...]:
     scores = subject.statistics.scores
     if scores is None:
-        raise UserError(f"{subject.file}: holds no class probabilities, so there is no Inception Score; measure again")
-    return inception_score([ScoreSums(int(n), float(plogp), p) for n, plogp, p in zip(*scores, strict=True)])
+        raise UserError(
+            f"{subject.file}: holds no class probabilities, so there is no Inception Score; "
+            "measure again"
+        )
+    return inception_score(
+        [ScoreSums(int(n), float(plogp), p) for n, plogp, p in zip(*scores, strict=True)]
+    )
 
 
 def _precision_recall(subject: Measured, reference: Measured) -> tuple[float, ...]:
@@ -76,13 +81,18 @@ GROUPS: Mapping[str, Group] = {
     "dc": Group(("density", "coverage"), _density_coverage, rows="both", least=6),
     "kid": Group(("kid", "kid_std", "kid_sem"), _kernel, rows="both", least=KERNEL_SUBSET),
     "uncertainty": Group(
-        ("fd_parts", "fd_parts_std", "fd_infinity", "fd_infinity_se"), _uncertainty, "samples", 4 * POINTS
+        ("fd_parts", "fd_parts_std", "fd_infinity", "fd_infinity_se"),
+        _uncertainty,
+        "samples",
+        4 * POINTS,
     ),
 }
 
 
 _NO_LAST_LAYER = "the weights lack the network's last layer, or nobody vouches for theirs"
-_LAST_LAYER_FROM = "give the published .pth, or name the SHA-256 of the file with --extractor-sha256"
+_LAST_LAYER_FROM = (
+    "give the published .pth, or name the SHA-256 of the file with --extractor-sha256"
+)
 
 
 def choose(
@@ -93,14 +103,18 @@ def choose(
 ) -> tuple[str, ...]:
     """The groups that were asked for, in the table's order; `all` of those that the protocol has.
 
-    Without any name, those that cost nothing. `notify` is told of those of `all` that need more samples, and of an
-    uncertainty whose subsets are too small for its line in 1/n.
+    Without any name, those that cost nothing. `notify` is told of those of `all` that need more
+    samples, and of an uncertainty whose subsets are too small for its line in 1/n.
 
     Raises:
         UserError: an unknown name, one that the protocol does not have, or too few samples for it.
     """
     missing = {"sfid"} if not protocol.spatial else set[str]()
-    missing |= {"is"} if protocol.splits == "none" or (protocol.splits == "shuffled" and samples < 10) else set[str]()
+    missing |= (
+        {"is"}
+        if protocol.splits == "none" or (protocol.splits == "shuffled" and samples < 10)
+        else set[str]()
+    )
     possible = [name for name in GROUPS if name not in missing]
     if not names:
         return tuple(name for name in possible if GROUPS[name].rows == "none")
@@ -112,20 +126,29 @@ def choose(
         if name == "is" and protocol.lacks_last_layer:
             raise UserError(f"--metrics is: {_NO_LAST_LAYER}; {_LAST_LAYER_FROM}")
         if name in missing:
-            raise UserError(f"--metrics {name}: protocol {protocol.name} has none; take --protocol adm")
+            raise UserError(
+                f"--metrics {name}: protocol {protocol.name} has none; take --protocol adm"
+            )
         if name != ALL and samples < GROUPS[name].least:
-            raise UserError(f"--metrics {name}: needs at least {GROUPS[name].least} samples, not {samples}")
+            raise UserError(
+                f"--metrics {name}: needs at least {GROUPS[name].least} samples, not {samples}"
+            )
     wanted = possible if ALL in names else names
     if ALL in names and protocol.lacks_last_layer:
         notify(f"left out: is ({_NO_LAST_LAYER}; {_LAST_LAYER_FROM})")
     few = [name for name in possible if name in wanted and samples < GROUPS[name].least]
     if few:
-        notify(f"left out for want of samples: {', '.join(f'{name} ({GROUPS[name].least})' for name in few)}")
+        notify(
+            "left out for want of samples: "
+            f"{', '.join(f'{name} ({GROUPS[name].least})' for name in few)}"
+        )
     chosen = tuple(name for name in possible if name in wanted and samples >= GROUPS[name].least)
     if "uncertainty" in chosen and _smallest(samples) <= protocol.dim:
         notify(
-            f"the distance at n = inf comes from subsets of {_smallest(samples)} to {samples} samples in "
-            f"{protocol.dim} dimensions, where it is no line in 1/n; use at least {2 * protocol.dim + 2} samples"
+            f"the distance at n = inf comes from subsets of {_smallest(samples)} to {samples} "
+            "samples in "
+            f"{protocol.dim} dimensions, where it is no line in 1/n; use at least "
+            f"{2 * protocol.dim + 2} samples"
         )
     return chosen
 
@@ -141,13 +164,17 @@ def with_reference(
     `names` are those that were asked for: of `all`, `notify` is told what is left out.
 
     Raises:
-        UserError: it lacks what one needs that was asked for by its name, or the feature rows of any.
+        UserError: it lacks what one needs that was asked for by its name, or the feature rows of
+            any.
     """
     kept, few = [], []
     for name in groups:
         group = GROUPS[name]
         if name == "sfid" and reference.statistics.spatial is None:
-            lack, why = "spatial features", "holds no spatial features, so no sFID; make it with `flowtrain stats`"
+            lack, why = (
+                "spatial features",
+                "holds no spatial features, so no sFID; make it with `flowtrain stats`",
+            )
         elif group.rows == "both" and len(reference.rows()) < group.least:
             lack = f"{group.least} images"
             why = f"{len(reference.rows())} images; --metrics {name} needs at least {group.least}"
@@ -178,8 +205,14 @@ def lacking(groups: Sequence[str], metrics: Mapping[str, float]) -> tuple[str, .
 
 
 def score(groups: Sequence[str], subject: Measured, reference: Measured) -> dict[str, float]:
-    """Every metric of the groups. Raises `UserError` where a reference does not hold what it needs."""
+    """Every metric of the groups. Raises `UserError` where a reference does not hold what it
+    needs.
+    """
     found: dict[str, float] = {}
     for name in groups:
-        found |= dict(zip(GROUPS[name].keys, map(float, GROUPS[name].compute(subject, reference)), strict=True))
+        found |= dict(
+            zip(
+                GROUPS[name].keys, map(float, GROUPS[name].compute(subject, reference)), strict=True
+            )
+        )
     return found

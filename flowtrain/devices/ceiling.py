@@ -11,19 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# By platform: side of the matrix, and products in one dispatch, so that launching them costs nothing beside them.
+# By platform: side of the matrix, and products in one dispatch, so that launching them costs
+# nothing beside them.
 _SIZES = {"cpu": (1024, 1)}
 _SIZE = (4096, 16)
 _ROUNDS, _SECONDS = 8, 0.3
 
 
 def matmul_ceiling(dtype: Any, devices: Sequence[Any]) -> float:
-    """FLOP/s that `devices` reach together on products of square matrices: the best of a few timed rounds.
+    """FLOP/s that `devices` reach together on products of square matrices: the best of a few timed
+    rounds.
 
-    Model FLOPs utilisation is here the model's FLOP/s (three forward passes an image) over this number: a share of
-    what these devices were seen to do, in this dtype and at JAX's default matmul precision, and not of a data sheet.
-    All devices work at once, as in training. Products of this size keep an accelerator as good as full; on a CPU that
-    others use too, the number is what was left over at that moment, and the utilisation may pass 1.
+    Model FLOPs utilisation is here the model's FLOP/s (three forward passes an image) over this
+    number: a share of what these devices were seen to do, in this dtype and at JAX's default matmul
+    precision, and not of a data sheet. All devices work at once, as in training. Products of this
+    size keep an accelerator as good as full; on a CPU that others use too, the number is what was
+    left over at that moment, and the utilisation may pass 1.
 
     Args:
         dtype: of the factors, e.g. jnp.bfloat16: that of the network's activations.
@@ -34,9 +37,14 @@ def matmul_ceiling(dtype: Any, devices: Sequence[Any]) -> float:
     """
     devices = list(devices)
     side, products = _SIZES.get(devices[0].platform, _SIZE)
-    # Uniform of variance 1/side: products keep the size of a factor. Zeros would be multiplied at less power.
-    factor = (np.random.default_rng(0).random((side, side), np.float32) - 0.5) * np.float32(np.sqrt(12 / side))
-    factors = [jax.device_put(jnp.asarray(factor, dtype, device=devices[0]), device) for device in devices]
+    # Uniform of variance 1/side: products keep the size of a factor. Zeros would be multiplied at
+    # less power.
+    factor = (np.random.default_rng(0).random((side, side), np.float32) - 0.5) * np.float32(
+        np.sqrt(12 / side)
+    )
+    factors = [
+        jax.device_put(jnp.asarray(factor, dtype, device=devices[0]), device) for device in devices
+    ]
 
     @jax.jit
     def multiply(x: jax.Array) -> jax.Array:

@@ -1,14 +1,18 @@
-"""JAX's persistent compilation cache, so that a function is compiled once for a machine, not once a command."""
+"""JAX's persistent compilation cache, so that a function is compiled once for a machine, not once a
+command.
+"""
 
 import os
 from pathlib import Path
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache directory; what the environment says already goes first.
+    """Keep compiled programs in the user's cache directory; what the environment says already goes
+    first.
 
-    Through the environment and not `jax.config`, so that it imports nothing and worker processes inherit it. Call it
-    before JAX is imported. An entry is keyed by the program, the flags and the versions: a stale one is never used.
+    Through the environment and not `jax.config`, so that it imports nothing and worker processes
+    inherit it. Call it before JAX is imported. An entry is keyed by the program, the flags and the
+    versions: a stale one is never used.
     """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(base) / "flowtrain" / "jax"))

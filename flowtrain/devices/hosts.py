@@ -1,4 +1,6 @@
-"""Several processes, one run: who reads which rows of a batch, who writes files, and what all of them agree on."""
+"""Several processes, one run: who reads which rows of a batch, who writes files, and what all of
+them agree on.
+"""
 
 import socket
 import time
@@ -14,8 +16,11 @@ from numpy.typing import NDArray
 from schemas.errors import UserError
 
 
-def join(coordinator: str | None, processes: int | None, process: int | None, *, patience: float = 300.0) -> None:
-    """Join the processes of a run; with nothing given, as the cluster's environment says (Slurm, Cloud TPU, MPI).
+def join(
+    coordinator: str | None, processes: int | None, process: int | None, *, patience: float = 300.0
+) -> None:
+    """Join the processes of a run; with nothing given, as the cluster's environment says (Slurm,
+    Cloud TPU, MPI).
 
     Args:
         coordinator: HOST:PORT of process 0.
@@ -27,12 +32,14 @@ def join(coordinator: str | None, processes: int | None, process: int | None, *,
         UserError: the environment says nothing, or process 0 cannot be reached or cannot listen.
     """
     try:
-        if coordinator is not None:  # JAX ends the whole process, with a stack trace, where this fails
+        # JAX ends the whole process, with a stack trace, where this fails
+        if coordinator is not None:
             _check_address(coordinator, process or 0, patience)
         jax.distributed.initialize(coordinator, processes, process)
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
-            f"cannot join the other processes ({str(error).splitlines()[0]}); give --coordinator HOST:PORT, "
+            f"cannot join the other processes ({str(error).splitlines()[0]}); give --coordinator "
+            "HOST:PORT, "
             "--processes N and --process I to each of them"
         ) from None
 
@@ -64,13 +71,16 @@ def rows(sharding: NamedSharding, batch_size: int) -> slice:
     """The rows of a batch that this process reads: those of its devices.
 
     Raises:
-        UserError: they are not one range, since the devices of the hosts are interleaved in the mesh.
+        UserError: they are not one range, since the devices of the hosts are interleaved in the
+            mesh.
     """
     places = sharding.addressable_devices_indices_map((batch_size,)).values()
     parts = sorted({where[0].indices(batch_size)[:2] for where in places if where is not None})
     start, stop = parts[0][0], parts[-1][1]
     if sum(end - begin for begin, end in parts) != stop - start:
-        raise UserError("the devices of a host are not side by side in the mesh; use another --fsdp")
+        raise UserError(
+            "the devices of a host are not side by side in the mesh; use another --fsdp"
+        )
     return slice(start, stop)
 
 
@@ -78,7 +88,10 @@ def put_batch(batch: Mapping[str, NDArray[Any]], sharding: NamedSharding) -> dic
     """This process's rows of a batch as arrays of the whole batch, cut over all devices."""
     if jax.process_count() == 1:
         return jax.device_put(dict(batch), sharding)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value)
+        for name, value in batch.items()
+    }
 
 
 def any_process(flag: bool) -> bool:
@@ -89,7 +102,9 @@ def any_process(flag: bool) -> bool:
 
 
 def on_one_device(tree: Any) -> Any:
-    """A tree of global arrays on this process's first device, whole; all processes must call it at the same point."""
+    """A tree of global arrays on this process's first device, whole; all processes must call it at
+    the same point.
+    """
     device = jax.local_devices()[0]
     if jax.process_count() > 1:
         tree = multihost_utils.process_allgather(tree, tiled=True)

@@ -1,8 +1,8 @@
 """Where arrays live: a mesh of two named axes over all devices of all hosts.
 
-A batch is cut over both axes. Along `data` parameters are replicated; along `fsdp` the large ones, those of the blocks,
-are cut, with their moving averages and moments (fully sharded data parallelism; Rajbhandari et al. 2020,
-arXiv:1910.02054). One device is the mesh of 1 x 1.
+A batch is cut over both axes. Along `data` parameters are replicated; along `fsdp` the large ones,
+those of the blocks, are cut, with their moving averages and moments (fully sharded data
+parallelism; Rajbhandari et al. 2020, arXiv:1910.02054). One device is the mesh of 1 x 1.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ Devices = Sequence[Any]  # of jax.Device, which type checkers do not take for a 
 
 
 def make_mesh(devices: Devices | None = None, fsdp: int = 1) -> Mesh:
-    """A (data, fsdp) mesh over all devices, or over those given, `fsdp` of them along the second axis.
+    """A (data, fsdp) mesh over all devices, or over those given, `fsdp` of them along the second
+    axis.
 
     Raises:
         UserError: the devices cannot be cut so.
@@ -30,14 +31,16 @@ def make_mesh(devices: Devices | None = None, fsdp: int = 1) -> Mesh:
     if fsdp < 1 or len(devices) % fsdp:
         fits = ", ".join(str(n) for n in range(1, len(devices) + 1) if len(devices) % n == 0)
         raise UserError(
-            f"--fsdp {fsdp}: the number of devices, {len(devices)}, is not divisible by it; use one of {fits}"
+            f"--fsdp {fsdp}: the number of devices, {len(devices)}, is not divisible by it; use "
+            f"one of {fits}"
         )
     grid = np.array(devices).reshape(-1, fsdp)
     return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
-    """Whether a batch can be cut into equal parts, one for each device and each part of an accumulation.
+    """Whether a batch can be cut into equal parts, one for each device and each part of an
+    accumulation.
 
     Raises:
         UserError: it cannot; the nearest size that can is named.
@@ -63,19 +66,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def constrain_batch(mesh: Mesh) -> Constrain:
-    """Keeps activations cut as the batch is; without it a mesh of two axes gathers and recomputes them."""
+    """Keeps activations cut as the batch is; without it a mesh of two axes gathers and recomputes
+    them.
+    """
     sharding = batch_sharding(mesh)
     return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 
 
 def state_shardings(mesh: Mesh, abstract: Any) -> Any:
-    """A tree of shardings for a tree of arrays or ShapeDtypeStructs that holds parameters, averages or moments.
+    """A tree of shardings for a tree of arrays or ShapeDtypeStructs that holds parameters, averages
+    or moments.
 
-    The leaves of a block that have at least two axes are cut over `fsdp` along the largest axis that can be cut (the
-    last of equals); the others, and all outside of the blocks, are small and replicated. Leaves that stack all blocks
-    are cut as those of one block, never along the axis of the stack, which is scanned.
+    The leaves of a block that have at least two axes are cut over `fsdp` along the largest axis
+    that can be cut (the last of equals); the others, and all outside of the blocks, are small and
+    replicated. Leaves that stack all blocks are cut as those of one block, never along the axis of
+    the stack, which is scanned.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, _spec(mesh, path, leaf)), abstract)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, _spec(mesh, path, leaf)), abstract
+    )
 
 
 def _spec(mesh: Mesh, path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
@@ -83,9 +92,12 @@ def _spec(mesh: Mesh, path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
     size = mesh.shape[FSDP_AXIS]
     if size == 1 or "blocks" not in keys:
         return PartitionSpec()
-    stacked = int(not isinstance(keys[keys.index("blocks") + 1], int))  # else a number says which block it is
+    # else a number says which block it is
+    stacked = int(not isinstance(keys[keys.index("blocks") + 1], int))
     axes = [axis for axis in range(stacked, len(leaf.shape)) if leaf.shape[axis] % size == 0]
     if len(leaf.shape) - stacked < 2 or not axes:
         return PartitionSpec()
     longest = max(axes, key=lambda axis: (leaf.shape[axis], axis))
-    return PartitionSpec(*(FSDP_AXIS if axis == longest else None for axis in range(len(leaf.shape))))
+    return PartitionSpec(
+        *(FSDP_AXIS if axis == longest else None for axis in range(len(leaf.shape)))
+    )

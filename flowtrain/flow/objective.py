@@ -1,7 +1,8 @@
 """What is learned: from a batch of clean latents to a loss. Needs jax, flax, optax and numpy only.
 
-An objective is a path and a distribution of t on it. What the network predicts of a point on the path is the model's
-own convention (`ModelConfig.output`), so each objective goes with each prediction that is not singular on it.
+An objective is a path and a distribution of t on it. What the network predicts of a point on the
+path is the model's own convention (`ModelConfig.output`), so each objective goes with each
+prediction that is not singular on it.
 """
 
 from __future__ import annotations
@@ -53,10 +54,14 @@ def _mixture(key: jax.Array, mean: float, std: float, uniform_share: float) -> j
 
 
 def _logit_normal_times(config: ObjectiveConfig) -> Callable[[jax.Array], jax.Array]:
-    """With no uniform share, the key is used whole: runs of before there was one draw as they did."""
+    """With no uniform share, the key is used whole: runs of before there was one draw as they
+    did.
+    """
     if config.uniform_share == 0:
         return partial(_logit_normal, mean=config.logit_mean, std=config.logit_std)
-    return partial(_mixture, mean=config.logit_mean, std=config.logit_std, uniform_share=config.uniform_share)
+    return partial(
+        _mixture, mean=config.logit_mean, std=config.logit_std, uniform_share=config.uniform_share
+    )
 
 
 _TIMES: dict[str, Callable[[ObjectiveConfig], Callable[[jax.Array], jax.Array]]] = {
@@ -74,7 +79,10 @@ def _diffusion(config: ObjectiveConfig) -> Objective:
     return Objective(path, partial(_level, levels=config.diffusion_steps))
 
 
-OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {"flow": _flow, "diffusion": _diffusion}
+OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
+    "flow": _flow,
+    "diffusion": _diffusion,
+}
 
 
 def make_objective(config: ObjectiveConfig) -> Objective:
@@ -99,7 +107,9 @@ def draw(
 ) -> Draws:
     """Draw noise, t and label drop for a batch with `epoch`, `index` and `label` (n,) int32."""
     epoch, index = batch["epoch"], batch["index"]
-    noise = jax.vmap(lambda k: jax.random.normal(k, latent_shape))(record_keys(key, Purpose.NOISE, epoch, index))
+    noise = jax.vmap(lambda k: jax.random.normal(k, latent_shape))(
+        record_keys(key, Purpose.NOISE, epoch, index)
+    )
     time = jax.vmap(make_objective(config).draw_time)(record_keys(key, Purpose.TIME, epoch, index))
     uniform = jax.vmap(jax.random.uniform)(record_keys(key, Purpose.LABEL_DROP, epoch, index))
     label = jnp.where(uniform < config.label_drop, null_class, batch["label"])
@@ -109,7 +119,8 @@ def draw(
 def record_losses(
     predict: Predict, params: Params, data: jax.Array, draws: Draws, path: Path, output: str
 ) -> jax.Array:
-    """Squared error of the prediction for each record: data (n, h, w, c) in model scale -> (n,) float32.
+    """Squared error of the prediction for each record: data (n, h, w, c) in model scale -> (n,)
+    float32.
 
     Args:
         predict: the network, `(params, x, t, label) -> (n, h, w, c)`.
@@ -124,8 +135,11 @@ def record_losses(
     return squared_error(predict(params, x, draws.time, draws.label), target)
 
 
-def losses_by_time(losses: jax.Array, time: jax.Array, weight: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """Sums (TIME_BINS,) float32 of `losses` (n,) whose t (n,) falls into each tenth of [0, 1], and their counts.
+def losses_by_time(
+    losses: jax.Array, time: jax.Array, weight: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Sums (TIME_BINS,) float32 of `losses` (n,) whose t (n,) falls into each tenth of [0, 1], and
+    their counts.
 
     With `weight` (n,) the counts are sums of weights; losses are taken as weighted already.
     """
@@ -133,6 +147,7 @@ def losses_by_time(losses: jax.Array, time: jax.Array, weight: jax.Array | None 
     member = bins[:, None] == jnp.arange(TIME_BINS)[None, :]
 
     def total(values: jax.Array) -> jax.Array:
-        return jnp.where(member, values[:, None], 0.0).sum(axis=0)  # no matmul, which an accelerator would round
+        # no matmul, which an accelerator would round
+        return jnp.where(member, values[:, None], 0.0).sum(axis=0)
 
     return total(losses), total(jnp.ones_like(time) if weight is None else weight)

@@ -1,9 +1,10 @@
 """Paths from noise to data, and what can be known from one prediction at a point of a path.
 
-Time runs from noise at t = 0 to data at t = 1, and x_t = alpha(t) x_1 + sigma(t) x_0 with x_0 ~ N(0, I). The linear
-path, alpha = t and sigma = 1 - t, has the velocity x_1 - x_0 (Lipman et al. 2022, arXiv:2210.02747; Liu et al. 2022,
-arXiv:2209.03003). The variance-preserving one is that of DDPM (Ho et al. 2020, arXiv:2006.11239). With x_t known, each
-of velocity, noise (epsilon), data and score gives the others, by solving two linear equations.
+Time runs from noise at t = 0 to data at t = 1, and x_t = alpha(t) x_1 + sigma(t) x_0 with x_0 ~
+N(0, I). The linear path, alpha = t and sigma = 1 - t, has the velocity x_1 - x_0 (Lipman et al.
+2022, arXiv:2210.02747; Liu et al. 2022, arXiv:2209.03003). The variance-preserving one is that of
+DDPM (Ho et al. 2020, arXiv:2006.11239). With x_t known, each of velocity, noise (epsilon), data and
+score gives the others, by solving two linear equations.
 
 Arrays are (n, ...), t is (n,) in [0, 1], all float32.
 """
@@ -43,7 +44,9 @@ class Path(ABC):
 
     @abstractmethod
     def grid(self, i: jax.Array, steps: jax.Array) -> jax.Array:
-        """The time, () float32, at which step `i` of `steps` begins, counted from the noise; 1 where i = steps."""
+        """The time, () float32, at which step `i` of `steps` begins, counted from the noise; 1
+        where i = steps.
+        """
 
     def interpolate(self, noise: jax.Array, data: jax.Array, t: jax.Array) -> jax.Array:
         """The point x_t on the path."""
@@ -62,7 +65,8 @@ class Path(ABC):
     def ends(self, kind: str, prediction: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
         """Noise and data from x_t and a prediction of one kind of `VIEWS`.
 
-        Singular where the kind says nothing of an end: epsilon where alpha = 0, data where sigma = 0, score at both.
+        Singular where the kind says nothing of an end: epsilon where alpha = 0, data where sigma =
+        0, score at both.
         """
         return VIEWS[kind].ends(self, prediction, x, t)
 
@@ -70,7 +74,9 @@ class Path(ABC):
         """One kind of `VIEWS`, from both ends."""
         return VIEWS[kind].of(self, ends, t)
 
-    def convert(self, kind: str, prediction: jax.Array, x: jax.Array, t: jax.Array, to: str) -> jax.Array:
+    def convert(
+        self, kind: str, prediction: jax.Array, x: jax.Array, t: jax.Array, to: str
+    ) -> jax.Array:
         """A prediction of one kind as another kind; the same kind is returned as it is."""
         return prediction if kind == to else self.view(to, self.ends(kind, prediction, x, t), t)
 
@@ -94,11 +100,12 @@ class LinearPath(Path):
 
 @dataclass(frozen=True)
 class VariancePreservingPath(Path):
-    """DDPM's forward process: alpha^2 + sigma^2 = 1, alpha^2 = prod(1 - beta) over `levels` linear betas.
+    """DDPM's forward process: alpha^2 + sigma^2 = 1, alpha^2 = prod(1 - beta) over `levels` linear
+    betas.
 
-    Level k = 0 is data and k = `levels` the noisiest; t = 1 - k / levels. Between levels log alpha is linear in t.
-    What other systems call timestep s = 0 ... levels - 1 is k - 1. float32 has t to 3e-8 and so both coefficients to
-    2e-7; sigma alone, which is 0.01 at k = 1, to 1e-5 of itself.
+    Level k = 0 is data and k = `levels` the noisiest; t = 1 - k / levels. Between levels log alpha
+    is linear in t. What other systems call timestep s = 0 ... levels - 1 is k - 1. float32 has t to
+    3e-8 and so both coefficients to 2e-7; sigma alone, which is 0.01 at k = 1, to 1e-5 of itself.
     """
 
     beta_start: float = 1e-4
@@ -116,7 +123,8 @@ class VariancePreservingPath(Path):
         level, table = (1 - t) * self.levels, jnp.asarray(self._log_alpha)
         low = jnp.clip(jnp.floor(level), 0, self.levels - 1).astype(jnp.int32)
         log_alpha = table[low] + (level - low) * (table[low + 1] - table[low])
-        return jnp.exp(log_alpha), jnp.sqrt(jnp.abs(jnp.expm1(2 * log_alpha)))  # abs, or sigma would be -0 at t = 1
+        # abs, or sigma would be -0 at t = 1
+        return jnp.exp(log_alpha), jnp.sqrt(jnp.abs(jnp.expm1(2 * log_alpha)))
 
     def derivatives(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See `Path`; that of sigma is infinite at t = 1."""
@@ -127,10 +135,11 @@ class VariancePreservingPath(Path):
         return d_alpha, -alpha * d_alpha / sigma
 
     def grid(self, i: jax.Array, steps: jax.Array) -> jax.Array:
-        """Whole levels, evenly spaced from the noisiest ("trailing" spacing, Lin et al. 2023, arXiv:2305.08891).
+        """Whole levels, evenly spaced from the noisiest ("trailing" spacing, Lin et al. 2023,
+        arXiv:2305.08891).
 
-        In whole numbers, halves to even as NumPy rounds them, so that no device takes another level. More steps than
-        levels repeat some.
+        In whole numbers, halves to even as NumPy rounds them, so that no device takes another
+        level. More steps than levels repeat some.
         """
         level, rest = jnp.divmod(self.levels * (steps - i), steps)
         up = (2 * rest > steps) | ((2 * rest == steps) & (level % 2 == 1))
@@ -149,7 +158,10 @@ def _ends_of_velocity(path: Path, velocity: jax.Array, x: jax.Array, t: jax.Arra
     alpha, sigma = path._at(t, x)
     d_alpha, d_sigma = (_per_sample(value, x) for value in path.derivatives(t))
     determinant = alpha * d_sigma - sigma * d_alpha
-    noise, data = (alpha * velocity - d_alpha * x) / determinant, (d_sigma * x - sigma * velocity) / determinant
+    noise, data = (
+        (alpha * velocity - d_alpha * x) / determinant,
+        (d_sigma * x - sigma * velocity) / determinant,
+    )
     return Ends(noise, data)
 
 
@@ -168,7 +180,9 @@ def _ends_of_score(path: Path, score: jax.Array, x: jax.Array, t: jax.Array) -> 
 
 
 VIEWS: dict[str, View] = {
-    "velocity": View(_ends_of_velocity, lambda path, ends, t: path.velocity(ends.noise, ends.data, t)),
+    "velocity": View(
+        _ends_of_velocity, lambda path, ends, t: path.velocity(ends.noise, ends.data, t)
+    ),
     "negative_velocity": View(
         lambda path, v, x, t: _ends_of_velocity(path, -v, x, t),
         lambda path, ends, t: -path.velocity(ends.noise, ends.data, t),

@@ -1,8 +1,9 @@
-"""From a trained model to samples: guidance around a solver, in one compiled function, on all local devices.
+"""From a trained model to samples: guidance around a solver, in one compiled function, on all local
+devices.
 
-Steps, guidance and its interval are traced numbers, so one compilation serves every setting of an evaluation. The
-compiled batch has a fixed size and the last one is padded; sample i starts from noise that depends on (seed, i) alone,
-and so does the noise that a stochastic solver adds.
+Steps, guidance and its interval are traced numbers, so one compilation serves every setting of an
+evaluation. The compiled batch has a fixed size and the last one is padded; sample i starts from
+noise that depends on (seed, i) alone, and so does the noise that a stochastic solver adds.
 """
 
 import dataclasses
@@ -25,11 +26,15 @@ from flowtrain.state.checkpoint import TrainedModel
 from schemas.solvers import EVERYWHERE
 
 
-def guide(conditional: jax.Array, unconditional: jax.Array, weight: jax.Array, channels: int | None) -> jax.Array:
-    """v_u + w (v_c - v_u), on all channels, or on the first `channels` with v_c on the rest (DiT and SiT use 3).
+def guide(
+    conditional: jax.Array, unconditional: jax.Array, weight: jax.Array, channels: int | None
+) -> jax.Array:
+    """v_u + w (v_c - v_u), on all channels, or on the first `channels` with v_c on the rest (DiT
+    and SiT use 3).
 
-    Classifier-free guidance, Ho & Salimans 2022 (arXiv:2207.12598), in the convention where w = 1 is no guidance. The
-    same for every kind of prediction, since they follow from each other by affine maps.
+    Classifier-free guidance, Ho & Salimans 2022 (arXiv:2207.12598), in the convention where w = 1
+    is no guidance. The same for every kind of prediction, since they follow from each other by
+    affine maps.
     """
     guided = unconditional + weight * (conditional - unconditional)
     if channels is None:
@@ -40,7 +45,9 @@ def guide(conditional: jax.Array, unconditional: jax.Array, weight: jax.Array, c
 @functools.partial(jax.jit, static_argnames=("shape",))
 def initial_noise(key: jax.Array, indices: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
     """Standard normal (n, h, w, c) float32; row i is a function of (key, indices[i]) alone."""
-    return jax.vmap(lambda k: jax.random.normal(k, shape))(sample_keys(key, Purpose.SAMPLE_NOISE, indices))
+    return jax.vmap(lambda k: jax.random.normal(k, shape))(
+        sample_keys(key, Purpose.SAMPLE_NOISE, indices)
+    )
 
 
 @jax.jit
@@ -60,7 +67,9 @@ class Method(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Where a batch of samples starts: noise (n, h, w, c), keys of what a solver adds (n,), labels (n,) int32."""
+    """Where a batch of samples starts: noise (n, h, w, c), keys of what a solver adds (n,), labels
+    (n,) int32.
+    """
 
     noise: jax.Array
     keys: jax.Array
@@ -76,7 +85,9 @@ class Guidance(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("method",))
-def _integrate(method: Method, params: Params, batch: Batch, steps: jax.Array, shift: jax.Array) -> Solution:
+def _integrate(
+    method: Method, params: Params, batch: Batch, steps: jax.Array, shift: jax.Array
+) -> Solution:
     def predict(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         return method.predict(params, x, t, label)
 
@@ -84,7 +95,9 @@ def _integrate(method: Method, params: Params, batch: Batch, steps: jax.Array, s
     return integrate(method.solver, problem, batch.noise, batch.keys, steps, method.tolerance)
 
 
-def _guided(method: Method, params: Params, guidance: Guidance, null_class: int, channels: int | None) -> Prediction:
+def _guided(
+    method: Method, params: Params, guidance: Guidance, null_class: int, channels: int | None
+) -> Prediction:
     def guided(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         # Both of a sample side by side, so that neither leaves its device.
         both = jnp.stack([label, jnp.full_like(label, null_class)], axis=1).reshape(-1)
@@ -115,7 +128,9 @@ def _integrate_guided(
 
 
 class Samples(NamedTuple):
-    """x (n, h, w, c) float32 in the model's scale, and the network evaluations each took, (n,) int32."""
+    """x (n, h, w, c) float32 in the model's scale, and the network evaluations each took, (n,)
+    int32.
+    """
 
     x: NDArray[np.float32]
     evaluations: NDArray[np.int32]
@@ -130,7 +145,9 @@ def _shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
 
 
 def spread(trained: TrainedModel, batch_size: int) -> TrainedModel:
-    """The same with its weights on every device that samples of this batch size are drawn on; worth it before many."""
+    """The same with its weights on every device that samples of this batch size are drawn on; worth
+    it before many.
+    """
     _, everywhere = _shardings(batch_size)
     return dataclasses.replace(trained, params=jax.device_put(trained.params, everywhere))
 
@@ -155,39 +172,48 @@ def sample(
     Args:
         trained: from `load_for_sampling`.
         labels: (n,) class numbers; `trained.null_class` asks for an unconditional sample.
-        indices: (n,) numbers of the samples: sample i is a function of (seed, i, label), not of its neighbours.
+        indices: (n,) numbers of the samples: sample i is a function of (seed, i, label), not of its
+            neighbours.
         seed: of the initial noise, and of what a stochastic solver adds.
         steps: of the solver; `dopri5` chooses its own.
         cfg: guidance weight; 1 is none, and then the unconditional half is not computed.
         cfg_channels: guide only the first channels (see `guide`).
-        cfg_interval: the times t between which there is guidance, both included (Kynkäänniemi et al. 2024,
-            arXiv:2404.07724, who count by noise level).
+        cfg_interval: the times t between which there is guidance, both included (Kynkäänniemi et
+            al. 2024, arXiv:2404.07724, who count by noise level).
         shift: of the time steps towards noise; see `flowtrain.flow.solvers.shifted`.
         tolerance: of `dopri5`.
         batch_size: of the compiled function; the last batch is padded.
-        solver: one that goes with the run's objective (`schemas.config.choose_solver`); default: the recipe's.
+        solver: one that goes with the run's objective (`schemas.config.choose_solver`); default:
+            the recipe's.
     """
     label, index = np.asarray(labels, np.int32), np.asarray(indices, np.int32)
     key, shape, found = jax.random.key(seed), trained.run.latent_shape, []
     recipe = trained.run.recipe
     path = make_objective(recipe.objective).path
-    method = Method(trained.predict, path, recipe.model.output, solver or recipe.sampler.solver, tolerance)
+    method = Method(
+        trained.predict, path, recipe.model.output, solver or recipe.sampler.solver, tolerance
+    )
     over, everywhere = _shardings(batch_size)
     params = jax.device_put(trained.params, everywhere)  # nothing moves where `spread` has been
     for begin in range(0, len(label), batch_size):
         part = slice(begin, begin + batch_size)
         real = len(label[part])
         padded_label, padded_index = (
-            jax.device_put(np.pad(array[part], (0, batch_size - real), mode="edge"), over) for array in (label, index)
+            jax.device_put(np.pad(array[part], (0, batch_size - real), mode="edge"), over)
+            for array in (label, index)
         )
-        batch = Batch(initial_noise(key, padded_index, shape), _solver_keys(key, padded_index), padded_label)
+        batch = Batch(
+            initial_noise(key, padded_index, shape), _solver_keys(key, padded_index), padded_label
+        )
         count, moved = jnp.int32(steps), jnp.float32(shift)
         if cfg == 1:
             solution = _integrate(method, params, batch, count, moved)
         else:
             guidance = Guidance(*map(jnp.float32, (cfg, *cfg_interval)))
             null = trained.null_class
-            solution = _integrate_guided(method, params, batch, count, moved, guidance, null, cfg_channels)
+            solution = _integrate_guided(
+                method, params, batch, count, moved, guidance, null, cfg_channels
+            )
         found.append(Samples(*(np.asarray(each)[:real] for each in solution)))
     if not found:
         return Samples(np.zeros((0, *shape), np.float32), np.zeros(0, np.int32))
@@ -195,10 +221,11 @@ def sample(
 
 
 class Trajectory(NamedTuple):
-    """Moments on the way of n samples, k of them: t (k,) float32, and (k, n, h, w, c) float32 in the model's scale.
+    """Moments on the way of n samples, k of them: t (k,) float32, and (k, n, h, w, c) float32 in
+    the model's scale.
 
-    `x` is where the samples are at `t`, `data` what the network takes for the data there. Where t = 1 both are the
-    samples themselves.
+    `x` is where the samples are at `t`, `data` what the network takes for the data there. Where t =
+    1 both are the samples themselves.
     """
 
     t: NDArray[np.float32]
@@ -248,7 +275,8 @@ def trajectory(
     shift: float = 1.0,
     solver: str | None = None,
 ) -> Trajectory:
-    """The samples that `sample` draws, to rounding, at some moments of their way; a few, as one batch on one device.
+    """The samples that `sample` draws, to rounding, at some moments of their way; a few, as one
+    batch on one device.
 
     Args:
         trained: as for `sample`, and so are labels, indices, seed and what follows but `moments`.
@@ -257,7 +285,8 @@ def trajectory(
         seed: of the noise.
         steps: of the solver, which cannot be `dopri5`: each of its samples has its own.
         cfg: guidance weight.
-        moments: (k,) numbers of steps after which to look, in [0, steps], least first; `steps` is the end.
+        moments: (k,) numbers of steps after which to look, in [0, steps], least first; `steps` is
+            the end.
         cfg_channels: guide only the first channels.
         cfg_interval: the times between which there is guidance.
         shift: of the time steps.
@@ -266,18 +295,33 @@ def trajectory(
     label, index = jnp.asarray(labels, jnp.int32), jnp.asarray(indices, jnp.int32)
     key, recipe = jax.random.key(seed), trained.run.recipe
     path = make_objective(recipe.objective).path
-    method = Method(trained.predict, path, recipe.model.output, solver or recipe.sampler.solver, 0.0)
-    batch = Batch(initial_noise(key, index, trained.run.latent_shape), _solver_keys(key, index), label)
+    method = Method(
+        trained.predict, path, recipe.model.output, solver or recipe.sampler.solver, 0.0
+    )
+    batch = Batch(
+        initial_noise(key, index, trained.run.latent_shape), _solver_keys(key, index), label
+    )
     guidance = None if cfg == 1 else Guidance(*map(jnp.float32, (cfg, *cfg_interval)))
     count, moved = jnp.int32(steps), jnp.float32(shift)
     x, found = batch.noise, []
     for i in range(steps):
         after, t, data = _advance(
-            method, trained.params, batch, x, jnp.int32(i), count, moved, guidance, trained.null_class, cfg_channels
+            method,
+            trained.params,
+            batch,
+            x,
+            jnp.int32(i),
+            count,
+            moved,
+            guidance,
+            trained.null_class,
+            cfg_channels,
         )
         if i in moments:
             found.append((t, x, data))
         x = after
     if steps in moments:
         found.append((jnp.float32(1), x, x))
-    return Trajectory(*(np.stack([np.asarray(each) for each in kind]) for kind in zip(*found, strict=True)))
+    return Trajectory(
+        *(np.stack([np.asarray(each) for each in kind]) for kind in zip(*found, strict=True))
+    )

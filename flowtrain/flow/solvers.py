@@ -1,8 +1,8 @@
 """From noise to data: solvers of a path's ODE or SDE, as steps of one compiled loop.
 
-The number of steps is a traced number, so one compilation serves every length. What a stochastic solver adds to sample
-i follows from its own key, and the adaptive solver chooses its steps for each sample alone: a sample does not depend
-on its neighbours.
+The number of steps is a traced number, so one compilation serves every length. What a stochastic
+solver adds to sample i follows from its own key, and the adaptive solver chooses its steps for each
+sample alone: a sample does not depend on its neighbours.
 """
 
 import functools
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flowtrain.flow.path import Path
 from schemas.solvers import ADAPTIVE, EVALUATIONS
 
-Prediction = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (x (n, ...), t (n,), label (n,)) -> (n, ...)
+# (x (n, ...), t (n,), label (n,)) -> (n, ...)
+Prediction = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 LAST_STEP = 0.04  # of the SDE, deterministic: its drift is singular at data. SiT's size
 SBDM_START = 1e-3  # where the diffusion of that name is still finite
 MOST_ADAPTIVE_STEPS = 10_000
@@ -24,8 +25,8 @@ MOST_ADAPTIVE_STEPS = 10_000
 class Problem(NamedTuple):
     """What a solver integrates.
 
-    A path; a kind of prediction on it (of `flowtrain.flow.path.VIEWS`); the prediction; the labels (n,) it is given;
-    `shift` of the time steps (see `shifted`).
+    A path; a kind of prediction on it (of `flowtrain.flow.path.VIEWS`); the prediction; the labels
+    (n,) it is given; `shift` of the time steps (see `shifted`).
     """
 
     path: Path
@@ -62,20 +63,24 @@ class Solution(NamedTuple):
 def shifted(t: jax.Array, shift: jax.Array | float) -> jax.Array:
     """Time steps moved towards noise (shift > 1), with both ends kept.
 
-    sigma = 1 - t becomes shift sigma / (1 + (shift - 1) sigma), as in Esser et al. 2024 (arXiv:2403.03206, equation
-    23) for images of more pixels.
+    sigma = 1 - t becomes shift sigma / (1 + (shift - 1) sigma), as in Esser et al. 2024
+    (arXiv:2403.03206, equation 23) for images of more pixels.
     """
     sigma = 1 - t
     return jnp.where(shift == 1.0, t, 1 - shift * sigma / (1 + (shift - 1) * sigma))
 
 
-def _euler(problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array) -> jax.Array:
+def _euler(
+    problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array
+) -> jax.Array:
     """x += dt v: Euler's method in t on the path's own ODE."""
     begin, end = problem.time(i, steps), problem.time(i + 1, steps)
     return x + (end - begin) * problem.velocity(x, begin)
 
 
-def _heun(problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array) -> jax.Array:
+def _heun(
+    problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array
+) -> jax.Array:
     """The mean of the velocities at both ends of an Euler step: second order, two evaluations."""
     begin, end = problem.time(i, steps), problem.time(i + 1, steps)
     first = problem.velocity(x, begin)
@@ -83,14 +88,18 @@ def _heun(problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: 
     return x + (end - begin) / 2 * (first + second)
 
 
-def _midpoint(problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array) -> jax.Array:
+def _midpoint(
+    problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array
+) -> jax.Array:
     """The velocity in the middle of an Euler step: second order, two evaluations."""
     begin, end = problem.time(i, steps), problem.time(i + 1, steps)
     half = (end - begin) / 2
     return x + (end - begin) * problem.velocity(x + half * problem.velocity(x, begin), begin + half)
 
 
-def _rk4(problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array) -> jax.Array:
+def _rk4(
+    problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array
+) -> jax.Array:
     """The classical Runge-Kutta method: fourth order, four evaluations."""
     begin, end = problem.time(i, steps), problem.time(i + 1, steps)
     dt = end - begin
@@ -102,24 +111,38 @@ def _rk4(problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: j
 
 
 def _ddim(
-    problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array, *, eta: float = 0.0
+    problem: Problem,
+    x: jax.Array,
+    keys: jax.Array,
+    i: jax.Array,
+    steps: jax.Array,
+    *,
+    eta: float = 0.0,
 ) -> jax.Array:
-    """To the next time with both ends as predicted here (Song et al. 2020, arXiv:2010.02502, equation 12).
+    """To the next time with both ends as predicted here (Song et al. 2020, arXiv:2010.02502,
+    equation 12).
 
-    With eta = 1 the step draws from the posterior q(x_next | x_t, data): DDPM's ancestral sampling with the smaller of
-    its two variances (Ho et al. 2020). On the linear path and with eta = 0 it is Euler's step.
+    With eta = 1 the step draws from the posterior q(x_next | x_t, data): DDPM's ancestral sampling
+    with the smaller of its two variances (Ho et al. 2020). On the linear path and with eta = 0 it
+    is Euler's step.
     """
     path = problem.path
     t, after = problem.time(i, steps), problem.time(i + 1, steps)
     time = jnp.full(x.shape[:1], t)
     ends = path.ends(problem.output, problem.predict(x, time, problem.label), x, time)
     (alpha, sigma), (alpha_after, sigma_after) = path.coefficients(t), path.coefficients(after)
-    # Correlation of the noise in x_next and x_t under q: written so that eta = 1 subtracts nothing from a square.
+    # Correlation of the noise in x_next and x_t under q: written so that eta = 1 subtracts nothing
+    # from a square.
     kept = (alpha / alpha_after) * (sigma_after / sigma)
-    x = alpha_after * ends.data + sigma_after * jnp.sqrt(1 - eta**2 + jnp.square(eta * kept)) * ends.noise
+    x = (
+        alpha_after * ends.data
+        + sigma_after * jnp.sqrt(1 - eta**2 + jnp.square(eta * kept)) * ends.noise
+    )
     if eta == 0:
         return x
-    return x + eta * sigma_after * jnp.sqrt(jnp.maximum(1 - jnp.square(kept), 0.0)) * _fresh(keys, i, x)
+    return x + eta * sigma_after * jnp.sqrt(jnp.maximum(1 - jnp.square(kept), 0.0)) * _fresh(
+        keys, i, x
+    )
 
 
 def _fresh(keys: jax.Array, i: jax.Array, like: jax.Array) -> jax.Array:
@@ -153,10 +176,11 @@ def _sde(
     *,
     diffusion: str,
 ) -> jax.Array:
-    """Euler-Maruyama on dx = (v + w s) dt + sqrt(2 w) dW, s the score: the same marginals as the ODE for any w(t).
+    """Euler-Maruyama on dx = (v + w s) dt + sqrt(2 w) dW, s the score: the same marginals as the
+    ODE for any w(t).
 
-    As SiT: all steps but the last are equal and end LAST_STEP before the data (or 1 / steps, if that is less); the
-    last takes the drift alone.
+    As SiT: all steps but the last are equal and end LAST_STEP before the data (or 1 / steps, if
+    that is less); the last takes the drift alone.
     """
     start = SBDM_START if diffusion == "sbdm" else 0.0
     stop = 1 - jnp.minimum(LAST_STEP, 1 / steps)
@@ -169,7 +193,8 @@ def _sde(
     time = jnp.full(x.shape[:1], t)
     prediction = problem.predict(x, time, problem.label)
     velocity, score = (
-        problem.path.convert(problem.output, prediction, x, time, kind) for kind in ("velocity", "score")
+        problem.path.convert(problem.output, prediction, x, time, kind)
+        for kind in ("velocity", "score")
     )
     drifted = x + dt * (velocity + weight * score)
     return drifted + jnp.where(last, 0.0, jnp.sqrt(2 * weight * dt)) * _fresh(keys, i, x)
@@ -183,7 +208,11 @@ STEPPERS: Mapping[str, Advance] = {
     "ddim": _ddim,
     "ddpm": functools.partial(_ddim, eta=1.0),
     "sde": functools.partial(_sde, diffusion="sigma"),  # SiT's default
-    **{f"sde-{name}": functools.partial(_sde, diffusion=name) for name in DIFFUSIONS if name != "sigma"},
+    **{
+        f"sde-{name}": functools.partial(_sde, diffusion=name)
+        for name in DIFFUSIONS
+        if name != "sigma"
+    },
 }
 
 
@@ -208,16 +237,20 @@ def integrate(
     if solver == ADAPTIVE:
         return _dopri5(problem, noise, tolerance)
     count = jnp.asarray(steps, jnp.int32)
-    x = jax.lax.fori_loop(0, count, lambda i, x: STEPPERS[solver](problem, x, keys, i, count), noise)
+    x = jax.lax.fori_loop(
+        0, count, lambda i, x: STEPPERS[solver](problem, x, keys, i, count), noise
+    )
     return Solution(x, jnp.full(noise.shape[:1], count * EVALUATIONS[solver], jnp.int32))
 
 
 def _dopri5(problem: Problem, noise: jax.Array, tolerance: float) -> Solution:
-    """Dormand & Prince 1980 with the fourth-order result as error estimate, steps chosen for each sample alone.
+    """Dormand & Prince 1980 with the fourth-order result as error estimate, steps chosen for each
+    sample alone.
 
-    A step is taken where the root mean square of error / (tolerance + tolerance max(|x|, |x_next|)) is at most 1; the
-    next one is 0.9 error^(-1/5) times as long, between 0.2 and 10 times, or no longer after a refusal (Hairer, Norsett,
-    Wanner 1993, II.4, also for the first step). x is NaN where `MOST_ADAPTIVE_STEPS` do not reach t = 1.
+    A step is taken where the root mean square of error / (tolerance + tolerance max(|x|, |x_next|))
+    is at most 1; the next one is 0.9 error^(-1/5) times as long, between 0.2 and 10 times, or no
+    longer after a refusal (Hairer, Norsett, Wanner 1993, II.4, also for the first step). x is NaN
+    where `MOST_ADAPTIVE_STEPS` do not reach t = 1.
     """
 
     def per_sample(value: jax.Array) -> jax.Array:
@@ -227,7 +260,9 @@ def _dopri5(problem: Problem, noise: jax.Array, tolerance: float) -> Solution:
         return jnp.sqrt(jnp.mean(jnp.square(value / scale), axis=tuple(range(1, noise.ndim))))
 
     def slope(x: jax.Array, t: jax.Array) -> jax.Array:
-        return problem.path.convert(problem.output, problem.predict(x, t, problem.label), x, t, "velocity")
+        return problem.path.convert(
+            problem.output, problem.predict(x, t, problem.label), x, t, "velocity"
+        )
 
     def unfinished(state: _Adaptive) -> jax.Array:
         return jnp.any((state.t < 1) & (state.tries < MOST_ADAPTIVE_STEPS))
@@ -238,8 +273,11 @@ def _dopri5(problem: Problem, noise: jax.Array, tolerance: float) -> Solution:
         slopes = [state.slope]
         for row in _DORMAND_PRINCE[:-1]:
             x = state.x + per_sample(dt) * _combined(row, slopes)
-            slopes.append(slope(x, state.t + sum(row) * dt))  # of the last row x is the fifth-order result
-        error = norm(per_sample(dt) * _combined(_DORMAND_PRINCE[-1], slopes), _scale(state.x, x, tolerance))
+            # of the last row x is the fifth-order result
+            slopes.append(slope(x, state.t + sum(row) * dt))
+        error = norm(
+            per_sample(dt) * _combined(_DORMAND_PRINCE[-1], slopes), _scale(state.x, x, tolerance)
+        )
         error = jnp.where(jnp.isfinite(error), error, jnp.inf)
         taken = active & (error <= 1)
         end = dt >= 1 - state.t  # to exactly 1, whatever the sum rounds to
@@ -257,13 +295,24 @@ def _dopri5(problem: Problem, noise: jax.Array, tolerance: float) -> Solution:
     t, first = jnp.zeros(noise.shape[:1]), slope(noise, jnp.zeros(noise.shape[:1]))
     scale = _scale(noise, noise, tolerance)
     sizes = norm(noise, scale), norm(first, scale)
-    guess = jnp.where(jnp.minimum(*sizes) < 1e-5, 1e-6, 0.01 * sizes[0] / jnp.maximum(sizes[1], 1e-30))
+    guess = jnp.where(
+        jnp.minimum(*sizes) < 1e-5, 1e-6, 0.01 * sizes[0] / jnp.maximum(sizes[1], 1e-30)
+    )
     guess = jnp.minimum(guess, 1.0)
     beside = slope(noise + per_sample(guess) * first, guess)
     steepest = jnp.maximum(sizes[1], norm(beside - first, scale) / guess)
-    dt = jnp.where(steepest <= 1e-15, jnp.maximum(1e-6, guess * 1e-3), (0.01 / jnp.maximum(steepest, 1e-30)) ** 0.2)
+    dt = jnp.where(
+        steepest <= 1e-15,
+        jnp.maximum(1e-6, guess * 1e-3),
+        (0.01 / jnp.maximum(steepest, 1e-30)) ** 0.2,
+    )
     start = _Adaptive(
-        noise, first, t, jnp.minimum(jnp.minimum(100 * guess, dt), 1.0), jnp.zeros_like(t, jnp.int32), t > 0
+        noise,
+        first,
+        t,
+        jnp.minimum(jnp.minimum(100 * guess, dt), 1.0),
+        jnp.zeros_like(t, jnp.int32),
+        t > 0,
     )
     state = jax.lax.while_loop(unfinished, advance, start)
     x = jnp.where(per_sample(state.t < 1), jnp.nan, state.x)
@@ -271,7 +320,9 @@ def _dopri5(problem: Problem, noise: jax.Array, tolerance: float) -> Solution:
 
 
 class _Adaptive(NamedTuple):
-    """x and dx/dt there (n, ...); t, the next step, how many were tried, and whether the last was refused, (n,)."""
+    """x and dx/dt there (n, ...); t, the next step, how many were tried, and whether the last was
+    refused, (n,).
+    """
 
     x: jax.Array
     slope: jax.Array

@@ -1,4 +1,6 @@
-"""The recipes that ship with the package: one TOML file each, read by `schemas.recipes.load_recipe`."""
+"""The recipes that ship with the package: one TOML file each, read by
+`schemas.recipes.load_recipe`.
+"""
 
 import difflib
 from pathlib import Path
@@ -14,7 +16,8 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """The file of a shipped recipe, or the file that the user names (anything with a slash or a .toml ending).
+    """The file of a shipped recipe, or the file that the user names (anything with a slash or a
+    .toml ending).
 
     Raises:
         UserError: no such recipe (the nearest right name is given) or no such file.
@@ -22,10 +25,16 @@ def find_recipe(name_or_path: str) -> Path:
     if "/" in name_or_path or name_or_path.endswith(".toml"):
         path = Path(name_or_path)
         if not path.is_file():
-            raise UserError(f"{path}: no such recipe file; shipped recipes are {', '.join(recipe_names())}")
+            raise UserError(
+                f"{path}: no such recipe file; shipped recipes are {', '.join(recipe_names())}"
+            )
         return path
     if name_or_path not in recipe_names():
         close = difflib.get_close_matches(name_or_path, recipe_names(), n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(recipe_names())}, or give a TOML file"
+        hint = (
+            f"did you mean {close[0]!r}?"
+            if close
+            else f"there are {', '.join(recipe_names())}, or give a TOML file"
+        )
         raise UserError(f"unknown recipe {name_or_path!r}; {hint}")
     return _DIRECTORY / f"{name_or_path}.toml"

@@ -1,10 +1,12 @@
-"""Where records are read from while training: the shards, or rows made of them once, on disk or in memory.
+"""Where records are read from while training: the shards, or rows made of them once, on disk or in
+memory.
 
-On disk the rows are one file, mapped into memory, in a folder named after the digest of the dataset. Whoever wants it
-first makes it, from shards whose checksums are compared; other commands wait for that. The file appears whole under its
-name, and then a note of what it is. A file is used again when its size and time of change are those of the note; when
-only the time differs (a copy, a restored backup) its SHA-256 decides; otherwise it is made again. So nothing is read
-through at the start of each run, and bytes that the disk loses later, without a write, are the disk's to notice.
+On disk the rows are one file, mapped into memory, in a folder named after the digest of the
+dataset. Whoever wants it first makes it, from shards whose checksums are compared; other commands
+wait for that. The file appears whole under its name, and then a note of what it is. A file is used
+again when its size and time of change are those of the note; when only the time differs (a copy, a
+restored backup) its SHA-256 decides; otherwise it is made again. So nothing is read through at the
+start of each run, and bytes that the disk loses later, without a write, are the disk's to notice.
 """
 
 import json
@@ -42,7 +44,9 @@ _MEMORY_SHARE = 0.8  # of what is available; the rest is for training
 
 
 def cache_directory(given: Path | None = None) -> Path:
-    """Where copies of datasets are kept: as given, or `flowtrain/datasets` in XDG_CACHE_HOME or ~/.cache."""
+    """Where copies of datasets are kept: as given, or `flowtrain/datasets` in XDG_CACHE_HOME or
+    ~/.cache.
+    """
     if given is not None:
         return given
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -60,10 +64,11 @@ def open_records(
 
     Args:
         directory: what `flowtrain preprocess` wrote.
-        cache: "none" reads single records from the shards; "disk" makes a file of rows, once, and maps it; "ram" holds
-            the rows in memory, of each process its own.
+        cache: "none" reads single records from the shards; "disk" makes a file of rows, once, and
+            maps it; "ram" holds the rows in memory, of each process its own.
         cache_dir: where the files of rows are kept; default: `cache_directory()`.
-        progress: told numbers of records while rows are made, in all `flowtrain.records.rows.row_count(manifest)`.
+        progress: told numbers of records while rows are made, in all
+            `flowtrain.records.rows.row_count(manifest)`.
 
     Raises:
         UserError: the dataset is not whole, a shard is damaged, or there is no room for the rows.
@@ -125,7 +130,8 @@ class MappedReader(RowReader):
         """See `RowReader`.
 
         Raises:
-            UserError: the file was truncated meanwhile, so that to touch the map would kill the process.
+            UserError: the file was truncated meanwhile, so that to touch the map would kill the
+                process.
         """
         self._check_size(self._map.size())
         return super().gather(index, mirrored)
@@ -133,7 +139,8 @@ class MappedReader(RowReader):
     def _check_size(self, size: int) -> None:
         if size != self._bytes:
             raise UserError(
-                f"{self._path}: has {size} bytes, not {self._bytes}: something else has changed it; repeat the "
+                f"{self._path}: has {size} bytes, not {self._bytes}: something else has changed "
+                "it; repeat the "
                 "command, which makes it again"
             )
 
@@ -146,7 +153,8 @@ def check_memory(needed: int, available: int) -> None:
     """
     if needed > available * _MEMORY_SHARE:
         raise UserError(
-            f"--cache ram needs {_told(needed)} of memory, and {_told(available)} are available, a fifth of it for "
+            f"--cache ram needs {_told(needed)} of memory, and {_told(available)} are available, a "
+            "fifth of it for "
             "training itself; use --cache disk or --cache none"
         )
 
@@ -159,7 +167,8 @@ def check_disk(folder: Path, needed: int, available: int) -> None:
     """
     if needed > available:
         raise UserError(
-            f"--cache disk needs {_told(needed)} in {folder}, and {_told(available)} are free; make room, give another "
+            f"--cache disk needs {_told(needed)} in {folder}, and {_told(available)} are free; "
+            "make room, give another "
             "place with --cache-dir, or use --cache none"
         )
 
@@ -169,7 +178,9 @@ def _told(size: int) -> str:
 
 
 def _note(manifest: Manifest, digest: str, modified: int) -> dict[str, Any]:
-    """What lies beside a file of rows: which dataset, in which layout, and how to know the file again."""
+    """What lies beside a file of rows: which dataset, in which layout, and how to know the file
+    again.
+    """
     dtype = row_dtype(manifest.tensors)
     fields = {name: [spec.dtype, list(spec.shape)] for name, spec in manifest.tensors.items()}
     return {
@@ -191,7 +202,11 @@ def _read_note(folder: Path, manifest: Manifest) -> Mapping[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     wanted = _note(manifest, "", 0)
-    known = all(note.get(name) == value for name, value in wanted.items() if name not in ("sha256", "modified_ns"))
+    known = all(
+        note.get(name) == value
+        for name, value in wanted.items()
+        if name not in ("sha256", "modified_ns")
+    )
     return note if known and size == cache_bytes(manifest) else None
 
 
@@ -202,7 +217,9 @@ def _is_noted(folder: Path, manifest: Manifest) -> bool:
 
 
 def _is_whole(folder: Path, manifest: Manifest) -> bool:
-    """Whether a file that was touched has the bytes that were written all the same; then the note says so."""
+    """Whether a file that was touched has the bytes that were written all the same; then the note
+    says so.
+    """
     note = _read_note(folder, manifest)
     if note is None or sha256_file(folder / ROWS_NAME) != note["sha256"]:
         return False
@@ -216,8 +233,15 @@ def _write_note(folder: Path, manifest: Manifest, digest: str) -> None:
 
 
 def _make(folder: Path, directory: Path, manifest: Manifest, progress: Progress) -> None:
-    """Write the rows under a name of their own, which is then changed. Only for the holder of the lock."""
-    for path in (*folder.glob(".*.tmp"), folder / NOTE_NAME, folder / ROWS_NAME):  # left by a command that was killed
+    """Write the rows under a name of their own, which is then changed. Only for the holder of the
+    lock.
+    """
+    # left by a command that was killed
+    for path in (
+        *folder.glob(".*.tmp"),
+        folder / NOTE_NAME,
+        folder / ROWS_NAME,
+    ):
         path.unlink(missing_ok=True)
     check_disk(folder, cache_bytes(manifest), shutil.disk_usage(folder).free)
     temporary, digest = folder / f".{uuid.uuid4().hex}.tmp", sha256()
@@ -242,6 +266,7 @@ def _reported(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"--cache disk cannot use {folder} ({error.strerror or error}); mend that, give another place with "
+            f"--cache disk cannot use {folder} ({error.strerror or error}); mend that, give "
+            "another place with "
             "--cache-dir, or use --cache none"
         ) from error

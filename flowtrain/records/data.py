@@ -1,6 +1,7 @@
 """Batches of a latent dataset, by number, through Grain.
 
-Reading by batch instead of by record is what makes Grain fast here: per-record Python dominates otherwise.
+Reading by batch instead of by record is what makes Grain fast here: per-record Python dominates
+otherwise.
 """
 
 from collections.abc import Callable
@@ -28,17 +29,19 @@ _AHEAD = 8  # batches
 
 
 class BatchReader:
-    """Batch number -> arrays: a pure function of (dataset, seed, batch size), picklable and safe in threads.
+    """Batch number -> arrays: a pure function of (dataset, seed, batch size), picklable and safe in
+    threads.
 
     Args:
         reader: the records, from `flowtrain.records.cache.open_records`.
         batch_size: records of a whole batch.
         seed: of order and mirroring.
-        flip: choose between a record and its mirror image, where the dataset has mirrored encodings.
+        flip: choose between a record and its mirror image, where the dataset has mirrored
+            encodings.
         selection: the records to use; None for all.
         rows: those of a batch to read, of a process among several; None for all.
-        on_corrupt: what a damaged record does. "stop": it raises. "skip": the next intact one of the selection takes
-            its place, with an index, and so with draws, of its own.
+        on_corrupt: what a damaged record does. "stop": it raises. "skip": the next intact one of
+            the selection takes its place, with an index, and so with draws, of its own.
     """
 
     def __init__(
@@ -69,11 +72,13 @@ class BatchReader:
         """Arrays of the rows n of one batch.
 
         Returns:
-            `index`, `epoch`, `label`: (n,) int32. `index` counts the records of the dataset in shard order.
-            One (n, h, w, c) array for each stored tensor in its stored dtype; pixels as float32 in [-1, 1].
+            `index`, `epoch`, `label`: (n,) int32. `index` counts the records of the dataset in
+            shard order. One (n, h, w, c) array for each stored tensor in its stored dtype; pixels
+            as float32 in [-1, 1].
 
         Raises:
-            UserError: a record is damaged and none is to be skipped, none is intact, or the storage fails.
+            UserError: a record is damaged and none is to be skipped, none is intact, or the storage
+                fails.
         """
         epoch, index = batch_records(self.seed, int(batch), self.batch_size, self.selection)
         epoch, index = epoch[self.rows], index[self.rows]
@@ -91,7 +96,9 @@ class BatchReader:
         return index, self.reader.gather(index, self.mirrored(epoch, index))
 
     def _read_intact(self, epoch: NDArray[np.int64], index: Index) -> tuple[Index, Columns]:
-        """What stands in for a record follows from the dataset alone, not from what was read before."""
+        """What stands in for a record follows from the dataset alone, not from what was read
+        before.
+        """
         moves = np.zeros(len(index), np.int64)
         while moves.max() <= len(self.selection):
             mirrored = self.mirrored(epoch, index)
@@ -104,13 +111,18 @@ class BatchReader:
                 return index, self.reader.gather(index, mirrored)
             except DamagedRecordsError as error:
                 self._damaged.update(error.damaged)
-        raise UserError(f"{self.reader.directory}: no record is intact; `flowtrain data verify` says how to mend it")
+        raise UserError(
+            f"{self.reader.directory}: no record is intact; `flowtrain data verify` says how to "
+            "mend it"
+        )
 
     def _known(self, index: Index, mirrored: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which of these were found to be damaged before."""
         if not self._damaged:
             return np.zeros(len(index), np.bool_)
-        return np.array([pair in self._damaged for pair in zip(index.tolist(), mirrored.tolist(), strict=True)])
+        return np.array(
+            [pair in self._damaged for pair in zip(index.tolist(), mirrored.tolist(), strict=True)]
+        )
 
 
 _READ: dict[OnCorrupt, Callable[[BatchReader, NDArray[np.int64], Index], tuple[Index, Columns]]] = {
@@ -130,7 +142,11 @@ def make_loader(batches: BatchReader, steps: int) -> grain.DatasetIterator[Batch
     Its state, `{"next_index": step}`, is the number of batches handed out, not of those read ahead.
     """
     dataset = grain.MapDataset.range(steps).map(batches)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)))
+    return iter(
+        dataset.to_iter_dataset(
+            grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
+        )
+    )
 
 
 def seek(loader: grain.DatasetIterator[Batch], step: int) -> None:

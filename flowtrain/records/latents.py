@@ -1,4 +1,6 @@
-"""From what a dataset stores to what the model sees: draw from the posterior, then normalise. Runs on device."""
+"""From what a dataset stores to what the model sees: draw from the posterior, then normalise. Runs
+on device.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,9 @@ from flowtrain.records.counter import Purpose, record_keys
 
 
 def _from_moments(key: jax.Array, batch: dict[str, Any]) -> jax.Array:
-    """A fresh sample of the VAE's posterior: mean + exp(logvar / 2) * eps, another one in every epoch."""
+    """A fresh sample of the VAE's posterior: mean + exp(logvar / 2) * eps, another one in every
+    epoch.
+    """
     mean = batch["mean"].astype(jnp.float32)
     deviation = jnp.exp(0.5 * batch["logvar"].astype(jnp.float32))
     keys = record_keys(key, Purpose.POSTERIOR, batch["epoch"], batch["index"])
@@ -30,9 +34,15 @@ RAW: dict[str, Callable[[jax.Array, dict[str, Any]], jax.Array]] = {
 
 
 def model_latents(
-    key: jax.Array, batch: dict[str, Any], layout: str, offset: tuple[float, ...], scale: tuple[float, ...]
+    key: jax.Array,
+    batch: dict[str, Any],
+    layout: str,
+    offset: tuple[float, ...],
+    scale: tuple[float, ...],
 ) -> jax.Array:
     """(n, h, w, c) float32 in the model's scale: (raw - offset) * scale, channel by channel."""
     raw = RAW[layout](key, batch)
     shape = (1, 1, 1, len(offset))
-    return (raw - jnp.asarray(offset, jnp.float32).reshape(shape)) * jnp.asarray(scale, jnp.float32).reshape(shape)
+    return (raw - jnp.asarray(offset, jnp.float32).reshape(shape)) * jnp.asarray(
+        scale, jnp.float32
+    ).reshape(shape)

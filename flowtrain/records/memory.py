@@ -1,4 +1,6 @@
-"""How much memory a process may still take: that of the machine, or less where a container is limited."""
+"""How much memory a process may still take: that of the machine, or less where a container is
+limited.
+"""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +8,8 @@ from pathlib import Path
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that can be taken without swapping or being killed; pages that only cache files count as free.
+    """Bytes that can be taken without swapping or being killed; pages that only cache files count
+    as free.
 
     Where there is no /proc, as on macOS, the size of the whole memory.
     """
@@ -18,7 +21,8 @@ def available_memory(root: Path = Path("/")) -> int:
     return max(0, min([machine, *_left_in_groups(root)]))
 
 
-# By version of control groups: limit, use, and the field of memory.stat that tells the pages of files not used lately.
+# By version of control groups: limit, use, and the field of memory.stat that tells the pages of
+# files not used lately.
 _FILES = {
     2: ("memory.max", "memory.current", "inactive_file"),
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -31,7 +35,9 @@ def _left_in_groups(root: Path) -> Iterator[int]:
         limit_name, used_name, inactive_name = _FILES[version]
         limit = folder / limit_name
         if limit.is_file() and (told := limit.read_text().strip()) != "max":
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            statistics = dict(
+                line.split() for line in (folder / "memory.stat").read_text().splitlines()
+            )
             used = int((folder / used_name).read_text()) - int(statistics.get(inactive_name, 0))
             yield int(told) - used
 

@@ -1,7 +1,8 @@
 """Which records make batch b: arithmetic on the seed, whatever was read before.
 
-The epochs' permutations are laid end to end and cut into batches, so every record of the selection is seen once an
-epoch, no record is dropped, and the position of the loader is the step number and nothing else.
+The epochs' permutations are laid end to end and cut into batches, so every record of the selection
+is seen once an epoch, no record is dropped, and the position of the loader is the step number and
+nothing else.
 """
 
 import functools
@@ -32,37 +33,47 @@ class Selection:
 
     @classmethod
     def choose(cls, records: int, *, holdout: int = 0, overfit: int | None = None) -> Self:
-        """Those for training: all but `holdout` of them; of these the first `overfit`, when that is given.
+        """Those for training: all but `holdout` of them; of these the first `overfit`, when that is
+        given.
 
         Raises:
             UserError: nothing is left to train on, or fewer records than `overfit`.
         """
         if holdout >= records:
-            raise UserError(f"train.holdout={holdout} leaves none of {records} records to train on; lower it")
+            raise UserError(
+                f"train.holdout={holdout} leaves none of {records} records to train on; lower it"
+            )
         train, _ = holdout_records(records, holdout)
         if overfit is not None and not 1 <= overfit <= len(train):
-            raise UserError(f"train.overfit={overfit}, but there are {len(train)} records to train on; lower it")
+            raise UserError(
+                f"train.overfit={overfit}, but there are {len(train)} records to train on; lower it"
+            )
         return cls(train[:overfit])
 
     def __len__(self) -> int:
         return len(self.index)
 
     def after(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The record of the selection that follows each of `index`, which are in it; the first follows the last."""
+        """The record of the selection that follows each of `index`, which are in it; the first
+        follows the last.
+        """
         return self.index[(np.searchsorted(self.index, index) + 1) % len(self.index)]
 
 
 def holdout_records(records: int, holdout: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted indices, int64, of the records to train on and of the `holdout` ones that are kept back.
+    """Sorted indices, int64, of the records to train on and of the `holdout` ones that are kept
+    back.
 
-    They depend on the two numbers alone, so that runs of all seeds keep back the same records; those of a smaller
-    holdout are among those of a larger one.
+    They depend on the two numbers alone, so that runs of all seeds keep back the same records;
+    those of a smaller holdout are among those of a larger one.
     """
     drawn = np.argsort(host_bits(0, Purpose.HOLDOUT, 0, np.arange(records)), kind="stable")
     return np.sort(drawn[holdout:]), np.sort(drawn[:holdout])
 
 
-@functools.lru_cache(maxsize=2)  # a batch touches two epochs at most, unless it is larger than the selection
+@functools.lru_cache(
+    maxsize=2
+)  # a batch touches two epochs at most, unless it is larger than the selection
 def epoch_order(seed: int, epoch: int, records: int) -> NDArray[np.int64]:
     """The permutation of `records` places in which an epoch visits them."""
     bits = host_bits(seed, Purpose.ORDER, epoch, np.arange(records))
@@ -72,7 +83,9 @@ def epoch_order(seed: int, epoch: int, records: int) -> NDArray[np.int64]:
 def batch_records(
     seed: int, batch: int, batch_size: int, selection: Selection
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(epoch, index), each (batch_size,), of the records of batch number `batch`; indices are those of the dataset."""
+    """(epoch, index), each (batch_size,), of the records of batch number `batch`; indices are those
+    of the dataset.
+    """
     position = batch * batch_size + np.arange(batch_size)
     epoch, visit = np.divmod(position, len(selection))
     place = np.empty(batch_size, np.int64)

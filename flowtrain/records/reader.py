@@ -34,10 +34,12 @@ class Records(Protocol):
         ...
 
     def gather(self, index: Index, mirrored: NDArray[np.bool_]) -> Columns:
-        """The records `index`, (n,) with n > 0, in that order, each from the main split or from its mirror image.
+        """The records `index`, (n,) with n > 0, in that order, each from the main split or from its
+        mirror image.
 
         Returns:
-            One (n, h, w, c) array for each stored tensor in its stored dtype, and `label`, (n,) int32.
+            One (n, h, w, c) array for each stored tensor in its stored dtype, and `label`, (n,)
+            int32.
 
         Raises:
             DamagedRecordsError: some of them cannot be read.
@@ -51,7 +53,8 @@ class DamagedRecordsError(UserError):
     """Records whose bytes are not those that were written.
 
     Attributes:
-        damaged: the line about each one, by (index, whether it is the mirror image). The error's text is the first.
+        damaged: the line about each one, by (index, whether it is the mirror image). The error's
+            text is the first.
     """
 
     def __init__(self, damaged: Places):
@@ -66,8 +69,8 @@ class LatentReader:
         directory: what `flowtrain preprocess` wrote.
 
     Raises:
-        UserError: the dataset is unfinished, empty or newer than this release, or a shard is missing, truncated or
-            damaged; the shard is named.
+        UserError: the dataset is unfinished, empty or newer than this release, or a shard is
+            missing, truncated or damaged; the shard is named.
     """
 
     def __init__(self, directory: Path):
@@ -82,8 +85,11 @@ class LatentReader:
     def __reduce__(self) -> tuple[type["LatentReader"], tuple[Path]]:
         return LatentReader, (self.directory,)
 
-    def read(self, index: Sequence[int] | NDArray[np.integer], *, mirrored: bool = False) -> list[Record]:
-        """The records at `index`, keys included, in that order, from the main split or from its mirror image.
+    def read(
+        self, index: Sequence[int] | NDArray[np.integer], *, mirrored: bool = False
+    ) -> list[Record]:
+        """The records at `index`, keys included, in that order, from the main split or from its
+        mirror image.
 
         Raises:
             DamagedRecordsError, UserError, IndexError: as `Records.gather`.
@@ -91,7 +97,10 @@ class LatentReader:
         wanted = np.asarray(index, np.int64)
         choice = np.full(len(wanted), mirrored)
         try:
-            return [decode_record(data, self.manifest.tensors) for data in self._serialized(wanted, choice)]
+            return [
+                decode_record(data, self.manifest.tensors)
+                for data in self._serialized(wanted, choice)
+            ]
         except (RuntimeError, ValueError) as error:
             raise self._diagnose(wanted, choice, error) from error
 
@@ -127,7 +136,9 @@ class LatentReader:
                 )
         if damaged:
             return DamagedRecordsError(damaged)
-        return UserError(f"{self.directory}: could not be read for a moment ({error}); repeat the command")
+        return UserError(
+            f"{self.directory}: could not be read for a moment ({error}); repeat the command"
+        )
 
 
 class Unread:
@@ -150,7 +161,9 @@ class Unread:
 
     def gather(self, index: Index, mirrored: NDArray[np.bool_]) -> Columns:
         """Never: see `Records`."""
-        raise UserError(f"{self.directory}: only the manifest was read; bring the dataset to a local disk")
+        raise UserError(
+            f"{self.directory}: only the manifest was read; bring the dataset to a local disk"
+        )
 
 
 class _Split:
@@ -165,8 +178,9 @@ class _Split:
         self._readers = [_open(directory / shard.name, shard) for shard in self._shards]
 
     def read(self, index: Index) -> list[bytes]:
-        """Serialized records, in order. Asked for one by one: array_record hands each record of a list to a thread of
-        its own, which takes twice the CPU time, and there are threads that read batches already.
+        """Serialized records, in order. Asked for one by one: array_record hands each record of a
+        list to a thread of its own, which takes twice the CPU time, and there are threads that read
+        batches already.
 
         Raises:
             RuntimeError: from array_record.
@@ -204,7 +218,10 @@ def check_full(where: str, manifest: Manifest) -> None:
     for split in manifest.splits:
         count = sum(shard.records for shard in manifest.split_shards(split))
         if count != manifest.counts.written:
-            raise UserError(f"{where}: split {split!r} holds {count} records, not {manifest.counts.written}; {REBUILD}")
+            raise UserError(
+                f"{where}: split {split!r} holds {count} records, not {manifest.counts.written}; "
+                f"{REBUILD}"
+            )
 
 
 def check_range(index: Index, records: int) -> None:
@@ -235,15 +252,20 @@ def _open(path: Path, shard: ShardInfo) -> ArrayRecordReader:
     try:
         reader = ArrayRecordReader(str(path), **_RANDOM)
     except RuntimeError as error:
-        raise UserError(f"{path}: cannot be opened ({error}); mend that and repeat the command") from error
+        raise UserError(
+            f"{path}: cannot be opened ({error}); mend that and repeat the command"
+        ) from error
     count = reader.num_records()  # 0 where it is damaged
     if count != shard.records:
-        raise UserError(f"{path}: shard holds {count} readable records, not {shard.records}; {REBUILD}")
+        raise UserError(
+            f"{path}: shard holds {count} readable records, not {shard.records}; {REBUILD}"
+        )
     return reader
 
 
 def _check_damaged(path: Path, shard: ShardInfo, error: Exception) -> None:
-    """Tell damage from a disk that fails and from a writer that was wrong: these are nothing to skip.
+    """Tell damage from a disk that fails and from a writer that was wrong: these are nothing to
+    skip.
 
     Raises:
         UserError: the file is gone or cannot be read, or it is what was written.
@@ -252,9 +274,13 @@ def _check_damaged(path: Path, shard: ShardInfo, error: Exception) -> None:
     try:
         whole = sha256_file(path) == shard.sha256
     except OSError as reason:
-        raise UserError(f"{path}: cannot be read ({reason.strerror}); mend that and repeat the command") from error
+        raise UserError(
+            f"{path}: cannot be read ({reason.strerror}); mend that and repeat the command"
+        ) from error
     if whole:
-        raise UserError(f"{path}: the shard is whole, but a record cannot be read ({error}); {REBUILD}") from error
+        raise UserError(
+            f"{path}: the shard is whole, but a record cannot be read ({error}); {REBUILD}"
+        ) from error
 
 
 def _allow_open_files(directory: Path, shards: int) -> None:
@@ -269,10 +295,13 @@ def _allow_open_files(directory: Path, shards: int) -> None:
         return
     if not _allows(hard, needed):
         raise UserError(
-            f"{directory}: {shards} shards are too many for a process that may open {hard} files; raise the limit "
+            f"{directory}: {shards} shards are too many for a process that may open {hard} files; "
+            "raise the limit "
             f"(ulimit -n {needed}) or use --cache disk"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else hard, hard))
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else hard, hard)
+    )
 
 
 def _allows(limit: int, needed: int) -> bool:

@@ -1,7 +1,8 @@
-"""A dataset as fixed-size rows: all tensors of a record and its label, one after another, as flat as memory.
+"""A dataset as fixed-size rows: all tensors of a record and its label, one after another, as flat
+as memory.
 
-Row i is record i of the main split; the mirror images follow in the same order. Decoding the shards costs most of the
-time that loading takes, and a row costs a copy.
+Row i is record i of the main split; the mirror images follow in the same order. Decoding the shards
+costs most of the time that loading takes, and a row costs a copy.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +26,12 @@ _CHUNK = 256  # records that are decoded at once
 
 
 def row_dtype(tensors: Mapping[str, TensorSpec]) -> np.dtype[np.void]:
-    """A row: the tensors in the order of the manifest and the label as int32, little-endian, without gaps."""
-    fields: list[Any] = [(name, np.dtype(spec.dtype).newbyteorder("<"), spec.shape) for name, spec in tensors.items()]
+    """A row: the tensors in the order of the manifest and the label as int32, little-endian,
+    without gaps.
+    """
+    fields: list[Any] = [
+        (name, np.dtype(spec.dtype).newbyteorder("<"), spec.shape) for name, spec in tensors.items()
+    ]
     return np.dtype([*fields, (LABEL, "<i4")])
 
 
@@ -40,7 +45,9 @@ def cache_bytes(manifest: Manifest) -> int:
     return row_count(manifest) * row_dtype(manifest.tensors).itemsize
 
 
-def read_rows(directory: Path, manifest: Manifest, progress: Callable[[int], object]) -> Iterator[Rows]:
+def read_rows(
+    directory: Path, manifest: Manifest, progress: Callable[[int], object]
+) -> Iterator[Rows]:
     """All rows in order, in pieces, from shards that are compared with their checksums first.
 
     Args:
@@ -64,10 +71,13 @@ def _check_shard(path: Path, shard: ShardInfo) -> None:
     try:
         whole = sha256_file(path) == shard.sha256
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that and repeat the command") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); mend that and repeat the command"
+        ) from error
     if not whole:
         raise UserError(
-            f"{path}: the shard is damaged (its bytes are not those of its checksum); {REBUILD}, or train without its "
+            f"{path}: the shard is damaged (its bytes are not those of its checksum); {REBUILD}, "
+            "or train without its "
             "damaged records with --cache none --set train.on_corrupt=skip"
         )
 
@@ -85,7 +95,9 @@ def _shard_rows(path: Path, shard: ShardInfo, manifest: Manifest) -> Iterator[Ro
                 rows[name] = column
             yield rows
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: the shard does not fit the manifest ({error}); {REBUILD}") from error
+        raise UserError(
+            f"{path}: the shard does not fit the manifest ({error}); {REBUILD}"
+        ) from error
 
 
 class RowReader:

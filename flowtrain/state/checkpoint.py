@@ -1,8 +1,10 @@
-"""Checkpoints on disk, hidden from the rest: an orbax manager with one item for each thing that is restored alone.
+"""Checkpoints on disk, hidden from the rest: an orbax manager with one item for each thing that is
+restored alone.
 
-Items: `params`, `opt`, one for each moving average by its name (arrays), `data` (the loader's state) and `meta` (step,
-dataset digest, recipe, counters). A save is asynchronous and is committed by a rename, so a killed process leaves the
-step before intact.
+Items: `params`, `opt`, one for each moving average by its name (arrays), `data` (the loader's
+    state) and `meta` (step,
+dataset digest, recipe, counters). A save is asynchronous and is committed by a rename, so a killed
+process leaves the step before intact.
 """
 
 import functools
@@ -33,30 +35,44 @@ PARAMS, OPT, DATA, META = "params", "opt", "data", "meta"
 
 @dataclass(frozen=True)
 class _Kept:
-    """An orbax policy of which checkpoints stay: the last ones, those of every so many steps, and the best."""
+    """An orbax policy of which checkpoints stay: the last ones, those of every so many steps, and
+    the best.
+    """
 
     config: TrainConfig
 
     def should_preserve(
-        self, checkpoints: Sequence[policy.PolicyCheckpointInfo], *, context: policy.PreservationContext
+        self,
+        checkpoints: Sequence[policy.PolicyCheckpointInfo],
+        *,
+        context: policy.PreservationContext,
     ) -> list[bool]:
-        """One answer for each of `checkpoints`; without a finite validation loss, none is among the best."""
+        """One answer for each of `checkpoints`; without a finite validation loss, none is among the
+        best.
+        """
         steps = sorted(one.step for one in checkpoints)
         losses = {one.step: one.metrics[LOSS] for one in checkpoints if one.metrics}
-        best = sorted((loss, -step) for step, loss in losses.items() if math.isfinite(loss))  # of equals, the later one
+        # of equals, the later one
+        best = sorted((loss, -step) for step, loss in losses.items() if math.isfinite(loss))
         kept = {*steps[-self.config.keep :], *(-step for _, step in best[: self.config.keep_best])}
         kept.update(_regular(steps, self.config)[-1:])  # what a rollback goes back to
         every = self.config.keep_every
-        return [one.step in kept or (every is not None and one.step % every == 0) for one in checkpoints]
+        return [
+            one.step in kept or (every is not None and one.step % every == 0) for one in checkpoints
+        ]
 
 
 def _regular(steps: Sequence[int], config: TrainConfig) -> list[int]:
-    """Those that every run of this recipe makes, and not only one that was stopped there; in order."""
+    """Those that every run of this recipe makes, and not only one that was stopped there; in
+    order.
+    """
     return sorted(step for step in steps if step % config.checkpoint_every == 0)
 
 
 class Checkpoints(StepFolders):
-    """The checkpoints of a work directory, open for writing: a `StepFolders` that stores a `TrainState`."""
+    """The checkpoints of a work directory, open for writing: a `StepFolders` that stores a
+    `TrainState`.
+    """
 
     def __init__(self, workdir: Path, config: TrainConfig):
         super().__init__(workdir / CHECKPOINTS_DIR, "checkpoint", preserve=_Kept(config))
@@ -67,7 +83,9 @@ class Checkpoints(StepFolders):
         return next(reversed(self.steps()), None)
 
     def latest_regular(self) -> int | None:
-        """The newest that a run which was never stopped has too, or None; waits for one that is being saved."""
+        """The newest that a run which was never stopped has too, or None; waits for one that is
+        being saved.
+        """
         return next(reversed(_regular(self.steps(), self._config)), None)
 
     def save(
@@ -78,35 +96,55 @@ class Checkpoints(StepFolders):
         meta: Mapping[str, Any],
         validation_loss: float | None = None,
     ) -> None:
-        """Begin to save; returns when the arrays have been copied off, so their buffers may be donated."""
+        """Begin to save; returns when the arrays have been copied off, so their buffers may be
+        donated.
+        """
         counters = {"skipped": int(state.skipped), "streak": int(state.streak)}
         arrays = {PARAMS: state.params, OPT: state.opt, **state.ema}
         self.write(step, arrays, {DATA: dict(data), META: {**meta, **counters}}, validation_loss)
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
-        """(state, data, meta) of `step`. `like` is a tree of ShapeDtypeStructs with shardings: where to put it."""
+    def restore(
+        self, step: int, like: TrainState
+    ) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
+        """(state, data, meta) of `step`. `like` is a tree of ShapeDtypeStructs with shardings:
+        where to put it.
+        """
         restored = self.read(step, {PARAMS: like.params, OPT: like.opt, **like.ema}, (DATA, META))
         meta = restored[META]
         if "skipped" not in meta:
-            raise UserError(f"checkpoint {step} is of an older release of flowtrain; train in a new directory")
+            raise UserError(
+                f"checkpoint {step} is of an older release of flowtrain; train in a new directory"
+            )
         counters = np.array([step, meta["skipped"], meta["streak"]], np.int32)
-        count, skipped, streak = jax.jit(lambda: tuple(jnp.asarray(counters)), out_shardings=like.step.sharding)()
+        count, skipped, streak = jax.jit(
+            lambda: tuple(jnp.asarray(counters)), out_shardings=like.step.sharding
+        )()
         averages = {name: restored[name] for name in like.ema}
-        return TrainState(count, restored[PARAMS], averages, restored[OPT], skipped, streak), restored[DATA], meta
+        return (
+            TrainState(count, restored[PARAMS], averages, restored[OPT], skipped, streak),
+            restored[DATA],
+            meta,
+        )
 
 
 def with_sharding(abstract: Any, shardings: Any) -> Any:
-    """ShapeDtypeStructs that say where each array goes, for `restore`; one sharding, or a tree of them."""
+    """ShapeDtypeStructs that say where each array goes, for `restore`; one sharding, or a tree of
+    them.
+    """
     if isinstance(shardings, NamedSharding | SingleDeviceSharding):
         shardings = jax.tree.map(lambda leaf: shardings, abstract)
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract, shardings
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        shardings,
     )
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What sampling needs of a run: `predict(params, x, t, label)` with shapes as `DiT.__call__`."""
+    """What sampling needs of a run: `predict(params, x, t, label)` with shapes as
+    `DiT.__call__`.
+    """
 
     run: Run
     step: int
@@ -122,12 +160,16 @@ class TrainedModel:
 
 @functools.lru_cache(maxsize=8)
 def _network(config: str, latent_shape: tuple[int, int, int], classes: int) -> Network:
-    """The same functions for the same network (its config as JSON), so that checkpoints share what was compiled."""
+    """The same functions for the same network (its config as JSON), so that checkpoints share what
+    was compiled.
+    """
     return make_network(ModelConfig.model_validate_json(config), latent_shape, classes)
 
 
 def check_sampling(workdir: Path, step: int | None = None, weights: str = MAIN) -> None:
-    """Whether `load_for_sampling` would find its checkpoint and weights, without reading them. Raises as it does."""
+    """Whether `load_for_sampling` would find its checkpoint and weights, without reading them.
+    Raises as it does.
+    """
     run = read_run(workdir)
     if parse_width(weights) is not None:
         return  # snapshots tell when they are read
@@ -147,7 +189,9 @@ def _choose(workdir: Path, known: Sequence[int], step: int | None) -> int:
         raise UserError(f"{workdir}: no checkpoint yet; let `flowtrain train` run to its first one")
     chosen = known[-1] if step is None else step
     if chosen not in known:
-        raise UserError(f"{workdir}: no checkpoint of step {step}; there are {', '.join(map(str, known))}")
+        raise UserError(
+            f"{workdir}: no checkpoint of step {step}; there are {', '.join(map(str, known))}"
+        )
     return chosen
 
 
@@ -157,8 +201,9 @@ def load_for_sampling(workdir: Path, step: int | None = None, weights: str = MAI
     Args:
         workdir: the work directory of a run, which may be training at this moment.
         step: default: the newest.
-        weights: a moving average by its name (`ema`, `ema0.999`, `power0.05`), `params` for the parameters themselves,
-            or `posthoc0.13` for the power-function average of that relative width, reconstructed from snapshots.
+        weights: a moving average by its name (`ema`, `ema0.999`, `power0.05`), `params` for the
+            parameters themselves, or `posthoc0.13` for the power-function average of that relative
+            width, reconstructed from snapshots.
 
     Raises:
         UserError: no run, no checkpoint, not this step, no such weights, or damaged files.

@@ -1,4 +1,6 @@
-"""What machines say no to, as one line that says which knob to turn: full disks, full memories, damaged files."""
+"""What machines say no to, as one line that says which knob to turn: full disks, full memories,
+damaged files.
+"""
 
 import errno
 import logging
@@ -25,16 +27,21 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _full(error: BaseException) -> str | None:
-    """What the system said, if it was that there is no room; TensorStore, under orbax, tells it in words only."""
+    """What the system said, if it was that there is no room; TensorStore, under orbax, tells it in
+    words only.
+    """
     for one in _chain(error):
         for code, words in _FULL.items():
-            if (isinstance(one, OSError) and one.errno == code) or words.lower() in str(one).lower():
+            if (isinstance(one, OSError) and one.errno == code) or words.lower() in str(
+                one
+            ).lower():
                 return words
     return None
 
 
 def silence() -> None:
-    """Let orbax tell of nothing: it logs each phase of a save, and a traceback from each thread of one that fails.
+    """Let orbax tell of nothing: it logs each phase of a save, and a traceback from each thread of
+    one that fails.
 
     Errors are raised all the same.
     """
@@ -49,7 +56,9 @@ def _not_a_full_disk(record: logging.LogRecord) -> bool:
 
 
 def _unraisable(what: Any, before: Callable[[Any], object] = sys.unraisablehook) -> None:
-    """Drops what TensorStore says when it ends a write that orbax no longer waits for, since another has failed."""
+    """Drops what TensorStore says when it ends a write that orbax no longer waits for, since
+    another has failed.
+    """
     if str(what.exc_value) != "Event loop is closed":
         before(what)
 
@@ -62,16 +71,19 @@ def check_room(directory: Path, arrays: Any, what: str, kept: str) -> None:
     Raises:
         UserError: it will not, as `storage_faults` says it.
     """
-    needed = 0.9 * sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))  # random numbers are compressed to 0.92
+    # random numbers are compressed to 0.92
+    needed = 0.9 * sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
     usage = shutil.disk_usage(directory)
-    if jax.process_count() == 1 and usage.total and usage.free < needed:  # some network file systems tell of no bytes
+    # some network file systems tell of no bytes
+    if jax.process_count() == 1 and usage.total and usage.free < needed:
         numbers = f"{needed / 1e6:,.1f} MB needed, {usage.free / 1e6:,.1f} MB free"
         raise UserError(f"{what} ({numbers}); {kept}; make room and repeat the command")
 
 
 @contextmanager
 def storage_faults(what: str, kept: str) -> Iterator[None]:
-    """Turn an error that comes from a full disk into a `UserError`: "`what` (No space ...); `kept`; make room ...".
+    """Turn an error that comes from a full disk into a `UserError`: "`what` (No space ...); `kept`;
+    make room ...".
 
     What failed is of no more use: leave it, and open it again.
     """
@@ -97,12 +109,17 @@ def memory_faults() -> Iterator[None]:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         told = ("resource_exhausted", "out of memory")
-        if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in told):
+        if not isinstance(error, MemoryError) and not any(
+            words in str(error).lower() for words in told
+        ):
             raise
         raise UserError(
-            "out of memory: a step does not fit; compute the batch in parts (--set train.accumulate=2), keep fewer "
-            "activations (--set model.remat=true), cut the state over devices (--fsdp N), or, before the first "
-            "checkpoint or in a new directory, use bfloat16 (--set model.dtype=bfloat16) or a smaller train.batch_size"
+            "out of memory: a step does not fit; compute the batch in parts (--set "
+            "train.accumulate=2), keep fewer "
+            "activations (--set model.remat=true), cut the state over devices (--fsdp N), or, "
+            "before the first "
+            "checkpoint or in a new directory, use bfloat16 (--set model.dtype=bfloat16) or a "
+            "smaller train.batch_size"
         ) from error
 
 

@@ -1,7 +1,8 @@
-"""Folders of arrays by step, through an orbax manager: what checkpoints and snapshots have in common.
+"""Folders of arrays by step, through an orbax manager: what checkpoints and snapshots have in
+common.
 
-`DIRECTORY/STEP/ITEM`. A save is asynchronous and is committed by a rename, and a deletion begins with one, so whatever
-a killed process leaves, a folder with the name of a step is whole.
+`DIRECTORY/STEP/ITEM`. A save is asynchronous and is committed by a rename, and a deletion begins
+with one, so whatever a killed process leaves, a folder with the name of a step is whole.
 """
 
 import shutil
@@ -30,16 +31,24 @@ class StepFolders:
         read_only: nothing is written or removed, as another process may be writing.
 
     Raises:
-        UserError: from all that writes, and on leaving: the disk is full (leave it then, and open it again); from
-            `read`: files are damaged.
+        UserError: from all that writes, and on leaving: the disk is full (leave it then, and open
+            it again); from `read`: files are damaged.
     """
 
     def __init__(
-        self, directory: Path, kind: str, *, preserve: policy.PreservationPolicy | None = None, read_only: bool = False
+        self,
+        directory: Path,
+        kind: str,
+        *,
+        preserve: policy.PreservationPolicy | None = None,
+        read_only: bool = False,
     ):
         silence()
         self._directory, self._kind, self._read_only = directory.resolve(), kind, read_only
-        self._fault = (f"{directory.parent}: the {kind} could not be saved", "those before it are whole")
+        self._fault = (
+            f"{directory.parent}: the {kind} could not be saved",
+            "those before it are whole",
+        )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preserve,
             best_fn=lambda metrics: metrics[LOSS],  # without it orbax writes no metrics to disk
@@ -57,7 +66,10 @@ class StepFolders:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         with storage_faults(*self._fault):
             self._manager.close()
@@ -78,9 +90,14 @@ class StepFolders:
         return sorted(self._manager.all_steps())
 
     def write(
-        self, step: int, arrays: Mapping[str, Any], notes: Mapping[str, Any] | None = None, loss: float | None = None
+        self,
+        step: int,
+        arrays: Mapping[str, Any],
+        notes: Mapping[str, Any] | None = None,
+        loss: float | None = None,
     ) -> None:
-        """Begin to save; returns when the arrays have been copied off, so their buffers may be donated.
+        """Begin to save; returns when the arrays have been copied off, so their buffers may be
+        donated.
 
         Args:
             step: one that there is no folder of.
@@ -97,10 +114,16 @@ class StepFolders:
             metrics = None if loss is None else {LOSS: float(loss)}
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
 
-    def read(self, step: int, targets: Mapping[str, Any], notes: Sequence[str] = ()) -> dict[str, Any]:
-        """Some items of a step, and nothing else; `targets` are trees of ShapeDtypeStructs with shardings."""
+    def read(
+        self, step: int, targets: Mapping[str, Any], notes: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Some items of a step, and nothing else; `targets` are trees of ShapeDtypeStructs with
+        shardings.
+        """
         self.wait()
-        items: dict[str, Any] = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
+        items: dict[str, Any] = {
+            name: ocp.args.StandardRestore(tree) for name, tree in targets.items()
+        }
         items |= {name: ocp.args.JsonRestore() for name in notes}
         folder = self._directory / str(step)
         remedy = f"if its files are damaged, delete {folder} and repeat the command"

@@ -1,7 +1,9 @@
-"""Where a run is: the step, and the batches that were passed over when it went back to an earlier checkpoint.
+"""Where a run is: the step, and the batches that were passed over when it went back to an earlier
+checkpoint.
 
-A run that goes back from step b to step s would meet the same batches again, and the same end. So it goes on from s
-with the batches after those of b, and the numbers of the ones between are never used.
+A run that goes back from step b to step s would meet the same batches again, and the same end. So
+it goes on from s with the batches after those of b, and the numbers of the ones between are never
+used.
 """
 
 import json
@@ -16,7 +18,9 @@ ROLLBACKS = "rollbacks.json"
 
 @dataclass(frozen=True)
 class Position:
-    """After `step` steps. `rollbacks` holds, for each, (the step gone back to, batches passed over so far)."""
+    """After `step` steps. `rollbacks` holds, for each, (the step gone back to, batches passed over
+    so far).
+    """
 
     step: int = 0
     rollbacks: tuple[tuple[int, int], ...] = ()
@@ -54,4 +58,6 @@ def write_rollbacks(workdir: Path, rollbacks: Sequence[tuple[int, int]]) -> None
 def read_rollbacks(workdir: Path) -> tuple[tuple[int, int], ...]:
     """What `write_rollbacks` wrote."""
     path = workdir / ROLLBACKS
-    return tuple((good, over) for good, over in json.loads(path.read_text())) if path.exists() else ()
+    return (
+        tuple((good, over) for good, over in json.loads(path.read_text())) if path.exists() else ()
+    )

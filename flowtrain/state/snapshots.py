@@ -1,4 +1,6 @@
-"""Snapshots of power-function averages, kept through a run, so that other widths can be made after it."""
+"""Snapshots of power-function averages, kept through a run, so that other widths can be made after
+it.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,21 @@ class Snapshots(StepFolders):
         self.widths = dict(zip(power_names(config), config.ema_power, strict=True))
         self.where = workdir
         self._every = config.ema_snapshot_every
-        nothing = not self.widths and not (workdir / SNAPSHOTS).exists()  # of this recipe, nor of one before it
+        # of this recipe, nor of one before it
+        nothing = not self.widths and not (workdir / SNAPSHOTS).exists()
         super().__init__(workdir / SNAPSHOTS, "snapshot", read_only=read_only or nothing)
 
     def save(self, step: int, ema: dict[str, Params]) -> None:
-        """Begin to save those of `step`, of which there is none yet; returns when the arrays have been copied off."""
+        """Begin to save those of `step`, of which there is none yet; returns when the arrays have
+        been copied off.
+        """
         if self.widths:
             self.write(step, {name: ema[name] for name in self.widths})
 
     def resume(self, step: int, ema: dict[str, Params]) -> None:
-        """As `cut`, and save the one of `step` from `ema` if a kill came between it and the checkpoint of that step."""
+        """As `cut`, and save the one of `step` from `ema` if a kill came between it and the
+        checkpoint of that step.
+        """
         self.cut(step)
         if step > 0 and step % self._every == 0 and step not in self.steps():
             self.save(step, ema)

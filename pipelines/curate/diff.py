@@ -1,7 +1,8 @@
-"""`data diff`: which settings and which records of two datasets differ. Records are matched by key, wherever they lie.
+"""`data diff`: which settings and which records of two datasets differ. Records are matched by key,
+wherever they lie.
 
-Each dataset is read once into a few numbers a record: a hash of the key, one of the class, one of the tensors.
-Records whose tensors differ are then read again, in pairs, to say by how much.
+Each dataset is read once into a few numbers a record: a hash of the key, one of the class, one of
+the tensors. Records whose tensors differ are then read again, in pairs, to say by how much.
 """
 
 import hashlib
@@ -24,8 +25,13 @@ from schemas.manifest import Manifest, ShardInfo
 from schemas.record import Record
 
 NAMED = 5  # records named of each kind
-_WIDTH, _LEAD = 80, 20  # characters of a value that are shown, and of them before the first difference, about
-_PIECE = re.compile(r"[^\s/]+|[\s/]")  # where a long value may be cut: words and parts of paths, and what is between
+# characters of a value that are shown, and of them before the first difference, about
+_WIDTH, _LEAD = (
+    80,
+    20,
+)
+# where a long value may be cut: words and parts of paths, and what is between
+_PIECE = re.compile(r"[^\s/]+|[\s/]")
 _ONLY_IN_COMMAND = ("shards", "batch-size")  # options that no other setting tells
 # Not settings: what follows from the records, and what the records are compared by.
 _RESULTS = {"counts", "channels", "reconstruction", "shards", "files", "sealed"}
@@ -54,7 +60,8 @@ class Comparison:
     only_b: Difference
     labels: Difference
     tensors: Difference
-    largest: dict[str, float] = field(default_factory=dict)  # of the tensors, by name: largest absolute difference
+    # of the tensors, by name: largest absolute difference
+    largest: dict[str, float] = field(default_factory=dict)
     common: int = 0
 
     @property
@@ -86,7 +93,9 @@ class Comparison:
         }
 
     def _settings_told(self) -> list[tuple[str, tuple[Any, Any]]]:
-        """The settings without the command, which says most of them again, but with what it alone says."""
+        """The settings without the command, which says most of them again, but with what it alone
+        says.
+        """
         told = {name: pair for name, pair in self.settings.items() if name != "command"}
         if "command" in self.settings:
             a, b = self.settings["command"]
@@ -106,9 +115,15 @@ class Comparison:
             lines.append(self.labels.to_text("of another class"))
         if self.tensors.count:
             largest = ", ".join(f"{name} {value:.3g}" for name, value in self.largest.items())
-            lines.append(self.tensors.to_text("with other tensors") + (f" (at most {largest})" if largest else ""))
+            lines.append(
+                self.tensors.to_text("with other tensors")
+                + (f" (at most {largest})" if largest else "")
+            )
         if self.same_records:
-            lines.append(f"the {counted(self.common, 'record')} {'is' if self.common == 1 else 'are'} the same")
+            lines.append(
+                f"the {counted(self.common, 'record')} {'is' if self.common == 1 else 'are'} the "
+                "same"
+            )
         return "\n".join(lines)
 
 
@@ -124,8 +139,14 @@ def _short(*values: Any) -> list[str]:
     texts = [_json(value) for value in values]
     if max(map(len, texts)) <= _WIDTH:
         return texts
-    common = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
-    begins = [found.start() for found in _PIECE.finditer(texts[0][:common]) if found.start() < common - _LEAD]
+    common = sum(
+        1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    )
+    begins = [
+        found.start()
+        for found in _PIECE.finditer(texts[0][:common])
+        if found.start() < common - _LEAD
+    ]
     start = begins[-1] if begins else 0
     return [_cut(text, start) for text in texts]
 
@@ -152,11 +173,18 @@ def compare(a: StoredDataset, b: StoredDataset, progress: bool | None = False) -
     """
     settings = _settings(a.manifest, b.manifest)
     one, two = a.manifest, b.manifest
-    if [shard.sha256 for shard in one.shards] == [shard.sha256 for shard in two.shards] and one.classes == two.classes:
+    if [shard.sha256 for shard in one.shards] == [
+        shard.sha256 for shard in two.shards
+    ] and one.classes == two.classes:
         none = Difference()
         return Comparison(settings, none, none, none, none, common=one.counts.written)
     total = one.counts.written + two.counts.written
-    with tqdm(total=total, unit="record", desc="compare", disable=None if progress is None else not progress) as bar:
+    with tqdm(
+        total=total,
+        unit="record",
+        desc="compare",
+        disable=None if progress is None else not progress,
+    ) as bar:
         splits = min(len(one.splits), len(two.splits))
         first, second = _summarise(a, splits, bar), _summarise(b, splits, bar)
         return _match(a, b, first, second, settings, bar)
@@ -164,19 +192,27 @@ def compare(a: StoredDataset, b: StoredDataset, progress: bool | None = False) -
 
 def _settings(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
     one, two = (_flat(manifest.model_dump(mode="json", exclude=_RESULTS)) for manifest in (a, b))
-    return {name: (one.get(name), two.get(name)) for name in {**one, **two} if one.get(name) != two.get(name)}
+    return {
+        name: (one.get(name), two.get(name))
+        for name in {**one, **two}
+        if one.get(name) != two.get(name)
+    }
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return flat
 
 
 @dataclass(frozen=True)
 class _Summary:
-    """One entry a record, in the order of the dataset: hashes of key, class and tensors (of all splits read)."""
+    """One entry a record, in the order of the dataset: hashes of key, class and tensors (of all
+    splits read).
+    """
 
     keys: NDArray[np.uint64]
     labels: NDArray[np.uint64]
@@ -204,7 +240,9 @@ def _summarise(dataset: StoredDataset, splits: int, bar: Any) -> _Summary:
 
 
 def _class_hashes(classes: Sequence[str]) -> NDArray[np.uint64]:
-    """A class is its name and, since a table may hold a name twice, how many before it have the same."""
+    """A class is its name and, since a table may hold a name twice, how many before it have the
+    same.
+    """
     before: Counter[str] = Counter()
     hashes = []
     for name in classes:
@@ -222,7 +260,12 @@ def _content_hash(record: Record) -> int:
 
 
 def _match(
-    a: StoredDataset, b: StoredDataset, one: _Summary, two: _Summary, settings: dict[str, tuple[Any, Any]], bar: Any
+    a: StoredDataset,
+    b: StoredDataset,
+    one: _Summary,
+    two: _Summary,
+    settings: dict[str, tuple[Any, Any]],
+    bar: Any,
 ) -> Comparison:
     _, in_a, in_b = np.intersect1d(one.keys, two.keys, return_indices=True)
     order = np.argsort(in_a)
@@ -248,8 +291,12 @@ def _named(dataset: StoredDataset, rows: NDArray[np.intp]) -> Difference:
     return Difference(int(rows.size), tuple(first))
 
 
-def _largest(a: StoredDataset, b: StoredDataset, pairs: Sequence[_Pair], bar: Any) -> dict[str, float]:
-    """Largest absolute difference of each tensor over pairs of rows and the splits that both have."""
+def _largest(
+    a: StoredDataset, b: StoredDataset, pairs: Sequence[_Pair], bar: Any
+) -> dict[str, float]:
+    """Largest absolute difference of each tensor over pairs of rows and the splits that both
+    have.
+    """
     largest = dict.fromkeys(a.manifest.tensors, 0.0)
     splits = list(zip(a.manifest.splits, b.manifest.splits, strict=False))
     bar.reset(total=len(pairs) * len(splits))
@@ -257,7 +304,9 @@ def _largest(a: StoredDataset, b: StoredDataset, pairs: Sequence[_Pair], bar: An
     for mine, theirs in splits:
         for record, other in _both(a, b, mine, theirs, pairs):
             for name, values in record.tensors.items():
-                difference = np.abs(values.astype(np.float64) - other.tensors[name].astype(np.float64)).max()
+                difference = np.abs(
+                    values.astype(np.float64) - other.tensors[name].astype(np.float64)
+                ).max()
                 largest[name] = max(largest[name], float(difference))
             bar.update(1)
     return largest
@@ -268,10 +317,14 @@ def _both(
 ) -> Iterator[tuple[Record, Record]]:
     """Pairs of records, by pairs of shards, so that two shards at a time are enough."""
     groups: dict[tuple[int, int], list[_Pair]] = {}
-    starts_a, starts_b = _starts(a.manifest.split_shards(mine)), _starts(b.manifest.split_shards(theirs))
+    starts_a, starts_b = (
+        _starts(a.manifest.split_shards(mine)),
+        _starts(b.manifest.split_shards(theirs)),
+    )
     for row, other in pairs:
         places = [
-            int(np.searchsorted(starts, at, side="right")) - 1 for starts, at in ((starts_a, row), (starts_b, other))
+            int(np.searchsorted(starts, at, side="right")) - 1
+            for starts, at in ((starts_a, row), (starts_b, other))
         ]
         groups.setdefault((places[0], places[1]), []).append((row, other))
     for _, group in sorted(groups.items()):

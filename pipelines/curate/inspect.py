@@ -29,9 +29,18 @@ class Inspection:
         """For programs: the manifest's own names and values, without the list of shards."""
         manifest = self.dataset.manifest
         content = manifest.model_dump(mode="json", exclude={"shards", "files", "sealed"})
-        totals = {"shards": len(manifest.shards), "bytes": sum(shard.bytes for shard in manifest.shards)}
+        totals = {
+            "shards": len(manifest.shards),
+            "bytes": sum(shard.bytes for shard in manifest.shards),
+        }
         histogram = dict(zip(manifest.classes, self.histogram, strict=True))
-        return {"root": self.dataset.root, "digest": manifest.digest(), **content, **totals, "histogram": histogram}
+        return {
+            "root": self.dataset.root,
+            "digest": manifest.digest(),
+            **content,
+            **totals,
+            "histogram": histogram,
+        }
 
     def to_text(self) -> str:
         """For people: a heading, one fact a line, then the histogram."""
@@ -44,15 +53,18 @@ class Inspection:
         return "\n".join(lines)
 
     def _bars(self) -> list[str]:
-        """Every class in order of the labels; of many the fullest ones, and what the others hold together."""
+        """Every class in order of the labels; of many the fullest ones, and what the others hold
+        together.
+        """
         counts, names = np.array(self.histogram), self.dataset.manifest.classes
         top, many = max(int(counts.max()), 1), len(names) > LISTED
         shown = np.argsort(-counts, kind="stable")[:FULLEST] if many else np.arange(len(names))
         longest = min(NARROW_BAR, top) if many else BAR
         width, digits = max(len(names[i]) for i in shown), len(f"{top:,}")
+        bars = ["#" * (longest * int(counts[i]) // top) for i in shown]
         lines = [
-            f"{names[i]:<{width}}  {counts[i]:>{digits},}  {'#' * (longest * int(counts[i]) // top)}".rstrip()
-            for i in shown
+            f"{names[i]:<{width}}  {counts[i]:>{digits},}  {bar}".rstrip()
+            for i, bar in zip(shown, bars, strict=True)
         ]
         if many:
             others = np.delete(counts, shown)
@@ -81,7 +93,8 @@ def inspect(dataset: StoredDataset, progress: bool | None = False) -> Inspection
 
 
 def check_drawable(dataset: StoredDataset) -> None:
-    """See that the records can be made pictures, before the work for them is done. Loads the VAE, where one is needed.
+    """See that the records can be made pictures, before the work for them is done. Loads the VAE,
+    where one is needed.
 
     Raises:
         UserError: the VAE cannot be had, or is another one.
@@ -94,14 +107,16 @@ def check_drawable(dataset: StoredDataset) -> None:
 def grid_rows(dataset: StoredDataset, num: int, seed: int) -> list[NDArray[np.uint8]]:
     """Pictures of `num` records drawn without replacement, in rows of a grid that is about square.
 
-    Latents are decoded with the dataset's own VAE: the posterior mean, or the samples brought back from the model's
-    scale.
+    Latents are decoded with the dataset's own VAE: the posterior mean, or the samples brought back
+    from the model's scale.
 
     Raises:
         UserError: a shard cannot be read, or the VAE cannot be had.
     """
     total = dataset.manifest.counts.written
     rows = np.random.default_rng(seed).choice(total, min(num, total), replace=False)
-    images = decode_records(dataset.manifest, dataset.at(dataset.manifest.split, np.sort(rows).tolist()))
+    images = decode_records(
+        dataset.manifest, dataset.at(dataset.manifest.split, np.sort(rows).tolist())
+    )
     columns = math.ceil(math.sqrt(len(images)))
     return [images[start : start + columns] for start in range(0, len(images), columns)]

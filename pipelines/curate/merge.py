@@ -1,7 +1,9 @@
-"""`data merge`: several datasets of one VAE and crop as one. Shards are copied byte for byte, or relabelled.
+"""`data merge`: several datasets of one VAE and crop as one. Shards are copied byte for byte, or
+relabelled.
 
-The merged dataset is what `preprocess` would leave, so it can be verified, trained on and merged again. Like there, the
-plan is written first and the manifest last; shards that are done are marked, and a repeated command makes the others.
+The merged dataset is what `preprocess` would leave, so it can be verified, trained on and merged
+again. Like there, the plan is written first and the manifest last; shards that are done are marked,
+and a repeated command makes the others.
 """
 
 import hashlib
@@ -85,19 +87,29 @@ class _Plan:
     def command(self) -> str:
         """What makes the merged dataset again; OUT stands for it."""
         option = ["--split", self.split] if self.split_given else []
-        return shlex.join(["flowtrain", "data", "merge", *(part.root for part in self.parts), "OUT", *option])
+        return shlex.join(
+            ["flowtrain", "data", "merge", *(part.root for part in self.parts), "OUT", *option]
+        )
 
     def sources(self) -> tuple[PartInfo, ...]:
         """The parts as the manifest names them."""
         manifests = [part.manifest for part in self.parts]
         return tuple(
-            PartInfo(digest=each.digest(), source=each.source, counts=each.counts, seed=each.seed, command=each.command)
+            PartInfo(
+                digest=each.digest(),
+                source=each.source,
+                counts=each.counts,
+                seed=each.seed,
+                command=each.command,
+            )
             for each in manifests
         )
 
     @cached_property
     def work(self) -> str:
-        """Folder of what a merge in progress needs. Named for the merge: nobody takes what was begun by another."""
+        """Folder of what a merge in progress needs. Named for the merge: nobody takes what was
+        begun by another.
+        """
         return f"{WORK}/merge-{hashlib.sha256(self.text().encode()).hexdigest()[:16]}"
 
     def text(self) -> str:
@@ -110,7 +122,9 @@ class _Plan:
         return seal(json.dumps(content, indent=2) + "\n")
 
 
-def merge(parts: Sequence[str], out: str, split: str | None = None, progress: bool | None = False) -> Manifest:
+def merge(
+    parts: Sequence[str], out: str, split: str | None = None, progress: bool | None = False
+) -> Manifest:
     """Join datasets.
 
     Args:
@@ -123,7 +137,8 @@ def merge(parts: Sequence[str], out: str, split: str | None = None, progress: bo
         The manifest of the merged dataset.
 
     Raises:
-        UserError: the parts do not fit together, a key is in two of them, one is damaged, or OUT holds something else.
+        UserError: the parts do not fit together, a key is in two of them, one is damaged, or OUT
+            holds something else.
     """
     plan = _make_plan(parts, split)
     check_is_no_source(out)
@@ -155,24 +170,37 @@ def _parts_reported(plan: _Plan) -> Iterator[None]:
 
 def _make_plan(parts: Sequence[str], split: str | None) -> _Plan:
     if len(parts) < 2:
-        raise UserError("give at least two datasets to merge, and then the directory for the new one")
+        raise UserError(
+            "give at least two datasets to merge, and then the directory for the new one"
+        )
     if split is not None and not re.fullmatch(r"[A-Za-z0-9_]+", split):
-        raise UserError(f"--split {split!r}: letters, digits and underscores only; it is part of file names")
+        raise UserError(
+            f"--split {split!r}: letters, digits and underscores only; it is part of file names"
+        )
     datasets = tuple(open_dataset(part) for part in parts)
     for other in datasets[1:]:
         _check_fit(datasets[0], other)
     names = {dataset.manifest.split: dataset.root for dataset in datasets}
     if split is None and len(names) > 1:
         told = " and ".join(f"{name} in {root}" for name, root in list(names.items())[:2])
-        raise UserError(f"the split is {told}; say with --split how to call it in the merged dataset")
+        raise UserError(
+            f"the split is {told}; say with --split how to call it in the merged dataset"
+        )
     results = tuple(_read_results(dataset) for dataset in datasets)
-    return _Plan(datasets, results, _united_classes(datasets), split or datasets[0].manifest.split, split is not None)
+    return _Plan(
+        datasets,
+        results,
+        _united_classes(datasets),
+        split or datasets[0].manifest.split,
+        split is not None,
+    )
 
 
 def _united_classes(datasets: Sequence[StoredDataset]) -> tuple[str, ...]:
     """The table of classes that all have; where they differ, all names, as they come.
 
-    A table may hold a name twice (ImageNet's: crane, maillot), for two classes that the name does not tell apart.
+    A table may hold a name twice (ImageNet's: crane, maillot), for two classes that the name does
+    not tell apart.
     """
     first = datasets[0].manifest.classes
     other = next((dataset for dataset in datasets if dataset.manifest.classes != first), None)
@@ -182,8 +210,10 @@ def _united_classes(datasets: Sequence[StoredDataset]) -> tuple[str, ...]:
         name, times = Counter(dataset.manifest.classes).most_common(1)[0]
         if times > 1:
             raise UserError(
-                f"cannot merge {datasets[0].root} and {other.root}: their classes differ and {times} classes of "
-                f"{dataset.root} are called {json.dumps(name)}; preprocess again with names that tell them apart"
+                f"cannot merge {datasets[0].root} and {other.root}: their classes differ and "
+                f"{times} classes of "
+                f"{dataset.root} are called {json.dumps(name)}; preprocess again with names that "
+                "tell them apart"
             )
     return tuple(dict.fromkeys(name for dataset in datasets for name in dataset.manifest.classes))
 
@@ -194,7 +224,8 @@ def _check_fit(first: StoredDataset, other: StoredDataset) -> None:
     for name in mine:
         if mine[name] != theirs[name]:
             raise UserError(
-                f"cannot merge {first.root} and {other.root}: {name} is {json.dumps(mine[name])} and "
+                f"cannot merge {first.root} and {other.root}: {name} is {json.dumps(mine[name])} "
+                "and "
                 f"{json.dumps(theirs[name])}"
             )
 
@@ -203,9 +234,18 @@ def _traits(manifest: Manifest) -> dict[str, Any]:
     """What all parts must have in common."""
     content = manifest.model_dump(mode="json")
     vae = content["vae"] or {}
-    fields = ("sha256", "scaling_factor", "shift_factor", "config_sha256", "decoder_sha256", "dtype")
+    fields = (
+        "sha256",
+        "scaling_factor",
+        "shift_factor",
+        "config_sha256",
+        "decoder_sha256",
+        "dtype",
+    )
     traits = {f"the VAE's {name}": vae.get(name) for name in fields}
-    return {name: content[name] for name in ("layout", "resolution", "crop", "flips", "pixel_range")} | {
+    return {
+        name: content[name] for name in ("layout", "resolution", "crop", "flips", "pixel_range")
+    } | {
         "the tensors": content["tensors"],
         "the normalization": content["normalization"],
         **traits,
@@ -215,11 +255,16 @@ def _traits(manifest: Manifest) -> dict[str, Any]:
 def _read_results(dataset: StoredDataset) -> tuple[ShardResult, ...]:
     info = next((info for info in dataset.manifest.files if info.name == RESULTS_NAME), None)
     if info is None:
-        raise UserError(f"{dataset.root} has no {RESULTS_NAME}: only what `flowtrain preprocess` wrote can be merged")
+        raise UserError(
+            f"{dataset.root} has no {RESULTS_NAME}: only what `flowtrain preprocess` wrote can be "
+            "merged"
+        )
     try:
         data = paths.read(dataset.where(RESULTS_NAME))
     except OSError as error:
-        raise UserError(f"{dataset.where(RESULTS_NAME)}: cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"{dataset.where(RESULTS_NAME)}: cannot be read ({error.strerror or error})"
+        ) from error
     if hashlib.sha256(data).hexdigest() != info.sha256:
         raise _damaged(dataset, RESULTS_NAME)
     return tuple(ShardResult.model_validate_json(line) for line in data.splitlines())
@@ -228,7 +273,8 @@ def _read_results(dataset: StoredDataset) -> tuple[ShardResult, ...]:
 def _damaged(dataset: StoredDataset, name: str) -> UserError:
     where = shlex.quote(dataset.root)
     return UserError(
-        f"{dataset.where(name)} is missing or damaged; `flowtrain data verify {where}` says how to mend it"
+        f"{dataset.where(name)} is missing or damaged; `flowtrain data verify {where}` says how to "
+        "mend it"
     )
 
 
@@ -237,16 +283,29 @@ def _check_ours(directory: Directory, plan: _Plan) -> None:
     if directory.exists(MERGE_NAME):
         begun = directory.read(MERGE_NAME)
         if begun != plan.text().encode():
-            raise UserError(f"{directory.root} holds {_told(begun)}; repeat that, or choose another directory")
+            raise UserError(
+                f"{directory.root} holds {_told(begun)}; repeat that, or choose another directory"
+            )
         return
     if directory.exists(MANIFEST_NAME):  # `merge.json` was lost
-        manifest = parse_manifest(directory.read(MANIFEST_NAME), paths.join(directory.root, MANIFEST_NAME))
-        if (manifest.command, manifest.parts, manifest.versions) == (plan.command, plan.sources(), _versions()):
+        manifest = parse_manifest(
+            directory.read(MANIFEST_NAME), paths.join(directory.root, MANIFEST_NAME)
+        )
+        if (manifest.command, manifest.parts, manifest.versions) == (
+            plan.command,
+            plan.sources(),
+            _versions(),
+        ):
             return
-    foreign = [name for name in directory.names() if name != WORK and not name.startswith((GONE, f".{MERGE_NAME}"))]
+    foreign = [
+        name
+        for name in directory.names()
+        if name != WORK and not name.startswith((GONE, f".{MERGE_NAME}"))
+    ]
     if foreign:
         raise UserError(
-            f"{directory.root} is not empty ({foreign[0]}); choose another directory for the merged dataset"
+            f"{directory.root} is not empty ({foreign[0]}); choose another directory for the "
+            "merged dataset"
         )
 
 
@@ -262,7 +321,9 @@ def _finished(directory: Directory) -> Manifest | None:
     """The manifest when nothing is missing; a dataset that is not whole becomes half-made again."""
     if not directory.exists(MANIFEST_NAME):
         return None
-    manifest = parse_manifest(directory.read(MANIFEST_NAME), paths.join(directory.root, MANIFEST_NAME))
+    manifest = parse_manifest(
+        directory.read(MANIFEST_NAME), paths.join(directory.root, MANIFEST_NAME)
+    )
     if dataset_whole(directory.root, manifest):
         return manifest
     drop_damaged_results(directory, manifest)
@@ -291,7 +352,9 @@ def _write(directory: Directory, plan: _Plan, disable: bool | None) -> Manifest:
 
 
 def _check_keys(parts: Sequence[StoredDataset], bar: Any) -> None:
-    """A key must be in one part only. Hashes of all keys are held; what seems to clash is looked at again."""
+    """A key must be in one part only. Hashes of all keys are held; what seems to clash is looked at
+    again.
+    """
     hashes = []
     for part in parts:
         mine = []
@@ -306,7 +369,8 @@ def _check_keys(parts: Sequence[StoredDataset], bar: Any) -> None:
         for record in part.at(part.manifest.split, rows):
             if record.key in first:
                 raise UserError(
-                    f"cannot merge: the key {json.dumps(record.key)} is in {first[record.key]} and in {part.root}; "
+                    f"cannot merge: the key {json.dumps(record.key)} is in {first[record.key]} and "
+                    f"in {part.root}; "
                     "keys must be unique"
                 )
             first[record.key] = part.root
@@ -331,10 +395,15 @@ def _merge_shard(
     return merged
 
 
-def _transfer(plan: _Plan, part: StoredDataset, file: ShardInfo, source: Path, target: Path) -> ShardFile:
+def _transfer(
+    plan: _Plan, part: StoredDataset, file: ShardInfo, source: Path, target: Path
+) -> ShardFile:
     """Copy a shard, with other label numbers where the classes are numbered otherwise."""
     same = part.manifest.classes == plan.classes  # then a name may be there twice
-    labels = [number if same else plan.classes.index(name) for number, name in enumerate(part.manifest.classes)]
+    labels = [
+        number if same else plan.classes.index(name)
+        for number, name in enumerate(part.manifest.classes)
+    ]
     if not source.is_file():
         raise _damaged(part, file.name)
     shutil.copyfile(source, target)
@@ -353,9 +422,13 @@ def _relabelled(part: StoredDataset, file: ShardInfo, labels: Sequence[int]) -> 
 def _finish(directory: Directory, plan: _Plan, results: Sequence[ShardResult]) -> Manifest:
     first = plan.parts[0].manifest
     sources = plan.sources()
-    counts = {name: sum(getattr(part.counts, name) for part in sources) for name in Counts.model_fields}
+    counts = {
+        name: sum(getattr(part.counts, name) for part in sources) for name in Counts.model_fields
+    }
     digest = hashlib.sha256("\n".join(part.digest for part in sources).encode()).hexdigest()
-    rejects = sorted((reject for result in results for reject in result.rejects), key=lambda reject: reject.key)
+    rejects = sorted(
+        (reject for result in results for reject in result.rejects), key=lambda reject: reject.key
+    )
     directory.write(REJECTS_NAME, "".join(reject.model_dump_json() + "\n" for reject in rejects))
     directory.write(RESULTS_NAME, "".join(result.model_dump_json() + "\n" for result in results))
     manifest = first.model_copy(
@@ -364,9 +437,15 @@ def _finish(directory: Directory, plan: _Plan, results: Sequence[ShardResult]) -
             "classes": plan.classes,
             "source": SourceInfo(descriptor=MERGED, split=plan.split, digest=digest),
             "counts": Counts(**counts),
-            "channels": ChannelSums.merge([result.channels for result in results], first.shape[2]).statistics(),
-            "reconstruction": ErrorSums.merge([result.errors for result in results]).reconstruction(),
-            "shards": tuple(result.files[place] for place in range(len(plan.splits)) for result in results),
+            "channels": ChannelSums.merge(
+                [result.channels for result in results], first.shape[2]
+            ).statistics(),
+            "reconstruction": ErrorSums.merge(
+                [result.errors for result in results]
+            ).reconstruction(),
+            "shards": tuple(
+                result.files[place] for place in range(len(plan.splits)) for result in results
+            ),
             "sealed": (),
             "parts": sources,
             "seed": 0,  # each part has its own

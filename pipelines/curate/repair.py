@@ -23,7 +23,9 @@ class Repair(NamedTuple):
     note: str
 
 
-def repair_commands(root: str, manifest: Manifest | None, damaged: Sequence[str], present: Container[str]) -> Repair:
+def repair_commands(
+    root: str, manifest: Manifest | None, damaged: Sequence[str], present: Container[str]
+) -> Repair:
     """Delete what is damaged, then repeat the command of the dataset, which makes what is missing.
 
     Args:
@@ -34,10 +36,17 @@ def repair_commands(root: str, manifest: Manifest | None, damaged: Sequence[str]
     """
     if not damaged:
         return Repair((), "")
-    command = _begun_with(root) if manifest is None else [*shlex.split(manifest.command), *_thresholds(manifest)]
+    command = (
+        _begun_with(root)
+        if manifest is None
+        else [*shlex.split(manifest.command), *_thresholds(manifest)]
+    )
     delete = _delete(root, [name for name in damaged if name in present])
     if command is None:
-        return Repair(delete, "then repeat the command that made the dataset: the file that tells it is damaged")
+        return Repair(
+            delete,
+            "then repeat the command that made the dataset: the file that tells it is damaged",
+        )
     repeat = shlex.join(root if word == _OUT else word for word in command)
     notes = []
     if RESULTS_NAME in damaged:
@@ -83,5 +92,8 @@ def _thresholds(manifest: Manifest) -> list[str]:
     if fraction > MAX_BAD_FRACTION:
         options += ["--max-bad-fraction", str(math.ceil(fraction * 1000) / 1000)]
     if manifest.reconstruction is not None and manifest.reconstruction.psnr_db < MIN_PSNR:
-        options += ["--min-psnr", str(max(math.floor(manifest.reconstruction.psnr_db * 10) / 10, 0.0))]
+        options += [
+            "--min-psnr",
+            str(max(math.floor(manifest.reconstruction.psnr_db * 10) / 10, 0.0)),
+        ]
     return options

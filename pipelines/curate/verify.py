@@ -1,8 +1,9 @@
-"""`data verify`: is every byte of a dataset what its manifest says, and does every record hold what it should?
+"""`data verify`: is every byte of a dataset what its manifest says, and does every record hold what
+it should?
 
-Nothing is taken on trust, the manifest included: it and `settings.json` carry their own digests, the manifest those of
-all other files. Records are decoded although the checksums would tell damage, since a writer may be wrong too; so are
-the statistics of the channels computed again.
+Nothing is taken on trust, the manifest included: it and `settings.json` carry their own digests,
+the manifest those of all other files. Records are decoded although the checksums would tell damage,
+since a writer may be wrong too; so are the statistics of the channels computed again.
 """
 
 import hashlib
@@ -20,19 +21,34 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines.curate.repair import repair_commands
-from pipelines.dataset.anywhere import StoredDataset, key_hash, local_copy, read_manifest_bytes, repeated
+from pipelines.dataset.anywhere import (
+    StoredDataset,
+    key_hash,
+    local_copy,
+    read_manifest_bytes,
+    repeated,
+)
 from pipelines.dataset.shard_results import ChannelSums
 from pipelines.dataset.shards import read_shard
 from schemas.errors import UserError
 from schemas.files import sha256_file
-from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, FileInfo, Manifest, ShardInfo, parse_manifest
+from schemas.manifest import (
+    MANIFEST_NAME,
+    REJECTS_NAME,
+    RESULTS_NAME,
+    FileInfo,
+    Manifest,
+    ShardInfo,
+    parse_manifest,
+)
 from schemas.record import Record, decode_record
 from schemas.sealed import unseal
 from schemas.storage import paths
 from schemas.tfds_metadata import FEATURES_NAME, INFO_NAME, LABELS_NAME
 
 MAX_WORKERS = 8
-TOLERANCE = 1e-6  # of the channel statistics, relative to the root mean square: sums in another order round otherwise
+# of the channel statistics, relative to the root mean square: sums in another order round otherwise
+TOLERANCE = 1e-6
 _BATCH_VALUES = 2**14  # values that are summed at once
 _OTHER_BYTES = "its bytes are not those of the checksum in the manifest"
 
@@ -47,7 +63,9 @@ class Damage:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found. `commands` rebuild what is damaged, and nothing else, when run one after the other."""
+    """What `verify` found. `commands` rebuild what is damaged, and nothing else, when run one after
+    the other.
+    """
 
     root: str
     files: int
@@ -61,7 +79,8 @@ class Report:
 
 @dataclass
 class _Shard:
-    """What was read of a shard. `keys` are hashes; where there is damage the arrays are empty and nothing is summed.
+    """What was read of a shard. `keys` are hashes; where there is damage the arrays are empty and
+    nothing is summed.
 
     `channels` are the sums over the records of the main split.
     """
@@ -101,7 +120,9 @@ def verify(where: str, progress: bool | None = False) -> Report:
         return Report(root, 1, len(data), 0, tuple(damaged), (), *repair)
     dataset = StoredDataset(root, manifest)
     total = sum(info.bytes for info in (*manifest.shards, *manifest.files))
-    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=_disabled(progress)) as bar:
+    with tqdm(
+        total=total, unit="B", unit_scale=True, desc="verify", disable=_disabled(progress)
+    ) as bar:
         shards = _read_shards(dataset, bar)
         damaged += [Damage(shard.info.name, shard.problem) for shard in shards if shard.problem]
         damaged += _check_files(dataset, bar)
@@ -111,7 +132,10 @@ def verify(where: str, progress: bool | None = False) -> Report:
         damaged += _check_agreement(dataset)
     if not damaged:
         damaged += _check_statistics(manifest, shards)
-    known = {info.name for info in (*manifest.shards, *manifest.files)} | {*manifest.sealed, MANIFEST_NAME}
+    known = {info.name for info in (*manifest.shards, *manifest.files)} | {
+        *manifest.sealed,
+        MANIFEST_NAME,
+    }
     return Report(
         root,
         len(known),
@@ -128,7 +152,9 @@ def _disabled(progress: bool | None) -> bool | None:
 
 
 def _from_elsewhere(data: bytes) -> bool:
-    """Whether a manifest that cannot be read is whole all the same: written by another release, not damaged."""
+    """Whether a manifest that cannot be read is whole all the same: written by another release, not
+    damaged.
+    """
     try:
         unseal(data)
     except ValueError:
@@ -137,7 +163,9 @@ def _from_elsewhere(data: bytes) -> bool:
 
 
 def _read_shards(dataset: StoredDataset, bar: Any) -> list[_Shard]:
-    """All shards, in the order of the manifest; several at a time, since hashing leaves Python to the others."""
+    """All shards, in the order of the manifest; several at a time, since hashing leaves Python to
+    the others.
+    """
     workers = min(MAX_WORKERS, os.cpu_count() or 1, max(1, len(dataset.manifest.shards)))
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda info: _read_shard(dataset, info, bar), dataset.manifest.shards))
@@ -164,7 +192,11 @@ def _file_problem(path: Path, info: ShardInfo | FileInfo) -> str | None:
 
 
 def _unreadable(error: OSError) -> str:
-    return "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
+    return (
+        "missing"
+        if isinstance(error, FileNotFoundError)
+        else f"cannot be read ({error.strerror or error})"
+    )
 
 
 def _read_records(path: Path, manifest: Manifest, info: ShardInfo) -> _Shard:
@@ -202,7 +234,9 @@ def _checked(serialized: bytes, manifest: Manifest) -> Record | str:
 
 
 class _Sums:
-    """Adds up the channels of records, a batch at a time: one by one small ones take six times as long."""
+    """Adds up the channels of records, a batch at a time: one by one small ones take six times as
+    long.
+    """
 
     def __init__(self, manifest: Manifest):
         self._layout, self._channels = manifest.layout, manifest.shape[2]
@@ -219,7 +253,9 @@ class _Sums:
         """The sums of all that was added; empty when nothing was."""
         if self._waiting:
             names = self._waiting[0].tensors
-            stacked = {name: np.stack([record.tensors[name] for record in self._waiting]) for name in names}
+            stacked = {
+                name: np.stack([record.tensors[name] for record in self._waiting]) for name in names
+            }
             with np.errstate(over="ignore"):
                 batch = ChannelSums.of(self._layout, stacked)
             self._sums = (ChannelSums.merge((*self._sums, batch), self._channels),)
@@ -255,8 +291,13 @@ def _check_sealed(dataset: StoredDataset) -> Iterator[Damage]:
 
 
 def _check_keys(dataset: StoredDataset, shards: Sequence[_Shard]) -> Iterator[Damage]:
-    """Keys are unique; the mirrored split has the keys and labels of the main one, in the same order."""
-    main, *others = ([shard for shard in shards if shard.info.split == split] for split in dataset.manifest.splits)
+    """Keys are unique; the mirrored split has the keys and labels of the main one, in the same
+    order.
+    """
+    main, *others = (
+        [shard for shard in shards if shard.info.split == split]
+        for split in dataset.manifest.splits
+    )
     hashes = np.concatenate([shard.keys for shard in main]) if main else np.zeros(0, np.uint64)
     yield from _name_repeated(dataset, main, repeated(hashes))
     for mirrored in others:
@@ -265,12 +306,20 @@ def _check_keys(dataset: StoredDataset, shards: Sequence[_Shard]) -> Iterator[Da
         for one, other in zip(main, mirrored, strict=False):
             if one.problem or other.problem:
                 continue
-            if not (np.array_equal(one.keys, other.keys) and np.array_equal(one.labels, other.labels)):
-                yield Damage(other.info.name, f"other keys or labels, or another order, than {one.info.name}")
+            if not (
+                np.array_equal(one.keys, other.keys) and np.array_equal(one.labels, other.labels)
+            ):
+                yield Damage(
+                    other.info.name, f"other keys or labels, or another order, than {one.info.name}"
+                )
 
 
-def _name_repeated(dataset: StoredDataset, main: Sequence[_Shard], hashes: NDArray[np.uint64]) -> Iterator[Damage]:
-    """Read the shards again in which a key seems to appear twice: names it, and tells chance from damage."""
+def _name_repeated(
+    dataset: StoredDataset, main: Sequence[_Shard], hashes: NDArray[np.uint64]
+) -> Iterator[Damage]:
+    """Read the shards again in which a key seems to appear twice: names it, and tells chance from
+    damage.
+    """
     first: dict[str, str] = {}
     for shard in main:
         if not np.isin(shard.keys, hashes).any():
@@ -286,12 +335,16 @@ def _name_repeated(dataset: StoredDataset, main: Sequence[_Shard], hashes: NDArr
 
 
 def _check_agreement(dataset: StoredDataset) -> Iterator[Damage]:
-    """Files with the right checksums that contradict the manifest: a writer was wrong. Only for what is there."""
+    """Files with the right checksums that contradict the manifest: a writer was wrong. Only for
+    what is there.
+    """
     manifest = dataset.manifest
     listed = {info.name for info in manifest.files}
     for split in manifest.splits:
         if sum(shard.records for shard in manifest.split_shards(split)) != manifest.counts.written:
-            yield Damage(MANIFEST_NAME, f"the shards of {split} do not add up to the records written")
+            yield Damage(
+                MANIFEST_NAME, f"the shards of {split} do not add up to the records written"
+            )
     for name, check in _AGREEMENT.items():
         if name in listed:
             try:
@@ -303,13 +356,18 @@ def _check_agreement(dataset: StoredDataset) -> Iterator[Damage]:
 
 
 def _check_statistics(manifest: Manifest, shards: Sequence[_Shard]) -> Iterator[Damage]:
-    """The statistics of the channels are those of the records; where they come from wrong sums, these are to blame."""
+    """The statistics of the channels are those of the records; where they come from wrong sums,
+    these are to blame.
+    """
     sums = [part for shard in shards for part in shard.channels]
     if not sums:
         return
     found, told = ChannelSums.merge(sums, manifest.shape[2]).statistics(), manifest.channels
     scale = TOLERANCE * np.hypot(told.mean, told.std)
-    near = [np.abs(np.subtract(a, b)) <= scale for a, b in ((found.mean, told.mean), (found.std, told.std))]
+    near = [
+        np.abs(np.subtract(a, b)) <= scale
+        for a, b in ((found.mean, told.mean), (found.std, told.std))
+    ]
     if not np.all(near):
         listed = any(info.name == RESULTS_NAME for info in manifest.files)
         name = RESULTS_NAME if listed else MANIFEST_NAME
@@ -319,7 +377,10 @@ def _check_statistics(manifest: Manifest, shards: Sequence[_Shard]) -> Iterator[
 def _features_agree(data: bytes, manifest: Manifest) -> bool:
     features = json.loads(data)["featuresDict"]["features"]
     stored = {
-        name: (tuple(int(size) for size in entry["tensor"]["shape"]["dimensions"]), entry["tensor"]["dtype"])
+        name: (
+            tuple(int(size) for size in entry["tensor"]["shape"]["dimensions"]),
+            entry["tensor"]["dtype"],
+        )
         for name, entry in features.items()
         if "tensor" in entry
     }
@@ -329,14 +390,21 @@ def _features_agree(data: bytes, manifest: Manifest) -> bool:
 
 
 def _info_agrees(data: bytes, manifest: Manifest) -> bool:
-    splits = {split["name"]: [int(length) for length in split["shardLengths"]] for split in json.loads(data)["splits"]}
-    return splits == {split: [s.records for s in manifest.split_shards(split)] for split in manifest.splits}
+    splits = {
+        split["name"]: [int(length) for length in split["shardLengths"]]
+        for split in json.loads(data)["splits"]
+    }
+    return splits == {
+        split: [s.records for s in manifest.split_shards(split)] for split in manifest.splits
+    }
 
 
 _AGREEMENT = {
     FEATURES_NAME: _features_agree,
     INFO_NAME: _info_agrees,
-    LABELS_NAME: lambda data, manifest: data.decode() == "".join(f"{name}\n" for name in manifest.classes),
+    LABELS_NAME: lambda data, manifest: (
+        data.decode() == "".join(f"{name}\n" for name in manifest.classes)
+    ),
     REJECTS_NAME: lambda data, manifest: len(data.splitlines()) == manifest.counts.rejected,
     RESULTS_NAME: lambda data, manifest: (
         [shard["files"][0]["name"] for shard in map(json.loads, data.splitlines())]

@@ -1,4 +1,6 @@
-"""A finished dataset wherever it lies: its manifest, its files as bytes, its shards one at a time as local files."""
+"""A finished dataset wherever it lies: its manifest, its files as bytes, its shards one at a time
+as local files.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -54,7 +56,9 @@ class StoredDataset:
                 for serialized in read_shard(path) if rows is None else read_some(path, rows):
                     yield decode_record(serialized, self.manifest.tensors)
         except ValueError as error:
-            raise UserError(f"{where}: a record does not fit the manifest ({error}); {REBUILD}") from error
+            raise UserError(
+                f"{where}: a record does not fit the manifest ({error}); {REBUILD}"
+            ) from error
         except OSError as error:
             raise UserError(f"{where}: cannot be read ({error.strerror or error})") from error
 
@@ -80,7 +84,9 @@ def open_dataset(where: str) -> StoredDataset:
         UserError: nothing there, unfinished, damaged, or of another release.
     """
     root = paths.absolute(where)
-    return StoredDataset(root, parse_manifest(read_manifest_bytes(root), paths.join(root, MANIFEST_NAME)))
+    return StoredDataset(
+        root, parse_manifest(read_manifest_bytes(root), paths.join(root, MANIFEST_NAME))
+    )
 
 
 def read_manifest_bytes(root: str) -> bytes:
@@ -90,7 +96,10 @@ def read_manifest_bytes(root: str) -> bytes:
         UserError: no such directory, no manifest in it, or it cannot be read.
     """
     if not paths.is_url(root) and Path(root).is_file():
-        raise UserError(f"{root} is a file, not a dataset directory; give the directory that holds {MANIFEST_NAME}")
+        raise UserError(
+            f"{root} is a file, not a dataset directory; give the directory that holds "
+            f"{MANIFEST_NAME}"
+        )
     if not paths.is_url(root) and not Path(root).is_dir():
         raise UserError(f"{root}: no such dataset directory; make it with `flowtrain preprocess`")
     path = paths.join(root, MANIFEST_NAME)
@@ -100,7 +109,8 @@ def read_manifest_bytes(root: str) -> bytes:
         if _begun(root):
             raise unfinished(root) from None
         raise UserError(
-            f"{root}: no {MANIFEST_NAME}, so this is not a dataset; make one with `flowtrain preprocess`"
+            f"{root}: no {MANIFEST_NAME}, so this is not a dataset; make one with `flowtrain "
+            "preprocess`"
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -120,7 +130,8 @@ def _begun(root: str) -> bool:
 
 @contextmanager
 def local_copy(root: str, name: str) -> Iterator[Path]:
-    """A local path with the content of a file, while the context lasts; a remote file is downloaded for that time.
+    """A local path with the content of a file, while the context lasts; a remote file is downloaded
+    for that time.
 
     Raises:
         OSError: the storage fails.

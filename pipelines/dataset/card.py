@@ -1,4 +1,5 @@
-"""The dataset card: `README.md` with the metadata that the Hugging Face hub reads, then what a person asks.
+"""The dataset card: `README.md` with the metadata that the Hugging Face hub reads, then what a
+person asks.
 
 Made from the manifest alone, so the same dataset has the same card anywhere.
 """
@@ -28,10 +29,11 @@ _SIZES = (
 )
 _LARGEST = "n>1T"
 _WHAT = {
-    Layout.MOMENTS: "Images encoded by a variational autoencoder: the raw posterior moments `mean` and `logvar`, "
-    "neither scaled nor sampled, so that every epoch can draw fresh posterior samples.",
-    Layout.LATENT: "Images encoded by an autoencoder without a posterior: one raw latent an image, neither scaled nor "
-    "normalised.",
+    Layout.MOMENTS: "Images encoded by a variational autoencoder: the raw posterior moments "
+    "`mean` and `logvar`, neither scaled nor sampled, so that every epoch can draw fresh "
+    "posterior samples.",
+    Layout.LATENT: "Images encoded by an autoencoder without a posterior: one raw latent an image, "
+    "neither scaled nor normalised.",
     Layout.IMAGE: "Images, cropped to squares, as 8-bit RGB pixels.",
 }
 _WHAT_GENERATED = "Latents that a trained model generated, in the model's own scale."
@@ -55,7 +57,9 @@ def pretty_name(manifest: Manifest) -> str:
     else:
         source = _source_name(manifest.source.descriptor)
     generated = "generated " if manifest.generated else ""
-    return f"{source}, {manifest.split}, {manifest.resolution} px, {generated}{_NOUN[manifest.layout]}"
+    return (
+        f"{source}, {manifest.split}, {manifest.resolution} px, {generated}{_NOUN[manifest.layout]}"
+    )
 
 
 def _source_name(descriptor: str) -> str:
@@ -86,10 +90,14 @@ def dataset_card(manifest: Manifest) -> str:
 
 
 def facts(manifest: Manifest, whole_paths: bool = True) -> list[tuple[str, str]]:
-    """What there is to know, as name and value; the card and `data inspect` show the same, but for folders."""
+    """What there is to know, as name and value; the card and `data inspect` show the same, but for
+    folders.
+    """
     counts, vae, named = manifest.counts, manifest.vae, str if whole_paths else _without_folder
     size = sum(shard.bytes for shard in manifest.shards)
-    tensors = ", ".join(f"{name} {_shape(spec.shape)} {spec.dtype}" for name, spec in manifest.tensors.items())
+    tensors = ", ".join(
+        f"{name} {_shape(spec.shape)} {spec.dtype}" for name, spec in manifest.tensors.items()
+    )
     rows = [
         ("records", f"{counts.written:,} in {' and as many in '.join(manifest.splits)}"),
         ("tensors", tensors),
@@ -112,9 +120,16 @@ def facts(manifest: Manifest, whole_paths: bool = True) -> list[tuple[str, str]]
         if vae.decoder_sha256 is not None:
             rows.append(("VAE decoder", f"sha256 {vae.decoder_sha256}"))
     if manifest.reconstruction is not None:
-        gate = f"{manifest.reconstruction.psnr_db:.2f} dB PSNR over {manifest.reconstruction.records} decoded records"
+        gate = (
+            f"{manifest.reconstruction.psnr_db:.2f} dB PSNR over {manifest.reconstruction.records} "
+            "decoded records"
+        )
         rows.append(("reconstruction", gate))
-    rows += [(f"sampling {name}", str(value)) for name, value in (manifest.sampling or {}).items() if value is not None]
+    rows += [
+        (f"sampling {name}", str(value))
+        for name, value in (manifest.sampling or {}).items()
+        if value is not None
+    ]
     rows += [("seed", str(manifest.seed)), ("schema version", str(manifest.schema_version))]
     return rows
 
@@ -126,7 +141,8 @@ def _source(manifest: Manifest, named: Callable[[str], str]) -> str:
 
 
 def _without_folder(word: str) -> str:
-    """The last part of a local path, after the kind of source where there is one; any other word as it is.
+    """The last part of a local path, after the kind of source where there is one; any other word as
+    it is.
 
     Where the maker of a dataset keeps things is nobody's business.
     """
@@ -135,27 +151,46 @@ def _without_folder(word: str) -> str:
 
 
 def _classes(manifest: Manifest) -> list[str]:
-    """The names of the first classes, as sections; none where there is one class, which is as good as none."""
+    """The names of the first classes, as sections; none where there is one class, which is as good
+    as none.
+    """
     names = manifest.classes
     if len(names) < 2:
         return []
     told = "" if len(names) <= CLASSES else f"The first {CLASSES} of {len(names):,}. "
     rows = [(str(label), _plain(name)) for label, name in enumerate(names[:CLASSES])]
-    return ["## Classes", f"{told}Line n of `{LABELS_NAME}` names label n - 1.\n\n{_table(('label', 'class'), rows)}"]
+    return [
+        "## Classes",
+        f"{told}Line n of `{LABELS_NAME}` names label n - 1.\n\n{_table(('label', 'class'), rows)}",
+    ]
 
 
 def _parts_of(manifest: Manifest) -> str:
     counts = manifest.counts
     share = 100 * counts.rejected / counts.source if counts.source else 0.0
-    return f"{counts.written:,} written, {counts.rejected:,} rejected ({share:.2g}%), {counts.duplicate:,} duplicate"
+    return (
+        f"{counts.written:,} written, {counts.rejected:,} rejected ({share:.2g}%), "
+        f"{counts.duplicate:,} duplicate"
+    )
 
 
 def _front_matter(manifest: Manifest) -> str:
-    tags = ["latents", "flow-matching", "diffusion", "tensorflow-datasets", "array-record", "flowtrain"]
+    tags = [
+        "latents",
+        "flow-matching",
+        "diffusion",
+        "tensorflow-datasets",
+        "array-record",
+        "flowtrain",
+    ]
     metadata: dict[str, str | list[str]] = {
         "pretty_name": pretty_name(manifest),
         "license": "other",  # that of the images, which is not known here
-        "task_categories": ["image-classification" if len(manifest.classes) > 1 else "unconditional-image-generation"],
+        "task_categories": [
+            "image-classification"
+            if len(manifest.classes) > 1
+            else "unconditional-image-generation"
+        ],
         "size_categories": [size_category(manifest.counts.written)],
         "tags": tags,
     }
@@ -171,7 +206,8 @@ def _front_matter(manifest: Manifest) -> str:
 def _opening(manifest: Manifest) -> str:
     name = next(iter(manifest.tensors))
     shape = _shape(manifest.tensors[name].shape)
-    return f"""With [TensorFlow Datasets](https://www.tensorflow.org/datasets), without TensorFlow or flowtrain:
+    return f"""With [TensorFlow Datasets](https://www.tensorflow.org/datasets), without \
+TensorFlow or flowtrain:
 
 ```python
 import tensorflow_datasets as tfds
@@ -180,7 +216,8 @@ source = tfds.builder_from_directory("DIR").as_data_source("{manifest.split}")
 source[0]["{name}"]  # {shape} {manifest.tensors[name].dtype}; source[0]["label"], source[0]["key"]
 ```
 
-With flowtrain, the Python package that made it, which trains image generators on such datasets (`pip install flowtrain`
+With flowtrain, the Python package that made it, which trains image generators on such \
+datasets (`pip install flowtrain`
 brings the command `flowtrain`; `manifest.json` holds everything on this page):
 
 ```sh
@@ -196,7 +233,10 @@ def _normalization(manifest: Manifest) -> str:
     norm = manifest.model_normalization()
     numbers = f"offset {_numbers(norm.offset)} and scale {_numbers(norm.scale)}"
     if manifest.normalization is not None:
-        return f"The latents are in the model's scale; what a VAE decodes is latent / scale + offset with {numbers}."
+        return (
+            "The latents are in the model's scale; what a VAE decodes is latent / scale + offset "
+            f"with {numbers}."
+        )
     return f"From stored to model scale, per channel: z = (stored - offset) * scale with {numbers}."
 
 
@@ -208,23 +248,39 @@ def _statistics(manifest: Manifest) -> str:
     }[manifest.layout]
     rows = [
         (str(channel), f"{mean:.6g}", f"{std:.6g}")
-        for channel, (mean, std) in enumerate(zip(manifest.channels.mean, manifest.channels.std, strict=True))
+        for channel, (mean, std) in enumerate(
+            zip(manifest.channels.mean, manifest.channels.std, strict=True)
+        )
     ]
-    return f"Per channel of `{manifest.split}`, {note}.\n\n{_table(('channel', 'mean', 'deviation'), rows)}"
+    return (
+        f"Per channel of `{manifest.split}`, "
+        f"{note}.\n\n{_table(('channel', 'mean', 'deviation'), rows)}"
+    )
 
 
 def _making(manifest: Manifest) -> str:
     command = shlex.join(map(_without_folder, shlex.split(manifest.command)))
-    text = f"```sh\n{command}\n```\n\nOUT is where the dataset goes; local paths are without their folders, which "
+    text = (
+        f"```sh\n{command}\n```\n\nOUT is where the dataset goes; local paths are without their "
+        "folders, which "
+    )
     text += "`manifest.json` has. The same command with the same versions gives the same bytes:\n\n"
     text += _table(("package", "version"), sorted(manifest.versions.items()))
     if manifest.parts:
         rows = [
-            (_without_folder(source.descriptor), source.split, f"{part.counts.written:,}", str(part.seed), part.digest)
+            (
+                _without_folder(source.descriptor),
+                source.split,
+                f"{part.counts.written:,}",
+                str(part.seed),
+                part.digest,
+            )
             for part in manifest.parts
             for source in (part.source,)
         ]
-        text += f"\n\nMerged from:\n\n{_table(('source', 'split', 'records', 'seed', 'digest'), rows)}"
+        text += (
+            f"\n\nMerged from:\n\n{_table(('source', 'split', 'records', 'seed', 'digest'), rows)}"
+        )
     return text
 
 

@@ -1,7 +1,8 @@
-"""Bring a finished dataset from an object store to a local disk, where training reads single records at random.
+"""Bring a finished dataset from an object store to a local disk, where training reads single
+records at random.
 
-Every file is compared with its checksum before it takes its name, and the manifest comes last: what has a manifest is
-whole. The same command again fetches only what is missing.
+Every file is compared with its checksum before it takes its name, and the manifest comes last: what
+has a manifest is whole. The same command again fetches only what is missing.
 """
 
 import shlex
@@ -36,24 +37,29 @@ def staged_bytes(url: str) -> int:
 
 
 def stage(url: str, directory: str | Path, progress: Progress = lambda size: None) -> Path:
-    """Copy the dataset at `url`, byte for byte, to a folder below `directory` that is named after its digest.
+    """Copy the dataset at `url`, byte for byte, to a folder below `directory` that is named after
+    its digest.
 
     Args:
         url: `gs://` or `s3://`.
-        directory: where copies are kept. A second command that wants the same dataset waits for the first.
-        progress: told the bytes of each file that has come or is there, in all `staged_bytes(url)`; nothing where the
-            whole copy is there already.
+        directory: where copies are kept. A second command that wants the same dataset waits for the
+            first.
+        progress: told the bytes of each file that has come or is there, in all `staged_bytes(url)`;
+            nothing where the whole copy is there already.
 
     Returns:
         The copy.
 
     Raises:
-        UserError: no URL, no finished dataset there, one of its files is missing or damaged (it is named), the store or
-            the disk fails, or there is no room.
+        UserError: no URL, no finished dataset there, one of its files is missing or damaged (it is
+            named), the store or the disk fails, or there is no room.
     """
     root = paths.absolute(url)
     if not paths.is_url(root):
-        raise UserError(f"{url} is no URL of an object store; a dataset on a local disk needs no copy, use it as it is")
+        raise UserError(
+            f"{url} is no URL of an object store; a dataset on a local disk needs no copy, use it "
+            "as it is"
+        )
     card = read_manifest_bytes(root)
     dataset = StoredDataset(root, parse_manifest(card, paths.join(root, MANIFEST_NAME)))
     _check_names(dataset)
@@ -76,12 +82,15 @@ def _check_names(dataset: StoredDataset) -> None:
     for name in (*(info.name for info in _listed(dataset.manifest)), *dataset.manifest.sealed):
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(
-                f"{dataset.where(MANIFEST_NAME)} names a file outside of the dataset ({name}); do not use it"
+                f"{dataset.where(MANIFEST_NAME)} names a file outside of the dataset ({name}); do "
+                "not use it"
             )
 
 
 def _is_whole(target: LocalDirectory, manifest: Manifest) -> bool:
-    """Whether a copy was finished and all its files have their sizes still; contents are not read."""
+    """Whether a copy was finished and all its files have their sizes still; contents are not
+    read.
+    """
     if not target.exists(MANIFEST_NAME):
         return False
     there = {entry.name: entry.size for entry in paths.entries(target.root)}
@@ -119,7 +128,8 @@ def _check_room(target: LocalDirectory, dataset: StoredDataset, needed: int) -> 
     free = shutil.disk_usage(target.root).free
     if needed > free:
         raise UserError(
-            f"{dataset.root} needs {needed:,} bytes more in {target.root}, and {free:,} are free; make room, or give "
+            f"{dataset.root} needs {needed:,} bytes more in {target.root}, and {free:,} are free; "
+            "make room, or give "
             "another place with --cache-dir"
         )
 
@@ -132,7 +142,9 @@ def _fetch(target: LocalDirectory, dataset: StoredDataset, info: ShardInfo | Fil
         except FileNotFoundError:
             raise _damaged(dataset, info.name, "is missing") from None
         if sha256_file(local) != info.sha256:
-            raise _damaged(dataset, info.name, "is damaged (its bytes are not those of its checksum)")
+            raise _damaged(
+                dataset, info.name, "is damaged (its bytes are not those of its checksum)"
+            )
         target.publish(local, info.name)
 
 
@@ -161,6 +173,7 @@ def _source_reported(dataset: StoredDataset) -> Iterator[None]:
         where = str(error.filename or "")
         if where.startswith(dataset.root):
             raise UserError(
-                f"{where}: cannot be read ({error.strerror or error}); mend that and repeat the command"
+                f"{where}: cannot be read ({error.strerror or error}); mend that and repeat the "
+                "command"
             ) from error
         raise

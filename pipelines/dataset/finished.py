@@ -40,15 +40,20 @@ class LatentDataset:
         """Records of one split; all splits have the same."""
         return self.manifest.counts.written
 
-    def records(self, split: str | None = None, start: int = 0, stop: int | None = None) -> Iterator[Record]:
-        """Records `start` to `stop` (exclusive, default all) of a split (default the main one), in order.
+    def records(
+        self, split: str | None = None, start: int = 0, stop: int | None = None
+    ) -> Iterator[Record]:
+        """Records `start` to `stop` (exclusive, default all) of a split (default the main one), in
+        order.
 
         Raises:
             UserError: no such split, or a damaged shard.
         """
         shards = self.manifest.split_shards(split or self.manifest.split)
         if not shards:
-            raise UserError(f"{self.directory}: no split {split!r}; it has {', '.join(self.manifest.splits)}")
+            raise UserError(
+                f"{self.directory}: no split {split!r}; it has {', '.join(self.manifest.splits)}"
+            )
         first, end = 0, len(self) if stop is None else stop
         for shard in shards:
             begin, finish = max(start - first, 0), min(end - first, shard.records)
@@ -62,7 +67,9 @@ class LatentDataset:
             try:
                 yield decode_record(serialized, self.manifest.tensors)
             except ValueError as error:
-                raise UserError(f"{path}: a record does not fit the manifest ({error}); {REBUILD}") from error
+                raise UserError(
+                    f"{path}: a record does not fit the manifest ({error}); {REBUILD}"
+                ) from error
 
 
 def check_shards(directory: Path, manifest: Manifest) -> None:
@@ -80,14 +87,19 @@ def check_shards(directory: Path, manifest: Manifest) -> None:
 
 
 def dataset_whole(root: str, manifest: Manifest) -> bool:
-    """Whether every file of a dataset (a path or a URL) is there with its size; contents are not read."""
+    """Whether every file of a dataset (a path or a URL) is there with its size; contents are not
+    read.
+    """
     sizes = {entry.name: entry.size for entry in paths.entries(root)}
     listed = {info.name: info.bytes for info in (*manifest.shards, *manifest.files)}
     return listed.items() <= sizes.items() and sizes.keys() >= {*manifest.sealed}
 
 
-def finish_dataset(directory: Directory, manifest: Manifest, others: Sequence[str] = ()) -> Manifest:
-    """Make a directory of shards a dataset: card, the files TensorFlow Datasets needs, then the manifest, last.
+def finish_dataset(
+    directory: Directory, manifest: Manifest, others: Sequence[str] = ()
+) -> Manifest:
+    """Make a directory of shards a dataset: card, the files TensorFlow Datasets needs, then the
+    manifest, last.
 
     Args:
         directory: where the shards lie.
@@ -98,9 +110,12 @@ def finish_dataset(directory: Directory, manifest: Manifest, others: Sequence[st
         The manifest with `files` filled in, as it was written.
     """
     splits = {
-        split: [(shard.records, shard.bytes) for shard in manifest.split_shards(split)] for split in manifest.splits
+        split: [(shard.records, shard.bytes) for shard in manifest.split_shards(split)]
+        for split in manifest.splits
     }
-    description = f"{manifest.layout.value} of {manifest.source.descriptor} at {manifest.resolution} pixels"
+    description = (
+        f"{manifest.layout.value} of {manifest.source.descriptor} at {manifest.resolution} pixels"
+    )
     texts = {
         CARD_NAME: dataset_card(manifest),
         FEATURES_NAME: features_json(manifest.tensors, len(manifest.classes)),
@@ -109,7 +124,9 @@ def finish_dataset(directory: Directory, manifest: Manifest, others: Sequence[st
     }
     for name, text in texts.items():
         directory.write(name, text)
-    contents = {name: text.encode() for name, text in texts.items()} | {name: directory.read(name) for name in others}
+    contents = {name: text.encode() for name, text in texts.items()} | {
+        name: directory.read(name) for name in others
+    }
     finished = manifest.model_copy(
         update={
             "files": tuple(

@@ -1,4 +1,6 @@
-"""What a shard leaves behind besides its files: counts, checksums, rejects and sums. Merged exactly, in any order."""
+"""What a shard leaves behind besides its files: counts, checksums, rejects and sums. Merged
+exactly, in any order.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,11 +23,14 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-NOT_FINITE = "NotFinite"  # in place of an exception, where the VAE gave no finite numbers; no decoder raises that
+# in place of an exception, where the VAE gave no finite numbers; no decoder raises that
+NOT_FINITE = "NotFinite"
 
 
 class Reject(_Frozen):
-    """An item that was left out. `exception` is the class of what was raised or `NOT_FINITE`, `size` is in bytes."""
+    """An item that was left out. `exception` is the class of what was raised or `NOT_FINITE`,
+    `size` is in bytes.
+    """
 
     key: str
     reason: str
@@ -34,7 +39,9 @@ class Reject(_Frozen):
 
 
 class ChannelSums(_Frozen):
-    """Per-channel float64 sums over `positions` values: x, x squared, and the posterior variance exp(logvar)."""
+    """Per-channel float64 sums over `positions` values: x, x squared, and the posterior variance
+    exp(logvar).
+    """
 
     positions: int = 0
     total: tuple[float, ...]
@@ -58,7 +65,10 @@ class ChannelSums(_Frozen):
         """Exactly rounded sums (`math.fsum`), so that the order of the parts cannot show."""
 
         def sums(name: str) -> tuple[float, ...]:
-            return tuple(math.fsum(getattr(part, name)[channel] for part in parts) for channel in range(channels))
+            return tuple(
+                math.fsum(getattr(part, name)[channel] for part in parts)
+                for channel in range(channels)
+            )
 
         return cls(
             positions=sum(part.positions for part in parts),
@@ -68,14 +78,20 @@ class ChannelSums(_Frozen):
         )
 
     def statistics(self) -> ChannelStatistics:
-        """Mean and deviation; for moments that of a posterior sample, sqrt(var(mean) + E[exp(logvar)])."""
+        """Mean and deviation; for moments that of a posterior sample, sqrt(var(mean) +
+        E[exp(logvar)]).
+        """
         total, squares, noise = (np.array(sums) for sums in (self.total, self.squares, self.noise))
         mean = total / self.positions
         variance = squares / self.positions - mean**2 + noise / self.positions
-        return ChannelStatistics(mean=tuple(mean.tolist()), std=tuple(np.sqrt(np.maximum(variance, 0.0)).tolist()))
+        return ChannelStatistics(
+            mean=tuple(mean.tolist()), std=tuple(np.sqrt(np.maximum(variance, 0.0)).tolist())
+        )
 
 
-def _moments(tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(
+    tensors: Mapping[str, NDArray[Any]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return tensors["mean"].astype(np.float64), np.exp(tensors["logvar"].astype(np.float64))
 
 
@@ -84,7 +100,9 @@ def _pixels(tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], N
     return values, np.zeros_like(values)
 
 
-def _latents(tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _latents(
+    tensors: Mapping[str, NDArray[Any]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     values = tensors["latent"].astype(np.float64)
     return values, np.zeros_like(values)
 
@@ -103,17 +121,25 @@ class ErrorSums(_Frozen):
     def of(cls, originals: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> "ErrorSums":
         """Compare two batches (n, H, W, 3)."""
         difference = originals.astype(np.int64) - decoded.astype(np.int64)
-        return cls(squared_error=int((difference**2).sum()), values=difference.size, records=originals.shape[0])
+        return cls(
+            squared_error=int((difference**2).sum()),
+            values=difference.size,
+            records=originals.shape[0],
+        )
 
     @classmethod
     def merge(cls, parts: Sequence["ErrorSums"]) -> "ErrorSums":
         """The sum of all parts."""
-        return cls(**{name: sum(getattr(part, name) for part in parts) for name in cls.model_fields})
+        return cls(
+            **{name: sum(getattr(part, name) for part in parts) for name in cls.model_fields}
+        )
 
     def reconstruction(self) -> Reconstruction | None:
-        """PSNR of the mean squared error of all records together, in dB; None when nothing was decoded.
+        """PSNR of the mean squared error of all records together, in dB; None when nothing was
+        decoded.
 
-        A perfect reconstruction counts as an error of one level in one value, since JSON has no infinity.
+        A perfect reconstruction counts as an error of one level in one value, since JSON has no
+        infinity.
         """
         if not self.records:
             return None
@@ -138,7 +164,9 @@ class ShardResult(_Frozen):
 
 
 class ShardFailure(_Frozen):
-    """A shard that could not be made for a reason the user can mend; the run tells it when all others are done."""
+    """A shard that could not be made for a reason the user can mend; the run tells it when all
+    others are done.
+    """
 
     shard: int
     message: str
@@ -150,7 +178,9 @@ def marker_name(work: str, shard: int) -> str:
 
 
 def read_marker(directory: Directory, work: str, shard: int) -> ShardResult | None:
-    """The result of a shard that is done, None when it has to be made: no marker, or not the files it describes."""
+    """The result of a shard that is done, None when it has to be made: no marker, or not the files
+    it describes.
+    """
     try:
         result = ShardResult.model_validate_json(directory.read(marker_name(work, shard)))
     except (FileNotFoundError, ValidationError):
@@ -165,7 +195,9 @@ def write_marker(directory: Directory, work: str, result: ShardResult) -> None:
 
 
 def recall_markers(directory: Directory, work: str) -> None:
-    """Mark what a dataset that was finished once says of its shards, so that only those are made that are not whole."""
+    """Mark what a dataset that was finished once says of its shards, so that only those are made
+    that are not whole.
+    """
     if directory.exists(RESULTS_NAME):
         for line in directory.read(RESULTS_NAME).splitlines():
             try:
@@ -175,9 +207,11 @@ def recall_markers(directory: Directory, work: str) -> None:
 
 
 def drop_damaged_results(directory: Directory, manifest: Manifest) -> None:
-    """Delete the results of a dataset that is to be made again in part, when they are not those of its manifest.
+    """Delete the results of a dataset that is to be made again in part, when they are not those of
+    its manifest.
 
-    Whoever believed them would merge wrong counts or statistics. Without them all shards are made again.
+    Whoever believed them would merge wrong counts or statistics. Without them all shards are made
+    again.
     """
     info = next((info for info in manifest.files if info.name == RESULTS_NAME), None)
     if info is None or not directory.matches(RESULTS_NAME, info.bytes, info.sha256):

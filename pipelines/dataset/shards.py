@@ -1,4 +1,6 @@
-"""Shard files: ArrayRecord with one record a group, written whole or not at all, byte for byte reproducible."""
+"""Shard files: ArrayRecord with one record a group, written whole or not at all, byte for byte
+reproducible.
+"""
 
 import os
 import uuid
@@ -27,7 +29,8 @@ class ShardFile(NamedTuple):
 
 
 class ShardWriter:
-    """Writes serialized records to a local file. A context manager; `close` returns the facts of the file.
+    """Writes serialized records to a local file. A context manager; `close` returns the facts of
+    the file.
 
     Raises:
         OSError: the file cannot be written, for example because the disk is full.
@@ -54,7 +57,10 @@ class ShardWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._writer.is_open():
             with suppress(RuntimeError):  # on the way out of another error, which says more
@@ -98,7 +104,9 @@ def read_shard(path: Path, start: int = 0, stop: int | None = None) -> Iterator[
 
 
 def read_some(path: Path, rows: Sequence[int]) -> list[bytes]:
-    """The serialized records at `rows` of a shard, in that order. Raises `UserError` as `read_shard`."""
+    """The serialized records at `rows` of a shard, in that order. Raises `UserError` as
+    `read_shard`.
+    """
     with _open(path) as reader:
         return [
             record
@@ -133,7 +141,8 @@ def _open(path: Path) -> Iterator[ArrayRecordReader]:
             raise _damaged(path)
         yield reader
     finally:
-        with suppress(Exception):  # closing a damaged file raises too, and would hide the line about it
+        # closing a damaged file raises too, and would hide the line about it
+        with suppress(Exception):
             reader.close()
 
 

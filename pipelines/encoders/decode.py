@@ -17,16 +17,19 @@ from schemas.record import Record
 if TYPE_CHECKING:
     from pipelines.encoders.weights import Vae
 
-# 4 images of 256 x 256. More is no faster on a CPU; on a GPU XLA may choose convolutions in float32 that want 8 GiB of
-# scratch an image.
+# 4 images of 256 x 256. More is no faster on a CPU; on a GPU XLA may choose convolutions in float32
+# that want 8 GiB of scratch an image.
 _PIXELS_A_BATCH = 2**18
 _MOST_IMAGES = 256
-_fitting: dict[tuple[str, int], int] = {}  # (digest of a VAE, resolution) -> images, where memory has run out
+# (digest of a VAE, resolution) -> images, where memory has run out
+_fitting: dict[tuple[str, int], int] = {}
 _LOADING = threading.Lock()  # functools.cache alone would load twice when two threads ask at once
 
 
 @functools.cache
-def _vae(name: str, revision: str | None, sha256: str, config_sha256: str, decoder_sha256: str | None) -> "Vae":
+def _vae(
+    name: str, revision: str | None, sha256: str, config_sha256: str, decoder_sha256: str | None
+) -> "Vae":
     from pipelines.encoders.weights import load_vae
 
     vae = load_vae(name, revision=revision)
@@ -36,24 +39,31 @@ def _vae(name: str, revision: str | None, sha256: str, config_sha256: str, decod
             f"({sha256[:12]}...); put the right VAE there"
         )
     if vae.config.digest() != config_sha256:
-        raise UserError(f"VAE {name}: its config.json is not that which made the latents; put the right VAE there")
+        raise UserError(
+            f"VAE {name}: its config.json is not that which made the latents; put the right VAE "
+            "there"
+        )
     if not vae.decodes:
         raise UserError(
-            f"VAE {name}: there is no decoder; put NAME_decoder.safetensors beside NAME_encoder.safetensors there"
+            f"VAE {name}: there is no decoder; put NAME_decoder.safetensors beside "
+            "NAME_encoder.safetensors there"
         )
     if decoder_sha256 is not None and vae.decoder_digest != decoder_sha256:
         raise UserError(
-            f"VAE {name}: its decoder ({str(vae.decoder_digest)[:12]}...) is not the one that stood beside the encoder "
+            f"VAE {name}: its decoder ({str(vae.decoder_digest)[:12]}...) is not the one that "
+            "stood beside the encoder "
             f"when the latents were made ({decoder_sha256[:12]}...); put the right decoder there"
         )
     return vae
 
 
 def decoding_vae(info: VaeInfo) -> "Vae":
-    """The VAE that a manifest names, once a process. It decodes in float32, whatever the latents were encoded in.
+    """The VAE that a manifest names, once a process. It decodes in float32, whatever the latents
+    were encoded in.
 
     Raises:
-        UserError: it cannot be had, or has other weights or another config than the latents were made with.
+        UserError: it cannot be had, or has other weights or another config than the latents were
+            made with.
     """
     with _LOADING:
         return _vae(info.id, info.revision, info.sha256, info.config_sha256, info.decoder_sha256)
@@ -71,11 +81,13 @@ def denormalise(latents: NDArray[np.floating], normalization: Normalization) -> 
     return latents.astype(np.float32) / scale + offset
 
 
-def decode_raw(raw: NDArray[np.floating], vae: VaeInfo | None, resolution: int) -> NDArray[np.uint8]:
+def decode_raw(
+    raw: NDArray[np.floating], vae: VaeInfo | None, resolution: int
+) -> NDArray[np.uint8]:
     """Raw latents (n, h, w, c) -> uint8 images (n, H, W, 3).
 
-    The decoder's output is in [-1, 1] already and goes to `to_uint8` as it is: scaled once more it would reach the
-    extractor in [-3, 1]. With `vae` None the raw tensors are pixels in [-1, 1].
+    The decoder's output is in [-1, 1] already and goes to `to_uint8` as it is: scaled once more it
+    would reach the extractor in [-3, 1]. With `vae` None the raw tensors are pixels in [-1, 1].
 
     A batch that does not fit into memory is halved until it does, for the rest of the process.
 
@@ -90,7 +102,9 @@ def decode_raw(raw: NDArray[np.floating], vae: VaeInfo | None, resolution: int) 
     images = np.empty((len(raw), resolution, resolution, 3), np.uint8)
     start = 0
     while start < len(raw):
-        size = min(_fitting.get((vae.sha256, resolution), _MOST_IMAGES), decode_batch_size(resolution))
+        size = min(
+            _fitting.get((vae.sha256, resolution), _MOST_IMAGES), decode_batch_size(resolution)
+        )
         part = raw[start : start + size].astype(np.float32)
         try:
             decoded = _decode(model, part, size)
@@ -99,10 +113,13 @@ def decode_raw(raw: NDArray[np.floating], vae: VaeInfo | None, resolution: int) 
                 raise
             if size == 1:
                 raise UserError(
-                    f"out of memory: VAE {vae.id} does not decode one image of {resolution} pixels; leave it more "
+                    f"out of memory: VAE {vae.id} does not decode one image of {resolution} "
+                    "pixels; leave it more "
                     "memory, or use a device that has more"
                 ) from error
-            _fitting[vae.sha256, resolution] = min(size // 2, _fitting.get((vae.sha256, resolution), size))
+            _fitting[vae.sha256, resolution] = min(
+                size // 2, _fitting.get((vae.sha256, resolution), size)
+            )
         else:
             images[start : start + len(part)] = to_uint8(decoded)
             start += len(part)
@@ -118,14 +135,19 @@ def _decode(model: "Vae", part: NDArray[np.float32], size: int) -> NDArray[np.fl
 
 
 def decode_samples(
-    latents: NDArray[np.floating], normalization: Normalization, vae: VaeInfo | None, resolution: int
+    latents: NDArray[np.floating],
+    normalization: Normalization,
+    vae: VaeInfo | None,
+    resolution: int,
 ) -> NDArray[np.uint8]:
     """Latents in the model's scale -> uint8 images (n, H, W, 3)."""
     return decode_raw(denormalise(latents, normalization), vae, resolution)
 
 
 def decode_records(manifest: Manifest, records: Sequence[Record]) -> NDArray[np.uint8]:
-    """Pixels (n, H, W, 3) of records of any layout: the posterior mean of moments, latents, or the stored pixels."""
+    """Pixels (n, H, W, 3) of records of any layout: the posterior mean of moments, latents, or the
+    stored pixels.
+    """
 
     def stack(name: str) -> NDArray[Any]:
         return np.stack([record.tensors[name] for record in records])
@@ -136,4 +158,6 @@ def decode_records(manifest: Manifest, records: Sequence[Record]) -> NDArray[np.
         return stack("image")
     if manifest.layout is Layout.MOMENTS:
         return decode_raw(stack("mean"), manifest.vae, manifest.resolution)
-    return decode_samples(stack("latent"), manifest.stored_normalization(), manifest.vae, manifest.resolution)
+    return decode_samples(
+        stack("latent"), manifest.stored_normalization(), manifest.vae, manifest.resolution
+    )

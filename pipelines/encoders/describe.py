@@ -1,4 +1,6 @@
-"""A VAE as settings and manifests state it: found, digested, its precision chosen. The weights are not loaded."""
+"""A VAE as settings and manifests state it: found, digested, its precision chosen. The weights are
+not loaded.
+"""
 
 from pipelines.encoders.locate import (
     CONFIGS,
@@ -12,14 +14,16 @@ from pipelines.encoders.locate import (
 from schemas.manifest import PIXELS, VaeInfo
 
 
-def describe_vae(name: str, revision: str | None = None, dtype: str | None = None) -> VaeInfo | None:
+def describe_vae(
+    name: str, revision: str | None = None, dtype: str | None = None
+) -> VaeInfo | None:
     """Find and digest a VAE; None for `none`.
 
     Args:
         name: as for `pipelines.encoders.locate.find_vae`, or `none`.
         revision: branch, tag or commit of a VAE on the hub; the result names the commit.
-        dtype: compute type, "float32" or "bfloat16"; None for the one that suits this machine, which JAX is imported
-            to see. With a type given this imports no JAX.
+        dtype: compute type, "float32" or "bfloat16"; None for the one that suits this machine,
+            which JAX is imported to see. With a type given this imports no JAX.
 
     Raises:
         UserError: no such VAE, or not one that is supported.
@@ -49,7 +53,9 @@ def describe_vae(name: str, revision: str | None = None, dtype: str | None = Non
 
 
 def default_dtype() -> str:
-    """bfloat16 where there is an accelerator, float32 on a CPU, where the narrower type gains nothing. Imports JAX."""
+    """bfloat16 where there is an accelerator, float32 on a CPU, where the narrower type gains
+    nothing. Imports JAX.
+    """
     import jax
 
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"

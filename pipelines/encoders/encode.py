@@ -16,25 +16,30 @@ from schemas.pixels import to_uint8
 
 Tensors = Mapping[str, NDArray[Any]]
 
-# Pixels that a CPU encodes at once. Four images of 256 x 256 go through the encoder of Stable Diffusion in 0.4 GB, and
-# 32 in 3 GB; the time an image takes is the same. A tiny encoder has 64 channels at full resolution and little to do
-# with each: it is held up by memory, and 64 images of 64 x 64 at once took 1.6 to 2.6 times as long an image as 8.
+# Pixels that a CPU encodes at once. Four images of 256 x 256 go through the encoder of Stable
+# Diffusion in 0.4 GB, and 32 in 3 GB; the time an image takes is the same. A tiny encoder has 64
+# channels at full resolution and little to do with each: it is held up by memory, and 64 images of
+# 64 x 64 at once took 1.6 to 2.6 times as long an image as 8.
 CPU_PIXELS = {"AutoencoderKL": 2**18, "AutoencoderTiny": 2**15}
 
 
 class Encoder(Protocol):
-    """Works on batches of one fixed size, so that everything is compiled once and batches round alike.
+    """Works on batches of one fixed size, so that everything is compiled once and batches round
+    alike.
 
     Attributes:
         devices: how many batches it works on at the same time.
-        decodes: whether decoding tells how good the tensors are: not for pixels, nor without a decoder.
+        decodes: whether decoding tells how good the tensors are: not for pixels, nor without a
+            decoder.
     """
 
     devices: int
     decodes: bool
 
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
-        """Begin to encode (n, H, W, 3); the result is a call that waits for the tensors, (n, ...) each."""
+        """Begin to encode (n, H, W, 3); the result is a call that waits for the tensors, (n, ...)
+        each.
+        """
         ...
 
     def reconstruct(self, tensors: Tensors) -> NDArray[np.uint8]:
@@ -64,8 +69,8 @@ class VaeEncoder:
 
     Args:
         info: which VAE, and its precision.
-        devices: of JAX; they take turns, a whole batch each, so that their number does not show in a record. None for
-            all local accelerators, or one CPU.
+        devices: of JAX; they take turns, a whole batch each, so that their number does not show in
+            a record. None for all local accelerators, or one CPU.
 
     Raises:
         UserError: the VAE cannot be had, or is another one here.
@@ -79,29 +84,37 @@ class VaeEncoder:
         self._vae = load_vae(info.id, info.dtype, info.revision)
         if self._vae.digest != info.sha256:
             raise UserError(
-                f"the VAE {info.id} on this worker has the digest {self._vae.digest[:12]}, not {info.sha256[:12]}; "
+                f"the VAE {info.id} on this worker has the digest {self._vae.digest[:12]}, not "
+                f"{info.sha256[:12]}; "
                 "give all workers the same weights"
             )
         if self._vae.config.digest() != info.config_sha256:
             raise UserError(
-                f"the config.json of the VAE {info.id} on this worker says another network than it did to the command; "
+                f"the config.json of the VAE {info.id} on this worker says another network than it "
+                "did to the command; "
                 "give all workers the same file"
             )
         if info.decoder_sha256 is not None and info.decoder_sha256 != self._vae.decoder_digest:
             raise UserError(
-                f"the decoder of the VAE {info.id} is gone here, or another one than when the dataset was begun; "
+                f"the decoder of the VAE {info.id} is gone here, or another one than when the "
+                "dataset was begun; "
                 "put it back, on all workers"
             )
         self._names = tuple(layout_tensors(info.layout, (1, 1, info.latent_channels)))
-        # A decoder that came after the dataset was begun is not its own, and decodes nothing for it.
+        # A decoder that came after the dataset was begun is not its own, and decodes nothing for
+        # it.
         self.decodes = self._vae.decoder_digest == info.decoder_sha256 and self._vae.decodes
         self._cpu_pixels = CPU_PIXELS[info.network]
         self._on_cpu = jax.default_backend() == "cpu"
         chosen = devices or jax.local_devices()[: 1 if self._on_cpu else None]
         self.devices = len(chosen)
-        copies = [(device, replace(self._vae, params=jax.device_put(self._vae.params, device))) for device in chosen]
+        copies = [
+            (device, replace(self._vae, params=jax.device_put(self._vae.params, device)))
+            for device in chosen
+        ]
         self._turns = itertools.cycle(copies)
-        self._compiling = threading.Lock()  # threads of one process must not compile the same program side by side
+        # threads of one process must not compile the same program side by side
+        self._compiling = threading.Lock()
 
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
         """See `Encoder`. JAX computes in the background until the result is asked for."""
@@ -115,7 +128,10 @@ class VaeEncoder:
         def finish() -> Tensors:
             tensors = [np.concatenate(parts) for parts in zip(*begun, strict=True)]
             with np.errstate(over="ignore"):
-                return {name: tensor.astype(np.float16) for name, tensor in zip(self._names, tensors, strict=True)}
+                return {
+                    name: tensor.astype(np.float16)
+                    for name, tensor in zip(self._names, tensors, strict=True)
+                }
 
         return finish
 
@@ -131,24 +147,33 @@ class VaeEncoder:
             begun = [self._vae.decode(jnp.asarray(some)) for some in parts]
         decoded = np.concatenate(begun)
         if np.isnan(decoded).any():
-            raise UserError(f"the VAE {self._vae.name} decodes to NaN; give another one, or --vae-dtype float32")
+            raise UserError(
+                f"the VAE {self._vae.name} decodes to NaN; give another one, or --vae-dtype float32"
+            )
         return to_uint8(decoded)
 
     def _parts(self, rows: NDArray[Any], shape: tuple[int, ...]) -> Iterator[NDArray[Any]]:
-        """Rows in parts of one shape, where `shape` is that of their images: on an accelerator all of them at once."""
+        """Rows in parts of one shape, where `shape` is that of their images: on an accelerator all
+        of them at once.
+        """
         count, height, width = shape[:3]
         size = part_size(count, height * width, self._cpu_pixels) if self._on_cpu else count
         return (rows[first : first + size] for first in range(0, count, size))
 
 
 def part_size(images: int, pixels: int, most: int) -> int:
-    """The largest divisor of a number of images that has at most `most` pixels, of so many an image; at least 1."""
-    fitting = (size for size in range(2, images + 1) if images % size == 0 and size * pixels <= most)
+    """The largest divisor of a number of images that has at most `most` pixels, of so many an
+    image; at least 1.
+    """
+    fitting = (
+        size for size in range(2, images + 1) if images % size == 0 and size * pixels <= most
+    )
     return max(fitting, default=1)
 
 
 def load_encoder(vae: VaeInfo | None) -> Encoder:
-    """The encoder of a dataset, None for one of pixels; this is where JAX and the weights are loaded.
+    """The encoder of a dataset, None for one of pixels; this is where JAX and the weights are
+    loaded.
 
     Raises:
         UserError: the VAE cannot be had, or is another one here.

@@ -1,7 +1,8 @@
 """VAEs on the Hugging Face hub: fetched file by file into the hub's cache, or found there.
 
-Only what is needed is fetched: a repository may hold other models and tens of gigabytes of them. What is in the cache
-is taken when the hub cannot be reached; a commit that is there, with weights under diffusers' names, without asking.
+Only what is needed is fetched: a repository may hold other models and tens of gigabytes of them.
+What is in the cache is taken when the hub cannot be reached; a commit that is there, with weights
+under diffusers' names, without asking.
 """
 
 import warnings
@@ -18,7 +19,10 @@ from pipelines.encoders.weight_files import (
 )
 from pipelines.runners.beam_noise import quiet_log
 
-_INSTEAD = "or give a directory (none has that name); `--vae embedded` and `--vae none` of preprocess need no network"
+_INSTEAD = (
+    "or give a directory (none has that name); `--vae embedded` and `--vae none` of preprocess "
+    "need no network"
+)
 
 
 def fetch_vae(repository: str, folder: str | None, revision: str | None) -> tuple[Path, str, str]:
@@ -26,7 +30,8 @@ def fetch_vae(repository: str, folder: str | None, revision: str | None) -> tupl
 
     Args:
         repository: `org/name`.
-        folder: of the VAE in the repository; None for its root, or `vae` when the root has no config.
+        folder: of the VAE in the repository; None for its root, or `vae` when the root has no
+            config.
         revision: branch, tag or commit; None for the main branch.
 
     Returns:
@@ -36,8 +41,15 @@ def fetch_vae(repository: str, folder: str | None, revision: str | None) -> tupl
         UserError: no such repository, revision or VAE, no way to reach it, or no safetensors in it.
     """
     label = f"the VAE {repository}" + (f" at revision {revision}" if revision else "")
-    configs = [_within(folder, CONFIG_FILE)] if folder else [CONFIG_FILE, _within(PIPELINE_FOLDER, CONFIG_FILE)]
-    missing = f"the repository has no {' and no '.join(configs)}; name the folder of its VAE as org/name:folder"
+    configs = (
+        [_within(folder, CONFIG_FILE)]
+        if folder
+        else [CONFIG_FILE, _within(PIPELINE_FOLDER, CONFIG_FILE)]
+    )
+    missing = (
+        f"the repository has no {' and no '.join(configs)}; name the folder of its VAE as "
+        "org/name:folder"
+    )
     with told_in_one_line(label, missing, _INSTEAD), quiet_log(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config, folder = _fetch_config(repository, folder, revision)
@@ -62,7 +74,9 @@ def _fetch_config(repository: str, folder: str | None, revision: str | None) -> 
         only_here = isinstance(error, LocalEntryNotFoundError)
         inner = _within(PIPELINE_FOLDER, CONFIG_FILE)
         try:
-            found = hf_hub_download(repository, inner, revision=revision, local_files_only=only_here)
+            found = hf_hub_download(
+                repository, inner, revision=revision, local_files_only=only_here
+            )
         except LocalEntryNotFoundError:
             raise error from None
         return Path(found), PIPELINE_FOLDER
@@ -81,7 +95,9 @@ def _fetch_weights(repository: str, folder: str, commit: str, directory: Path) -
         here = [path.name for path in directory.iterdir()]
         try:
             see_hub(repository, _within(folder, WEIGHTS_FILE), commit)
-            listed = [PurePosixPath(file) for file in HfApi().list_repo_files(repository, revision=commit)]
+            listed = [
+                PurePosixPath(file) for file in HfApi().list_repo_files(repository, revision=commit)
+            ]
         except OfflineModeIsEnabled:
             choose_weights(here, f"{directory} (HF_HUB_OFFLINE is set)")
             return

@@ -1,4 +1,6 @@
-"""The work of a VAE, counted by XLA on the untransformed program: nothing is compiled, no weights are read."""
+"""The work of a VAE, counted by XLA on the untransformed program: nothing is compiled, no weights
+are read.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +9,8 @@ from pipelines.encoders.locate import find_vae, read_vae_config
 
 
 def encoder_flops(vae: str, resolution: int, revision: str | None = None) -> int | None:
-    """Floating-point operations (a multiply-add is two) to encode one square RGB image; None where XLA does not count.
+    """Floating-point operations (a multiply-add is two) to encode one square RGB image; None where
+    XLA does not count.
 
     Raises:
         UserError: no such VAE.
@@ -26,7 +29,9 @@ def encoder_flops(vae: str, resolution: int, revision: str | None = None) -> int
 
 
 def _flops(analysis: Any) -> int | None:
-    """The figure in what JAX hands on from the backend: a dictionary, or one for each computation, or nothing."""
+    """The figure in what JAX hands on from the backend: a dictionary, or one for each computation,
+    or nothing.
+    """
     parts = analysis if isinstance(analysis, Sequence) else [analysis or {}]
     counted = [part["flops"] for part in parts if "flops" in part]
     return int(sum(counted)) if counted else None

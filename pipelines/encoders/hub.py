@@ -1,7 +1,9 @@
-"""The Hugging Face hub: files fetched into its cache or found there, and what went wrong in one line.
+"""The Hugging Face hub: files fetched into its cache or found there, and what went wrong in one
+line.
 
-The hub's client respects `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_TOKEN`. It tries six times
-in half a minute and tells of each try, so what is not in the cache is asked for once before.
+The hub's client respects `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_TOKEN`.
+It tries six times in half a minute and tells of each try, so what is not in the cache is asked for
+once before.
 """
 
 from collections.abc import Iterator
@@ -14,8 +16,8 @@ from schemas.errors import UserError
 def fetch_file(repository: str, name: str, revision: str | None = None) -> Path:
     """Have a file of a repository in the cache.
 
-    What is there is taken without asking the hub, so a branch stays at the commit that was fetched first; whoever uses
-    the file writes down its SHA-256.
+    What is there is taken without asking the hub, so a branch stays at the commit that was fetched
+    first; whoever uses the file writes down its SHA-256.
 
     Args:
         repository: `org/name`.
@@ -41,20 +43,31 @@ def fetch_file(repository: str, name: str, revision: str | None = None) -> Path:
 
 
 def see_hub(repository: str, file: str, revision: str | None) -> None:
-    """Ask the hub once whether it is there, unless the file is in the cache or the client is told to stay offline.
+    """Ask the hub once whether it is there, unless the file is in the cache or the client is told
+    to stay offline.
 
     Raises:
         LocalEntryNotFoundError: it gave no answer.
     """
-    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import (
+        constants,
+        errors,
+        get_hf_file_metadata,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
 
-    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
+    if constants.HF_HUB_OFFLINE or isinstance(
+        try_to_load_from_cache(repository, file, revision=revision), str
+    ):
         return
     try:
         get_hf_file_metadata(hf_hub_url(repository, file, revision=revision))
     except errors.HfHubHTTPError:
         pass  # an answer; what it means, and whether it is worth another try, the client says
-    except Exception as error:  # of the HTTP library, which is not the same in all releases of the client
+    except (
+        Exception
+    ) as error:  # of the HTTP library, which is not the same in all releases of the client
         raise errors.LocalEntryNotFoundError(str(error)) from error
 
 
@@ -75,10 +88,14 @@ def told_in_one_line(label: str, missing: str, instead: str) -> Iterator[None]:
     offline = "HF_HUB_OFFLINE is set; unset it once to fetch it"
     unreachable = f"the hub at {constants.ENDPOINT} gave no answer; try again"
     table: tuple[tuple[type[Exception], str], ...] = (  # the first row that fits counts
-        (errors.GatedRepoError, "its owners let it out only to those who accept its terms on the hub and set HF_TOKEN"),
+        (
+            errors.GatedRepoError,
+            "its owners let it out only to those who accept its terms on the hub and set HF_TOKEN",
+        ),
         (
             errors.RepositoryNotFoundError,
-            f"the hub has no such repository, or it is private and HF_TOKEN not set; correct the name, {instead}",
+            "the hub has no such repository, or it is private and HF_TOKEN not set; correct the "
+            f"name, {instead}",
         ),
         (errors.RevisionNotFoundError, "it has no such revision; give a branch, a tag or a commit"),
         (
@@ -92,7 +109,8 @@ def told_in_one_line(label: str, missing: str, instead: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # besides its own errors, the client lets through those of its HTTP library and the OS
+    # besides its own errors, the client lets through those of its HTTP library and the OS
+    except Exception as error:
         told = [reason for kind, reason in table if isinstance(error, kind)]
         first_line = (str(error).strip().splitlines() or [""])[0].strip()
         reason = told[0] if told else f"{type(error).__name__}: {first_line}"

@@ -1,8 +1,10 @@
-"""AutoencoderKL of latent diffusion (Rombach et al. 2022, arXiv:2112.10752) in flax.nnx, laid out as diffusers' class.
+"""AutoencoderKL of latent diffusion (Rombach et al. 2022, arXiv:2112.10752) in flax.nnx, laid out
+as diffusers' class.
 
-Attribute names equal diffusers' parameter names, so that `pipelines.encoders.weights` maps checkpoints mechanically.
-Images and latents are NHWC here. Whatever the compute type is, norm statistics, the attention softmax and the last
-layers, those that give the moments and the image, are float32.
+Attribute names equal diffusers' parameter names, so that `pipelines.encoders.weights` maps
+checkpoints mechanically. Images and latents are NHWC here. Whatever the compute type is, norm
+statistics, the attention softmax and the last layers, those that give the moments and the image,
+are float32.
 
 Needs jax, flax, numpy and the standard library only.
 """
@@ -32,7 +34,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @dataclass(frozen=True)
 class LayerBuilder:
-    """What every layer of one network shares: compute type, groups, activation, source of initial weights."""
+    """What every layer of one network shares: compute type, groups, activation, source of initial
+    weights.
+    """
 
     rngs: nnx.Rngs
     dtype: jnp.dtype
@@ -41,13 +45,15 @@ class LayerBuilder:
 
     @property
     def precision(self) -> jax.lax.Precision:
-        # Float32 means float32 also on GPU and TPU, where the default would round the operands to fewer bits.
+        # Float32 means float32 also on GPU and TPU, where the default would round the operands to
+        # fewer bits.
         return jax.lax.Precision.HIGHEST if self.dtype == jnp.float32 else jax.lax.Precision.DEFAULT
 
     @property
     def exact(self) -> "LayerBuilder":
-        """For the layers next to the moments and the image, in float32 always: next to no work, and in bfloat16 they
-        would round the result itself, which was measured to be two fifths of the error."""
+        """For the layers next to the moments and the image, in float32 always: next to no work, and
+        in bfloat16 they would round the result itself, which was measured to be two fifths of the
+        error."""
         return replace(self, dtype=jnp.dtype("float32"))
 
     def conv(
@@ -59,7 +65,9 @@ class LayerBuilder:
         padding: int | None = None,
         bias: bool = True,
     ) -> nnx.Conv:
-        """A convolution that pads by half its kernel; unless told to, one with a stride pads nothing."""
+        """A convolution that pads by half its kernel; unless told to, one with a stride pads
+        nothing.
+        """
         edge = padding
         if edge is None:
             edge = 0 if stride > 1 else kernel // 2
@@ -76,7 +84,9 @@ class LayerBuilder:
         )
 
     def linear(self, inputs: int, outputs: int) -> nnx.Linear:
-        return nnx.Linear(inputs, outputs, dtype=self.dtype, precision=self.precision, rngs=self.rngs)
+        return nnx.Linear(
+            inputs, outputs, dtype=self.dtype, precision=self.precision, rngs=self.rngs
+        )
 
     def norm(self, channels: int) -> "GroupNorm":
         return GroupNorm(channels, self.groups)
@@ -85,8 +95,8 @@ class LayerBuilder:
 class GroupNorm(nnx.Module):
     """Group normalisation (Wu & He 2018, arXiv:1803.08494) with two-pass float32 statistics.
 
-    E[x^2] - E[x]^2 loses every digit once a channel's mean is large against its spread, as it is in trained
-    checkpoints; so the mean is subtracted first.
+    E[x^2] - E[x]^2 loses every digit once a channel's mean is large against its spread, as it is in
+    trained checkpoints; so the mean is subtracted first.
     """
 
     def __init__(self, channels: int, groups: int, epsilon: float = NORM_EPSILON):
@@ -110,7 +120,9 @@ class GroupNorm(nnx.Module):
 
 
 class ResnetBlock(nnx.Module):
-    """norm, activation, conv, twice, beside a skip connection (1x1 convolution where the width changes)."""
+    """norm, activation, conv, twice, beside a skip connection (1x1 convolution where the width
+    changes).
+    """
 
     def __init__(self, inputs: int, outputs: int, build: LayerBuilder):
         self.activation = build.activation
@@ -127,7 +139,9 @@ class ResnetBlock(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Self-attention over all positions with one head as wide as the features, with a skip connection."""
+    """Self-attention over all positions with one head as wide as the features, with a skip
+    connection.
+    """
 
     def __init__(self, channels: int, build: LayerBuilder):
         self.precision = build.precision
@@ -148,7 +162,9 @@ class Attention(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Halves the resolution: stride 2 after padding one row below and one column to the right, as diffusers does."""
+    """Halves the resolution: stride 2 after padding one row below and one column to the right, as
+    diffusers does.
+    """
 
     def __init__(self, channels: int, build: LayerBuilder):
         self.conv = build.conv(channels, channels, stride=2)
@@ -175,7 +191,9 @@ def double(x: jax.Array) -> jax.Array:
 
 
 class MidBlock(nnx.Module):
-    """Two residual blocks at the lowest resolution, with attention between them unless the config drops it."""
+    """Two residual blocks at the lowest resolution, with attention between them unless the config
+    drops it.
+    """
 
     def __init__(self, channels: int, attention: bool, build: LayerBuilder):
         self.resnets = nnx.List([ResnetBlock(channels, channels, build) for _ in range(2)])
@@ -217,7 +235,9 @@ class UpBlock(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """(n, H, W, in_channels) -> (n, H/factor, W/factor, 2 latent_channels): mean and log-variance side by side."""
+    """(n, H, W, in_channels) -> (n, H/factor, W/factor, 2 latent_channels): mean and log-variance
+    side by side.
+    """
 
     def __init__(self, config: VaeConfig, build: LayerBuilder):
         widths = config.block_out_channels
@@ -276,12 +296,18 @@ class AutoencoderKL(nnx.Module):
     """
 
     def __init__(self, config: VaeConfig, *, dtype: str = "float32", rngs: nnx.Rngs):
-        build = LayerBuilder(rngs, jnp.dtype(dtype), config.norm_num_groups, ACTIVATIONS[config.act_fn])
+        build = LayerBuilder(
+            rngs, jnp.dtype(dtype), config.norm_num_groups, ACTIVATIONS[config.act_fn]
+        )
         latent = config.latent_channels
         self.encoder = Encoder(config, build)
         self.decoder = Decoder(config, build)
-        self.quant_conv = build.exact.conv(2 * latent, 2 * latent, kernel=1) if config.use_quant_conv else None
-        self.post_quant_conv = build.exact.conv(latent, latent, kernel=1) if config.use_post_quant_conv else None
+        self.quant_conv = (
+            build.exact.conv(2 * latent, 2 * latent, kernel=1) if config.use_quant_conv else None
+        )
+        self.post_quant_conv = (
+            build.exact.conv(latent, latent, kernel=1) if config.use_post_quant_conv else None
+        )
 
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Posterior moments of images.
@@ -290,8 +316,8 @@ class AutoencoderKL(nnx.Module):
             x: (n, H, W, 3) in [-1, 1], H and W multiples of the factor.
 
         Returns:
-            mean and log-variance, each (n, H/factor, W/factor, latent_channels) float32, raw: neither scaled nor
-            shifted. The log-variance is clipped to [-30, 20].
+            mean and log-variance, each (n, H/factor, W/factor, latent_channels) float32, raw:
+            neither scaled nor shifted. The log-variance is clipped to [-30, 20].
         """
         moments = self.encoder(x)
         if self.quant_conv is not None:
@@ -300,7 +326,9 @@ class AutoencoderKL(nnx.Module):
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """Images of latents: (n, h, w, latent_channels), raw -> (n, factor h, factor w, 3) float32, not clipped."""
+        """Images of latents: (n, h, w, latent_channels), raw -> (n, factor h, factor w, 3) float32,
+        not clipped.
+        """
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)
         return self.decoder(z)

@@ -1,4 +1,6 @@
-"""`config.json` of diffusers' AutoencoderKL: what it says of the network, checked. Needs only the standard library."""
+"""`config.json` of diffusers' AutoencoderKL: what it says of the network, checked. Needs only the
+standard library.
+"""
 
 import hashlib
 import json
@@ -52,22 +54,29 @@ class VaeConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "VaeConfig":
         """Read the contents of a diffusers `config.json`.
 
-        Keys that do not change the network (`sample_size`, `force_upcast`, ...) are passed over. A null value means
-        diffusers' default, and for `shift_factor` no shift.
+        Keys that do not change the network (`sample_size`, `force_upcast`, ...) are passed over. A
+        null value means diffusers' default, and for `shift_factor` no shift.
 
         Raises:
-            UserError: another class than AutoencoderKL, an unknown block type or activation, or sizes that do not
-                fit each other.
+            UserError: another class than AutoencoderKL, an unknown block type or activation, or
+                sizes that do not fit each other.
         """
         kind = values.get("_class_name") or CLASS
         if kind != CLASS:
             raise UserError(f"the VAE's config.json is of a {kind}, not of an {CLASS}")
         if not values.get("_class_name") and not values.get("block_out_channels"):
-            raise UserError("the VAE's config.json has no _class_name and no block_out_channels: it is not diffusers'")
-        known = {key: values[key] for key in cls.__dataclass_fields__ if values.get(key) is not None}
+            raise UserError(
+                "the VAE's config.json has no _class_name and no block_out_channels: it is not "
+                "diffusers'"
+            )
+        known = {
+            key: values[key] for key in cls.__dataclass_fields__ if values.get(key) is not None
+        }
         for key, value in known.items():
             if not isinstance(value, _JSON_TYPES[type(getattr(cls, key))]):
-                raise UserError(f"the VAE's config.json has {key} {value!r}, which is of the wrong type")
+                raise UserError(
+                    f"the VAE's config.json has {key} {value!r}, which is of the wrong type"
+                )
         if "block_out_channels" in known:
             known["block_out_channels"] = tuple(known["block_out_channels"])
         for key in ("scaling_factor", "shift_factor"):
@@ -79,7 +88,9 @@ class VaeConfig:
         return config
 
     def digest(self) -> str:
-        """SHA-256 (hex) of all fields as JSON with sorted keys: of what is computed, not of how the file says it."""
+        """SHA-256 (hex) of all fields as JSON with sorted keys: of what is computed, not of how the
+        file says it.
+        """
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,14 +113,22 @@ def _check_block_types(values: Mapping[str, Any], blocks: int) -> None:
         types = values.get(key) or [supported] * blocks
         unknown = sorted(set(types) - {supported})
         if unknown:
-            raise UserError(f"the VAE's config.json has {key} {', '.join(unknown)}; only {supported} is supported")
+            raise UserError(
+                f"the VAE's config.json has {key} {', '.join(unknown)}; only {supported} is "
+                "supported"
+            )
         if len(types) != blocks:
-            raise UserError(f"the VAE's config.json has {len(types)} {key} for {blocks} block_out_channels")
+            raise UserError(
+                f"the VAE's config.json has {len(types)} {key} for {blocks} block_out_channels"
+            )
 
 
 def _check_sizes(config: VaeConfig) -> None:
     if config.act_fn not in ACTIVATIONS:
-        raise UserError(f"the VAE's config.json has act_fn {config.act_fn!r}; supported are {', '.join(ACTIVATIONS)}")
+        raise UserError(
+            f"the VAE's config.json has act_fn {config.act_fn!r}; supported are "
+            f"{', '.join(ACTIVATIONS)}"
+        )
     positive = (
         "in_channels",
         "out_channels",
@@ -124,6 +143,7 @@ def _check_sizes(config: VaeConfig) -> None:
     for channels in config.block_out_channels:
         if not isinstance(channels, int) or channels < 1 or channels % config.norm_num_groups:
             raise UserError(
-                f"the VAE's config.json has block_out_channels {list(config.block_out_channels)}; each must be a "
+                f"the VAE's config.json has block_out_channels {list(config.block_out_channels)}; "
+                "each must be a "
                 f"multiple of norm_num_groups {config.norm_num_groups}"
             )

@@ -1,7 +1,9 @@
-"""A VAE on disk: where it lies, what its config says, its weight files and their digest. Needs no JAX.
+"""A VAE on disk: where it lies, what its config says, its weight files and their digest. Needs no
+JAX.
 
-A VAE is a directory with `config.json` and safetensors (diffusers' layout: one file, or several under an index), or a
-tiny autoencoder's two files without a config (`pipelines.encoders.tiny_files`).
+A VAE is a directory with `config.json` and safetensors (diffusers' layout: one file, or several
+under an index), or a tiny autoencoder's two files without a config
+(`pipelines.encoders.tiny_files`).
 """
 
 import hashlib
@@ -36,12 +38,16 @@ CONFIGS: dict[str, type[VaeConfig] | type[TinyConfig]] = {
 }
 
 PTH = ".pth"  # a state dict as torch.save writes it; read without running its pickle
-_HUB_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<folder>\w[\w.-]*(?:/\w[\w.-]*)*))?")
+_HUB_ID = re.compile(
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<folder>\w[\w.-]*(?:/\w[\w.-]*)*))?"
+)
 
 
 @dataclass(frozen=True)
 class VaeFiles:
-    """A VAE that is on this machine. `name` finds it again, from any working directory; `revision` is a commit."""
+    """A VAE that is on this machine. `name` finds it again, from any working directory; `revision`
+    is a commit.
+    """
 
     name: str
     revision: str | None
@@ -52,8 +58,9 @@ def find_vae(name: str, revision: str | None = None) -> VaeFiles:
     """Find a VAE, or fetch it.
 
     Args:
-        name: "embedded"; a directory; or a hub id, `org/name` or `org/name:folder`. A directory goes before a hub id
-            of the same name. Of a whole pipeline, on disk or on the hub, its folder `vae` is taken.
+        name: "embedded"; a directory; or a hub id, `org/name` or `org/name:folder`. A directory
+            goes before a hub id of the same name. Of a whole pipeline, on disk or on the hub, its
+            folder `vae` is taken.
         revision: branch, tag or commit of a hub id; None for its main branch.
 
     Raises:
@@ -65,18 +72,22 @@ def find_vae(name: str, revision: str | None = None) -> VaeFiles:
     path = Path(name).expanduser()
     if path.is_dir():
         _no_revision(name, revision)
-        whole = not (path / CONFIG_FILE).is_file() and (path / PIPELINE_FOLDER / CONFIG_FILE).is_file()
+        whole = (
+            not (path / CONFIG_FILE).is_file() and (path / PIPELINE_FOLDER / CONFIG_FILE).is_file()
+        )
         path = (path / PIPELINE_FOLDER if whole else path).absolute()
         return VaeFiles(str(path), None, path)
     if path.exists():
         raise UserError(
-            f"the VAE {name} is a file; give the directory that holds it and its {CONFIG_FILE}, or both halves of a "
+            f"the VAE {name} is a file; give the directory that holds it and its {CONFIG_FILE}, or "
+            "both halves of a "
             "tiny autoencoder"
         )
     hub_id = _HUB_ID.fullmatch(name)
     if hub_id is None:
         raise UserError(
-            f"no such VAE directory: {name} (give a directory, a hub id like org/name or org/name:folder, "
+            f"no such VAE directory: {name} (give a directory, a hub id like org/name or "
+            "org/name:folder, "
             f"{EMBEDDED!r}, or 'none' to store pixels)"
         )
     repository = hub_id["repository"]
@@ -86,14 +97,18 @@ def find_vae(name: str, revision: str | None = None) -> VaeFiles:
 
 def _no_revision(name: str, revision: str | None) -> None:
     if revision is not None:
-        raise UserError(f"the VAE {name} has no revisions, as it is not on the hub; leave --vae-revision out")
+        raise UserError(
+            f"the VAE {name} has no revisions, as it is not on the hub; leave --vae-revision out"
+        )
 
 
 def read_vae_config(directory: Path) -> Config:
-    """What network a VAE directory holds: by its `config.json`, or by the shapes of a tiny autoencoder's encoder.
+    """What network a VAE directory holds: by its `config.json`, or by the shapes of a tiny
+    autoencoder's encoder.
 
     Raises:
-        UserError: neither is there, no JSON object in the config, or a network that is not supported.
+        UserError: neither is there, no JSON object in the config, or a network that is not
+            supported.
     """
     halves = split_halves(directory)
     if halves is not None:
@@ -101,13 +116,17 @@ def read_vae_config(directory: Path) -> Config:
     file = directory / CONFIG_FILE
     if not file.is_file():
         raise UserError(
-            f"no {CONFIG_FILE} in the VAE directory {directory}; it must be in diffusers' format, or hold a tiny "
+            f"no {CONFIG_FILE} in the VAE directory {directory}; it must be in diffusers' format, "
+            "or hold a tiny "
             "autoencoder's NAME_encoder.safetensors and NAME_decoder.safetensors"
         )
     values = read_object(file)
     kind = values.get("_class_name") or kl_config.CLASS
     if not isinstance(kind, str) or kind not in CONFIGS:
-        raise UserError(f"the VAE's config.json is of a {kind}; supported are diffusers' {' and '.join(CONFIGS)}")
+        raise UserError(
+            f"the VAE's config.json is of a {kind}; supported are diffusers' "
+            f"{' and '.join(CONFIGS)}"
+        )
     return CONFIGS[kind].from_dict(values)
 
 
@@ -115,18 +134,22 @@ def split_halves(directory: Path) -> Halves | None:
     """The two files of a tiny autoencoder; None for a directory with a config, whose word counts.
 
     Raises:
-        UserError: as `pipelines.encoders.tiny_files.find_halves`, or the directory cannot be listed.
+        UserError: as `pipelines.encoders.tiny_files.find_halves`, or the directory cannot be
+            listed.
     """
     if (directory / CONFIG_FILE).is_file():
         return None
     try:
         return find_halves(directory)
     except OSError as error:
-        raise UserError(f"cannot list the VAE directory {directory} ({error.strerror}); mend that") from error
+        raise UserError(
+            f"cannot list the VAE directory {directory} ({error.strerror}); mend that"
+        ) from error
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a safetensors file, from its header, or of a `.pth` with a state dict.
+    """Names and shapes of the tensors of a safetensors file, from its header, or of a `.pth` with a
+    state dict.
 
     Raises:
         UserError: it is none, or not whole.
@@ -136,14 +159,18 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, framework="numpy") as content:  # the header is whole and fits the length of the file
+        # the header is whole and fits the length of the file
+        with safe_open(file, framework="numpy") as content:
             return {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: not a readable safetensors file ({error}); fetch it again") from error
+        raise UserError(
+            f"{file}: not a readable safetensors file ({error}); fetch it again"
+        ) from error
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
-    """The weight files of a VAE directory: in order of their names, or an encoder and its decoder, where it is there.
+    """The weight files of a VAE directory: in order of their names, or an encoder and its decoder,
+    where it is there.
 
     Raises:
         UserError: as `choose_weights`, or a file that the index names is missing.
@@ -151,12 +178,19 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
     halves = split_halves(directory)
     if halves is not None:
         return halves.files
-    chosen = directory / choose_weights([path.name for path in directory.iterdir() if path.is_file()], str(directory))
-    return tuple(directory / name for name in indexed_files(chosen)) if chosen.name == INDEX_FILE else (chosen,)
+    chosen = directory / choose_weights(
+        [path.name for path in directory.iterdir() if path.is_file()], str(directory)
+    )
+    return (
+        tuple(directory / name for name in indexed_files(chosen))
+        if chosen.name == INDEX_FILE
+        else (chosen,)
+    )
 
 
 def vae_digest(directory: Path) -> str:
-    """SHA-256 (hex) of the weights: of the file, or, of several, of the lines `SHA256  NAME` that sha256sum prints.
+    """SHA-256 (hex) of the weights: of the file, or, of several, of the lines `SHA256  NAME` that
+    sha256sum prints.
 
     Of a tiny autoencoder in two files it is that of the encoder, which alone made the latents.
     """
@@ -180,4 +214,6 @@ def _file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"cannot read the weights {path} ({error.strerror}); fetch them again") from error
+        raise UserError(
+            f"cannot read the weights {path} ({error.strerror}); fetch them again"
+        ) from error

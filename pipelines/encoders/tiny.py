@@ -1,10 +1,12 @@
-"""AutoencoderTiny in flax.nnx: the tiny autoencoder that stands in for a diffusion model's VAE (TAESD and its family).
+"""AutoencoderTiny in flax.nnx: the tiny autoencoder that stands in for a diffusion model's VAE
+(TAESD and its family).
 
-Ollin Boer Bohan's TAESD (github.com/madebyollin/taesd) as diffusers' `AutoencoderTiny` lays it out; its `pool` blocks
-are TAEF2's, the one for FLUX.2. There is no posterior: an image has one latent, (h/8, w/8, c), raw and about of unit
-deviation. Attribute names equal diffusers' parameter names, so that `pipelines.encoders.weights` maps checkpoints
-mechanically. Images and latents are NHWC here. Whatever the compute type is, the layers next to the image and the
-latent, and the statistics of group norms, are float32.
+Ollin Boer Bohan's TAESD (github.com/madebyollin/taesd) as diffusers' `AutoencoderTiny` lays it out;
+its `pool` blocks are TAEF2's, the one for FLUX.2. There is no posterior: an image has one latent,
+(h/8, w/8, c), raw and about of unit deviation. Attribute names equal diffusers' parameter names, so
+that `pipelines.encoders.weights` maps checkpoints mechanically. Images and latents are NHWC here.
+Whatever the compute type is, the layers next to the image and the latent, and the statistics of
+group norms, are float32.
 
 Needs jax, flax, numpy and the standard library only.
 """
@@ -35,12 +37,20 @@ class Activation(nnx.Module):
 
 
 class TinyBlock(nnx.Module):
-    """Three convolutions with a skip connection, ReLU of the sum; with `pool` a branch over groups goes before."""
+    """Three convolutions with a skip connection, ReLU of the sum; with `pool` a branch over groups
+    goes before.
+    """
 
     def __init__(self, width: int, pool: bool, build: LayerBuilder):
         function = Activation(build.activation)
         self.conv = nnx.List(
-            [build.conv(width, width), function, build.conv(width, width), function, build.conv(width, width)]
+            [
+                build.conv(width, width),
+                function,
+                build.conv(width, width),
+                function,
+                build.conv(width, width),
+            ]
         )
         self.pool = nnx.List(_pool_layers(width, build) if pool else [])
 
@@ -89,17 +99,23 @@ class TinyEncoder(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         first, *inner, last = self.layers
-        hidden = first((x + 1) / 2).astype(self.dtype)  # the author's networks take images in [0, 1]
+        # the author's networks take images in [0, 1]
+        hidden = first((x + 1) / 2).astype(self.dtype)
         return last(_through(inner, hidden).astype(jnp.float32))
 
 
 class TinyDecoder(nnx.Module):
-    """(n, h, w, latent_channels) -> (n, factor h, factor w, out_channels) float32, about [-1, 1], not clipped."""
+    """(n, h, w, latent_channels) -> (n, factor h, factor w, out_channels) float32, about [-1, 1],
+    not clipped.
+    """
 
     def __init__(self, config: TinyConfig, build: LayerBuilder):
         width = config.decoder_block_out_channels[0]
         last = len(config.num_decoder_blocks) - 1
-        layers: list[nnx.Module] = [build.exact.conv(config.latent_channels, width), Activation(build.activation)]
+        layers: list[nnx.Module] = [
+            build.exact.conv(config.latent_channels, width),
+            Activation(build.activation),
+        ]
         for stage, count in enumerate(config.num_decoder_blocks):
             layers += _blocks(count, width, config.pool and stage == 0, build)
             if stage < last:
@@ -121,7 +137,8 @@ class AutoencoderTiny(nnx.Module):
         config: the sizes.
         dtype: compute type, "float32" or "bfloat16"; parameters are float32.
         rngs: where initial weights come from.
-        parts: "encoder", "decoder" or both. The author publishes them in two files, and either is of use alone.
+        parts: "encoder", "decoder" or both. The author publishes them in two files, and either is
+            of use alone.
     """
 
     def __init__(
@@ -139,9 +156,13 @@ class AutoencoderTiny(nnx.Module):
             self.decoder = TinyDecoder(config, build)
 
     def encode(self, x: jax.Array) -> tuple[jax.Array]:
-        """Latents of images: (n, H, W, 3) in [-1, 1] -> one (n, H/factor, W/factor, latent_channels) float32, raw."""
+        """Latents of images: (n, H, W, 3) in [-1, 1] -> one (n, H/factor, W/factor,
+        latent_channels) float32, raw.
+        """
         return (self.encoder(x),)
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """Images of latents: (n, h, w, latent_channels), raw -> (n, factor h, factor w, 3) float32, not clipped."""
+        """Images of latents: (n, h, w, latent_channels), raw -> (n, factor h, factor w, 3) float32,
+        not clipped.
+        """
         return self.decoder(z)

@@ -1,4 +1,6 @@
-"""A tiny autoencoder in its author's own layout: two weight files without a config, NAME_encoder and NAME_decoder."""
+"""A tiny autoencoder in its author's own layout: two weight files without a config, NAME_encoder
+and NAME_decoder.
+"""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +18,9 @@ _LAYERS_BEFORE = {"encoder": 0, "decoder": 1}
 
 @dataclass(frozen=True)
 class Halves:
-    """The two files, by which the network's parts go; `decoder` is None where there is only an encoder."""
+    """The two files, by which the network's parts go; `decoder` is None where there is only an
+    encoder.
+    """
 
     encoder: Path
     decoder: Path | None
@@ -28,7 +32,9 @@ class Halves:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts of the network that can be had, as `pipelines.encoders.tiny.AutoencoderTiny` calls them."""
+        """The parts of the network that can be had, as `pipelines.encoders.tiny.AutoencoderTiny`
+        calls them.
+        """
         return ("encoder",) if self.decoder is None else ("encoder", "decoder")
 
 
@@ -49,16 +55,21 @@ def find_halves(directory: Path) -> Halves | None:
         return None
     if len(found) > 1:
         raise UserError(
-            f"{directory} holds several tiny autoencoders ({', '.join(found)}); give a directory that holds one"
+            f"{directory} holds several tiny autoencoders ({', '.join(found)}); give a directory "
+            "that holds one"
         )
     ((name, files),) = found.items()
     if "encoder" not in files:
-        raise UserError(f"{directory} has {files['decoder'].name} but no {name}_encoder.safetensors; put it there")
+        raise UserError(
+            f"{directory} has {files['decoder'].name} but no {name}_encoder.safetensors; put it "
+            "there"
+        )
     return Halves(files["encoder"], files.get("decoder"))
 
 
 def layer_name(half: str, name: str) -> str:
-    """diffusers' name of a tensor of one file: ('decoder', '1.weight') -> 'decoder.layers.0.weight'.
+    """diffusers' name of a tensor of one file: ('decoder', '1.weight') ->
+    'decoder.layers.0.weight'.
 
     A name that is numbered otherwise stays recognisable, and fits no place in the network.
     """
@@ -71,4 +82,8 @@ def layer_name(half: str, name: str) -> str:
 
 def join_halves(tensors: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The tensors of both files, by file, under diffusers' names."""
-    return {layer_name(half, name): tensor for half, content in tensors.items() for name, tensor in content.items()}
+    return {
+        layer_name(half, name): tensor
+        for half, content in tensors.items()
+        for name, tensor in content.items()
+    }

@@ -1,15 +1,18 @@
-"""Reading PyTorch's weight files (state dicts, TorchScript) without PyTorch and without running their pickles.
+"""Reading PyTorch's weight files (state dicts, TorchScript) without PyTorch and without running
+their pickles.
 
-A pickle is a program: whoever loads one runs it. The reader below knows the handful of names that a state dict needs,
-each bound to a plain record of its own, and refuses every other name before anything is called.
+A pickle is a program: whoever loads one runs it. The reader below knows the handful of names that a
+state dict needs, each bound to a plain record of its own, and refuses every other name before
+anything is called.
 
-Both formats are read: the zip archive of PyTorch 1.6 and later (`data.pkl`, with one member a storage under `data/`),
-and the older stream of five pickles (magic number, protocol, system, object, storage keys) followed by the raw
-storages. Their layout is that of `torch/serialization.py`.
+Both formats are read: the zip archive of PyTorch 1.6 and later (`data.pkl`, with one member a
+storage under `data/`), and the older stream of five pickles (magic number, protocol, system,
+object, storage keys) followed by the raw storages. Their layout is that of
+`torch/serialization.py`.
 
-A TorchScript archive (`torch.jit.save`) is a zip archive too, whose `data.pkl` builds a tree of modules. All of its
-classes become one record that keeps its attributes, and the tree gives the tensors their names, as `state_dict` would.
-The program under `code/` is not read.
+A TorchScript archive (`torch.jit.save`) is a zip archive too, whose `data.pkl` builds a tree of
+modules. All of its classes become one record that keeps its attributes, and the tree gives the
+tensors their names, as `state_dict` would. The program under `code/` is not read.
 """
 
 import io
@@ -48,16 +51,19 @@ _STORAGES: Mapping[str, str] = {
 
 
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict that `torch.save` wrote, or of a module that `torch.jit.save` wrote.
+    """The tensors of a state dict that `torch.save` wrote, or of a module that `torch.jit.save`
+    wrote.
 
-    A mapping whose `state_dict` entry is itself a mapping (a training checkpoint) gives that entry. bfloat16 becomes
-    float32, every other type stays; arrays are read-only views, which may share memory where the tensors did, and may
-    show elements many times over (strides of 0): look at their shapes before copying them. Tensors
-    of a module are named by the attributes that lead to them; those within lists and dictionaries are left out.
+    A mapping whose `state_dict` entry is itself a mapping (a training checkpoint) gives that entry.
+    bfloat16 becomes float32, every other type stays; arrays are read-only views, which may share
+    memory where the tensors did, and may show elements many times over (strides of 0): look at
+    their shapes before copying them. Tensors of a module are named by the attributes that lead to
+    them; those within lists and dictionaries are left out.
 
     Raises:
-        UserError: no such file, another format, a truncated file, a tensor outside its storage, something that is no
-            flat mapping of names to tensors and no module, or a pickle that asks for names which these do not need.
+        UserError: no such file, another format, a truncated file, a tensor outside its storage,
+            something that is no flat mapping of names to tensors and no module, or a pickle that
+            asks for names which these do not need.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a .pth file with weights")
@@ -76,10 +82,14 @@ def _explained(path: Path) -> Iterator[None]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: truncated or damaged ({error or 'it ends too early'}); fetch it again") from None
+        raise UserError(
+            f"{path}: truncated or damaged ({error or 'it ends too early'}); fetch it again"
+        ) from None
     except Exception as error:  # a hostile pickle can raise anything
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(f"{path}: not a PyTorch weight file ({reason}); give a state dict (.pth)") from None
+        raise UserError(
+            f"{path}: not a PyTorch weight file ({reason}); give a state dict (.pth)"
+        ) from None
 
 
 class _Inert:
@@ -105,7 +115,9 @@ class _Storage(_Inert):
     def fill(self, data: bytes, order: _Order) -> None:
         """Interpret the raw bytes."""
         if self.code == _BFLOAT16:  # the upper half of a float32
-            self.values = (np.frombuffer(data, f"{order}u2").astype(np.uint32) << 16).view(np.float32)
+            self.values = (np.frombuffer(data, f"{order}u2").astype(np.uint32) << 16).view(
+                np.float32
+            )
         else:
             kind = np.dtype(self.code)
             self.values = np.frombuffer(data, kind.newbyteorder(order)).astype(kind, copy=False)
@@ -113,7 +125,9 @@ class _Storage(_Inert):
 
 @dataclass
 class _Window(_Inert):
-    """Elements [start, start + numel) of a storage, which old files may hand out as a storage of its own."""
+    """Elements [start, start + numel) of a storage, which old files may hand out as a storage of
+    its own.
+    """
 
     storage: _Storage
     start: int
@@ -125,7 +139,9 @@ class _StateDict(_Inert, dict):  # type: ignore[type-arg]
 
 
 class _Tensor(_Inert):
-    """Stands for `torch._utils._rebuild_tensor_v2`: where a tensor lies in its storage, unchecked."""
+    """Stands for `torch._utils._rebuild_tensor_v2`: where a tensor lies in its storage,
+    unchecked.
+    """
 
     def __init__(self, window: Any, offset: Any, shape: Any, strides: Any, *_: object):
         self.window, self.offset, self.shape, self.strides = window, offset, shape, strides
@@ -138,27 +154,40 @@ class _Tensor(_Inert):
         """
         shape, strides = tuple(self.shape), tuple(self.strides)
         numbers = (self.offset, *shape, *strides)
-        if not all(type(number) is int and number >= 0 for number in numbers) or len(shape) != len(strides):
+        if not all(type(number) is int and number >= 0 for number in numbers) or len(shape) != len(
+            strides
+        ):
             raise UserError("a tensor with an impossible shape; fetch the file again")
         values = self.window.storage.values[self.window.start :]
         if 0 in shape:
             return np.zeros(shape, values.dtype)
-        end = self.offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1
+        end = (
+            self.offset
+            + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+            + 1
+        )
         if end > min(self.window.numel, len(values)):
-            raise UserError(f"a tensor reaches element {end} of a storage of {self.window.numel}; fetch the file again")
+            raise UserError(
+                f"a tensor reaches element {end} of a storage of {self.window.numel}; fetch the "
+                "file again"
+            )
         steps = [stride * values.itemsize for stride in strides]
         return as_strided(values[self.offset :], shape, steps, writeable=False)
 
 
 class _Passed(_Inert):
-    """Stands for what gives its first argument back: `_rebuild_parameter`, and TorchScript's typed lists."""
+    """Stands for what gives its first argument back: `_rebuild_parameter`, and TorchScript's typed
+    lists.
+    """
 
     def __new__(cls, data: Any, *_: object) -> Any:
         return data
 
 
 class _Module:
-    """Stands for every class of a TorchScript archive: what its attributes are, and nothing that they do."""
+    """Stands for every class of a TorchScript archive: what its attributes are, and nothing that
+    they do.
+    """
 
     attributes: Mapping[str, Any] = {}
 
@@ -179,7 +208,10 @@ _KNOWN: Mapping[tuple[str, str], Callable[..., Any] | _StorageType] = {
     ("collections", "OrderedDict"): _StateDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
     ("torch._utils", "_rebuild_parameter"): _Passed,
-    **{("torch.jit._pickle", f"build_{kind}list"): _Passed for kind in ("int", "double", "bool", "tensor")},
+    **{
+        ("torch.jit._pickle", f"build_{kind}list"): _Passed
+        for kind in ("int", "double", "bool", "tensor")
+    },
     ("torch.jit._pickle", "restore_type_tag"): _Passed,
     **{("torch", name): _StorageType(code) for name, code in _STORAGES.items()},
 }
@@ -195,15 +227,29 @@ class _Storages:
     by_key: dict[str, _Storage] = field(default_factory=dict)
 
     def find(self, saved_id: Any) -> _Window:
-        """What a persistent id stands for: ("storage", type, key, device, number of elements, [view])."""
+        """What a persistent id stands for: ("storage", type, key, device, number of elements,
+        [view]).
+        """
         tag, kind, key, _, numel, *view = saved_id
-        if tag != "storage" or not isinstance(kind, _StorageType) or type(key) is not str or type(numel) is not int:
+        if (
+            tag != "storage"
+            or not isinstance(kind, _StorageType)
+            or type(key) is not str
+            or type(numel) is not int
+        ):
             raise UserError("it holds something else than tensors; give a state dict (.pth)")
         storage = self.by_key.setdefault(key, _Storage(key, kind.code, numel))
-        if (storage.code, storage.numel) != (kind.code, numel) or not 0 <= storage.nbytes <= self.limit:
+        if (storage.code, storage.numel) != (
+            kind.code,
+            numel,
+        ) or not 0 <= storage.nbytes <= self.limit:
             raise UserError(f"storage {key!r} does not fit into the file; fetch it again")
         _, start, length = (view or [None])[0] or (None, 0, numel)
-        if type(start) is not int or type(length) is not int or not 0 <= start <= start + length <= numel:
+        if (
+            type(start) is not int
+            or type(length) is not int
+            or not 0 <= start <= start + length <= numel
+        ):
             raise UserError(f"a view leaves storage {key!r}; fetch the file again")
         return _Window(storage, start, length)
 
@@ -218,10 +264,16 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if self._storages is not None and (module_name, global_name) in _KNOWN:
             return _KNOWN[module_name, global_name]
-        if self._storages is not None and _COMPILED.fullmatch(module_name) and global_name.isidentifier():
+        if (
+            self._storages is not None
+            and _COMPILED.fullmatch(module_name)
+            and global_name.isidentifier()
+        ):
             return _Module
         name = f"{module_name}.{global_name}"
-        raise UserError(f"it asks for {name[:60]!r}, which no weights need: refused, nothing of it was run")
+        raise UserError(
+            f"it asks for {name[:60]!r}, which no weights need: refused, nothing of it was run"
+        )
 
     def persistent_load(self, pid: Any) -> _Window:
         if self._storages is None:
@@ -232,7 +284,8 @@ class _Unpickler(pickle.Unpickler):
 def _unpickle(file: IO[bytes], storages: _Storages | None = None) -> Any:
     """The object that a pickle at the file's position builds; the position is behind it then.
 
-    A memo is as long as its largest index, which a pickle of a few bytes may choose: it is looked at first.
+    A memo is as long as its largest index, which a pickle of a few bytes may choose: it is looked
+    at first.
     """
     begin = file.tell()
     for operation, argument, position in pickletools.genops(file):
@@ -251,8 +304,11 @@ def _read_archive(file: IO[bytes]) -> Any:
         root = roots[0]
         wanted = (f"{root}data.pkl", f"{root}data/", f"{root}byteorder")
         read = [member for name, member in members.items() if name.startswith(wanted)]
-        if any(member.compress_type != zipfile.ZIP_STORED for member in read):  # nor can one unpack to any size
-            raise UserError("a compressed archive, which PyTorch does not write; give a state dict (.pth)")
+        # nor can one unpack to any size
+        if any(member.compress_type != zipfile.ZIP_STORED for member in read):
+            raise UserError(
+                "a compressed archive, which PyTorch does not write; give a state dict (.pth)"
+            )
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
         storages = _Storages(limit=sum(member.file_size for member in members.values()))
         with archive.open(f"{root}data.pkl") as stream:
@@ -277,7 +333,9 @@ def _read_stream(file: IO[bytes]) -> Any:
     if magic != _MAGIC:
         raise UserError("not a PyTorch weight file; give a state dict (.pth)")
     if _unpickle(file) != _PROTOCOL:
-        raise UserError("an unknown version of PyTorch's old format; save it again with a newer PyTorch")
+        raise UserError(
+            "an unknown version of PyTorch's old format; save it again with a newer PyTorch"
+        )
     system = _unpickle(file)
     order: _Order = "<" if system.get("little_endian", True) else ">"
     storages = _Storages(limit=size)
@@ -286,7 +344,10 @@ def _read_stream(file: IO[bytes]) -> Any:
         numel = struct.unpack(f"{order}q", _exactly(file, 8))[0]
         storage = storages.by_key[key]
         if numel != storage.numel:
-            raise UserError(f"storage {key!r} has {numel} elements instead of {storage.numel}; fetch the file again")
+            raise UserError(
+                f"storage {key!r} has {numel} elements instead of {storage.numel}; fetch the file "
+                "again"
+            )
         storage.fill(_exactly(file, storage.nbytes), order)
     return content
 
@@ -313,7 +374,8 @@ def _resolve(content: Any) -> dict[str, np.ndarray]:
 
 def _attributes(module: _Module, prefix: str, seen: set[int]) -> Iterator[tuple[str, _Tensor]]:
     """The tensors within a module, with their names; `seen` are the modules before it."""
-    if id(module) in seen:  # a few hundred bytes could stand for any number of names, or for a circle
+    # a few hundred bytes could stand for any number of names, or for a circle
+    if id(module) in seen:
         raise UserError(f"module {prefix[:60]!r} is in two places; give a state dict (.pth)")
     seen.add(id(module))
     for name, value in module.attributes.items():

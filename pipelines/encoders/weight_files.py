@@ -1,4 +1,6 @@
-"""The files of a VAE in diffusers' layout, by name: its config, and which files hold its weights."""
+"""The files of a VAE in diffusers' layout, by name: its config, and which files hold its
+weights.
+"""
 
 import json
 import re
@@ -18,8 +20,8 @@ _PICKLED = (".bin", ".pt", ".ckpt", ".pth")
 def choose_weights(names: Collection[str], where: str) -> str:
     """Which of the files of a VAE holds its weights: a safetensors file or the index of several.
 
-    diffusers' own name goes first, then diffusers' index, then a safetensors file that is the only one. Pickled
-    weights are refused: reading them can run code.
+    diffusers' own name goes first, then diffusers' index, then a safetensors file that is the only
+    one. Pickled weights are refused: reading them can run code.
 
     Raises:
         UserError: there is none, or several and none of diffusers' names.
@@ -32,7 +34,8 @@ def choose_weights(names: Collection[str], where: str) -> str:
         return found[0]
     if found:
         raise UserError(
-            f"{where} has several weight files ({', '.join(found)}) and no {WEIGHTS_FILE}; keep one, or remove "
+            f"{where} has several weight files ({', '.join(found)}) and no {WEIGHTS_FILE}; keep "
+            "one, or remove "
             f"{CONFIG_FILE} from beside the halves of a tiny autoencoder"
         )
     pickled = sorted(name for name in names if name.endswith(_PICKLED))
@@ -52,7 +55,9 @@ def indexed_files(index: Path) -> tuple[str, ...]:
     """
     weight_map = read_object(index).get("weight_map")
     names = sorted(set(weight_map.values())) if isinstance(weight_map, dict) and weight_map else []
-    if not names or not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names):
+    if not names or not all(
+        isinstance(name, str) and re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names
+    ):
         raise UserError(f"{index} is no index of safetensors files beside it; fetch it again")
     return tuple(names)
 

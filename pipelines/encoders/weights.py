@@ -1,7 +1,8 @@
 """Weights of a VAE: from diffusers' safetensors into the network and back.
 
-Tensors go by diffusers' (PyTorch's) names and shapes; `pipelines.encoders.kl` names its attributes alike, so the
-mapping is a renaming of the last part of a path and a transposition. JAX is imported by the functions that need it.
+Tensors go by diffusers' (PyTorch's) names and shapes; `pipelines.encoders.kl` names its attributes
+alike, so the mapping is a renaming of the last part of a path and a transposition. JAX is imported
+by the functions that need it.
 """
 
 from __future__ import annotations
@@ -59,9 +60,11 @@ PARTS = ("encoder", "decoder")
 
 @dataclass(frozen=True)
 class Vae:
-    """A loaded VAE: `encode` and `decode` are compiled once per shape, shared by all VAEs of one config and type.
+    """A loaded VAE: `encode` and `decode` are compiled once per shape, shared by all VAEs of one
+    config and type.
 
-    `digest` and `decoder_digest` are as `schemas.manifest.VaeInfo` has them, `parts` those of the network that could be
+    `digest` and `decoder_digest` are as `schemas.manifest.VaeInfo` has them, `parts` those of the
+    network that could be
     had: a tiny autoencoder's encoder may lie there alone.
     """
 
@@ -82,13 +85,15 @@ class Vae:
     def encode(self, x: jax.Array) -> tuple[jax.Array, ...]:
         """Images (n, H, W, 3) in [-1, 1] -> what a record holds, raw, (n, h, w, c) float32 each.
 
-        Mean and log-variance of the posterior, or of a network without one the latent alone; in the order of
-        `schemas.layout.layout_tensors`.
+        Mean and log-variance of the posterior, or of a network without one the latent alone; in the
+        order of `schemas.layout.layout_tensors`.
         """
         return self._compiled("encode")(self.params, x)
 
     def encode_pixels(self, pixels: jax.Array) -> tuple[jax.Array, ...]:
-        """`encode` of uint8 images (n, H, W, 3), which are a quarter of the bytes to move to the device."""
+        """`encode` of uint8 images (n, H, W, 3), which are a quarter of the bytes to move to the
+        device.
+        """
         return self._compiled("encode_pixels")(self.params, pixels)
 
     def decode(self, z: jax.Array) -> jax.Array:
@@ -99,7 +104,8 @@ class Vae:
         """
         if not self.decodes:
             raise UserError(
-                f"the VAE {self.name} has no decoder; put its file beside the encoder's, named alike: "
+                f"the VAE {self.name} has no decoder; put its file beside the encoder's, named "
+                "alike: "
                 "NAME_decoder.safetensors"
             )
         return self._compiled("decode")(self.params, z)
@@ -137,7 +143,9 @@ _NETWORKS: dict[type, Callable[..., Network]] = {VaeConfig: _kl, TinyConfig: _ti
 
 
 @cache
-def _compiled(config: Config, dtype: str, method: str, parts: tuple[str, ...]) -> Callable[..., Any]:
+def _compiled(
+    config: Config, dtype: str, method: str, parts: tuple[str, ...]
+) -> Callable[..., Any]:
     import jax
     from flax import nnx
 
@@ -148,8 +156,8 @@ def _compiled(config: Config, dtype: str, method: str, parts: tuple[str, ...]) -
 def _encode_pixels(model: Network, pixels: jax.Array) -> tuple[jax.Array, ...]:
     import jax.numpy as jnp
 
-    # Looked up, not computed: a compiler may turn the division into a product, and the numbers would not be those
-    # of the one place that says what a pixel is.
+    # Looked up, not computed: a compiler may turn the division into a product, and the numbers
+    # would not be those of the one place that says what a pixel is.
     levels = jnp.asarray(from_uint8(np.arange(256, dtype=np.uint8)))
     return model.encode(levels.at[pixels].get(mode="promise_in_bounds"))
 
@@ -162,19 +170,22 @@ _METHODS: dict[str, Callable[[Network, jax.Array], Any]] = {
 
 
 def load_vae(name: str, dtype: str = "float32", revision: str | None = None) -> Vae:
-    """Find a VAE, read its config and weights, and check that they fit each other to the last tensor.
+    """Find a VAE, read its config and weights, and check that they fit each other to the last
+    tensor.
 
     Args:
         name: as for `pipelines.encoders.locate.find_vae`.
-        dtype: compute type, "float32" or "bfloat16"; parameters are kept in float32 (float16 and bfloat16 files are
-            widened).
+        dtype: compute type, "float32" or "bfloat16"; parameters are kept in float32 (float16 and
+            bfloat16 files are widened).
         revision: of a VAE on the hub, as for `find_vae`.
 
     Raises:
         UserError: the VAE cannot be had, or tensors are missing, left over, or of other shapes.
     """
     if dtype not in DTYPES:
-        raise UserError(f"unknown compute type {dtype!r} for the VAE; it can be {' or '.join(DTYPES)}")
+        raise UserError(
+            f"unknown compute type {dtype!r} for the VAE; it can be {' or '.join(DTYPES)}"
+        )
     directory = find_vae(name, revision).directory
     config = read_vae_config(directory)
     halves = split_halves(directory)
@@ -186,11 +197,22 @@ def load_vae(name: str, dtype: str = "float32", revision: str | None = None) -> 
         tensors = join_halves({half: _read_tensors([file]) for half, file in files})
     graphdef, state = abstract_network(config, dtype, parts)
     params = _fill(state, tensors, directory)
-    return Vae(name, config, vae_digest(directory), dtype, graphdef, params, decoder_digest(directory), parts)
+    return Vae(
+        name,
+        config,
+        vae_digest(directory),
+        dtype,
+        graphdef,
+        params,
+        decoder_digest(directory),
+        parts,
+    )
 
 
 def save_vae(model: Network, config: Config, directory: Path) -> None:
-    """Write `config.json` and the weights (float32) in diffusers' layout; diffusers loads the directory as it is."""
+    """Write `config.json` and the weights (float32) in diffusers' layout; diffusers loads the
+    directory as it is.
+    """
     from flax import nnx
     from safetensors.numpy import save_file
 
@@ -208,7 +230,9 @@ def save_vae(model: Network, config: Config, directory: Path) -> None:
 
 
 def tensor_name(path: tuple[str | int, ...]) -> str:
-    """diffusers' name of a parameter of ours: ('encoder', 'conv_in', 'kernel') -> 'encoder.conv_in.weight'."""
+    """diffusers' name of a parameter of ours: ('encoder', 'conv_in', 'kernel') ->
+    'encoder.conv_in.weight'.
+    """
     return ".".join([*(str(part) for part in path[:-1]), _LEAF_NAMES[str(path[-1])]])
 
 
@@ -232,14 +256,19 @@ def _read_tensors(files: Iterable[Path]) -> dict[str, np.ndarray]:
             tensors |= read_torch_file(file)  # widened when their shapes have been looked at
             continue
         try:
-            tensors |= {name: np.asarray(value).astype(np.float32) for name, value in load_file(file).items()}
+            tensors |= {
+                name: np.asarray(value).astype(np.float32)
+                for name, value in load_file(file).items()
+            }
         except (SafetensorError, OSError) as error:
             raise UserError(f"cannot read {file}: {error}; fetch it again") from error
     return tensors
 
 
 def _modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rename the attention projections of old checkpoints; some of them are stored as 1x1 convolutions."""
+    """Rename the attention projections of old checkpoints; some of them are stored as 1x1
+    convolutions.
+    """
     renamed = {}
     for name, value in tensors.items():
         parts = name.split(".")
@@ -256,31 +285,49 @@ def _fill(state: nnx.State, tensors: Mapping[str, np.ndarray], directory: Path) 
     import jax.numpy as jnp
     from flax import nnx
 
-    wanted = {tensor_name(path): (path, leaf) for path, leaf in _flatten(nnx.to_pure_dict(state)).items()}
+    wanted = {
+        tensor_name(path): (path, leaf) for path, leaf in _flatten(nnx.to_pure_dict(state)).items()
+    }
     missing, unused = (
         sorted(wanted.keys() - tensors.keys()),
         sorted(tensors.keys() - wanted.keys()),
     )
     if missing:
-        raise UserError(f"{directory} lacks {len(missing)} tensors that its network asks for, first {missing[0]}")
+        raise UserError(
+            f"{directory} lacks {len(missing)} tensors that its network asks for, first "
+            f"{missing[0]}"
+        )
     if unused:
-        raise UserError(f"{directory} has {len(unused)} tensors that its network has no place for, first {unused[0]}")
+        raise UserError(
+            f"{directory} has {len(unused)} tensors that its network has no place for, first "
+            f"{unused[0]}"
+        )
     filled: dict[tuple[str | int, ...], jax.Array] = {}
     for name, (path, leaf) in wanted.items():
         tensor = tensors[name]
         value = from_torch_layout(tensor) if path[-1] == "kernel" else tensor
         if value.shape != leaf.shape:
-            wished = to_torch_layout(np.empty(leaf.shape)).shape if path[-1] == "kernel" else leaf.shape
-            raise UserError(f"{directory} has {name} of shape {tensor.shape}; its network asks for {wished}")
+            wished = (
+                to_torch_layout(np.empty(leaf.shape)).shape if path[-1] == "kernel" else leaf.shape
+            )
+            raise UserError(
+                f"{directory} has {name} of shape {tensor.shape}; its network asks for {wished}"
+            )
         filled[path] = jnp.asarray(value, jnp.float32)
     nnx.replace_by_pure_dict(state, _unflatten(filled))
     return state
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: tuple[str | int, ...] = ()) -> dict[tuple[str | int, ...], Any]:
+def _flatten(
+    tree: Mapping[Any, Any], prefix: tuple[str | int, ...] = ()
+) -> dict[tuple[str | int, ...], Any]:
     flat: dict[tuple[str | int, ...], Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, (*prefix, key)) if isinstance(value, Mapping) else {(*prefix, key): value}
+        flat |= (
+            _flatten(value, (*prefix, key))
+            if isinstance(value, Mapping)
+            else {(*prefix, key): value}
+        )
     return flat
 
 

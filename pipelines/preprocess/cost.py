@@ -1,4 +1,6 @@
-"""What a plan will cost: records, shards, bytes on disk, the encoder's work, and hours at a given rate."""
+"""What a plan will cost: records, shards, bytes on disk, the encoder's work, and hours at a given
+rate.
+"""
 
 from typing import Any
 
@@ -7,16 +9,17 @@ from schemas.manifest import SETTINGS_NAME
 
 
 def describe(plan: Plan, images_per_second: float) -> dict[str, Any]:
-    """The plan in figures, for people and for JSON. Writes nothing; with a VAE this imports JAX to count its work.
+    """The plan in figures, for people and for JSON. Writes nothing; with a VAE this imports JAX to
+    count its work.
 
     Args:
         plan: what would be made.
         images_per_second: encoded by all workers together; a mirrored image counts as an image.
 
     Returns:
-        `bytes` are those of the tensors (keys and framing come on top, about 100 bytes a record); `flops_per_image` are
-        the encoder's for one image, both views with `--flips`, a multiply-add being two; `flops` are those of all
-        images; None without a VAE.
+        `bytes` are those of the tensors (keys and framing come on top, about 100 bytes a record);
+        `flops_per_image` are the encoder's for one image, both views with `--flips`, a multiply-add
+        being two; `flops` are those of all images; None without a VAE.
     """
     settings = plan.settings
     views = len(settings.splits)
@@ -29,7 +32,11 @@ def describe(plan: Plan, images_per_second: float) -> dict[str, Any]:
     return {
         "source": settings.source.descriptor,
         "out": plan.directory.root,
-        "state": "finished" if plan.finished else "begun" if plan.directory.exists(SETTINGS_NAME) else "new",
+        "state": "finished"
+        if plan.finished
+        else "begun"
+        if plan.directory.exists(SETTINGS_NAME)
+        else "new",
         "images": settings.records,
         "duplicates": settings.duplicates,
         "classes": len(settings.classes),

@@ -1,4 +1,6 @@
-"""The last step: all shards there, thresholds kept, then the metadata files and, last of all, the manifest."""
+"""The last step: all shards there, thresholds kept, then the metadata files and, last of all, the
+manifest.
+"""
 
 import json
 import math
@@ -8,14 +10,32 @@ from contextlib import suppress
 from functools import partial
 
 from pipelines.dataset.finished import finish_dataset
-from pipelines.dataset.shard_results import NOT_FINITE, ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
+from pipelines.dataset.shard_results import (
+    NOT_FINITE,
+    ChannelSums,
+    ErrorSums,
+    Reject,
+    ShardFailure,
+    ShardResult,
+)
 from pipelines.preprocess.lock import check_ours
 from pipelines.preprocess.settings import Settings
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, SETTINGS_NAME, Counts, Manifest, ShardInfo
+from schemas.manifest import (
+    MANIFEST_NAME,
+    REJECTS_NAME,
+    RESULTS_NAME,
+    SETTINGS_NAME,
+    Counts,
+    Manifest,
+    ShardInfo,
+)
 from schemas.storage.directory import Directory, LocalDirectory
 
-_OTHER_VAE = "the VAE or its precision is wrong for these images; preprocess into a new directory with another"
+_OTHER_VAE = (
+    "the VAE or its precision is wrong for these images; preprocess into a new directory with "
+    "another"
+)
 _ASKED_AT_ONCE = 16  # shards in an object store
 
 
@@ -29,19 +49,24 @@ def finish(
 ) -> None:
     """Write rejects, metadata and manifest, or leave word why not (`take_failure`).
 
-    A worker cannot raise an error that every runner would hand on as it is, so a failure travels by a file, which is
-    `failure_name`: of this run alone, since several may be at work in an object store.
+    A worker cannot raise an error that every runner would hand on as it is, so a failure travels by
+    a file, which is `failure_name`: of this run alone, since several may be at work in an object
+    store.
     """
     try:
         results = _complete(settings, outcomes)
         check_ours(directory, settings)
         _check_published(directory, results)
-        rejects = sorted((reject for result in results for reject in result.rejects), key=lambda r: r.key)
+        rejects = sorted(
+            (reject for result in results for reject in result.rejects), key=lambda r: r.key
+        )
         lines = "".join(reject.model_dump_json() + "\n" for reject in rejects)
         directory.write(REJECTS_NAME, lines)
         manifest = make_manifest(settings, results)
         check_quality(manifest, max_bad_fraction, min_psnr, rejects)
-        directory.write(RESULTS_NAME, "".join(result.model_dump_json() + "\n" for result in results))
+        directory.write(
+            RESULTS_NAME, "".join(result.model_dump_json() + "\n" for result in results)
+        )
         finish_dataset(directory, manifest, others=(REJECTS_NAME, RESULTS_NAME))
         return
     except UserError as error:
@@ -65,29 +90,42 @@ def take_failure(directory: Directory, failure_name: str) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         if directory.exists(MANIFEST_NAME):
             return None
-    return f"cannot finish {directory.root}, nor write down why (is the disk full?); make room and repeat the command"
+    return (
+        f"cannot finish {directory.root}, nor write down why (is the disk full?); make room and "
+        "repeat the command"
+    )
 
 
-def _complete(settings: Settings, outcomes: Sequence[ShardResult | ShardFailure]) -> list[ShardResult]:
+def _complete(
+    settings: Settings, outcomes: Sequence[ShardResult | ShardFailure]
+) -> list[ShardResult]:
     failures = sorted(
-        (outcome for outcome in outcomes if isinstance(outcome, ShardFailure)), key=lambda failure: failure.shard
+        (outcome for outcome in outcomes if isinstance(outcome, ShardFailure)),
+        key=lambda failure: failure.shard,
     )
     if failures:
         others = len(failures) - 1
-        also = f" (and {others} more {'shard' if others == 1 else 'shards'} failed)" if others else ""
+        also = (
+            f" (and {others} more {'shard' if others == 1 else 'shards'} failed)" if others else ""
+        )
         raise UserError(f"{failures[0].message}{also}")
     results = sorted(
-        (outcome for outcome in outcomes if isinstance(outcome, ShardResult)), key=lambda result: result.shard
+        (outcome for outcome in outcomes if isinstance(outcome, ShardResult)),
+        key=lambda result: result.shard,
     )
     if [result.shard for result in results] != list(range(settings.shards)):
-        raise UserError(f"{len(results)} of {settings.shards} shards came back; repeat the command to make the rest")
+        raise UserError(
+            f"{len(results)} of {settings.shards} shards came back; repeat the command to make the "
+            "rest"
+        )
     for result in results:
         start, stop = settings.shard_range(result.shard)
         sizes = {file.records + len(result.rejects) for file in result.files}
         if sizes != {stop - start}:
             told = " and ".join(map(str, sorted(sizes)))
             raise UserError(
-                f"shard {result.shard} accounts for {told} of its {stop - start} images, a fault of flowtrain; "
+                f"shard {result.shard} accounts for {told} of its {stop - start} images, a fault "
+                "of flowtrain; "
                 "preprocess into a new directory and report it"
             )
     return results
@@ -96,19 +134,26 @@ def _complete(settings: Settings, outcomes: Sequence[ShardResult | ShardFailure]
 def _check_published(directory: Directory, results: Sequence[ShardResult]) -> None:
     """The shards that lie there are those that were made.
 
-    In an object store the same command on a machine of another kind may have put other bytes in their place.
+    In an object store the same command on a machine of another kind may have put other bytes in
+    their place.
     """
     shards = [file for result in results for file in result.files]
     with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-        for shard, there in zip(shards, pool.map(partial(_published, directory), shards), strict=True):
+        for shard, there in zip(
+            shards, pool.map(partial(_published, directory), shards), strict=True
+        ):
             if not there:
-                raise UserError(f"{directory.root}/{shard.name} was lost or replaced meanwhile; repeat the command")
+                raise UserError(
+                    f"{directory.root}/{shard.name} was lost or replaced meanwhile; repeat the "
+                    "command"
+                )
 
 
 def _published(directory: Directory, shard: ShardInfo) -> bool:
     if not isinstance(directory, LocalDirectory):
         return directory.matches(shard.name, shard.bytes, shard.sha256)
-    path = directory.local(shard.name)  # only the holder of the lock writes there, and reading it all takes long
+    # only the holder of the lock writes there, and reading it all takes long
+    path = directory.local(shard.name)
     return path.is_file() and path.stat().st_size == shard.bytes
 
 
@@ -121,8 +166,13 @@ def make_manifest(settings: Settings, results: Sequence[ShardResult]) -> Manifes
     written = sum(result.records for result in results)
     rejected = sum(len(result.rejects) for result in results)
     if not written:
-        raise UserError(f"all {rejected} images of {settings.source.descriptor} were rejected, see {REJECTS_NAME}")
-    channels = ChannelSums.merge([result.channels for result in results], settings.shape[2]).statistics()
+        raise UserError(
+            f"all {rejected} images of {settings.source.descriptor} were rejected, see "
+            f"{REJECTS_NAME}"
+        )
+    channels = ChannelSums.merge(
+        [result.channels for result in results], settings.shape[2]
+    ).statistics()
     if not all(map(math.isfinite, (*channels.mean, *channels.std))):
         raise UserError(f"the statistics of the latents are not finite; {_OTHER_VAE}")
     return Manifest(
@@ -143,7 +193,9 @@ def make_manifest(settings: Settings, results: Sequence[ShardResult]) -> Manifes
         ),
         channels=channels,
         reconstruction=ErrorSums.merge([result.errors for result in results]).reconstruction(),
-        shards=tuple(result.files[position] for position in range(len(settings.splits)) for result in results),
+        shards=tuple(
+            result.files[position] for position in range(len(settings.splits)) for result in results
+        ),
         sealed=(SETTINGS_NAME,),
         seed=settings.seed,
         command=settings.command(),
@@ -151,7 +203,9 @@ def make_manifest(settings: Settings, results: Sequence[ShardResult]) -> Manifes
     )
 
 
-def check_quality(manifest: Manifest, max_bad_fraction: float, min_psnr: float, rejects: Sequence[Reject] = ()) -> None:
+def check_quality(
+    manifest: Manifest, max_bad_fraction: float, min_psnr: float, rejects: Sequence[Reject] = ()
+) -> None:
     """Hold a dataset against the thresholds of the command.
 
     Raises:
@@ -161,21 +215,26 @@ def check_quality(manifest: Manifest, max_bad_fraction: float, min_psnr: float, 
     broken = [reject.key for reject in rejects if reject.exception == NOT_FINITE]
     if broken:  # not a matter of the images: no threshold lets it pass
         raise UserError(
-            f"{len(broken)} of {counts.source} images have latents that are not finite in float16 (first: "
+            f"{len(broken)} of {counts.source} images have latents that are not finite in float16 "
+            "(first: "
             f"{json.dumps(broken[0])}); {_OTHER_VAE}"
         )
     fraction = counts.rejected / counts.source
     if fraction > max_bad_fraction:
         first = f" (first: {json.dumps(rejects[0].key)}: {rejects[0].reason})" if rejects else ""
         raise UserError(
-            f"{counts.rejected} of {counts.source} images were rejected{first}, more than --max-bad-fraction "
-            f"{max_bad_fraction:g}; see {REJECTS_NAME}, then repeat with --max-bad-fraction {_ceil3(fraction)} "
+            f"{counts.rejected} of {counts.source} images were rejected{first}, more than "
+            "--max-bad-fraction "
+            f"{max_bad_fraction:g}; see {REJECTS_NAME}, then repeat with --max-bad-fraction "
+            f"{_ceil3(fraction)} "
             "(finished shards are kept) or mend the images and preprocess into a new directory"
         )
     if reconstruction is not None and reconstruction.psnr_db < min_psnr:
         raise UserError(
-            f"the VAE reconstructs {reconstruction.records} of the images with {reconstruction.psnr_db:.1f} dB, "
-            f"below --min-psnr {min_psnr:g}: it may be the wrong VAE or resolution for them; choose another, or repeat "
+            f"the VAE reconstructs {reconstruction.records} of the images with "
+            f"{reconstruction.psnr_db:.1f} dB, "
+            f"below --min-psnr {min_psnr:g}: it may be the wrong VAE or resolution for them; "
+            "choose another, or repeat "
             "with a lower --min-psnr"
         )
 

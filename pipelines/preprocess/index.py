@@ -1,8 +1,9 @@
 """The index of a dataset: which item is in which place. Written once, before any shard.
 
-Items are sorted by key, later ones of the same key dropped, then put in the order of a keyed hash of their keys. A hash
-and not a random generator, so that the order follows from the seed on any version of any library. SQLite sorts, in a
-temporary file of its own once the items outgrow its cache: memory does not grow with the source.
+Items are sorted by key, later ones of the same key dropped, then put in the order of a keyed hash
+of their keys. A hash and not a random generator, so that the order follows from the seed on any
+version of any library. SQLite sorts, in a temporary file of its own once the items outgrow its
+cache: memory does not grow with the source.
 """
 
 import hashlib
@@ -27,10 +28,12 @@ _ORDERED = "CREATE TABLE ordered AS SELECT line FROM chosen ORDER BY rank, line"
 
 @dataclass(frozen=True)
 class Index:
-    """The items of a dataset in their final order, what was left out, and the digests of all that was listed.
+    """The items of a dataset in their final order, what was left out, and the digests of all that
+    was listed.
 
-    `digest` is of keys, labels and sizes and the same wherever the source lies; `state` is of times of change and of
-    where the bytes are, by which to tell an image or an archive that was replaced by another one of the same size.
+    `digest` is of keys, labels and sizes and the same wherever the source lies; `state` is of times
+    of change and of where the bytes are, by which to tell an image or an archive that was replaced
+    by another one of the same size.
     """
 
     database: sqlite3.Connection  # private and temporary; holds the table `ordered`
@@ -45,10 +48,14 @@ class Index:
 
     def lines(self) -> Iterator[bytes]:
         """JSON lines, one an item: [key, label, size, location]."""
-        return (line for (line,) in self.database.execute("SELECT line FROM ordered ORDER BY rowid"))
+        return (
+            line for (line,) in self.database.execute("SELECT line FROM ordered ORDER BY rowid")
+        )
 
     def offsets(self, bounds: Sequence[int]) -> list[int]:
-        """Byte offsets in the index file of the rows in `bounds` (ascending), so that a worker reads its slice only."""
+        """Byte offsets in the index file of the rows in `bounds` (ascending), so that a worker
+        reads its slice only.
+        """
         wanted = iter(bounds)
         offsets: list[int] = []
         row = next(wanted, None)
@@ -61,7 +68,8 @@ class Index:
 
 
 def build_index(items: Iterable[Item], seed: int, fingerprint: str = "") -> Index:
-    """Sort, drop duplicate keys (the first by key, label, size and location stays), permute by `seed`.
+    """Sort, drop duplicate keys (the first by key, label, size and location stays), permute by
+    `seed`.
 
     Args:
         items: in any order; they are taken one by one.
@@ -76,10 +84,14 @@ def build_index(items: Iterable[Item], seed: int, fingerprint: str = "") -> Inde
     database.execute("PRAGMA synchronous = OFF")
     database.execute(_LISTED)
     try:
-        database.executemany("INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?)", (_row(item, seed) for item in items))
+        database.executemany(
+            "INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?)", (_row(item, seed) for item in items)
+        )
         return _order(database, fingerprint)
     except sqlite3.OperationalError as error:
-        raise UserError(f"cannot sort the index ({error}); make room where TMPDIR lies, or set TMPDIR") from error
+        raise UserError(
+            f"cannot sort the index ({error}); make room where TMPDIR lies, or set TMPDIR"
+        ) from error
 
 
 def _order(database: sqlite3.Connection, fingerprint: str) -> Index:
@@ -119,10 +131,14 @@ def write_index(directory: Directory, name: str, index: Index) -> None:
 
 
 def read_index(directory: Directory, name: str, start: int, length: int) -> Iterator[Item]:
-    """The items of a byte range of the index file, without their times and groups; read piece by piece."""
+    """The items of a byte range of the index file, without their times and groups; read piece by
+    piece.
+    """
     end, rest = start + length, b""
     for offset in range(start, end, _PIECE):
-        lines = (rest + directory.read(name, offset, min(_PIECE, end - offset))).splitlines(keepends=True)
+        lines = (rest + directory.read(name, offset, min(_PIECE, end - offset))).splitlines(
+            keepends=True
+        )
         rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
         yield from map(_item, lines)
     if rest:
@@ -131,8 +147,12 @@ def read_index(directory: Directory, name: str, start: int, length: int) -> Iter
 
 def _row(item: Item, seed: int) -> tuple[bytes, int, int, int, bytes, bytes]:
     together = _hash(seed, item.group) if item.group else bytes(_HASH_BYTES)
-    # ASCII escapes keep the undecodable bytes of a file name, which Python holds as lone surrogates.
-    line = json.dumps([item.key, item.label, item.size, item.location], ensure_ascii=True).encode() + b"\n"
+    # ASCII escapes keep the undecodable bytes of a file name, which Python holds as lone
+    # surrogates.
+    line = (
+        json.dumps([item.key, item.label, item.size, item.location], ensure_ascii=True).encode()
+        + b"\n"
+    )
     key = item.key.encode()
     return key, item.label, item.size, item.modified, together + _hash(seed, item.key), line
 

@@ -1,7 +1,9 @@
-"""One shard, from its slice of the index to its files: a pure function of the slice, the encoder and the settings.
+"""One shard, from its slice of the index to its files: a pure function of the slice, the encoder
+and the settings.
 
-Three things go on at once: threads read and decode a bounded number of images ahead, the device encodes the batches
-that were begun, and the calling thread writes the records of the batch before. Memory does not grow with the shard.
+Three things go on at once: threads read and decode a bounded number of images ahead, the device
+encodes the batches that were begun, and the calling thread writes the records of the batch before.
+Memory does not grow with the shard.
 """
 
 import os
@@ -44,7 +46,8 @@ REMOTE_READERS = 32  # threads that read from an object store: they wait more th
 BEGUN = 2  # batches that each device has to do while the one before them is written
 _SUMS_KEPT = 1024  # of batches, before they are merged
 
-Count = Callable[[str, int], None]  # takes how many more were "read", "decoded", "encoded", "rejected", or "bytes"
+# takes how many more were "read", "decoded", "encoded", "rejected", or "bytes"
+Count = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ class _Tally:
     errors: list[ErrorSums] = field(default_factory=list)
 
     def reject(self, item: Item, reason: str, exception: str) -> None:
-        self.rejects.append(Reject(key=item.key, reason=reason, exception=exception, size=item.size))
+        self.rejects.append(
+            Reject(key=item.key, reason=reason, exception=exception, size=item.size)
+        )
         self.count("rejected", 1)
 
     def measure(self, sums: ChannelSums) -> None:
@@ -85,7 +90,11 @@ class _Tally:
 
 
 def make_shard(
-    directory: Directory, settings: Settings, piece: Slice, load: Callable[[], Encoder], count: Count
+    directory: Directory,
+    settings: Settings,
+    piece: Slice,
+    load: Callable[[], Encoder],
+    count: Count,
 ) -> ShardResult | ShardFailure:
     """Make a shard and leave its done-marker, unless that is there already and fits the files.
 
@@ -97,7 +106,8 @@ def make_shard(
         count: is told what is done, as it is done; nothing of a shard that was there.
 
     Returns:
-        The result, or the failure when the user can mend what went wrong (unreadable or full storage, wrong weights).
+        The result, or the failure when the user can mend what went wrong (unreadable or full
+        storage, wrong weights).
     """
     try:
         done = read_marker(directory, settings.work, piece.shard)
@@ -108,10 +118,19 @@ def make_shard(
         return ShardFailure(shard=piece.shard, message=directory.trouble(error))
 
 
-def _make(directory: Directory, settings: Settings, piece: Slice, encoder: Encoder, count: Count) -> ShardResult:
+def _make(
+    directory: Directory, settings: Settings, piece: Slice, encoder: Encoder, count: Count
+) -> ShardResult:
     if (versions := current_versions()) != settings.versions:
-        other = ", ".join(f"{name} {versions[name]}" for name in versions if versions[name] != settings.versions[name])
-        raise UserError(f"a worker has other versions than the command ({other}); give both the same environment")
+        other = ", ".join(
+            f"{name} {versions[name]}"
+            for name in versions
+            if versions[name] != settings.versions[name]
+        )
+        raise UserError(
+            f"a worker has other versions than the command ({other}); give both the same "
+            "environment"
+        )
     check_ours(directory, settings)
     items = read_index(directory, f"{settings.work}/{INDEX_NAME}", piece.offset, piece.length)
     names = settings.shard_files(piece.shard)
@@ -139,7 +158,11 @@ def _make(directory: Directory, settings: Settings, piece: Slice, encoder: Encod
 
 
 def _write(
-    settings: Settings, encoder: Encoder, items: Iterable[Item], staged: Sequence[Path], tally: _Tally
+    settings: Settings,
+    encoder: Encoder,
+    items: Iterable[Item],
+    staged: Sequence[Path],
+    tally: _Tally,
 ) -> list[ShardFile]:
     """Encode the items into the staged files, one a split."""
     source = open_source(settings.source.descriptor, settings.source.split)
@@ -156,20 +179,33 @@ def _write(
 
 
 def reader_threads(descriptor: str) -> int:
-    """Threads to read and decode a source with: one a core, or more where they wait for an object store."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Threads to read and decode a source with: one a core, or more where they wait for an object
+    store.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(min(cores, MAX_DECODERS), REMOTE_READERS if "://" in descriptor else 1)
 
 
 def reconstruction_quota(shard: int, shards: int) -> int:
-    """How many of the first records of a shard are decoded again: `RECONSTRUCTED` in all, spread evenly."""
+    """How many of the first records of a shard are decoded again: `RECONSTRUCTED` in all, spread
+    evenly.
+    """
     return (shard + 1) * RECONSTRUCTED // shards - shard * RECONSTRUCTED // shards
 
 
 def _decoded(
-    source: Source, items: Iterable[Item], settings: Settings, pool: ThreadPoolExecutor, ahead: int, tally: _Tally
+    source: Source,
+    items: Iterable[Item],
+    settings: Settings,
+    pool: ThreadPoolExecutor,
+    ahead: int,
+    tally: _Tally,
 ) -> Iterator[tuple[Item, NDArray[np.uint8]]]:
-    """Items with their cropped pixels, in order, up to `ahead` of them being read and decoded; bad ones are tallied."""
+    """Items with their cropped pixels, in order, up to `ahead` of them being read and decoded; bad
+    ones are tallied.
+    """
     crop = CROPS[settings.crop]
     classes = len(settings.classes)
 
@@ -177,7 +213,9 @@ def _decoded(
         try:
             pixels, label = source.read(item)
             if not 0 <= label < classes:
-                return ImageError(f"its label {label} is not one of the {classes} classes", "ValueError")
+                return ImageError(
+                    f"its label {label} is not one of the {classes} classes", "ValueError"
+                )
             return Picture(crop(pixels, settings.resolution), label)
         except ImageError as error:
             return error
@@ -192,7 +230,9 @@ def _decoded(
         item, future = begun.popleft()
         try:
             picture = future.result()
-        except OSError as error:  # the disk's fault, not the image's: not to be remembered as a bad image
+        except (
+            OSError
+        ) as error:  # the disk's fault, not the image's: not to be remembered as a bad image
             raise UserError(
                 f"cannot read {item.key} of {source.descriptor} ({error.strerror or error}); "
                 "mend it and repeat the command"
@@ -205,17 +245,25 @@ def _decoded(
             yield replace(item, label=picture.label), picture.pixels
 
 
-def _batches(decoded: Iterator[tuple[Item, NDArray[np.uint8]]], settings: Settings) -> Iterator[_Batch]:
+def _batches(
+    decoded: Iterator[tuple[Item, NDArray[np.uint8]]], settings: Settings
+) -> Iterator[_Batch]:
     """Batches of one shape; the last one is filled up with black."""
     while rows := list(islice(decoded, settings.batch_size)):
-        pixels = np.zeros((settings.batch_size, settings.resolution, settings.resolution, 3), np.uint8)
+        pixels = np.zeros(
+            (settings.batch_size, settings.resolution, settings.resolution, 3), np.uint8
+        )
         for row, (_, image) in enumerate(rows):
             pixels[row] = image
         yield _Batch(tuple(item for item, _ in rows), pixels)
 
 
-def _encoded(batches: Iterator[_Batch], encoder: Encoder, flips: bool) -> Iterator[tuple[_Batch, list[Tensors]]]:
-    """Batches with their tensors, one entry a split; later batches are begun before an earlier one is waited for."""
+def _encoded(
+    batches: Iterator[_Batch], encoder: Encoder, flips: bool
+) -> Iterator[tuple[_Batch, list[Tensors]]]:
+    """Batches with their tensors, one entry a split; later batches are begun before an earlier one
+    is waited for.
+    """
     begun: deque[tuple[_Batch, list[Callable[[], Tensors]]]] = deque()
     for batch in batches:
         views = [batch.pixels, batch.pixels[:, :, ::-1]] if flips else [batch.pixels]
@@ -263,7 +311,9 @@ def _reconstruct(
     kept: NDArray[np.intp],
     tally: _Tally,
 ) -> None:
-    """Decode the first of the kept rows, as many as the quota still wants, in batches of one shape for all shards."""
+    """Decode the first of the kept rows, as many as the quota still wants, in batches of one shape
+    for all shards.
+    """
     size = min(settings.batch_size, -(-RECONSTRUCTED // settings.shards))
     rows = kept[: tally.quota]
     tally.quota -= rows.size

@@ -1,7 +1,9 @@
-"""The Beam pipeline from images to a latent dataset: one element a shard, a linear graph, work that can be repeated.
+"""The Beam pipeline from images to a latent dataset: one element a shard, a linear graph, work that
+can be repeated.
 
-A shard is a pure function of its slice of the index, the encoder and the settings (`pipelines.preprocess.make_shard`),
-so the bytes depend neither on the runner, nor on the number of workers, nor on how often the run was killed.
+A shard is a pure function of its slice of the index, the encoder and the settings
+(`pipelines.preprocess.make_shard`), so the bytes depend neither on the runner, nor on the number of
+workers, nor on how often the run was killed.
 """
 
 import functools
@@ -14,7 +16,12 @@ import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 from apache_beam.utils.shared import Shared
 
-from pipelines.dataset.shard_results import ShardFailure, ShardResult, drop_damaged_results, recall_markers
+from pipelines.dataset.shard_results import (
+    ShardFailure,
+    ShardResult,
+    drop_damaged_results,
+    recall_markers,
+)
 from pipelines.encoders.encode import Encoder, load_encoder
 from pipelines.preprocess.finish import finish, take_failure
 from pipelines.preprocess.index import INDEX_NAME, write_index
@@ -22,7 +29,13 @@ from pipelines.preprocess.lock import exclusive
 from pipelines.preprocess.make_shard import Slice, make_shard
 from pipelines.preprocess.plan import Plan
 from pipelines.preprocess.progress import ProgressBar, Ticker
-from pipelines.preprocess.settings import Settings, check_ownership, differences, read_settings, write_settings
+from pipelines.preprocess.settings import (
+    Settings,
+    check_ownership,
+    differences,
+    read_settings,
+    write_settings,
+)
 from pipelines.runners.dataflow import BuiltJob, built_job
 from pipelines.runners.runner import check_runner, run_pipeline
 from schemas.errors import UserError
@@ -37,7 +50,8 @@ COUNTERS = ("read", "decoded", "encoded", "rejected", "bytes")
 class Config:
     """What the graph needs; small enough to travel in it.
 
-    `ticks` is a local folder for the progress of shards, `run` tells this run from others in the same directory.
+    `ticks` is a local folder for the progress of shards, `run` tells this run from others in the
+    same directory.
     """
 
     directory: Directory
@@ -55,8 +69,16 @@ class Config:
 
 
 def define_pipeline(root: beam.Pipeline, config: Config) -> None:
-    """The whole graph. One output per transform: what branches is silently wrong on some runners."""
-    finishing = (config.directory, config.settings, config.max_bad_fraction, config.min_psnr, config.failure_name)
+    """The whole graph. One output per transform: what branches is silently wrong on some
+    runners.
+    """
+    finishing = (
+        config.directory,
+        config.settings,
+        config.max_bad_fraction,
+        config.min_psnr,
+        config.failure_name,
+    )
     _ = (
         root
         | "Slices" >> beam.Create(config.slices)
@@ -68,7 +90,8 @@ def define_pipeline(root: beam.Pipeline, config: Config) -> None:
 
 
 class EncodeShard(beam.DoFn):
-    """Makes one shard an element. The encoder is loaded on the first shard that is not done, once a process.
+    """Makes one shard an element. The encoder is loaded on the first shard that is not done, once a
+    process.
 
     Counts what it does in Beam's counters, for runners that show them; the truth is in the results.
     """
@@ -102,7 +125,9 @@ class EncodeShard(beam.DoFn):
         return encoder
 
 
-def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | None = None) -> Manifest:
+def preprocess(
+    plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | None = None
+) -> Manifest:
     """Make the dataset, or what is missing of it.
 
     Args:
@@ -114,8 +139,9 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
         The manifest of the finished dataset.
 
     Raises:
-        UserError: the directory is in use or belongs to something else, too many images are bad, the reconstruction is
-            poor, a shard could not be made. Finished shards stay, and the same command goes on from them.
+        UserError: the directory is in use or belongs to something else, too many images are bad,
+            the reconstruction is poor, a shard could not be made. Finished shards stay, and the
+            same command goes on from them.
     """
     directory, settings = plan.directory, plan.settings
     check_runner(beam_args, _places(plan))  # before anything is written
@@ -124,7 +150,8 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
             check_ownership(directory, settings)  # again: another command may have come first
             directory.sweep()
             done = _finished(plan)
-            if done is None:  # else the run that wrote the manifest was killed, or was faster than we
+            # else the run that wrote the manifest was killed, or was faster than we
+            if done is None:
                 _prepare(plan)
         if done is None:
             config = _run(plan, beam_args, progress)
@@ -135,7 +162,8 @@ def preprocess(plan: Plan, beam_args: Sequence[str] = (), *, progress: bool | No
 
 
 def build_job(plan: Plan, beam_args: Sequence[str]) -> BuiltJob:
-    """Build the job that `preprocess` would submit with these options, which hold Dataflow's `--dry_run=True`.
+    """Build the job that `preprocess` would submit with these options, which hold Dataflow's
+    `--dry_run=True`.
 
     Nothing is written: neither settings nor index, which the job's workers would read.
 
@@ -144,7 +172,9 @@ def build_job(plan: Plan, beam_args: Sequence[str]) -> BuiltJob:
     """
     check_runner(beam_args, _places(plan))
     request = plan.request
-    config = Config(plan.directory, plan.settings, make_slices(plan), request.max_bad_fraction, request.min_psnr)
+    config = Config(
+        plan.directory, plan.settings, make_slices(plan), request.max_bad_fraction, request.min_psnr
+    )
     return built_job(run_pipeline(functools.partial(define_pipeline, config=config), beam_args))
 
 
@@ -155,10 +185,12 @@ def _places(plan: Plan) -> dict[str, str]:
 
 
 def _finished(plan: Plan) -> Manifest | None:
-    """The manifest when the dataset is whole. Where it is not, the manifest goes: only what is damaged is made again.
+    """The manifest when the dataset is whole. Where it is not, the manifest goes: only what is
+    damaged is made again.
 
-    In an object store another command may finish or mend the dataset between any two of our requests. So a manifest
-    goes only when it was read twice and its dataset found wanting twice, the second time just before.
+    In an object store another command may finish or mend the dataset between any two of our
+    requests. So a manifest goes only when it was read twice and its dataset found wanting twice,
+    the second time just before.
     """
     directory, seen = plan.directory, None
     while True:
@@ -178,7 +210,9 @@ def _finished(plan: Plan) -> Manifest | None:
 
 
 def _prepare(plan: Plan) -> None:
-    """Bring the directory to the state in which shards can be made: half-made, with settings and index."""
+    """Bring the directory to the state in which shards can be made: half-made, with settings and
+    index.
+    """
     directory, settings = plan.directory, plan.settings
     if not directory.exists(SETTINGS_NAME):
         write_settings(directory, settings)
@@ -192,9 +226,13 @@ def _run(plan: Plan, beam_args: Sequence[str], progress: bool | None) -> Config:
     """Run the pipeline in a directory that is prepared."""
     settings, request = plan.settings, plan.request
     ranges = [settings.shard_range(shard) for shard in range(settings.shards)]
-    with ProgressBar(plan.directory, settings.work, [stop - start for start, stop in ranges], progress) as bar:
+    with ProgressBar(
+        plan.directory, settings.work, [stop - start for start, stop in ranges], progress
+    ) as bar:
         slices = make_slices(plan)
-        config = Config(plan.directory, settings, slices, request.max_bad_fraction, request.min_psnr, bar.ticks)
+        config = Config(
+            plan.directory, settings, slices, request.max_bad_fraction, request.min_psnr, bar.ticks
+        )
         run_pipeline(functools.partial(define_pipeline, config=config), beam_args)
     return config
 
@@ -207,18 +245,26 @@ def _outcome(plan: Plan, config: Config) -> Manifest:
     """
     with reported(plan.directory):
         failure = take_failure(plan.directory, config.failure_name)
-    # In an object store another command may have finished the dataset meanwhile, and cleared our work away.
+    # In an object store another command may have finished the dataset meanwhile, and cleared our
+    # work away.
     manifest = plan.finished_manifest()
     if manifest is None:
-        raise UserError(failure or f"{plan.directory.root} has lost files again; repeat the command")
+        raise UserError(
+            failure or f"{plan.directory.root} has lost files again; repeat the command"
+        )
     return manifest
 
 
 def make_slices(plan: Plan) -> tuple[Slice, ...]:
-    """The units of work: byte ranges of the index file, so that a worker reads its own items only."""
+    """The units of work: byte ranges of the index file, so that a worker reads its own items
+    only.
+    """
     bounds = [plan.settings.shard_range(shard)[0] for shard in range(plan.settings.shards)]
     offsets = plan.index.offsets([*bounds, plan.settings.records])
-    return tuple(Slice(shard, start, stop - start) for shard, (start, stop) in enumerate(itertools.pairwise(offsets)))
+    return tuple(
+        Slice(shard, start, stop - start)
+        for shard, (start, stop) in enumerate(itertools.pairwise(offsets))
+    )
 
 
 def _check_reopen(directory: Directory, settings: Settings) -> None:
@@ -233,6 +279,7 @@ def _check_reopen(directory: Directory, settings: Settings) -> None:
     elif begun != settings:
         changed = differences(begun, settings)
         raise UserError(
-            f"{directory.root} has damaged shards, but was made with other versions ({'; '.join(changed)}); "
+            f"{directory.root} has damaged shards, but was made with other versions "
+            f"({'; '.join(changed)}); "
             "install those, or preprocess into a new directory"
         )

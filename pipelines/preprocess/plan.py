@@ -11,7 +11,14 @@ from pipelines.preprocess.index import Index, build_index
 from pipelines.preprocess.settings import Settings, check_ownership, current_versions, read_settings
 from pipelines.sources import Source, check_is_no_source, open_source
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, SETTINGS_NAME, Manifest, SourceInfo, VaeInfo, parse_manifest
+from schemas.manifest import (
+    MANIFEST_NAME,
+    SETTINGS_NAME,
+    Manifest,
+    SourceInfo,
+    VaeInfo,
+    parse_manifest,
+)
 from schemas.storage.directory import GONE, WORK, Directory, open_directory, reported
 from schemas.storage.paths import absolute
 
@@ -21,7 +28,9 @@ MAX_SHARDS = 1024
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of `preprocess`. `shards`, `vae_dtype` and `vae_revision` None leave the choice to us."""
+    """The arguments of `preprocess`. `shards`, `vae_dtype` and `vae_revision` None leave the choice
+    to us.
+    """
 
     source: str
     out: str
@@ -88,22 +97,32 @@ def make_plan(request: Request) -> Plan:
         UserError: anything wrong with the source, the VAE, the numbers or the output directory.
     """
     if not re.fullmatch(r"[A-Za-z0-9_]+", request.split):
-        raise UserError(f"--split {request.split!r}: letters, digits and underscores only; it is part of file names")
+        raise UserError(
+            f"--split {request.split!r}: letters, digits and underscores only; it is part of file "
+            "names"
+        )
     if not request.source or not request.out:
         raise UserError("SOURCE and OUT must not be empty; is a variable of your shell not set?")
     check_is_no_source(request.out)
     directory = open_directory(request.out)
     if directory.root.startswith(f"{absolute(request.source).rstrip('/')}/"):
-        raise UserError(f"{request.out} lies in {request.source}, and would be part of it; choose a directory outside")
+        raise UserError(
+            f"{request.out} lies in {request.source}, and would be part of it; choose a directory "
+            "outside"
+        )
     source = open_source(request.source, request.split)
     with reported(directory):
         begun = read_settings(directory)
-    chosen = None if begun is None or begun.vae is None else begun.vae.dtype  # a second command need not ask JAX again
-    vae = _begun_with(begun, describe_vae(request.vae, request.vae_revision, request.vae_dtype or chosen))
+    # a second command need not ask JAX again
+    chosen = None if begun is None or begun.vae is None else begun.vae.dtype
+    vae = _begun_with(
+        begun, describe_vae(request.vae, request.vae_revision, request.vae_dtype or chosen)
+    )
     if vae is not None and request.resolution % vae.factor:
         lower = request.resolution // vae.factor * vae.factor
         raise UserError(
-            f"--resolution {request.resolution} is not divisible by {vae.factor}, the factor of the VAE {request.vae}; "
+            f"--resolution {request.resolution} is not divisible by {vae.factor}, the factor of "
+            f"the VAE {request.vae}; "
             f"take {f'{lower} or ' if lower else ''}{lower + vae.factor}"
         )
     try:
@@ -117,10 +136,15 @@ def make_plan(request: Request) -> Plan:
     records = index.records
     shards = request.shards or min(max(1, round(records / SHARD_RECORDS)), MAX_SHARDS)
     if shards > records:
-        raise UserError(f"--shards {shards} is more than the {records} images of {source.descriptor}; take fewer")
+        raise UserError(
+            f"--shards {shards} is more than the {records} images of {source.descriptor}; take "
+            "fewer"
+        )
     settings = Settings.model_validate(
         {
-            "source": SourceInfo(descriptor=source.descriptor, split=request.split, digest=index.digest),
+            "source": SourceInfo(
+                descriptor=source.descriptor, split=request.split, digest=index.digest
+            ),
             "source_state": index.state,
             "records": records,
             "duplicates": index.duplicates,
@@ -144,7 +168,9 @@ def make_plan(request: Request) -> Plan:
 
 
 def _begun_with(begun: Settings | None, vae: VaeInfo | None) -> VaeInfo | None:
-    """The VAE with the decoder that a dataset was begun with: it decides no byte of a record, and may come or go."""
+    """The VAE with the decoder that a dataset was begun with: it decides no byte of a record, and
+    may come or go.
+    """
     if begun is None or begun.vae is None or vae is None or begun.vae.sha256 != vae.sha256:
         return vae
     return vae.model_copy(update={"decoder_sha256": begun.vae.decoder_sha256})
@@ -161,4 +187,6 @@ def _check_readable(source: Source, index: Index, settings: Settings) -> None:
             reason = reason or f"{item.key}: {error.reason}"
         except OSError as error:
             reason = reason or f"{item.key}: {error.strerror or error}"
-    raise UserError(f"{source.descriptor}: none of its {index.records} images can be used (for one, {reason})")
+    raise UserError(
+        f"{source.descriptor}: none of its {index.records} images can be used (for one, {reason})"
+    )

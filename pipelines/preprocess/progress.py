@@ -1,4 +1,6 @@
-"""Progress of a run: finished shards are counted in the dataset, others by what workers on this machine note down."""
+"""Progress of a run: finished shards are counted in the dataset, others by what workers on this
+machine note down.
+"""
 
 import os
 import sys
@@ -22,12 +24,15 @@ class Ticker:
     """Counts the items of one shard, and writes the count to a small file now and then.
 
     Args:
-        folder: where `ProgressBar` looks; None, or a folder that is not there (on another machine), for nowhere.
+        folder: where `ProgressBar` looks; None, or a folder that is not there (on another machine),
+            for nowhere.
         shard: which one.
     """
 
     def __init__(self, folder: str | None, shard: int):
-        self._path = Path(folder, f"{shard:05d}") if folder is not None and Path(folder).is_dir() else None
+        self._path = (
+            Path(folder, f"{shard:05d}") if folder is not None and Path(folder).is_dir() else None
+        )
         self._count = 0
         self._written = 0.0
 
@@ -43,7 +48,8 @@ class Ticker:
 
 
 class ProgressBar:
-    """A bar on stderr with images/s and time left, while the context lasts. Says nothing when stderr is no terminal.
+    """A bar on stderr with images/s and time left, while the context lasts. Says nothing when
+    stderr is no terminal.
 
     Args:
         directory: the dataset being made.
@@ -52,12 +58,15 @@ class ProgressBar:
         enabled: None to ask whether stderr is a terminal.
 
     Attributes:
-        ticks: folder for the `Ticker`s, None when there is no bar. Known once the context is entered.
+        ticks: folder for the `Ticker`s, None when there is no bar. Known once the context is
+            entered.
     """
 
     ticks: str | None = None
 
-    def __init__(self, directory: Directory, work: str, sizes: list[int], enabled: bool | None = None):
+    def __init__(
+        self, directory: Directory, work: str, sizes: list[int], enabled: bool | None = None
+    ):
         self._directory = directory
         self._done = f"{work}/{DONE}"
         self._sizes = sizes
@@ -75,7 +84,10 @@ class ProgressBar:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stop.set()
         if self._enabled:
@@ -84,11 +96,14 @@ class ProgressBar:
 
     def _watch(self) -> None:
         begin = self._count()
-        with tqdm(total=sum(self._sizes), initial=begin, unit="img", desc="compile", file=sys.stderr) as bar:
+        with tqdm(
+            total=sum(self._sizes), initial=begin, unit="img", desc="compile", file=sys.stderr
+        ) as bar:
             last = False
             while not last:
                 last = self._stop.wait(_INTERVAL)
-                count = max(self._count(at_once=last), bar.n)  # a tick is later than the look at the finished shards
+                # a tick is later than the look at the finished shards
+                count = max(self._count(at_once=last), bar.n)
                 if count > begin:
                     bar.set_description("encode", refresh=False)
                 bar.update(count - bar.n)
@@ -96,7 +111,8 @@ class ProgressBar:
     def _count(self, at_once: bool = False) -> int:
         """Items of the shards that are done, and what the tickers of the others say."""
         if at_once or time.monotonic() - self._looked >= self._directory.patience:
-            with suppress(OSError):  # the next look may succeed; a run that cannot go on says so itself
+            # the next look may succeed; a run that cannot go on says so itself
+            with suppress(OSError):
                 names = self._directory.names(self._done)
                 self._finished = {int(name.split(".")[0]) for name in names if name[0] != "."}
             self._looked = time.monotonic()

@@ -1,6 +1,8 @@
-"""Everything that decides the bytes of a dataset, in one frozen object that is written down before the first shard.
+"""Everything that decides the bytes of a dataset, in one frozen object that is written down before
+the first shard.
 
-A directory belongs to one `Settings`. Whoever comes back with others is told what differs, and nothing is touched.
+A directory belongs to one `Settings`. Whoever comes back with others is told what differs, and
+nothing is touched.
 """
 
 import hashlib
@@ -13,7 +15,14 @@ from pydantic import Field, ValidationError
 from schemas.errors import UserError
 from schemas.growing import Growing
 from schemas.layout import Layout, TensorSpec, layout_tensors
-from schemas.manifest import MANIFEST_NAME, PIXELS, SETTINGS_NAME, SourceInfo, VaeInfo, parse_manifest
+from schemas.manifest import (
+    MANIFEST_NAME,
+    PIXELS,
+    SETTINGS_NAME,
+    SourceInfo,
+    VaeInfo,
+    parse_manifest,
+)
 from schemas.sealed import seal, unseal
 from schemas.storage.directory import GONE, WORK, Directory
 from schemas.tfds_metadata import shard_name
@@ -23,10 +32,13 @@ _PACKAGES = ("flowtrain", "apache-beam", "array-record", "flax", "jax", "jaxlib"
 
 
 class Settings(Growing):
-    """The settings of one dataset, resolved: defaults filled in, names made absolute, files digested."""
+    """The settings of one dataset, resolved: defaults filled in, names made absolute, files
+    digested.
+    """
 
     source: SourceInfo
-    source_state: str  # `Index.state`: guards against mixed images, and is no part of what the dataset is
+    # `Index.state`: guards against mixed images, and is no part of what the dataset is
+    source_state: str
     records: int = Field(ge=1)  # distinct keys in the source, good or bad
     duplicates: int = Field(ge=0)
     classes: tuple[str, ...] = Field(min_length=1)
@@ -65,7 +77,9 @@ class Settings(Growing):
 
     @property
     def work(self) -> str:
-        """Folder of what a run in progress needs. Named for the settings: nobody takes what was begun with others."""
+        """Folder of what a run in progress needs. Named for the settings: nobody takes what was
+        begun with others.
+        """
         return f"{WORK}/{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]}"
 
     def shard_range(self, shard: int) -> tuple[int, int]:
@@ -106,7 +120,9 @@ def current_versions() -> dict[str, str]:
 
 
 def differences(old: Settings, new: Settings) -> list[str]:
-    """`field: old -> new` for every field that differs, nested ones with dots, in the order of the fields."""
+    """`field: old -> new` for every field that differs, nested ones with dots, in the order of the
+    fields.
+    """
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
@@ -118,7 +134,9 @@ def differences(old: Settings, new: Settings) -> list[str]:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
     return flat
 
 
@@ -134,7 +152,8 @@ def read_settings(directory: Directory) -> Settings | None:
         return None
     except (ValueError, ValidationError):
         raise UserError(
-            f"{directory.root}/{SETTINGS_NAME} is damaged or written by another release of flowtrain; "
+            f"{directory.root}/{SETTINGS_NAME} is damaged or written by another release of "
+            "flowtrain; "
             "choose another output directory"
         ) from None
 
@@ -143,20 +162,25 @@ def check_ownership(directory: Directory, settings: Settings) -> None:
     """Refuse a directory that belongs to something else. Reads only.
 
     Raises:
-        UserError: other files, or a dataset with other settings or of images that have changed; the first differences
-            are named.
+        UserError: other files, or a dataset with other settings or of images that have changed; the
+            first differences are named.
     """
     begun = read_settings(directory)
     if begun is None and _settings_lost(directory, settings):
         return
     if begun is None:
-        foreign = [name for name in directory.names() if name != WORK and not name.startswith((GONE, ".settings"))]
+        foreign = [
+            name
+            for name in directory.names()
+            if name != WORK and not name.startswith((GONE, ".settings"))
+        ]
         if SETTINGS_NAME in foreign:  # another command began between our two looks
             check_ownership(directory, settings)
             return
         if foreign:
             raise UserError(
-                f"{directory.root} is not empty ({foreign[0]}) and was not begun by `flowtrain preprocess`; "
+                f"{directory.root} is not empty ({foreign[0]}) and was not begun by `flowtrain "
+                "preprocess`; "
                 "choose another output directory"
             )
         return
@@ -167,13 +191,17 @@ def check_ownership(directory: Directory, settings: Settings) -> None:
     names = {name.partition(":")[0] for name in changed}
     if names == {"source_state"}:
         raise UserError(
-            f"images of {settings.source.descriptor} have changed since {directory.root} was begun: names and sizes "
-            "are the same, the modification times or places are not; restore them, or choose another output directory"
+            f"images of {settings.source.descriptor} have changed since {directory.root} was "
+            "begun: names and sizes "
+            "are the same, the modification times or places are not; restore them, or choose "
+            "another output directory"
         )
     if names and names <= {"source_state", "source.digest", "records", "duplicates", "classes"}:
         raise UserError(
-            f"{settings.source.descriptor} has changed since {directory.root} was begun: it listed {begun.records} "
-            f"images then and lists {settings.records} now, or others; restore it, or choose another output directory"
+            f"{settings.source.descriptor} has changed since {directory.root} was begun: it listed "
+            f"{begun.records} "
+            f"images then and lists {settings.records} now, or others; restore it, or choose "
+            "another output directory"
         )
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
@@ -185,12 +213,20 @@ def check_ownership(directory: Directory, settings: Settings) -> None:
 
 
 def _settings_lost(directory: Directory, settings: Settings) -> bool:
-    """Whether there is a finished dataset that was made with these settings, as far as its manifest tells."""
+    """Whether there is a finished dataset that was made with these settings, as far as its manifest
+    tells.
+    """
     if not directory.exists(MANIFEST_NAME):
         return False
     manifest = parse_manifest(directory.read(MANIFEST_NAME), f"{directory.root}/{MANIFEST_NAME}")
     made = manifest.command, manifest.source, manifest.vae, manifest.classes, manifest.versions
-    return made == (settings.command(), settings.source, settings.vae, settings.classes, settings.versions)
+    return made == (
+        settings.command(),
+        settings.source,
+        settings.vae,
+        settings.classes,
+        settings.versions,
+    )
 
 
 def write_settings(directory: Directory, settings: Settings) -> None:

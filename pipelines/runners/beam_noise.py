@@ -1,4 +1,6 @@
-"""Beam talks where a command has nothing to say: of a client that nobody misses, or of what is told in one line."""
+"""Beam talks where a command has nothing to say: of a client that nobody misses, or of what is told
+in one line.
+"""
 
 import logging
 import threading
@@ -8,7 +10,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_log() -> Iterator[None]:
-    """Silences the log up to warnings; for the first import of Beam, and for reading its options."""
+    """Silences the log up to warnings; for the first import of Beam, and for reading its
+    options.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -19,7 +23,9 @@ def quiet_log() -> Iterator[None]:
 
 @contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Drops the traces of Beam's threads that lose their worker; the run itself fails of it and is reported."""
+    """Drops the traces of Beam's threads that lose their worker; the run itself fails of it and is
+    reported.
+    """
     before = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
@@ -29,4 +35,5 @@ def quiet_threads() -> Iterator[None]:
 
     threading.excepthook = hook
     yield
-    threading.excepthook = before  # not after a failure: the threads of that run are still to tell of it
+    # not after a failure: the threads of that run are still to tell of it
+    threading.excepthook = before

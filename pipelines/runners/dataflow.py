@@ -1,4 +1,6 @@
-"""Google Cloud Dataflow: what a job needs, which defaults fit this work, and what was built when it is only built."""
+"""Google Cloud Dataflow: what a job needs, which defaults fit this work, and what was built when it
+is only built.
+"""
 
 import re
 from collections.abc import Mapping
@@ -19,8 +21,10 @@ from apache_beam.runners.runner import PipelineResult
 from pipelines.runners.submission import Elsewhere
 from schemas.errors import UserError
 
-_KIND = re.compile(r"^[a-z]+:(?!//)")  # of a source, before its path; the scheme of a URL is not one
-HARNESS_THREADS = 2  # shards at once on a machine: one is encoded while the other begins or is uploaded
+# of a source, before its path; the scheme of a URL is not one
+_KIND = re.compile(r"^[a-z]+:(?!//)")
+# shards at once on a machine: one is encoded while the other begins or is uploaded
+HARNESS_THREADS = 2
 REMEDIES = {
     "OUT": "give gs://BUCKET/PATH",
     "SOURCE": "copy it to gs:// and name it there",
@@ -37,32 +41,51 @@ class Dataflow(Elsewhere):
     def check(self, options: PipelineOptions, places: Mapping[str, str]) -> None:
         """See `Elsewhere`."""
         cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
-        needed = {"project": cloud.project, "region": cloud.region, "temp_location": cloud.temp_location}
+        needed = {
+            "project": cloud.project,
+            "region": cloud.region,
+            "temp_location": cloud.temp_location,
+        }
         missing = [f"--{name}" for name, value in needed.items() if not value]
         if missing:
-            raise UserError(f"DataflowRunner needs {', '.join(missing)}; docs/runners.md has a whole command")
-        for name, place in {"temp_location": cloud.temp_location, "staging_location": cloud.staging_location}.items():
+            raise UserError(
+                f"DataflowRunner needs {', '.join(missing)}; docs/runners.md has a whole command"
+            )
+        for name, place in {
+            "temp_location": cloud.temp_location,
+            "staging_location": cloud.staging_location,
+        }.items():
             if place and not place.startswith("gs://"):
                 raise UserError(f"--{name}={place}: Dataflow wants gs://BUCKET/PATH here")
         image = options.view_as(WorkerOptions).sdk_container_image
         if not (image or setup.setup_file or setup.extra_packages):
             raise UserError(
-                "DataflowRunner needs this package on its workers: --sdk_container_image=IMAGE, built from "
-                "dataflow/Dockerfile, or, for CPUs and slower to start, --extra_package=WHEEL (pip wheel --no-deps .)"
+                "DataflowRunner needs this package on its workers: --sdk_container_image=IMAGE, "
+                "built from "
+                "dataflow/Dockerfile, or, for CPUs and slower to start, --extra_package=WHEEL (pip "
+                "wheel --no-deps .)"
             )
-        if not image and any("worker_accelerator" in option for option in cloud.dataflow_service_options or ()):
+        if not image and any(
+            "worker_accelerator" in option for option in cloud.dataflow_service_options or ()
+        ):
             raise UserError(
-                "GPUs on Dataflow need --sdk_container_image=IMAGE, built from dataflow/Dockerfile with "
+                "GPUs on Dataflow need --sdk_container_image=IMAGE, built from dataflow/Dockerfile "
+                "with "
                 "--build-arg EXTRAS=cloud,cuda"
             )
         for name, place in places.items():
             if is_local(place):
-                raise UserError(f"{name} {place} is on this machine, where Dataflow cannot reach it; {REMEDIES[name]}")
+                raise UserError(
+                    f"{name} {place} is on this machine, where Dataflow cannot reach it; "
+                    f"{REMEDIES[name]}"
+                )
 
     def settle(self, pipeline: beam.Pipeline) -> None:
-        """See `Elsewhere`. By default Dataflow starts a process a core, each of which would hold the VAE.
+        """See `Elsewhere`. By default Dataflow starts a process a core, each of which would hold
+        the VAE.
 
-        What workers call lies in modules that they import, so that nothing of the command's own state need travel.
+        What workers call lies in modules that they import, so that nothing of the command's own
+        state need travel.
         """
         pipeline.options.view_as(SetupOptions).save_main_session = False
         debug = pipeline.options.view_as(DebugOptions)
@@ -109,5 +132,7 @@ def built_job(result: PipelineResult) -> BuiltJob:
 
 
 def is_local(place: str) -> bool:
-    """Whether a directory, a source or a VAE is on this machine: any path in it, as in `tar:A,B`, is absolute."""
+    """Whether a directory, a source or a VAE is on this machine: any path in it, as in `tar:A,B`,
+    is absolute.
+    """
     return any(PurePath(_KIND.sub("", part)).is_absolute() for part in place.split(","))

@@ -10,10 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, TestOptions, WorkerOptions
+from apache_beam.options.pipeline_options import (
+    PipelineOptions,
+    StandardOptions,
+    TestOptions,
+    WorkerOptions,
+)
 from apache_beam.portability import python_urns
 from apache_beam.portability.api import beam_provision_api_pb2, beam_runner_api_pb2
-from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner, RunnerResult
+from apache_beam.runners.portability.fn_api_runner.fn_runner import (
+    ExtendedProvisionInfo,
+    FnApiRunner,
+    RunnerResult,
+)
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineResult, PipelineRunner, create_runner
 
@@ -28,23 +37,27 @@ ELSEWHERE: dict[str, Elsewhere] = {
     "DataflowRunner": Dataflow(),
     "PortableRunner": Portable(),
 }
-_OTHER = Elsewhere()  # a runner that Beam knows and we know nothing of, like those that start a job server of their own
+# a runner that Beam knows and we know nothing of, like those that start a job server of their own
+_OTHER = Elsewhere()
 _ALIASES = {name.lower(): name for name in (*IN_PROCESS, *ELSEWHERE)}
 
 
-def run_pipeline(define: Callable[[beam.Pipeline], None], beam_args: Sequence[str] = ()) -> PipelineResult:
+def run_pipeline(
+    define: Callable[[beam.Pipeline], None], beam_args: Sequence[str] = ()
+) -> PipelineResult:
     """Build a pipeline with `define` and run it to its end.
 
     Args:
         define: adds the transforms.
-        beam_args: Beam's own options. Without `--runner`, or with the direct runner, the pipeline runs in this process
-            (`--direct_running_mode=multi_processing --direct_num_workers=N` makes more).
+        beam_args: Beam's own options. Without `--runner`, or with the direct runner, the pipeline
+            runs in this process (`--direct_running_mode=multi_processing --direct_num_workers=N`
+            makes more).
 
     Raises:
-        UserError: a runner or an option that Beam does not know, a service that does not answer, a worker process
-            that died, a job that failed elsewhere.
-        Exception: what a transform raised in this process; Beam hands most of it on as a RuntimeError with the trace
-            as its text.
+        UserError: a runner or an option that Beam does not know, a service that does not answer, a
+            worker process that died, a job that failed elsewhere.
+        Exception: what a transform raised in this process; Beam hands most of it on as a
+            RuntimeError with the trace as its text.
     """
     runner, options = parse_options(beam_args)
     name = runner_name(options)
@@ -64,7 +77,9 @@ def run_pipeline(define: Callable[[beam.Pipeline], None], beam_args: Sequence[st
             result.wait_until_finish()
     except Exception as error:
         if died(error):
-            raise UserError("a worker process died (out of memory?); repeat the command to go on") from error
+            raise UserError(
+                "a worker process died (out of memory?); repeat the command to go on"
+            ) from error
         if elsewhere is None:
             raise
         reason = elsewhere.explain(error, options) or f"the job failed: {one_line(error)}"
@@ -79,10 +94,12 @@ def check_runner(beam_args: Sequence[str], places: Mapping[str, str]) -> None:
 
     Args:
         beam_args: Beam's own options.
-        places: what the workers will read and write, by the name the user knows it by: OUT, SOURCE, --vae.
+        places: what the workers will read and write, by the name the user knows it by: OUT, SOURCE,
+            --vae.
 
     Raises:
-        UserError: wrong options, a service that does not answer, a place that the workers cannot reach.
+        UserError: wrong options, a service that does not answer, a place that the workers cannot
+            reach.
     """
     _, options = parse_options(beam_args)
     name = runner_name(options)
@@ -96,34 +113,43 @@ def only_builds(beam_args: Sequence[str]) -> bool:
 
 
 def parse_options(beam_args: Sequence[str]) -> tuple[PipelineRunner, PipelineOptions]:
-    """The runner, and its options, which Beam's file systems get too: object stores can be read from then on.
+    """The runner, and its options, which Beam's file systems get too: object stores can be read
+    from then on.
 
     Beam itself would pass over what it does not know with a warning.
 
     Raises:
-        UserError: an unknown runner, one whose extra is not installed, or an unknown or malformed option.
+        UserError: an unknown runner, one whose extra is not installed, or an unknown or malformed
+            option.
     """
     complaint = io.StringIO()
     try:
         with quiet_log(), contextlib.redirect_stderr(complaint):
             options = PipelineOptions(list(beam_args))
             name = runner_name(options)
-            other = None if name in IN_PROCESS else _make(name, options)  # its import may define more options
+            # its import may define more options
+            other = None if name in IN_PROCESS else _make(name, options)
             known = options.get_all_options()
             unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
     except SystemExit:  # argparse has printed its usage, and what is wrong in the last line
         reason = complaint.getvalue().strip().rpartition("error: ")[2]
         raise UserError(f"Beam does not take these options: {reason}") from None
     if unknown:
-        raise UserError(f"Beam does not know the option --{min(unknown)}; options after -- go to Beam")
+        raise UserError(
+            f"Beam does not know the option --{min(unknown)}; options after -- go to Beam"
+        )
     if options.view_as(TestOptions).dry_run and name != "DataflowRunner":
-        raise UserError("Beam's --dry_run is for --runner=DataflowRunner; --dry-run, before --, prints the plan")
+        raise UserError(
+            "Beam's --dry_run is for --runner=DataflowRunner; --dry-run, before --, prints the plan"
+        )
     FileSystems.set_options(options)
     return other or _local_runner(options), options
 
 
 def runner_name(options: PipelineOptions) -> str:
-    """The name of the runner's class; in any case and without `Runner`, as Beam takes it, for those known here."""
+    """The name of the runner's class; in any case and without `Runner`, as Beam takes it, for those
+    known here.
+    """
     given = options.view_as(StandardOptions).runner or IN_PROCESS[0]
     last = given.rpartition(".")[2].lower()
     return _ALIASES.get(last) or _ALIASES.get(f"{last}runner") or given
@@ -136,7 +162,8 @@ def _make(name: str, options: PipelineOptions) -> PipelineRunner:
             importlib.import_module(elsewhere.module)
         except ImportError as error:
             raise UserError(
-                f"{name} needs what is not installed here ({error}); pip install 'flowtrain[{elsewhere.extra}]'"
+                f"{name} needs what is not installed here ({error}); pip install "
+                f"'flowtrain[{elsewhere.extra}]'"
             ) from error
     try:
         return create_runner(elsewhere.path or options.view_as(StandardOptions).runner)
@@ -148,8 +175,9 @@ def _local_runner(options: PipelineOptions) -> PipelineRunner:
     workers = options.view_as(WorkerOptions)
     if workers.default_sdk_harness_log_level is None:
         workers.default_sdk_harness_log_level = "WARNING"
-    # DirectRunner would first try to download another runner. Worker processes get their options from the provision
-    # info and from nowhere else; without it they would lose, for example, the credentials of an object store.
+    # DirectRunner would first try to download another runner. Worker processes get their options
+    # from the provision info and from nowhere else; without it they would lose, for example, the
+    # credentials of an object store.
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     return _LocalRunner(provision_info=ExtendedProvisionInfo(provision))
@@ -161,7 +189,9 @@ class _LocalRunner(FnApiRunner):
     def run_via_runner_api(
         self, pipeline_proto: beam_runner_api_pb2.Pipeline, options: PipelineOptions
     ) -> RunnerResult:
-        """Begin the worker processes through `pipelines.runners.worker`; `exec`, so that no shell comes in between."""
+        """Begin the worker processes through `pipelines.runners.worker`; `exec`, so that no shell
+        comes in between.
+        """
         command = f"exec {shlex.quote(sys.executable)} -m pipelines.runners.worker {os.getpid()}"
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == python_urns.SUBPROCESS_SDK:

@@ -1,4 +1,6 @@
-"""What is particular about the runners that work outside this process: what they need, and what their failures mean."""
+"""What is particular about the runners that work outside this process: what they need, and what
+their failures mean.
+"""
 
 import atexit
 import logging
@@ -18,7 +20,8 @@ from schemas.errors import UserError
 
 JOB_SERVICE = "python -m apache_beam.runners.portability.local_job_service_main --port=PORT"
 WORKER_POOL = "python -m apache_beam.runners.worker.worker_pool_main --service_port=PORT"
-DASK_PARTITIONS = 128  # at most; Dask's grouping makes tasks faster than in proportion to them (1281: 75 s)
+# at most; Dask's grouping makes tasks faster than in proportion to them (1281: 75 s)
+DASK_PARTITIONS = 128
 _PATIENCE = 5.0  # seconds to wait for a service to answer
 
 
@@ -36,14 +39,17 @@ class Elsewhere:
     module = ""
 
     def check(self, options: PipelineOptions, places: Mapping[str, str]) -> None:
-        """Refuse what cannot work. `places` are what workers read and write, by the names the user knows.
+        """Refuse what cannot work. `places` are what workers read and write, by the names the user
+        knows.
 
         Raises:
             UserError: something is missing or out of reach.
         """
 
     def settle(self, pipeline: beam.Pipeline) -> None:
-        """Fill in the options that the user has left open, in those of the pipeline: it has its own copy."""
+        """Fill in the options that the user has left open, in those of the pipeline: it has its own
+        copy.
+        """
 
     def explain(self, error: Exception, options: PipelineOptions) -> str | None:
         """What an error of the run means and what to do, when it is more than its own text says."""
@@ -64,10 +70,16 @@ class Portable(Elsewhere):
                 f"`{JOB_SERVICE}` starts Beam's own"
             )
         if endpoint != "embed":
-            _reach(endpoint, f"no job service answers at --job_endpoint={endpoint}; start it, for one `{JOB_SERVICE}`")
+            _reach(
+                endpoint,
+                f"no job service answers at --job_endpoint={endpoint}; start it, for one "
+                f"`{JOB_SERVICE}`",
+            )
 
     def settle(self, pipeline: beam.Pipeline) -> None:
-        """See `Elsewhere`. What workers in this process would log comes back in the failure of the job."""
+        """See `Elsewhere`. What workers in this process would log comes back in the failure of the
+        job.
+        """
         if pipeline.options.view_as(PortableOptions).environment_type == "LOOPBACK":
             logging.getLogger("apache_beam.runners.worker").setLevel(logging.CRITICAL)
 
@@ -76,15 +88,23 @@ class Portable(Elsewhere):
         portable = options.view_as(PortableOptions)
         if type(error).__module__.startswith("grpc"):
             if portable.environment_type == "LOOPBACK":
-                # Threads of this process still encode for the job that is gone. Python would stop them in the middle
-                # of compiled code, which aborts the process with a message of its own.
+                # Threads of this process still encode for the job that is gone. Python would stop
+                # them in the middle of compiled code, which aborts the process with a message of
+                # its own.
                 atexit.register(os._exit, 2)
-            return f"the job service at {portable.job_endpoint} is gone ({one_line(error)}); start it again"
+            return (
+                f"the job service at {portable.job_endpoint} is gone ({one_line(error)}); start it "
+                "again"
+            )
         if "StatusCode.UNAVAILABLE" in str(error) and portable.environment_type == "EXTERNAL":
-            return f"no worker pool answers at {portable.environment_config}; start it there: `{WORKER_POOL}`"
+            return (
+                f"no worker pool answers at {portable.environment_config}; start it there: "
+                f"`{WORKER_POOL}`"
+            )
         if "docker" in one_line(error):
             return (
-                f"the container of the workers did not start ({one_line(error)}); --environment_config=IMAGE names it, "
+                f"the container of the workers did not start ({one_line(error)}); "
+                "--environment_config=IMAGE names it, "
                 "--environment_type=LOOPBACK works in this process instead"
             )
         return None
@@ -102,7 +122,9 @@ class Dask(Elsewhere):
         address = self._options(options).address
         if address:
             _reach(
-                address, f"no Dask scheduler answers at --dask_client_address={address}; `dask scheduler` starts one"
+                address,
+                f"no Dask scheduler answers at --dask_client_address={address}; `dask scheduler` "
+                "starts one",
             )
 
     def settle(self, pipeline: beam.Pipeline) -> None:
@@ -141,10 +163,14 @@ def died(error: Exception) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """The line of an error that says most: the last one of a trace, the details of a remote call."""
+    """The line of an error that says most: the last one of a trace, the details of a remote
+    call.
+    """
     text = str(error).strip()
     details = re.findall(r'^\s*details = "(.*)"', text, re.MULTILINE)
-    lines = details or [line for line in text.splitlines() if re.match(r"[A-Za-z_][\w.]*(?:: |$)", line)]
+    lines = details or [
+        line for line in text.splitlines() if re.match(r"[A-Za-z_][\w.]*(?:: |$)", line)
+    ]
     return (lines or text.splitlines() or [type(error).__name__])[-1].strip()
 
 
@@ -156,6 +182,8 @@ def _reach(endpoint: str, otherwise: str) -> None:
     """
     parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
     try:
-        socket.create_connection((parts.hostname or "localhost", parts.port or 0), _PATIENCE).close()
+        socket.create_connection(
+            (parts.hostname or "localhost", parts.port or 0), _PATIENCE
+        ).close()
     except (OSError, ValueError) as error:
         raise UserError(f"{otherwise} ({error})") from None

@@ -19,7 +19,8 @@ EMBEDDED: dict[str, Callable[[str], Source]] = {"digits": DigitsSource}
 
 
 def open_source(descriptor: str, split: str) -> Source:
-    """Open a folder of images (a path, or a URL of an object store) or, after its scheme, another kind of source.
+    """Open a folder of images (a path, or a URL of an object store) or, after its scheme, another
+    kind of source.
 
     Raises:
         UserError: unknown kind or name, or nothing there.
@@ -47,7 +48,9 @@ def check_is_no_source(out: str) -> None:
     """
     scheme, colon, _ = out.partition(":")
     if colon and scheme in SCHEMES:
-        raise UserError(f"{out} names a source, and a dataset goes to a directory; give a path, s3:// or gs://")
+        raise UserError(
+            f"{out} names a source, and a dataset goes to a directory; give a path, s3:// or gs://"
+        )
 
 
 def _open_embedded(name: str, split: str) -> Source:

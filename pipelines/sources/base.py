@@ -15,10 +15,11 @@ UNLABELLED = -1  # the label of an item that only its record tells, when it is r
 class Item:
     """One image of a source.
 
-    `key` identifies it for good (its path within the source) and is valid UTF-8; `label` indexes the source's classes;
-    `size` is in bytes; `location` tells the source itself where the bytes are; `modified` is when they last changed, in
-    nanoseconds since 1970, or 0 in a source that never changes. Items of one `group` are cheap to read together, and
-    stay together in a dataset; "" lets an item lie anywhere.
+    `key` identifies it for good (its path within the source) and is valid UTF-8; `label` indexes
+    the source's classes; `size` is in bytes; `location` tells the source itself where the bytes
+    are; `modified` is when they last changed, in nanoseconds since 1970, or 0 in a source that
+    never changes. Items of one `group` are cheap to read together, and stay together in a dataset;
+    "" lets an item lie anywhere.
     """
 
     key: str
@@ -37,12 +38,14 @@ class Picture(NamedTuple):
 
 
 class Source(ABC):
-    """A set of labelled images. Workers receive a pickled copy, or open it again: opening is cheap, listing is not.
+    """A set of labelled images. Workers receive a pickled copy, or open it again: opening is cheap,
+    listing is not.
 
     Attributes:
         descriptor: the name that opens it again, from any directory.
         split: the split of the data it stands for.
-        fingerprint: identifies the content of a source whose items do not tell it by size and label; else "".
+        fingerprint: identifies the content of a source whose items do not tell it by size and
+            label; else "".
     """
 
     descriptor: str
@@ -60,7 +63,8 @@ class Source(ABC):
 
     @abstractmethod
     def index(self) -> Iterator[Item]:
-        """All items, in any order, without holding them all in memory. A key that appears twice is listed twice.
+        """All items, in any order, without holding them all in memory. A key that appears twice is
+        listed twice.
 
         Raises:
             UserError: nothing usable in the source.

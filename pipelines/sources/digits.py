@@ -12,7 +12,8 @@ from schemas.errors import UserError
 
 
 class DigitsSource(Source):
-    """5,000 MNIST digits at 32x32, three equal channels: splits train (4000) and test (1000), ten classes.
+    """5,000 MNIST digits at 32x32, three equal channels: splits train (4000) and test (1000), ten
+    classes.
 
     Raises:
         UserError: another split.
@@ -20,7 +21,9 @@ class DigitsSource(Source):
 
     def __init__(self, split: str):
         if split not in SPLITS:
-            raise UserError(f"embedded:digits has no split {split!r}; it has {' and '.join(SPLITS)}")
+            raise UserError(
+                f"embedded:digits has no split {split!r}; it has {' and '.join(SPLITS)}"
+            )
         self.descriptor = "embedded:digits"
         self.split = split
 

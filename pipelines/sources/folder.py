@@ -1,4 +1,6 @@
-"""A folder of image files, local or on an object store. Sub-folders are classes; a folder without any is one class."""
+"""A folder of image files, local or on an object store. Sub-folders are classes; a folder without
+any is one class.
+"""
 
 import errno
 import os
@@ -14,7 +16,8 @@ from schemas.storage import paths
 
 
 class FolderSource(ListedSource):
-    """Image files by extension, at any depth below their class folder. Hidden files and folders are left out.
+    """Image files by extension, at any depth below their class folder. Hidden files and folders are
+    left out.
 
     Args:
         path: the folder, or `gs://BUCKET/FOLDER`, `s3://BUCKET/FOLDER`.
@@ -33,7 +36,11 @@ class FolderSource(ListedSource):
 
     def find(self) -> Iterator[Found]:
         try:
-            yield from _objects(self.descriptor) if paths.is_url(self.descriptor) else _files(self.descriptor)
+            yield from (
+                _objects(self.descriptor)
+                if paths.is_url(self.descriptor)
+                else _files(self.descriptor)
+            )
         except OSError as error:
             where = error.filename or self.descriptor
             raise UserError(f"{where}: cannot be listed ({error.strerror or error})") from error
@@ -75,7 +82,9 @@ def _files(root: str) -> Iterator[Found]:
                 elif is_image(entry.name):
                     facts = entry.stat(follow_symlinks=not problem)
                     location = os.path.relpath(entry.path, root)
-                    yield Found(_name(entry.path, root), facts.st_size, location, facts.st_mtime_ns, problem)
+                    yield Found(
+                        _name(entry.path, root), facts.st_size, location, facts.st_mtime_ns, problem
+                    )
 
 
 def _problem(entry: os.DirEntry[str]) -> str:
@@ -87,7 +96,11 @@ def _problem(entry: os.DirEntry[str]) -> str:
         if error.errno != errno.ELOOP:
             raise
         return "a symbolic link that leads back to itself"
-    return "a symbolic link to nothing" if entry.is_symlink() else "a device, pipe or socket, not a file"
+    return (
+        "a symbolic link to nothing"
+        if entry.is_symlink()
+        else "a device, pipe or socket, not a file"
+    )
 
 
 def _name(path: str, root: str) -> str:

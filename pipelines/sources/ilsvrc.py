@@ -1,8 +1,10 @@
-"""The development kit of ILSVRC2012: which synsets there are, and the labels of the validation images.
+"""The development kit of ILSVRC2012: which synsets there are, and the labels of the validation
+images.
 
-Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015. `ILSVRC2012_devkit_t12.tar.gz` holds
-`data/meta.mat`, a table of synsets numbered by ILSVRC2012_ID, and `data/ILSVRC2012_validation_ground_truth.txt`, the
-number of the synset of one validation image a line. Classes are the synsets in the order of their WordNet IDs.
+Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015.
+`ILSVRC2012_devkit_t12.tar.gz` holds `data/meta.mat`, a table of synsets numbered by ILSVRC2012_ID,
+and `data/ILSVRC2012_validation_ground_truth.txt`, the number of the synset of one validation image
+a line. Classes are the synsets in the order of their WordNet IDs.
 """
 
 import gzip
@@ -25,7 +27,9 @@ _SHOWN = 5  # names in a message
 
 
 def is_devkit(path: str) -> bool:
-    """Whether a file among those of a tar source is taken for a devkit: a compressed tar with devkit in its name."""
+    """Whether a file among those of a tar source is taken for a devkit: a compressed tar with
+    devkit in its name.
+    """
     return re.search(r"devkit[^/]*\.(tar\.gz|tgz)$", path) is not None
 
 
@@ -50,7 +54,10 @@ class Devkit:
             UserError: `folders` are not exactly the synsets.
         """
         known = set(self.synsets.values())
-        for names, what in ((known - folders, "lacks"), (folders - known, "holds what the devkit does not know:")):
+        for names, what in (
+            (known - folders, "lacks"),
+            (folders - known, "holds what the devkit does not know:"),
+        ):
             if names:
                 shown = ", ".join(sorted(names)[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
                 raise UserError(
@@ -65,7 +72,9 @@ class Devkit:
 
 
 class ValidationLabels:
-    """The class of `ILSVRC2012_val_00000001.JPEG` is the synset in the first line of the ground truth."""
+    """The class of `ILSVRC2012_val_00000001.JPEG` is the synset in the first line of the ground
+    truth.
+    """
 
     def __init__(self, devkit: Devkit):
         self.classes = tuple(sorted(devkit.synsets.values()))
@@ -83,7 +92,10 @@ class ValidationLabels:
             raise ImageError("not named like a validation image of ILSVRC2012, so it has no label")
         number = int(match[1])
         if not 1 <= number <= len(self._labels):
-            raise ImageError(f"the devkit has labels of {len(self._labels)} validation images, and this is {number}")
+            raise ImageError(
+                f"the devkit has labels of {len(self._labels)} validation images, and this is "
+                f"{number}"
+            )
         return self._labels[number - 1]
 
 
@@ -99,7 +111,9 @@ def read_devkit(path: str) -> Devkit:
             members = {member.name: member for member in archive if member.isreg()}
             meta, truth = (_content(archive, members, name, path) for name in (META, GROUND_TRUTH))
     except (OSError, EOFError, tarfile.TarError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a readable devkit of ILSVRC2012 ({error}); fetch it again") from error
+        raise UserError(
+            f"{path}: not a readable devkit of ILSVRC2012 ({error}); fetch it again"
+        ) from error
     synsets = _synsets(meta, path)
     try:
         numbers = tuple(map(int, truth.split()))
@@ -108,26 +122,41 @@ def read_devkit(path: str) -> Devkit:
             f"{path}: {GROUND_TRUTH} holds something that is no number ({error}); fetch it again"
         ) from error
     if unknown := set(numbers) - synsets.keys():
-        raise UserError(f"{path}: {GROUND_TRUTH} names {min(unknown)}, which is no synset of {META}; fetch it again")
+        raise UserError(
+            f"{path}: {GROUND_TRUTH} names {min(unknown)}, which is no synset of {META}; fetch it "
+            "again"
+        )
     return Devkit(path, synsets, numbers)
 
 
-def _content(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], name: str, path: str) -> bytes:
-    found = next((member for key, member in members.items() if f"/{key}".endswith(f"/{name}")), None)
+def _content(
+    archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], name: str, path: str
+) -> bytes:
+    found = next(
+        (member for key, member in members.items() if f"/{key}".endswith(f"/{name}")), None
+    )
     file = archive.extractfile(found) if found is not None else None
     if file is None:
-        raise UserError(f"{path}: holds no {name}; the devkit of ILSVRC2012 is ILSVRC2012_devkit_t12.tar.gz")
+        raise UserError(
+            f"{path}: holds no {name}; the devkit of ILSVRC2012 is ILSVRC2012_devkit_t12.tar.gz"
+        )
     return file.read()
 
 
 def _synsets(meta: bytes, path: str) -> dict[int, str]:
-    """WordNet IDs of the leaves by number; what lies above them in WordNet has children, and no images."""
+    """WordNet IDs of the leaves by number; what lies above them in WordNet has children, and no
+    images.
+    """
     import numpy as np
     from scipy.io import loadmat
 
     try:
         table = np.atleast_1d(loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"])
-        rows = [(int(row["ILSVRC2012_ID"]), str(row["WNID"]), int(row["num_children"])) for row in table]
+        rows = [
+            (int(row["ILSVRC2012_ID"]), str(row["WNID"]), int(row["num_children"])) for row in table
+        ]
     except Exception as error:  # loadmat raises whatever its parser stumbles on
-        raise UserError(f"{path}: {META} is not the table of synsets it should be ({error}); fetch it again") from error
+        raise UserError(
+            f"{path}: {META} is not the table of synsets it should be ({error}); fetch it again"
+        ) from error
     return {number: name for number, name, children in rows if not children}

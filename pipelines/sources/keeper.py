@@ -20,7 +20,9 @@ class Keeper:
         self._kept: OrderedDict[Hashable, Future[Any]] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The thing of that key. One thread makes it, the others wait; what could not be made is not kept."""
+        """The thing of that key. One thread makes it, the others wait; what could not be made is
+        not kept.
+        """
         with self._lock:
             future = self._kept.get(key)
             mine = future is None

@@ -1,8 +1,8 @@
 """What the sources that are trees of named files have in common: folders, tars and zips.
 
-Sub-folders are classes; a tree without any is one class. The listing is kept in a temporary database, so that memory
-does not grow with the number of files, and what has to be known of all of them (the classes) is known before the first
-item is given.
+Sub-folders are classes; a tree without any is one class. The listing is kept in a temporary
+database, so that memory does not grow with the number of files, and what has to be known of all of
+them (the classes) is known before the first item is given.
 """
 
 import sqlite3
@@ -19,7 +19,8 @@ from schemas.errors import UserError
 
 FLAT_CLASS = "all"
 EMPTY_CLASS = "a class folder with no image in it"
-MAX_BYTES = 2**29  # of an image file; as much as the largest image allowed takes in 16 bits a channel
+# of an image file; as much as the largest image allowed takes in 16 bits a channel
+MAX_BYTES = 2**29
 
 _TABLE = "CREATE TABLE found (name BLOB, size INT, location BLOB, modified INT, problem TEXT)"
 
@@ -87,8 +88,8 @@ class ListedSource(Source):
     Args:
         descriptor: the name that opens it again, from any directory.
         split: what the user calls this part of the data.
-        unwrap: whether folders around everything (as archives often have) are taken off the names. Where that would
-            leave no class folder, or images beside the class folders, they stay.
+        unwrap: whether folders around everything (as archives often have) are taken off the names.
+            Where that would leave no class folder, or images beside the class folders, they stay.
     """
 
     def __init__(self, descriptor: str, split: str, unwrap: bool):
@@ -118,7 +119,9 @@ class ListedSource(Source):
         """
 
     def label_by(self, folders: frozenset[str]) -> Labelling:
-        """How images get their classes; `folders` are the first folders of all names, none in a flat tree."""
+        """How images get their classes; `folders` are the first folders of all names, none in a
+        flat tree.
+        """
         return ByFolder(folders)
 
     @property
@@ -141,7 +144,8 @@ class ListedSource(Source):
 
     def _list(self) -> _Listing:
         if self._cached is None:
-            database = sqlite3.connect("", check_same_thread=False)  # temporary: in memory while it is small
+            # temporary: in memory while it is small
+            database = sqlite3.connect("", check_same_thread=False)
             database.execute("PRAGMA journal_mode = OFF")
             database.execute("PRAGMA synchronous = OFF")
             database.execute(_TABLE)
@@ -151,7 +155,8 @@ class ListedSource(Source):
                 database.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?)", rows)
             except sqlite3.OperationalError as error:
                 raise UserError(
-                    f"cannot list {self.descriptor} ({error}); make room where TMPDIR lies, or set TMPDIR"
+                    f"cannot list {self.descriptor} ({error}); make room where TMPDIR lies, or set "
+                    "TMPDIR"
                 ) from error
             self._cached = self._classify(database, shape)
         return self._cached
@@ -159,13 +164,18 @@ class ListedSource(Source):
     def _classify(self, database: sqlite3.Connection, shape: "_Shape") -> _Listing:
         if not shape.images:
             kinds = ", ".join(sorted(SUFFIXES))
-            raise UserError(f"{self.descriptor}: no image file in it; looked for {kinds} at any depth")
-        names = (_text(name) for (name,) in database.execute("SELECT name FROM found WHERE problem = ''"))
+            raise UserError(
+                f"{self.descriptor}: no image file in it; looked for {kinds} at any depth"
+            )
+        names = (
+            _text(name) for (name,) in database.execute("SELECT name FROM found WHERE problem = ''")
+        )
         wrapper = shape.wrapper() if self._unwrap else ""
         tops, others, loose = _tops(names, wrapper)
         if tops and loose:
             raise UserError(
-                f"{self.descriptor}: images lie both in class folders and beside them ({readable(loose)}); "
+                f"{self.descriptor}: images lie both in class folders and beside them "
+                f"({readable(loose)}); "
                 "move the loose ones into a folder of their own"
             )
         empty = others - tops if tops else frozenset[str]()
@@ -203,13 +213,17 @@ class _Shape:
         self._least = min(self._least, len(folders))
 
     def wrapper(self) -> str:
-        """The folders around all images as a prefix, if each image lies in a further folder below them; else none."""
+        """The folders around all images as a prefix, if each image lies in a further folder below
+        them; else none.
+        """
         shared = self._shared or []
         return "".join(f"{folder}/" for folder in shared) if self._least > len(shared) else ""
 
 
 def _tops(names: Iterable[str], wrapper: str) -> tuple[frozenset[str], frozenset[str], str | None]:
-    """First folders below `wrapper` that hold images, first folders of all kinds, and an image that lies in none."""
+    """First folders below `wrapper` that hold images, first folders of all kinds, and an image that
+    lies in none.
+    """
     holding, others, loose = set[str](), set[str](), None
     for name in names:
         if not name.startswith(wrapper):  # an empty folder elsewhere
@@ -237,7 +251,9 @@ def _item(found: Found, listing: _Listing) -> Item:
 
 
 def _row(found: Found) -> tuple[bytes, int, bytes, int, str]:
-    name, location = (text.encode("utf-8", "surrogateescape") for text in (found.name, found.location))
+    name, location = (
+        text.encode("utf-8", "surrogateescape") for text in (found.name, found.location)
+    )
     return name, found.size, location, found.modified, found.problem
 
 

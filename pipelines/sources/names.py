@@ -1,9 +1,11 @@
-"""Names of files in a source: which are images, which are left out, and how a name is written down."""
+"""Names of files in a source: which are images, which are left out, and how a name is written
+down.
+"""
 
 from pipelines.images import SUFFIXES
 
-# Images by their names, of kinds that are not decoded here: listed all the same, so that they are rejected by name and
-# not left out in silence.
+# Images by their names, of kinds that are not decoded here: listed all the same, so that they are
+# rejected by name and not left out in silence.
 OTHER_SUFFIXES = frozenset({".tif", ".tiff", ".jp2", ".jxl", ".avif", ".heic", ".heif"})
 
 _IMAGES = SUFFIXES | OTHER_SUFFIXES
@@ -25,7 +27,9 @@ def is_hidden(name: str) -> bool:
 
 
 def plain(name: str) -> str:
-    """The name of an archive's member without `./` and doubled slashes; a folder keeps the slash at its end."""
+    """The name of an archive's member without `./` and doubled slashes; a folder keeps the slash at
+    its end.
+    """
     parts = [part for part in name.split("/") if part not in ("", ".")]
     start, end = "/" * name.startswith("/"), "/" * (name.endswith("/") and bool(parts))
     return start + "/".join(parts) + end
@@ -37,6 +41,8 @@ def leads_out(name: str) -> bool:
 
 
 def readable(name: str) -> str:
-    """A name as valid UTF-8 on one line; bytes that are not, and line ends, are written as escapes."""
+    """A name as valid UTF-8 on one line; bytes that are not, and line ends, are written as
+    escapes.
+    """
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return text.replace("\n", "\\n").replace("\r", "\\r")

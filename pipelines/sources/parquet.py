@@ -1,7 +1,7 @@
 """`parquet:PATH`: Parquet files in the image layout of Hugging Face datasets.
 
-A column of images (a struct of `bytes` and `path`, or plain bytes) and, if there are classes, one of whole numbers.
-A row group can only be read as a whole, so its rows stay together in a dataset.
+A column of images (a struct of `bytes` and `path`, or plain bytes) and, if there are classes, one
+of whole numbers. A row group can only be read as a whole, so its rows stay together in a dataset.
 """
 
 import hashlib
@@ -17,7 +17,15 @@ from pipelines.sources.base import Item, Picture, Source
 from pipelines.sources.keeper import Keeper
 from pipelines.sources.listed import FLAT_CLASS
 from pipelines.sources.names import readable
-from pipelines.sources.parquet_files import Columns, RowGroup, find_columns, footer, of_split, open_parquet, row_groups
+from pipelines.sources.parquet_files import (
+    Columns,
+    RowGroup,
+    find_columns,
+    footer,
+    of_split,
+    open_parquet,
+    row_groups,
+)
 from pipelines.sources.refused import check_usable, refused
 from schemas.errors import UserError
 from schemas.storage import paths
@@ -29,7 +37,8 @@ GROUPS_KEPT = 2  # row groups in memory: one that is read, and the next one, beg
 class ParquetSource(Source):
     """Images in a Parquet file or a folder of them.
 
-    Class names are those in the schema's metadata (`huggingface`), else the numbers from 0 to the highest label.
+    Class names are those in the schema's metadata (`huggingface`), else the numbers from 0 to the
+    highest label.
 
     Args:
         path: a `.parquet` file or a folder, local or a URL.
@@ -72,7 +81,9 @@ class ParquetSource(Source):
                 for row, label in enumerate(group.labels):
                     key = f"{shown}/{group.first + row:07d}"
                     if label is not None and 0 <= label < len(self._classes):
-                        yield Item(key, label, 0, f"{group.number}:{row}:{name}", modified, together)
+                        yield Item(
+                            key, label, 0, f"{group.number}:{row}:{name}", modified, together
+                        )
                     else:
                         reason = "no label" if label is None else f"no class of the label {label}"
                         yield refused(key, reason, modified=modified, group=together)
@@ -85,7 +96,9 @@ class ParquetSource(Source):
         data = value["bytes"] if isinstance(value, dict) else value
         if data is None:
             path = value.get("path") if isinstance(value, dict) else None
-            raise ImageError(f"no bytes, only the path {readable(path)}" if path else "no image in this row")
+            raise ImageError(
+                f"no bytes, only the path {readable(path)}" if path else "no image in this row"
+            )
         return Picture(decode_image(data), item.label)
 
     def _read_images(self, name: str, group: int) -> Any:
@@ -96,7 +109,9 @@ class ParquetSource(Source):
             try:
                 return file.read_row_group(group, columns=[self._columns.image]).column(0)
             except (pyarrow.ArrowException, OSError) as error:
-                raise OSError(f"row group {group} of {self._file(name)} cannot be read: {error}") from error
+                raise OSError(
+                    f"row group {group} of {self._file(name)} cannot be read: {error}"
+                ) from error
 
     def _row_groups(self, name: str) -> Iterator[tuple[RowGroup, int]]:
         """Row groups of a file, and when the file last changed."""
@@ -113,7 +128,9 @@ class ParquetSource(Source):
         if self._columns.names is not None:
             return self._columns.names
         groups = (group for name in self._names for group, _ in self._row_groups(name))
-        highest = max((label for group in groups for label in group.labels if label is not None), default=-1)
+        highest = max(
+            (label for group in groups for label in group.labels if label is not None), default=-1
+        )
         return tuple(map(str, range(highest + 1))) or (FLAT_CLASS,)
 
     @cached_property
@@ -124,11 +141,15 @@ class ParquetSource(Source):
 
     @cached_property
     def _names(self) -> list[str]:
-        """Names of the files below the path, those of the split only; a single file has its own name."""
+        """Names of the files below the path, those of the split only; a single file has its own
+        name.
+        """
         if self._single:
             return [PurePosixPath(self._path).name]
         with _told(self._path):
-            found = sorted(entry.name for entry in paths.entries(self._path) if entry.name.endswith(SUFFIX))
+            found = sorted(
+                entry.name for entry in paths.entries(self._path) if entry.name.endswith(SUFFIX)
+            )
         if not found:
             raise UserError(f"{self.descriptor}: no {SUFFIX} file in it")
         return of_split(found, self.split, self.descriptor)

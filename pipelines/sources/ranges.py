@@ -1,4 +1,6 @@
-"""A range of a file, local or on an object store, as a file of its own to be read here and there."""
+"""A range of a file, local or on an object store, as a file of its own to be read here and
+there.
+"""
 
 import io
 import os
@@ -11,8 +13,8 @@ from schemas.storage import paths
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# What one request reads: little where the reader jumps from header to header over long members, more and more where
-# what it wants next lies near.
+# What one request reads: little where the reader jumps from header to header over long members,
+# more and more where what it wants next lies near.
 SMALLEST = 4 << 10
 LARGEST = 1 << 20
 
@@ -20,8 +22,8 @@ LARGEST = 1 << 20
 class RangeFile(io.RawIOBase):
     """Bytes [start, stop) of a file, seekable, read-only, with one block of read-ahead.
 
-    The block doubles while the reader goes on close to where it was, and is small again after a jump. Not for several
-    threads at once.
+    The block doubles while the reader goes on close to where it was, and is small again after a
+    jump. Not for several threads at once.
 
     Args:
         path: a local path or URL.
@@ -90,7 +92,12 @@ class RangeFile(io.RawIOBase):
     def __enter__(self) -> "RangeFile":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ):
         self.close()
 
     def _load(self, wanted: int) -> None:

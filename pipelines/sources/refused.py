@@ -1,4 +1,6 @@
-"""Items that are known to be unusable when a source is listed: they are listed all the same, and rejected when read."""
+"""Items that are known to be unusable when a source is listed: they are listed all the same, and
+rejected when read.
+"""
 
 from pipelines.images import ImageError
 from pipelines.sources.base import Item
@@ -6,7 +8,9 @@ from pipelines.sources.base import Item
 _REFUSED = "\0"  # begins the location of such an item, before the reason: no path holds it
 
 
-def refused(key: str, reason: str, size: int = 0, modified: int = 0, label: int = 0, group: str = "") -> Item:
+def refused(
+    key: str, reason: str, size: int = 0, modified: int = 0, label: int = 0, group: str = ""
+) -> Item:
     """An item that is rejected for a reason."""
     return Item(key, label, size, _REFUSED + reason, modified, group)
 

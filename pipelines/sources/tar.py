@@ -1,6 +1,7 @@
 """`tar:FILE[,FILE]`: images in tars, and in tars within them, read where they lie.
 
-`ILSVRC2012_img_train.tar` is such a tar of tars, one a class: `n01440764.tar` in it is the class n01440764.
+`ILSVRC2012_img_train.tar` is such a tar of tars, one a class: `n01440764.tar` in it is the class
+n01440764.
 """
 
 import tarfile
@@ -40,8 +41,8 @@ class _Inner(NamedTuple):
 class TarSource(ListedSource):
     """Images in tars, listed by headers only, then read by one ranged read each.
 
-    Folders and inner tars are classes. A devkit of ILSVRC2012 (`.tar.gz`) among the files gives the labels of its
-    validation images, and the classes that a training tar must have.
+    Folders and inner tars are classes. A devkit of ILSVRC2012 (`.tar.gz`) among the files gives the
+    labels of its validation images, and the classes that a training tar must have.
 
     Args:
         names: local paths or URLs, separated by commas.
@@ -112,7 +113,9 @@ def _inner_members(path: str, inside: _Inner, number: int, modified: int) -> lis
     with RangeFile(path, inside.start, inside.stop) as file:
         for member in walk(file, name):
             if _is_tar(member):
-                raise UserError(f"{name}: holds a further tar, {member.name}; tars may be nested once")
+                raise UserError(
+                    f"{name}: holds a further tar, {member.name}; tars may be nested once"
+                )
             if (found := _found(member, inside, number, modified)) is not None:
                 listed.append(found)
     return listed
@@ -137,4 +140,10 @@ def _found(member: tarfile.TarInfo, inside: _Inner, number: int, modified: int) 
         problem = f"{_KINDS.get(member.type, 'a special member')}, not a file"
     elif member.issparse():
         problem = "stored with holes (a sparse file), which cannot be read where it lies"
-    return Found(f"{prefix}{name}", member.size, f"{number}:{inside.start + member.offset_data}", modified, problem)
+    return Found(
+        f"{prefix}{name}",
+        member.size,
+        f"{number}:{inside.start + member.offset_data}",
+        modified,
+        problem,
+    )

@@ -1,8 +1,9 @@
-"""The members of a tar, by their headers alone: nothing is extracted, and what lies between is not read.
+"""The members of a tar, by their headers alone: nothing is extracted, and what lies between is not
+read.
 
-Python's `tarfile` parses the headers (GNU long names, PAX, large sizes), but takes whatever it does not understand for
-the end of the archive. Here an archive that does not end as a tar ends is refused: a download that broke off must not
-pass for a smaller dataset.
+Python's `tarfile` parses the headers (GNU long names, PAX, large sizes), but takes whatever it does
+not understand for the end of the archive. Here an archive that does not end as a tar ends is
+refused: a download that broke off must not pass for a smaller dataset.
 """
 
 import tarfile
@@ -14,17 +15,19 @@ from schemas.errors import UserError
 _BLOCK = 512
 _LONGEST_END = 1 << 20  # a tar is filled up with zeros to a whole record, of 10 KiB by default
 
+_COMPRESSED = "it is compressed, and its members cannot be read where they lie; unpack it with"
 _OTHERS = {
-    b"\x1f\x8b": "it is compressed, and its members cannot be read where they lie; unpack it with gunzip",
-    b"BZh": "it is compressed, and its members cannot be read where they lie; unpack it with bunzip2",
-    b"\xfd7zXZ": "it is compressed, and its members cannot be read where they lie; unpack it with unxz",
-    b"\x28\xb5\x2f\xfd": "it is compressed, and its members cannot be read where they lie; unpack it with unzstd",
+    b"\x1f\x8b": f"{_COMPRESSED} gunzip",
+    b"BZh": f"{_COMPRESSED} bunzip2",
+    b"\xfd7zXZ": f"{_COMPRESSED} unxz",
+    b"\x28\xb5\x2f\xfd": f"{_COMPRESSED} unzstd",
     b"PK\x03\x04": "it is a zip; give it as zip:FILE",
 }
 
 
 def walk(file: RangeFile, name: str) -> Iterator[tarfile.TarInfo]:
-    """Members of an uncompressed tar in the order they lie in; `offset_data` and `size` tell where their bytes are.
+    """Members of an uncompressed tar in the order they lie in; `offset_data` and `size` tell where
+    their bytes are.
 
     Args:
         file: the tar.
@@ -44,7 +47,9 @@ def walk(file: RangeFile, name: str) -> Iterator[tarfile.TarInfo]:
     try:
         archive = tarfile.TarFile(fileobj=file, errors="surrogateescape")
     except (tarfile.TarError, ValueError) as error:
-        raise UserError(f"{name}: not a tar ({error}); fetch it again if it should be one") from error
+        raise UserError(
+            f"{name}: not a tar ({error}); fetch it again if it should be one"
+        ) from error
     offset = 0
     while True:
         file.seek(offset)
@@ -60,10 +65,15 @@ def walk(file: RangeFile, name: str) -> Iterator[tarfile.TarInfo]:
         except (tarfile.TarError, ValueError) as error:
             if file.tell() >= file.size:
                 raise _cut(name, f"it ends at byte {file.size}, within a header") from error
-            raise UserError(f"{name}: damaged: no header at byte {offset} ({error}); fetch it again") from error
+            raise UserError(
+                f"{name}: damaged: no header at byte {offset} ({error}); fetch it again"
+            ) from error
         offset = archive.offset
         if offset > file.size:
-            raise _cut(name, f"it ends at byte {file.size}, and {member.name} in it goes on to byte {offset}")
+            raise _cut(
+                name,
+                f"it ends at byte {file.size}, and {member.name} in it goes on to byte {offset}",
+            )
         yield member
 
 
@@ -72,13 +82,15 @@ def _check_end(file: RangeFile, offset: int, name: str) -> None:
     left = file.size - offset
     if left > _LONGEST_END:
         raise UserError(
-            f"{name}: damaged or not fully downloaded: it ends at byte {offset}, but the file has {file.size}; "
+            f"{name}: damaged or not fully downloaded: it ends at byte {offset}, but the file has "
+            f"{file.size}; "
             "fetch it again"
         )
     file.seek(offset)
     if any(file.read(left)):
         raise UserError(
-            f"{name}: more follows after its end at byte {offset}; if several tars were joined, give them one by one"
+            f"{name}: more follows after its end at byte {offset}; if several tars were joined, "
+            "give them one by one"
         )
 
 

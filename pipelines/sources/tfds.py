@@ -1,8 +1,9 @@
 """`tfds:NAME`: a prepared TensorFlow Datasets builder, read without TensorFlow.
 
-Only builders in the array_record format have random access. Records are read by position; what a record holds, its
-label included, is known when it is read. TFDS's own data source keeps every shard open that was read from, and decodes
-all features: a thousand open files, and no way to object stores.
+Only builders in the array_record format have random access. Records are read by position; what a
+record holds, its label included, is known when it is read. TFDS's own data source keeps every shard
+open that was read from, and decodes all features: a thousand open files, and no way to object
+stores.
 """
 
 import threading
@@ -20,13 +21,16 @@ SHARDS_KEPT = 3  # open at a time; rows of a shard stay together
 
 
 class TfdsSource(Source):
-    """A split of a builder. Labels come with the records; without a class label in them there is one class.
+    """A split of a builder. Labels come with the records; without a class label in them there is
+    one class.
 
-    A shard on an object store is copied to the local disk as a whole, for as long as it is read from.
+    A shard on an object store is copied to the local disk as a whole, for as long as it is read
+    from.
 
     Args:
-        name: `imagenet2012`, `celeb_a_hq/256`, `NAME@DATA_DIR`, or the directory or URL of a builder (which holds
-            `dataset_info.json`). Without DATA_DIR, TFDS looks where it always does, TFDS_DATA_DIR included.
+        name: `imagenet2012`, `celeb_a_hq/256`, `NAME@DATA_DIR`, or the directory or URL of a
+            builder (which holds `dataset_info.json`). Without DATA_DIR, TFDS looks where it always
+            does, TFDS_DATA_DIR included.
         split: of the builder.
 
     Raises:
@@ -58,7 +62,9 @@ class TfdsSource(Source):
         label = 0 if opened.label is None else UNLABELLED
         for number, (name, records, modified) in enumerate(opened.shards):
             for place in range(records):
-                yield Item(f"{self.split}/{row:07d}", label, 0, f"{number}:{place}", modified, group=name)
+                yield Item(
+                    f"{self.split}/{row:07d}", label, 0, f"{number}:{place}", modified, group=name
+                )
                 row += 1
 
     def read(self, item: Item) -> Picture:
@@ -77,7 +83,9 @@ class TfdsSource(Source):
         images = example[opened.image].bytes_list.value
         labels = [0] if opened.label is None else example[opened.label].int64_list.value
         if len(images) != 1 or len(labels) != 1:
-            raise ImageError("its record holds no image" if len(images) != 1 else "its record holds no label")
+            raise ImageError(
+                "its record holds no image" if len(images) != 1 else "its record holds no label"
+            )
         if not 0 <= labels[0] < len(opened.classes):
             raise ImageError(f"has no label: {labels[0]} is none of {len(opened.classes)} classes")
         return Picture(decode_image(images[0]), labels[0])
@@ -108,10 +116,16 @@ class _Shard:
     def __init__(self, path: str, records: int, shown: str):
         from array_record.python.array_record_module import ArrayRecordReader
 
-        self._reader = ArrayRecordReader(path, options="readahead_buffer_size:0", file_reader_buffer_size=32768)
-        self._lock = threading.Lock()  # not every version of the reader takes calls from several threads
+        self._reader = ArrayRecordReader(
+            path, options="readahead_buffer_size:0", file_reader_buffer_size=32768
+        )
+        # not every version of the reader takes calls from several threads
+        self._lock = threading.Lock()
         if not self._reader.ok() or self._reader.num_records() != records:
-            raise OSError(f"{shown} is damaged: it does not hold its {records} records; prepare the builder again")
+            raise OSError(
+                f"{shown} is damaged: it does not hold its {records} records; prepare the builder "
+                "again"
+            )
 
     def read(self, place: int) -> bytes:
         """A record.
@@ -122,5 +136,11 @@ class _Shard:
         try:
             with self._lock:
                 return self._reader.read([place])[0]
-        except (RuntimeError, ValueError, IndexError) as error:  # array_record has no kinds of its own
-            raise ImageError("its record cannot be read: the shard is damaged", type(error).__name__) from error
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+        ) as error:  # array_record has no kinds of its own
+            raise ImageError(
+                "its record cannot be read: the shard is damaged", type(error).__name__
+            ) from error

@@ -1,4 +1,6 @@
-"""`zip:FILE[,FILE]`: images in zips, read where they lie. Folders are classes; a zip without any is one class."""
+"""`zip:FILE[,FILE]`: images in zips, read where they lie. Folders are classes; a zip without any is
+one class.
+"""
 
 import stat
 import zlib
@@ -66,7 +68,9 @@ class ZipSource(ListedSource):
             raise OSError(f"{path} is shorter than it was when it was listed")
         unpacked = _METHODS[method](content, item.size)
         if len(unpacked) != item.size or zlib.crc32(unpacked) != crc:
-            raise ImageError("damaged: its CRC-32 is not the one in the zip's directory", "BadZipFile")
+            raise ImageError(
+                "damaged: its CRC-32 is not the one in the zip's directory", "BadZipFile"
+            )
         return unpacked
 
 
@@ -91,7 +95,10 @@ def _problem(member: Member, name: str) -> str:
     if stat.S_ISLNK(member.mode):
         return _LINK
     if member.method not in _METHODS:
-        return f"compressed by method {member.method} of zip; only stored (0) and deflated (8) members can be read"
+        return (
+            f"compressed by method {member.method} of zip; only stored (0) and deflated (8) "
+            "members can be read"
+        )
     return ""
 
 
@@ -101,7 +108,8 @@ def _stored(content: bytes, size: int) -> bytes:
 
 def _deflated(content: bytes, size: int) -> bytes:
     try:
-        # No more than was promised, and no more than is allowed: a few bytes can unpack to gigabytes.
+        # No more than was promised, and no more than is allowed: a few bytes can unpack to
+        # gigabytes.
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, min(size, MAX_BYTES) + 1)
     except zlib.error as error:
         raise ImageError(f"damaged: cannot be inflated ({error})", "BadZipFile") from error

@@ -1,7 +1,8 @@
-"""The directory at the end of a zip, entry by entry: Python's `zipfile` would hold all of them at once.
+"""The directory at the end of a zip, entry by entry: Python's `zipfile` would hold all of them at
+once.
 
-Layout and names of the fields: PKWARE's APPNOTE.TXT 6.3, sections 4.3.12 (entries), 4.3.14 to 4.3.16 (where the
-directory is, with and without Zip64), 4.5.3 (Zip64 sizes in the extra field).
+Layout and names of the fields: PKWARE's APPNOTE.TXT 6.3, sections 4.3.12 (entries), 4.3.14 to
+4.3.16 (where the directory is, with and without Zip64), 4.5.3 (Zip64 sizes in the extra field).
 """
 
 import struct
@@ -28,7 +29,9 @@ _WINDOWS = (0, 10)  # systems whose programs may have written backslashes
 
 @dataclass(frozen=True)
 class Member:
-    """An entry of the directory. `offset` is that of the local header, `head` the bytes of it that the entry tells."""
+    """An entry of the directory. `offset` is that of the local header, `head` the bytes of it that
+    the entry tells.
+    """
 
     name: str
     size: int
@@ -70,18 +73,32 @@ def directory(file: RangeFile, name: str) -> Iterator[Member]:
 
 
 def _member(fixed: bytes, file: RangeFile) -> Member:
-    _, made, _, flags, method, _, _, crc, compressed, size, *lengths, _, _, attributes, offset = _ENTRY.unpack(fixed)
+    _, made, _, flags, method, _, _, crc, compressed, size, *lengths, _, _, attributes, offset = (
+        _ENTRY.unpack(fixed)
+    )
     raw, extra, _ = (file.read(length) for length in lengths)
     name = raw.decode("utf-8" if flags & _UTF8 else "cp437", "surrogateescape")
     if made >> 8 in _WINDOWS:
         name = name.replace("\\", "/")
     size, compressed, offset = _long(extra, size, compressed, offset)
     head = LOCAL_HEADER.size + len(raw) + len(extra)
-    return Member(name, size, compressed, offset, head, method, crc, bool(flags & _ENCRYPTED), attributes >> 16)
+    return Member(
+        name,
+        size,
+        compressed,
+        offset,
+        head,
+        method,
+        crc,
+        bool(flags & _ENCRYPTED),
+        attributes >> 16,
+    )
 
 
 def _long(extra: bytes, *values: int) -> list[int]:
-    """Those of the values that are marked as too long, from the Zip64 field, where they stand in this order."""
+    """Those of the values that are marked as too long, from the Zip64 field, where they stand in
+    this order.
+    """
     fields = iter(())
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)
@@ -101,11 +118,17 @@ def _end(file: RangeFile, name: str) -> _End:
     if at < 0:
         file.seek(0)
         if file.read(4) == LOCAL_MAGIC:
-            raise UserError(f"{name}: cut short: the directory at the end of the zip is not there; fetch it again")
+            raise UserError(
+                f"{name}: cut short: the directory at the end of the zip is not there; fetch it "
+                "again"
+            )
         raise UserError(f"{name}: not a zip; fetch it again if it should be one")
     _, disk, first, _, entries, size, start, _ = _END.unpack_from(tail, at)
     if (disk, first) not in ((0, 0), (0xFFFF, 0xFFFF)):
-        raise UserError(f"{name}: one part of a zip in several; join them first (zip -s 0 {name} --out whole.zip)")
+        raise UserError(
+            f"{name}: one part of a zip in several; join them first (zip -s 0 {name} --out "
+            "whole.zip)"
+        )
     position = file.size - back + at
     file.seek(max(0, position - _LOCATOR.size))
     locator = file.read(_LOCATOR.size)
@@ -114,19 +137,28 @@ def _end(file: RangeFile, name: str) -> _End:
         file.seek(position)
         record = file.read(_END64.size)
         if not record.startswith(_END64_MAGIC) or len(record) < _END64.size:
-            raise UserError(f"{name}: damaged: its Zip64 record is not where it should be; fetch it again")
+            raise UserError(
+                f"{name}: damaged: its Zip64 record is not where it should be; fetch it again"
+            )
         entries, size, start = _END64.unpack(record)[-3:]
     if start + size != position:
         missing = "is missing before" if start + size > position else "stands before or within"
-        raise UserError(f"{name}: damaged or cut: something {missing} its directory at byte {start}; fetch it again")
+        raise UserError(
+            f"{name}: damaged or cut: something {missing} its directory at byte {start}; fetch it "
+            "again"
+        )
     return _End(entries, size, start)
 
 
 def _find_end(tail: bytes) -> int:
-    """Offset of the end record: the last one whose comment reaches exactly to the end of the file, else -1."""
+    """Offset of the end record: the last one whose comment reaches exactly to the end of the file,
+    else -1.
+    """
     at = tail.rfind(_END_MAGIC)
     while at >= 0:
-        if len(tail) - at >= _END.size and at + _END.size + _END.unpack_from(tail, at)[-1] == len(tail):
+        if len(tail) - at >= _END.size and at + _END.size + _END.unpack_from(tail, at)[-1] == len(
+            tail
+        ):
             return at
         at = tail.rfind(_END_MAGIC, 0, at)
     return -1

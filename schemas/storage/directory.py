@@ -1,7 +1,7 @@
 """Where a dataset lies: the few file operations preprocessing needs, behind one small class.
 
-Everything is named relative to the dataset's root, with `/`. Files appear whole or not at all; large ones are written
-to a staging folder on a local disk first, and then published.
+Everything is named relative to the dataset's root, with `/`. Files appear whole or not at all;
+large ones are written to a staging folder on a local disk first, and then published.
 """
 
 import errno
@@ -28,7 +28,8 @@ GONE = f"{WORK}.gone."  # what WORK is called while it is deleted
 
 
 class Directory(ABC):
-    """A dataset root, local or in an object store. Travels to workers pickled. Methods raise OSError when it fails.
+    """A dataset root, local or in an object store. Travels to workers pickled. Methods raise
+    OSError when it fails.
 
     Attributes:
         root: absolute path or URL.
@@ -68,7 +69,9 @@ class Directory(ABC):
 
     @abstractmethod
     def staging(self) -> AbstractContextManager[Path]:
-        """A fresh local folder to write large files to before they are published; deleted at the end."""
+        """A fresh local folder to write large files to before they are published; deleted at the
+        end.
+        """
 
     @abstractmethod
     def publish(self, staged: Path, name: str) -> None:
@@ -84,7 +87,9 @@ class Directory(ABC):
 
     @abstractmethod
     def sweep(self) -> None:
-        """Delete what a killed run left half-written or half-deleted: the first thing the holder of the lock does."""
+        """Delete what a killed run left half-written or half-deleted: the first thing the holder of
+        the lock does.
+        """
 
     @abstractmethod
     def trouble(self, error: OSError) -> str:
@@ -159,7 +164,8 @@ class LocalDirectory(Directory):
     def clear_work(self) -> None:
         """See `Directory`. Only for the holder of the lock.
 
-        It goes by another name first: another command may come at any time, and make `WORK` anew for its own lock.
+        It goes by another name first: another command may come at any time, and make `WORK` anew
+        for its own lock.
         """
         gone = self.local(f"{GONE}{uuid.uuid4().hex}")
         self.local(WORK).rename(gone)
@@ -178,7 +184,11 @@ class LocalDirectory(Directory):
         """See `Directory`."""
         # The writer of shards raises without a number, but with the system's words.
         full = error.errno in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
-        advice = "make room and repeat the command" if full else "mend that or choose another directory, then repeat"
+        advice = (
+            "make room and repeat the command"
+            if full
+            else "mend that or choose another directory, then repeat"
+        )
         return f"cannot write {self.root} ({error.strerror or error}); {advice}"
 
 
@@ -192,11 +202,12 @@ def reported(directory: Directory) -> Iterator[None]:
 
 
 def open_directory(where: str) -> Directory:
-    """The dataset root a person named: a local path, or a URL of an object store, which is asked whether it is there.
+    """The dataset root a person named: a local path, or a URL of an object store, which is asked
+    whether it is there.
 
     Raises:
-        UserError: no such store, nothing that can be reached there, a file where a directory should be, or a URL with
-            a slash too few.
+        UserError: no such store, nothing that can be reached there, a file where a directory should
+            be, or a URL with a slash too few.
     """
     kind, colon, rest = where.partition(":")
     if colon and kind in _STORES and not is_url(where):
@@ -210,5 +221,8 @@ def open_directory(where: str) -> Directory:
     with reported(directory):
         for path in (Path(root), *Path(root).parents):
             if path.exists() and not path.is_dir():
-                raise UserError(f"{where if path == Path(root) else path} is a file; give a directory for the dataset")
+                raise UserError(
+                    f"{where if path == Path(root) else path} is a file; give a directory for the "
+                    "dataset"
+                )
     return directory

@@ -1,7 +1,8 @@
-"""Object stores, `s3://` and `gs://`, by their vendors' clients, which are imported when a URL is first used.
+"""Object stores, `s3://` and `gs://`, by their vendors' clients, which are imported when a URL is
+first used.
 
-An object appears whole or not at all. Where to connect and with which credentials says the environment, as the clients
-read it, unless another way to connect is handed in (`connect_with`).
+An object appears whole or not at all. Where to connect and with which credentials says the
+environment, as the clients read it, unless another way to connect is handed in (`connect_with`).
 """
 
 import os
@@ -24,7 +25,9 @@ BINARY = "application/octet-stream"
 
 
 class Entry(NamedTuple):
-    """A file: its name relative to where the listing began (with `/`), bytes, time of change in ns since 1970."""
+    """A file: its name relative to where the listing began (with `/`), bytes, time of change in ns
+    since 1970.
+    """
 
     name: str
     size: int
@@ -41,7 +44,8 @@ class Page(NamedTuple):
 class Facts(NamedTuple):
     """What a store says of an object.
 
-    Its bytes, the hex SHA-256 that `ObjectStore.upload` was given, if it was, and the time of change in ns since 1970.
+    Its bytes, the hex SHA-256 that `ObjectStore.upload` was given, if it was, and the time of
+    change in ns since 1970.
     """
 
     size: int
@@ -56,7 +60,9 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def read(self, url: str, offset: int, length: int) -> bytes:
-        """Bytes `offset` to `offset + length` (to the end when negative); fewer at the end of the object."""
+        """Bytes `offset` to `offset + length` (to the end when negative); fewer at the end of the
+        object.
+        """
 
     @abstractmethod
     def facts(self, url: str) -> Facts:
@@ -64,7 +70,9 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def page(self, root: str, more: str | None) -> Page:
-        """Objects below `root/`: the first ones where `more` is None, else those that it asks for."""
+        """Objects below `root/`: the first ones where `more` is None, else those that it asks
+        for.
+        """
 
     @abstractmethod
     def write(self, url: str, data: bytes) -> None:
@@ -88,7 +96,9 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def status(self, error: Exception) -> int | None:
-        """HTTP status behind an error; 0 where the store was not reached, None for an error of another kind."""
+        """HTTP status behind an error; 0 where the store was not reached, None for an error of
+        another kind.
+        """
 
 
 class S3Store(ObjectStore):
@@ -103,11 +113,15 @@ class S3Store(ObjectStore):
         from boto3.session import Session
         from botocore.config import Config
 
-        # Left to itself the client repeats a request, as `schemas.storage.paths` does, and serves ten threads at once.
+        # Left to itself the client repeats a request, as `schemas.storage.paths` does, and serves
+        # ten threads at once.
         config = Config(retries={"total_max_attempts": 1}, max_pool_connections=CONNECTIONS)
         self._client = Session().client("s3", config=config, **options)
-        # In one piece where possible: of an upload in parts that is killed the parts stay, unseen and paid for.
-        self._transfer = TransferConfig(multipart_threshold=SINGLE_UPLOAD, multipart_chunksize=SINGLE_UPLOAD)
+        # In one piece where possible: of an upload in parts that is killed the parts stay, unseen
+        # and paid for.
+        self._transfer = TransferConfig(
+            multipart_threshold=SINGLE_UPLOAD, multipart_chunksize=SINGLE_UPLOAD
+        )
 
     def read(self, url: str, offset: int, length: int) -> bytes:
         if length == 0:
@@ -131,9 +145,15 @@ class S3Store(ObjectStore):
         place = _bucket_key(root)
         prefix = _prefix(place["Key"])
         on = {} if more is None else {"ContinuationToken": more}
-        answer = self._client.list_objects_v2(Bucket=place["Bucket"], Prefix=prefix, MaxKeys=PAGE, **on)
+        answer = self._client.list_objects_v2(
+            Bucket=place["Bucket"], Prefix=prefix, MaxKeys=PAGE, **on
+        )
         entries = [
-            Entry(found["Key"].removeprefix(prefix), found["Size"], int(found["LastModified"].timestamp() * 1e9))
+            Entry(
+                found["Key"].removeprefix(prefix),
+                found["Size"],
+                int(found["LastModified"].timestamp() * 1e9),
+            )
             for found in answer.get("Contents", ())
         ]
         return Page(entries, answer.get("NextContinuationToken") or None)
@@ -146,7 +166,9 @@ class S3Store(ObjectStore):
 
     def upload(self, local: Path, url: str, sha256: str) -> None:
         note = {"Metadata": {CHECKSUM: sha256}}
-        self._client.upload_file(Filename=str(local), **_bucket_key(url), ExtraArgs=note, Config=self._transfer)
+        self._client.upload_file(
+            Filename=str(local), **_bucket_key(url), ExtraArgs=note, Config=self._transfer
+        )
 
     def download(self, url: str, local: Path) -> None:
         self._client.download_file(Filename=str(local), **_bucket_key(url), Config=self._transfer)
@@ -156,14 +178,27 @@ class S3Store(ObjectStore):
 
     def status(self, error: Exception) -> int | None:
         from boto3.exceptions import RetriesExceededError, S3UploadFailedError
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            NoCredentialsError,
+            PartialCredentialsError,
+        )
 
-        cause = error.__context__ if isinstance(error, S3UploadFailedError) and error.__context__ else error
+        cause = (
+            error.__context__
+            if isinstance(error, S3UploadFailedError) and error.__context__
+            else error
+        )
         if isinstance(cause, ClientError):
             return cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if isinstance(cause, (NoCredentialsError, PartialCredentialsError)):
             return 401  # asking again would not help
-        return 0 if isinstance(cause, (BotoCoreError, S3UploadFailedError, RetriesExceededError)) else None
+        return (
+            0
+            if isinstance(cause, (BotoCoreError, S3UploadFailedError, RetriesExceededError))
+            else None
+        )
 
 
 class GoogleStore(ObjectStore):
@@ -172,8 +207,9 @@ class GoogleStore(ObjectStore):
     `retry=None` everywhere: `schemas.storage.paths` repeats what fails.
 
     Args:
-        client: a `google.cloud.storage.Client`; None for one with the credentials of this machine, or without any where
-            it has none. Emulators are found by STORAGE_EMULATOR_HOST and are asked without credentials.
+        client: a `google.cloud.storage.Client`; None for one with the credentials of this machine,
+            or without any where it has none. Emulators are found by STORAGE_EMULATOR_HOST and are
+            asked without credentials.
     """
 
     def __init__(self, client: Any = None):
@@ -224,7 +260,9 @@ class GoogleStore(ObjectStore):
         self._blob(url).upload_from_string(data, content_type=BINARY, retry=None)
 
     def create(self, url: str, data: bytes) -> None:
-        self._blob(url).upload_from_string(data, content_type=BINARY, retry=None, if_generation_match=0)
+        self._blob(url).upload_from_string(
+            data, content_type=BINARY, retry=None, if_generation_match=0
+        )
 
     def upload(self, local: Path, url: str, sha256: str) -> None:
         blob = self._blob(url)
@@ -244,14 +282,22 @@ class GoogleStore(ObjectStore):
     def status(self, error: Exception) -> int | None:
         from google.api_core.exceptions import GoogleAPICallError, RetryError
         from google.auth.exceptions import GoogleAuthError, TransportError
-        from google.cloud.storage.blob import DataCorruption  # where it comes from differs between versions
+
+        # where it comes from differs between versions
+        from google.cloud.storage.blob import (
+            DataCorruption,
+        )
         from requests.exceptions import RequestException
 
         if isinstance(error, GoogleAPICallError):
             return int(error.code or 0)
         if isinstance(error, GoogleAuthError) and not isinstance(error, TransportError):
             return 401
-        return 0 if isinstance(error, (RetryError, TransportError, RequestException, DataCorruption)) else None
+        return (
+            0
+            if isinstance(error, (RetryError, TransportError, RequestException, DataCorruption))
+            else None
+        )
 
     def _blob(self, url: str) -> Any:
         place = _bucket_key(url)
@@ -262,7 +308,8 @@ def _google_client() -> Any:
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud.storage import Client
 
-    if EMULATOR not in os.environ:  # to look for credentials takes half a minute where there are none
+    # to look for credentials takes half a minute where there are none
+    if EMULATOR not in os.environ:
         try:
             return Client()
         except DefaultCredentialsError:  # what anyone may read can be read
@@ -294,7 +341,9 @@ def object_store(url: str) -> ObjectStore:
 
 @cache
 def connect_by_environment(scheme: str) -> ObjectStore:
-    """The store of a scheme, as the vendor's client finds it: environment variables and files of credentials."""
+    """The store of a scheme, as the vendor's client finds it: environment variables and files of
+    credentials.
+    """
     return STORES[scheme]()
 
 
@@ -312,8 +361,8 @@ def connect_with(connect: Callable[[str], ObjectStore]) -> None:
     """From now on this process connects so.
 
     Args:
-        connect: gives the store of a scheme; called for each request, so it keeps connections. An ImportError or a
-            RuntimeError means that the store cannot be used on this machine.
+        connect: gives the store of a scheme; called for each request, so it keeps connections. An
+            ImportError or a RuntimeError means that the store cannot be used on this machine.
     """
     _connection.connect = connect
 

@@ -1,7 +1,9 @@
-"""Files by path or URL: what a source is read from and a dataset is written to, local, `s3://` or `gs://`.
+"""Files by path or URL: what a source is read from and a dataset is written to, local, `s3://` or
+`gs://`.
 
-All functions raise OSError when the storage fails, FileNotFoundError when nothing is there; an object store is asked
-again first, with growing pauses, since it may fail now and then. Beam is imported only for URLs.
+All functions raise OSError when the storage fails, FileNotFoundError when nothing is there; an
+object store is asked again first, with growing pauses, since it may fail now and then. Beam is
+imported only for URLs.
 """
 
 import errno
@@ -80,7 +82,8 @@ def read(path: str, offset: int = 0, length: int = -1) -> bytes:
 def entries(root: str) -> Iterator[Entry]:
     """Every file below a directory, in any order. Local links are followed, but never in a circle.
 
-    Listed while it is read: a page of an object store is asked for when those before it are used up.
+    Listed while it is read: a page of an object store is asked for when those before it are used
+    up.
     """
     return _remote_entries(root) if is_url(root) else _local_entries(root)
 
@@ -98,7 +101,8 @@ def create(url: str, data: bytes) -> None:
     """Write a small object unless there is one; of several that try, one succeeds.
 
     Raises:
-        FileExistsError: there is one (perhaps this one: the answer to the first attempt may have been lost).
+        FileExistsError: there is one (perhaps this one: the answer to the first attempt may have
+            been lost).
     """
     _ask(url, lambda store: store.create(url, data))
 

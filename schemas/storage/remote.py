@@ -1,4 +1,6 @@
-"""A dataset root in an object store. There are no locks: see docs/object-stores.md for why two runs do no harm."""
+"""A dataset root in an object store. There are no locks: see docs/object-stores.md for why two runs
+do no harm.
+"""
 
 import hashlib
 import tempfile
@@ -21,7 +23,9 @@ _DELETERS = 16
 
 @dataclass(frozen=True)
 class RemoteDirectory(Directory):
-    """A dataset root at `s3://` or `gs://`. Objects appear whole; machines of one kind write the same ones."""
+    """A dataset root at `s3://` or `gs://`. Objects appear whole; machines of one kind write the
+    same ones.
+    """
 
     root: str
     patience: ClassVar[float] = 10.0
@@ -52,9 +56,11 @@ class RemoteDirectory(Directory):
         paths.create(self.url(name), _bytes(data))
 
     def matches(self, name: str, size: int, sha256: str) -> bool:
-        """See `Directory`. The object is not read: `publish` left its checksum beside it, and it appeared whole.
+        """See `Directory`. The object is not read: `publish` left its checksum beside it, and it
+        appeared whole.
 
-        Only an object that something else has copied there, and left that note behind, is read through.
+        Only an object that something else has copied there, and left that note behind, is read
+        through.
         """
         try:
             there = paths.facts(self.url(name))
@@ -85,7 +91,9 @@ class RemoteDirectory(Directory):
         paths.delete(self.url(name))
 
     def clear_work(self) -> None:
-        """See `Directory`. The index goes first: by it another run sees that there is nothing left to do."""
+        """See `Directory`. The index goes first: by it another run sees that there is nothing left
+        to do.
+        """
         found = [f"{WORK}/{entry.name}" for entry in paths.entries(self.url(WORK))]
         indices = [name for name in found if name.endswith("/index.jsonl")]
         self._remove_all(indices)
@@ -96,13 +104,17 @@ class RemoteDirectory(Directory):
             list(pool.map(self.remove, names))
 
     def sweep(self) -> None:
-        """See `Directory`. Nothing half-written is ever seen in the store; uploads staged on this machine are."""
+        """See `Directory`. Nothing half-written is ever seen in the store; uploads staged on this
+        machine are.
+        """
         sweep_temporary()
 
     def trouble(self, error: OSError) -> str:
         """See `Directory`."""
         if str(error.filename or "").startswith(self.root):
-            return f"cannot use {self.root}: {error.strerror or error}; mend it and repeat the command"
+            return (
+                f"cannot use {self.root}: {error.strerror or error}; mend it and repeat the command"
+            )
         return (
             f"cannot write {tempfile.gettempdir()}, where files for {self.root} are staged "
             f"({error.strerror or error}); make room or set TMPDIR, and repeat the command"
@@ -114,7 +126,8 @@ def _bytes(data: bytes | str) -> bytes:
 
 
 def open_remote(root: str) -> RemoteDirectory:
-    """The dataset root at a URL; the store is asked for it, so that a wrong name or no permission shows at once.
+    """The dataset root at a URL; the store is asked for it, so that a wrong name or no permission
+    shows at once.
 
     Raises:
         UserError: no such store or bucket, no permission, or it cannot be reached.

@@ -1,4 +1,6 @@
-"""Folders on the local temporary disk that outlive no command: gone at the end, or swept away after a SIGKILL."""
+"""Folders on the local temporary disk that outlive no command: gone at the end, or swept away after
+a SIGKILL.
+"""
 
 import fcntl
 import os
@@ -16,8 +18,8 @@ _LOCK = "lock"
 def temporary_folder() -> Iterator[Path]:
     """A fresh folder below `tempfile.gettempdir()` (TMPDIR), deleted at the end.
 
-    Its owner holds a lock in it, which the kernel drops when the process dies, so that `sweep_temporary` can tell what
-    is left over from what is in use.
+    Its owner holds a lock in it, which the kernel drops when the process dies, so that
+    `sweep_temporary` can tell what is left over from what is in use.
     """
     handle = None
     while handle is None:
@@ -31,7 +33,9 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> int | None:
-    """None where another command has just swept the folder away, in the moment when nobody held it."""
+    """None where another command has just swept the folder away, in the moment when nobody held
+    it.
+    """
     try:
         handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except FileNotFoundError:

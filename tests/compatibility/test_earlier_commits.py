@@ -2,11 +2,15 @@
 
 `written_by_fa4d30e.tar.xz` was made at commit fa4d30e by these commands from 24 small images:
 
-    flowtrain preprocess photos latents --resolution 16 --vae embedded --shards 2 --flips --min-psnr 0
-    flowtrain train latents --workdir run --recipe digits --set model.depth=1 --set model.width=16 --set model.heads=1 \
-      --set train.steps=4 --set train.batch_size=4 --set train.checkpoint_every=2 --set preview.every=0
+    flowtrain preprocess photos latents --resolution 16 --vae embedded --shards 2 --flips \\
+        --min-psnr 0
+    flowtrain train latents --workdir run --recipe digits --set model.depth=1 \\
+        --set model.width=16 --set model.heads=1 \
+      --set train.steps=4 --set train.batch_size=4 --set train.checkpoint_every=2 --set
+      preview.every=0
     flowtrain stats photos reference.npz --resolution 16 --protocol embedded
-    flowtrain eval run --reference reference.npz --steps 2 --cfg 1 --num-samples 12 --protocol embedded
+    flowtrain eval run --reference reference.npz --steps 2 --cfg 1 --num-samples 12 \\
+        --protocol embedded
 
 The digests below are those that the commands printed or wrote then.
 """
@@ -59,7 +63,9 @@ def test_work_that_was_begun_is_found_again(earlier: Path):
     settings = read_settings(open_directory(str(earlier / "latents")))
     assert settings is not None
     assert settings.work == HALF_MADE
-    assert settings.model_dump_json(indent=2) + "\n" == unseal((earlier / "latents" / "settings.json").read_bytes())
+    assert settings.model_dump_json(indent=2) + "\n" == unseal(
+        (earlier / "latents" / "settings.json").read_bytes()
+    )
 
 
 def test_a_run_is_the_same_run(earlier: Path):
@@ -104,8 +110,13 @@ def test_commands_take_them_up(earlier: Path):
     )
     assert json.loads(told.strip().splitlines()[-1])["fd"] == DISTANCE
     shutil.rmtree(earlier / "run" / "checkpoints" / "4")
-    overrides = "model.depth=1 model.width=16 model.heads=1 train.steps=4 train.batch_size=4 train.checkpoint_every=2"
-    words = [word for override in f"{overrides} preview.every=0".split() for word in ("--set", override)]
+    overrides = (
+        "model.depth=1 model.width=16 model.heads=1 train.steps=4 train.batch_size=4 "
+        "train.checkpoint_every=2"
+    )
+    words = [
+        word for override in f"{overrides} preview.every=0".split() for word in ("--set", override)
+    ]
     output("train", latents, "--workdir", run, "--recipe", "digits", *words)
     assert (earlier / "run" / "checkpoints" / "4").is_dir()
     last = (earlier / "run" / "metrics.jsonl").read_text().splitlines()[-1]

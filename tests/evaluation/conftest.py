@@ -1,4 +1,6 @@
-"""Fixtures of the evaluation tests: one tiny world a session, and the tiny protocol in the tables."""
+"""Fixtures of the evaluation tests: one tiny world a session, and the tiny protocol in the
+tables.
+"""
 
 import shutil
 from dataclasses import dataclass

@@ -49,11 +49,17 @@ def make_dataset(
         if layout is Layout.IMAGE:
             ramp = np.linspace(0, 255, SIDE)[:, None, None] * rng.uniform(0.3, 1, 3)
             return {"image": np.broadcast_to(ramp, shape).astype(np.uint8)}
-        return {name: rng.normal(size=spec.shape).astype(np.float16) for name, spec in specs.items()}
+        return {
+            name: rng.normal(size=spec.shape).astype(np.float16) for name, spec in specs.items()
+        }
 
-    encoded = [encode_record(f"{i:03d}", i % len(classes), tensors(), specs) for i in range(RECORDS)]
+    encoded = [
+        encode_record(f"{i:03d}", i % len(classes), tensors(), specs) for i in range(RECORDS)
+    ]
     name = shard_name("train", 0, 1)
-    shards = (ShardInfo(name=name, split="train", **write_shard(directory / name, encoded)._asdict()),)
+    shards = (
+        ShardInfo(name=name, split="train", **write_shard(directory / name, encoded)._asdict()),
+    )
     channels = shape[2]
     manifest = Manifest(
         layout=layout,

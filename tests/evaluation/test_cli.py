@@ -67,7 +67,9 @@ def as_diffusion(workdir: Path, **sampler: object) -> Path:
 # stats
 
 
-def test_stats_of_a_dataset_a_folder_and_a_batch_agree(world: World, reference: Path, tmp_path: Path) -> None:
+def test_stats_of_a_dataset_a_folder_and_a_batch_agree(
+    world: World, reference: Path, tmp_path: Path
+) -> None:
     batch = dataset_images(world.dataset).read(0, 30)
     for i, (image, label) in enumerate(zip(batch.images, batch.labels, strict=True)):
         folder = tmp_path / "folder" / tiny.CLASSES[label]
@@ -75,23 +77,43 @@ def test_stats_of_a_dataset_a_folder_and_a_batch_agree(world: World, reference: 
         Image.fromarray(image).save(folder / f"{i:02d}.png")
     np.savez(tmp_path / "batch.npz", batch.images)
     folder, side = tmp_path / "folder", tiny.SIDE
-    succeed("stats", folder, tmp_path / "folder.npz", "--extractor", "tiny", "--resolution", side, "--crop", "none")
-    shown = succeed("stats", tmp_path / "batch.npz", tmp_path / "b.npz", "--extractor", "tiny", "--json").stdout
+    succeed(
+        "stats",
+        folder,
+        tmp_path / "folder.npz",
+        "--extractor",
+        "tiny",
+        "--resolution",
+        side,
+        "--crop",
+        "none",
+    )
+    shown = succeed(
+        "stats", tmp_path / "batch.npz", tmp_path / "b.npz", "--extractor", "tiny", "--json"
+    ).stdout
     expected = read_statistics(reference)
     for path in (tmp_path / "folder.npz", tmp_path / "b.npz"):
         np.testing.assert_allclose(read_statistics(path).mu, expected.mu, rtol=1e-9)
         np.testing.assert_allclose(read_statistics(path).sigma, expected.sigma, rtol=1e-7)
-    of_folder, of_dataset = read_statistics(tmp_path / "folder.npz").protocol["images"], expected.protocol["images"]
+    of_folder, of_dataset = (
+        read_statistics(tmp_path / "folder.npz").protocol["images"],
+        expected.protocol["images"],
+    )
     assert of_folder["correct"] == of_dataset["correct"]
     assert json.loads(shown.splitlines()[-1])["images"]["correct"] is None, "a batch has no labels"
-    assert "against 30 images: 0.0000" in succeed("eval", folder, "--reference", reference, "--protocol", "tiny").stdout
+    assert (
+        "against 30 images: 0.0000"
+        in succeed("eval", folder, "--reference", reference, "--protocol", "tiny").stdout
+    )
 
 
 def test_stats_counts_unreadable_images(tmp_path: Path) -> None:
     for i in range(4):
         Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
     (tmp_path / "4.png").write_bytes(b"no picture")
-    shown = succeed("stats", tmp_path, tmp_path / "o.npz", "--extractor", "tiny", "--resolution", 8, "--json")
+    shown = succeed(
+        "stats", tmp_path, tmp_path / "o.npz", "--extractor", "tiny", "--resolution", 8, "--json"
+    )
     facts = json.loads(shown.stdout.splitlines()[-1])["images"]
     assert (facts["n"], facts["rejected"], facts["num"]) == (4, 1, 5)
     assert "4 images of 8 pixels, 1 unreadable" in shown.stdout
@@ -101,26 +123,40 @@ def test_stats_counts_unreadable_images(tmp_path: Path) -> None:
 def test_images_that_were_mended_are_read(tmp_path: Path) -> None:
     folder = tmp_path / "images" / "zero"
     folder.mkdir(parents=True)
-    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)):
+    for i, pixels in enumerate(
+        np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    ):
         Image.fromarray(pixels).save(folder / f"{i}.bmp")
     whole = {path: path.read_bytes() for path in folder.iterdir()}
     for path, content in whole.items():
         path.write_bytes(bytes(len(content)))  # of the same name and size
-    command = ["stats", tmp_path / "images", tmp_path / "out.npz", "--resolution", 8, "--extractor", "tiny"]
+    command = [
+        "stats",
+        tmp_path / "images",
+        tmp_path / "out.npz",
+        "--resolution",
+        8,
+        "--extractor",
+        "tiny",
+    ]
     assert "0 readable images (3 unreadable): statistics need at least 2" in fail(*command)
     for path, content in whole.items():
         path.write_bytes(content)
     assert "3 images of 8 pixels" in succeed(*command).stdout
 
 
-def test_stats_always_measures_and_replaces_only_statistics(world: World, reference: Path, tmp_path: Path) -> None:
+def test_stats_always_measures_and_replaces_only_statistics(
+    world: World, reference: Path, tmp_path: Path
+) -> None:
     def again(*options: object) -> bytes:
         succeed("stats", world.dataset, reference, "--extractor", "tiny", *options)
         return reference.read_bytes()
 
     good, stamp = reference.read_bytes(), reference.stat().st_mtime_ns
     assert again() == good
-    assert reference.stat().st_mtime_ns != stamp, "measured again: an image may have changed under its name"
+    assert reference.stat().st_mtime_ns != stamp, (
+        "measured again: an image may have changed under its name"
+    )
     reference.write_bytes(good[: len(good) // 2])
     assert again() == good
     assert again("--num", 20) != good
@@ -129,7 +165,9 @@ def test_stats_always_measures_and_replaces_only_statistics(world: World, refere
         np.save(file, np.zeros(3))
     (tmp_path / "thesis.txt").write_text("precious")
     for name in ("batch.npz", "array.npz", "thesis.txt", "."):
-        assert "is not feature statistics" in fail("stats", world.dataset, tmp_path / name, "--extractor", "tiny")
+        assert "is not feature statistics" in fail(
+            "stats", world.dataset, tmp_path / name, "--extractor", "tiny"
+        )
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
@@ -150,7 +188,9 @@ def test_a_sample_file_is_written_whole_or_not_at_all(
 # sample
 
 
-def test_sample_writes_a_grid_a_batch_and_a_dataset_of_the_same_samples(world: World, tmp_path: Path) -> None:
+def test_sample_writes_a_grid_a_batch_and_a_dataset_of_the_same_samples(
+    world: World, tmp_path: Path
+) -> None:
     options = ["--num", 12, "--steps", 2, "--cfg", 2, "--batch-size", 8, "--seed", 4]
     for name in ("grid.png", "batch.npz", "set"):
         succeed("sample", world.workdir, tmp_path / name, *options)
@@ -165,10 +205,14 @@ def test_sample_writes_a_grid_a_batch_and_a_dataset_of_the_same_samples(world: W
     assert len(LatentDataset(tmp_path / "set")) == 12
     succeed("stats", tmp_path / "set", tmp_path / "set.npz", "--extractor", "tiny")
     succeed("stats", tmp_path / "batch.npz", tmp_path / "b.npz", "--extractor", "tiny")
-    np.testing.assert_allclose(read_statistics(tmp_path / "set.npz").mu, read_statistics(tmp_path / "b.npz").mu)
+    np.testing.assert_allclose(
+        read_statistics(tmp_path / "set.npz").mu, read_statistics(tmp_path / "b.npz").mu
+    )
 
 
-def test_a_grid_stays_small_with_many_classes(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_stays_small_with_many_classes(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sample, "MOST_ROWS", 2)  # of three classes
     succeed("sample", world.workdir, tmp_path / "grid.png", "--steps", 1, "--cfg", 1, "--num", 12)
     assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (2 * 10 - 2, 10 * 10 - 2, 3)
@@ -185,11 +229,18 @@ def test_sample_draws_one_class_by_name_or_number(world: World, tmp_path: Path) 
     with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
         assert a["arr_1"].tolist() == [2, 2, 2]
         np.testing.assert_array_equal(a["arr_0"], b["arr_0"])
-    assert "did you mean 'two'?" in fail("sample", world.workdir, tmp_path / "c.png", "--class", "tow")
+    assert "did you mean 'two'?" in fail(
+        "sample", world.workdir, tmp_path / "c.png", "--class", "tow"
+    )
 
 
-def test_seeds_that_give_the_samples_of_others_are_refused(workdir: Path, reference: Path, tmp_path: Path) -> None:
-    for arguments in (["sample", workdir, tmp_path / "x"], ["eval", workdir, "--reference", reference]):
+def test_seeds_that_give_the_samples_of_others_are_refused(
+    workdir: Path, reference: Path, tmp_path: Path
+) -> None:
+    for arguments in (
+        ["sample", workdir, tmp_path / "x"],
+        ["eval", workdir, "--reference", reference],
+    ):
         assert "0<=x<=4294967295" in call(*arguments, "--seed", 2**32, "--dry-run").stderr
         assert call(*arguments, "--seed", 2**32 - 1, "--dry-run").exit_code == 0
 
@@ -197,42 +248,93 @@ def test_seeds_that_give_the_samples_of_others_are_refused(workdir: Path, refere
 def test_the_solver_is_the_recipes_unless_it_is_typed(workdir: Path, tmp_path: Path) -> None:
     as_diffusion(workdir, solver="ddpm")
     options = ["--steps", 2, "--cfg", 1, "--num", 3]
-    for name, typed in {"default": [], "ddpm": ["--solver", "ddpm"], "ddim": ["--solver", "ddim"]}.items():
+    for name, typed in {
+        "default": [],
+        "ddpm": ["--solver", "ddpm"],
+        "ddim": ["--solver", "ddim"],
+    }.items():
         succeed("sample", workdir, tmp_path / f"{name}.npz", *options, *typed)
-    default, ddpm, ddim = (np.load(tmp_path / f"{name}.npz")["arr_0"] for name in ("default", "ddpm", "ddim"))
+    default, ddpm, ddim = (
+        np.load(tmp_path / f"{name}.npz")["arr_0"] for name in ("default", "ddpm", "ddim")
+    )
     np.testing.assert_array_equal(default, ddpm)
     assert (default != ddim).any()
-    assert "ddpm, 2 steps" in succeed("sample", workdir, tmp_path / "x.png", *options, "--dry-run").stdout
+    assert (
+        "ddpm, 2 steps"
+        in succeed("sample", workdir, tmp_path / "x.png", *options, "--dry-run").stdout
+    )
 
 
 def test_a_solver_that_does_not_go_with_the_objective_is_refused(
     workdir: Path, reference: Path, tmp_path: Path
 ) -> None:
     as_diffusion(workdir)
-    commands = (["sample", workdir, tmp_path / "x.npz"], ["eval", workdir, "--reference", reference])
+    commands = (
+        ["sample", workdir, tmp_path / "x.npz"],
+        ["eval", workdir, "--reference", reference],
+    )
     for command in commands:
         told = fail(*command, "--solver", "euler", "--dry-run")
-        assert told == "Error: --solver euler does not go with objective.kind diffusion; use ddim or ddpm"
+        assert (
+            told
+            == "Error: --solver euler does not go with objective.kind diffusion; use ddim or ddpm"
+        )
         told = fail(*command, "--steps", "1001", "--dry-run")
         assert told == "Error: --steps 1001: the run has only 1000 noise levels; take fewer"
-        assert "'eulr' is not one of 'euler', 'heun', 'midpoint'" in call(*command, "--solver", "eulr").stderr
+        assert (
+            "'eulr' is not one of 'euler', 'heun', 'midpoint'"
+            in call(*command, "--solver", "eulr").stderr
+        )
 
 
 # eval
 
 
 def test_eval_writes_results_once_and_reads_them_back(workdir: Path, reference: Path) -> None:
-    options = ["--reference", reference, "--steps", "3,1", "--cfg", "1,2", "--num-samples", 20, "--protocol", "tiny"]
+    options = [
+        "--reference",
+        reference,
+        "--steps",
+        "3,1",
+        "--cfg",
+        "1,2",
+        "--num-samples",
+        20,
+        "--protocol",
+        "tiny",
+    ]
     shown = succeed("eval", workdir, *options, "--json")
     lines = [json.loads(line) for line in shown.stdout.splitlines() if line.startswith("{")]
-    assert [(line["steps"], line["cfg"], line["nfe"]) for line in lines] == [(3, 1, 3), (1, 1, 1), (3, 2, 6), (1, 2, 2)]
+    assert [(line["steps"], line["cfg"], line["nfe"]) for line in lines] == [
+        (3, 1, 3),
+        (1, 1, 1),
+        (3, 2, 6),
+        (1, 2, 2),
+    ]
     assert all(line["fd"] > 0 and 0 <= line["accuracy"] <= 1 and line["n"] == 20 for line in lines)
     assert len({line["fd"] for line in lines}) == 4
-    tables = [[cell.strip() for cell in line.split("|")[1:-1]] for line in shown.stdout.splitlines() if "|" in line]
+    tables = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in shown.stdout.splitlines()
+        if "|" in line
+    ]
     assert tables[0] == ["model", "steps", "FD(tiny), no guidance", "FD(tiny), cfg 2"]
-    assert tables[3] == ["steps", "FD(tiny), cfg 1", "accuracy, cfg 1", "FD(tiny), cfg 2", "accuracy, cfg 2"]
+    assert tables[3] == [
+        "steps",
+        "FD(tiny), cfg 1",
+        "accuracy, cfg 1",
+        "FD(tiny), cfg 2",
+        "accuracy, cfg 2",
+    ]
     assert tables[2][2:] == tables[5][1::2], "the model's row is that of its recipe's steps"
-    outputs = ("table.md", "results.json", "distance.svg", "distance.png", "accuracy.svg", "accuracy.png")
+    outputs = (
+        "table.md",
+        "results.json",
+        "distance.svg",
+        "distance.png",
+        "accuracy.svg",
+        "accuracy.png",
+    )
     assert all((workdir / "eval" / name).stat().st_size > 100 for name in outputs)
     written = (workdir / "results.jsonl").read_bytes()
     shutil.rmtree(workdir / "samples")
@@ -244,13 +346,29 @@ def test_eval_writes_results_once_and_reads_them_back(workdir: Path, reference: 
 
 def test_results_of_solvers_and_weights_are_kept_apart(workdir: Path, reference: Path) -> None:
     as_diffusion(workdir)
-    options = ["--reference", reference, "--steps", "2", "--cfg", "1", "--num-samples", 10, "--protocol", "tiny"]
+    options = [
+        "--reference",
+        reference,
+        "--steps",
+        "2",
+        "--cfg",
+        "1",
+        "--num-samples",
+        10,
+        "--protocol",
+        "tiny",
+    ]
     assert "EMA weights of step 3, ddim, seed 0" in succeed("eval", workdir, *options).stdout
     succeed("eval", workdir, *options, "--solver", "ddpm", "--weights", "params")
     first, second = (result.sampling for result in read_results(workdir))
     assert first is not None
     assert second is not None
-    assert (first.sampler, first.weights, second.sampler, second.weights) == ("ddim", "ema", "ddpm", "params")
+    assert (first.sampler, first.weights, second.sampler, second.weights) == (
+        "ddim",
+        "ema",
+        "ddpm",
+        "params",
+    )
     assert {path.name.split("-cfg")[0] for path in (workdir / "samples").iterdir()} == {
         "step3-ema-ddim2",
         "step3-params-ddpm2",
@@ -285,35 +403,58 @@ def test_eval_goes_on_where_it_was_killed(workdir: Path, reference: Path) -> Non
 def test_a_dataset_serves_as_reference(workdir: Path, world: World, reference: Path) -> None:
     options = ["--steps", "1", "--cfg", "1", "--num-samples", 10, "--protocol", "tiny"]
     warned = succeed("eval", workdir, "--reference", world.dataset, *options).stderr
-    assert "decoded latents, a reference that hides the VAE's own error; use `flowtrain stats`" in warned
+    assert (
+        "decoded latents, a reference that hides the VAE's own error; use `flowtrain stats`"
+        in warned
+    )
     assert list((workdir / "eval").glob("reference-*-tiny.npz"))
     succeed("eval", workdir, "--reference", reference, *options)
     (only,) = read_results(workdir)  # the same statistics, so the same setting: not measured twice
     assert only.reference.n == 30
     assert "hides the VAE's own error" in dict(cards.protocol(only))["reference"]
-    raw = Path(shutil.copytree(world.dataset, reference.parent / "raw"))  # no VAE: the numbers are pixels
+    # no VAE: the numbers are pixels
+    raw = Path(shutil.copytree(world.dataset, reference.parent / "raw"))
     write_manifest(raw, world.manifest.model_copy(update={"vae": None}))
     assert not dataset_images(raw).decoded
 
 
 def test_finished_images_are_only_compared(world: World, reference: Path, tmp_path: Path) -> None:
     for subject in (reference, world.dataset):
-        shown = succeed("eval", subject, "--reference", reference, "--protocol", "tiny", "--json").stdout
+        shown = succeed(
+            "eval", subject, "--reference", reference, "--protocol", "tiny", "--json"
+        ).stdout
         line = json.loads(shown.splitlines()[-1])
         assert line["fd"] == pytest.approx(0, abs=1e-9)
         assert "steps" not in line
     succeed("sample", world.workdir, tmp_path / "batch.npz", "--num", 9, "--steps", 1, "--cfg", 1)
-    shown = succeed("eval", tmp_path / "batch.npz", "--reference", reference, "--protocol", "tiny", "--json").stdout
+    shown = succeed(
+        "eval", tmp_path / "batch.npz", "--reference", reference, "--protocol", "tiny", "--json"
+    ).stdout
     assert json.loads(shown.splitlines()[-1])["fd"] > 0.001
 
 
-def test_the_uncertainty_of_finished_images_needs_no_rows_of_the_reference(world: World, tmp_path: Path) -> None:
+def test_the_uncertainty_of_finished_images_needs_no_rows_of_the_reference(
+    world: World, tmp_path: Path
+) -> None:
     sums = tmp_path / "sums.npz"
     succeed("stats", world.dataset, sums, "--extractor", "tiny")
-    images = np.random.default_rng(0).integers(0, 256, (40, tiny.SIDE, tiny.SIDE, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(
+        0, 256, (40, tiny.SIDE, tiny.SIDE, 3), dtype=np.uint8
+    )
     np.savez(tmp_path / "batch.npz", images)
-    command = ["eval", tmp_path / "batch.npz", "--reference", sums, "--protocol", "tiny", "--metrics"]
-    assert "fd_infinity" in json.loads(succeed(*command, "uncertainty", "--json").stdout.splitlines()[-1])["metrics"]
+    command = [
+        "eval",
+        tmp_path / "batch.npz",
+        "--reference",
+        sums,
+        "--protocol",
+        "tiny",
+        "--metrics",
+    ]
+    assert (
+        "fd_infinity"
+        in json.loads(succeed(*command, "uncertainty", "--json").stdout.splitlines()[-1])["metrics"]
+    )
     assert "holds sums only; repeat its `flowtrain stats` with --features" in fail(*command, "pr")
 
 
@@ -322,12 +463,16 @@ def test_statistics_of_other_evaluators_are_compared_without_any_weights(tmp_pat
     np.savez(first, mu=np.zeros(2048), sigma=np.eye(2048))
     np.savez(second, mu=np.full(2048, 0.5), sigma=4 * np.eye(2048))
     shown = succeed("eval", first, "--reference", second, "--protocol", "adm", "--json")
-    assert json.loads(shown.stdout.splitlines()[-1])["fd"] == pytest.approx(2048 * (0.25 + 1), rel=1e-12)
+    assert json.loads(shown.stdout.splitlines()[-1])["fd"] == pytest.approx(
+        2048 * (0.25 + 1), rel=1e-12
+    )
     assert shown.stdout.startswith(
         "FD(inception-2015-12-05, weights not said), given statistics against given statistics"
     )
     for name in ("first.npz", "second.npz"):
-        told = f"{name}: does not say with which extractor it was made; taken for inception-2015-12-05"
+        told = (
+            f"{name}: does not say with which extractor it was made; taken for inception-2015-12-05"
+        )
         assert told in shown.stderr
     np.savez(first, mu=np.zeros(7), sigma=np.eye(7))
     told = fail("eval", first, "--reference", second, "--protocol", "adm")
@@ -345,10 +490,20 @@ def test_too_few_samples_are_warned_of_with_numbers(workdir: Path, reference: Pa
 
 def test_dry_runs_write_nothing(workdir: Path, reference: Path, tmp_path: Path) -> None:
     before = sorted(path for path in tmp_path.rglob("*"))
-    plan = succeed("eval", workdir, "--reference", reference, "--steps", "9,1", "--cfg", "1,4", "--dry-run").stdout
+    plan = succeed(
+        "eval", workdir, "--reference", reference, "--steps", "9,1", "--cfg", "1,4", "--dry-run"
+    ).stdout
     assert "30,000" in plan, "evaluations of the network: (9 + 1) * (1 + 2) * 1000"
-    assert "20 a sample" in succeed("sample", workdir, tmp_path / "x", "--steps", 10, "--cfg", 4, "--dry-run").stdout
-    assert "4000" in succeed("stats", "embedded:digits", tmp_path / "x.npz", "--resolution", 32, "--dry-run").stdout
+    assert (
+        "20 a sample"
+        in succeed("sample", workdir, tmp_path / "x", "--steps", 10, "--cfg", 4, "--dry-run").stdout
+    )
+    assert (
+        "4000"
+        in succeed(
+            "stats", "embedded:digits", tmp_path / "x.npz", "--resolution", 32, "--dry-run"
+        ).stdout
+    )
     succeed("report", workdir, "--dry-run")
     assert sorted(path for path in tmp_path.rglob("*")) == before
 
@@ -360,10 +515,14 @@ def test_mistakes_about_the_run(workdir: Path, reference: Path, tmp_path: Path) 
     tiny_eval = ["--reference", reference, "--protocol", "tiny"]
     assert "nothing there" in fail("eval", tmp_path / "nowhere", *tiny_eval)
     assert f"no {RUN_NAME}" in fail("sample", tmp_path, tmp_path / "x.png")
-    assert "no checkpoint of step 7; there are 3" in fail("sample", workdir, tmp_path / "x.png", "--step", 7)
+    assert "no checkpoint of step 7; there are 3" in fail(
+        "sample", workdir, tmp_path / "x.png", "--step", 7
+    )
     assert "the model has 4 channels" in fail("eval", workdir, *tiny_eval, "--cfg-channels", 5)
     for command in (["eval", workdir, *tiny_eval], ["sample", workdir, tmp_path / "x.png"]):
-        assert "no weights 'ema0.5'; this run keeps ema, params" in fail(*command, "--weights", "ema0.5")
+        assert "no weights 'ema0.5'; this run keeps ema, params" in fail(
+            *command, "--weights", "ema0.5"
+        )
     assert "no directory" in fail("sample", workdir, tmp_path / "no" / "x.png")
     shutil.rmtree(workdir / "checkpoints")
     assert "no checkpoint" in fail("eval", workdir, *tiny_eval)
@@ -375,15 +534,21 @@ def test_a_lone_array_is_not_statistics(reference: Path, tmp_path: Path) -> None
     lone = tmp_path / "lone.npz"
     with open(lone, "wb") as file:
         np.save(file, np.zeros(5))
-    assert "not a readable .npz" in fail("eval", lone, "--reference", reference, "--protocol", "tiny")
+    assert "not a readable .npz" in fail(
+        "eval", lone, "--reference", reference, "--protocol", "tiny"
+    )
 
 
 def test_mistakes_about_the_protocol(workdir: Path, reference: Path) -> None:
-    assert "did you mean 'embedded'?" in fail("eval", workdir, "--reference", reference, "--protocol", "embeded")
+    assert "did you mean 'embedded'?" in fail(
+        "eval", workdir, "--reference", reference, "--protocol", "embeded"
+    )
     assert "known are" in fail("stats", workdir, "x.npz", "--extractor", "zzz")
 
 
-def test_mistakes_about_the_reference(workdir: Path, world: World, reference: Path, tmp_path: Path) -> None:
+def test_mistakes_about_the_reference(
+    workdir: Path, world: World, reference: Path, tmp_path: Path
+) -> None:
     def told(path: Path) -> str:
         return fail("eval", workdir, "--reference", path, "--protocol", "tiny")
 
@@ -393,11 +558,17 @@ def test_mistakes_about_the_reference(workdir: Path, world: World, reference: Pa
 
     def changed(**changes: object) -> Path:
         path = tmp_path / "changed.npz"
-        write_statistics(path, FeatureStatistics(good.mu, good.sigma, good.moments, {**good.protocol, **changes}))
+        write_statistics(
+            path, FeatureStatistics(good.mu, good.sigma, good.moments, {**good.protocol, **changes})
+        )
         return path
 
-    assert "measured with extractor other, the samples with tiny" in told(changed(extractor="other"))
-    assert "measured with extractor_digest 111111111111..." in told(changed(extractor_digest="1" * 64))
+    assert "measured with extractor other, the samples with tiny" in told(
+        changed(extractor="other")
+    )
+    assert "measured with extractor_digest 111111111111..." in told(
+        changed(extractor_digest="1" * 64)
+    )
     assert "measured with resolution 64, the samples with 8" in told(changed(resolution=64))
     foreign = tmp_path / "foreign.npz"
     np.savez(foreign, mu=np.zeros(7), sigma=np.eye(7))
@@ -410,13 +581,18 @@ def test_mistakes_about_the_reference(workdir: Path, world: World, reference: Pa
     assert "not a readable .npz of plain arrays" in told(foreign)
     foreign.write_bytes(b"PK\x03\x04 not a zip")
     assert "not a readable .npz" in told(foreign)
-    np.savez(foreign, mu=np.zeros(5), sigma=np.eye(5) + 2 - 2 * np.eye(5))  # symmetric, 1 on its diagonal
+    # symmetric, 1 on its diagonal
+    np.savez(foreign, mu=np.zeros(5), sigma=np.eye(5) + 2 - 2 * np.eye(5))
     assert "sigma is not a covariance: eigenvalue -1" in told(foreign)
-    assert "sigma is not a covariance" in fail("eval", foreign, "--reference", reference, "--protocol", "tiny")
+    assert "sigma is not a covariance" in fail(
+        "eval", foreign, "--reference", reference, "--protocol", "tiny"
+    )
     assert not (workdir / "samples").exists(), "told before any work"
 
 
-def test_a_reference_without_its_extractor_is_warned_of(workdir: Path, reference: Path, tmp_path: Path) -> None:
+def test_a_reference_without_its_extractor_is_warned_of(
+    workdir: Path, reference: Path, tmp_path: Path
+) -> None:
     good = read_statistics(reference)
     np.savez(tmp_path / "foreign.npz", mu=good.mu, sigma=good.sigma)
     options = ["--steps", "1", "--cfg", "1", "--num-samples", 10, "--protocol", "tiny"]
@@ -427,24 +603,40 @@ def test_a_reference_without_its_extractor_is_warned_of(workdir: Path, reference
 def test_mistakes_about_images(world: World, reference: Path, tmp_path: Path) -> None:
     dataset = Path(shutil.copytree(world.dataset, tmp_path / "latents"))
     out = tmp_path / "x.npz"
-    assert "holds 30 images, not 31" in fail("stats", dataset, out, "--num", 31, "--extractor", "tiny")
-    assert "no split 'test'" in fail("stats", dataset, out, "--split", "test", "--extractor", "tiny")
-    assert "a dataset of 8 pixels, not 16" in fail("stats", dataset, out, "--resolution", 16, "--extractor", "tiny")
+    assert "holds 30 images, not 31" in fail(
+        "stats", dataset, out, "--num", 31, "--extractor", "tiny"
+    )
+    assert "no split 'test'" in fail(
+        "stats", dataset, out, "--split", "test", "--extractor", "tiny"
+    )
+    assert "a dataset of 8 pixels, not 16" in fail(
+        "stats", dataset, out, "--resolution", 16, "--extractor", "tiny"
+    )
     shard = dataset / world.manifest.shards[0].name
     shard.write_bytes(shard.read_bytes()[:-10])
     assert shard.name in fail("stats", dataset, out, "--extractor", "tiny")
     (dataset / MANIFEST_NAME).unlink()
     assert "no manifest.json" in fail("stats", dataset, out, "--extractor", "tiny")
-    assert "no manifest.json" in fail("eval", dataset, "--reference", reference, "--protocol", "tiny")
+    assert "no manifest.json" in fail(
+        "eval", dataset, "--reference", reference, "--protocol", "tiny"
+    )
     assert "--resolution" in fail("stats", "embedded:digits", out, "--extractor", "tiny")
-    assert "no such folder" in fail("stats", tmp_path / "nowhere", out, "--resolution", 8, "--extractor", "tiny")
+    assert "no such folder" in fail(
+        "stats", tmp_path / "nowhere", out, "--resolution", 8, "--extractor", "tiny"
+    )
     np.savez(tmp_path / "floats.npz", np.zeros((3, 8, 8, 3)))
-    assert "samples must be uint8" in fail("stats", tmp_path / "floats.npz", out, "--extractor", "tiny")
+    assert "samples must be uint8" in fail(
+        "stats", tmp_path / "floats.npz", out, "--extractor", "tiny"
+    )
     assert not out.exists()
 
 
-@pytest.mark.parametrize("option", [("--steps", "10,x"), ("--steps", "0"), ("--cfg", "-1"), ("--cfg", "nan")])
-def test_lists_of_numbers_are_checked(workdir: Path, reference: Path, option: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    "option", [("--steps", "10,x"), ("--steps", "0"), ("--cfg", "-1"), ("--cfg", "nan")]
+)
+def test_lists_of_numbers_are_checked(
+    workdir: Path, reference: Path, option: tuple[str, str]
+) -> None:
     result = call("eval", workdir, "--reference", reference, *option)
     assert result.exit_code == 2
     assert option[0] in result.stderr

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from evaluation.extractors import EXTRACTORS, dinov2, effnet_lite0, inception, is_published, load_extractor
+from evaluation.extractors import (
+    EXTRACTORS,
+    dinov2,
+    effnet_lite0,
+    inception,
+    is_published,
+    load_extractor,
+)
 from evaluation.extractors.inception_weights import FEATURES_SHA256, INCEPTION_WEIGHTS
 from evaluation.protocols import (
     PROTOCOLS,
@@ -32,7 +39,9 @@ def test_every_protocol_names_an_extractor_and_only_inception_says_fid() -> None
 
 def test_the_table_of_extractors_knows_their_features() -> None:
     dims = {name: entry.dim for name, entry in EXTRACTORS.items() if name != "tiny"}
-    sizes = {f"dinov2-{size}14": width for (width, _), size in dinov2.SIZES.items() if size != "vits"}
+    sizes = {
+        f"dinov2-{size}14": width for (width, _), size in dinov2.SIZES.items() if size != "vits"
+    }
     assert dims == {
         "inception-2015-12-05": inception.DIM,
         **sizes,
@@ -57,7 +66,9 @@ def test_only_the_published_weights_give_an_fid() -> None:
 def test_statistics_with_the_published_files_digest_stay_what_they_were() -> None:
     """Before the tensors were hashed, `extractor_digest` was the SHA-256 of the `.pth`."""
     published = EvaluationProtocol.resolve(PROTOCOLS["adm"], _Other(digest=FEATURES_SHA256), 8)
-    before = published.model_dump(exclude={"last_layer"}) | {"extractor_digest": INCEPTION_WEIGHTS.sha256}
+    before = published.model_dump(exclude={"last_layer"}) | {
+        "extractor_digest": INCEPTION_WEIGHTS.sha256
+    }
     read = read_protocol(before)
     assert read == published
     check_comparable(published, 5, read, "ref.npz")
@@ -79,9 +90,13 @@ def test_without_the_last_layer_there_is_no_inception_score() -> None:
     for one, another in itertools.permutations((whole, lacking, other), 2):
         assert one != another
         check_comparable(one, whole.dim, another, "ref.npz")
-    with pytest.raises(UserError, match=r"^--metrics is: the weights lack[^\n]*last layer[^\n]*--extractor-sha256"):
+    with pytest.raises(
+        UserError, match=r"^--metrics is: the weights lack[^\n]*last layer[^\n]*--extractor-sha256"
+    ):
         choose(["is"], lacking, 5000)
-    assert choose(["all"], lacking, 5000, told.append) == tuple(name for name in GROUPS if name != "is")
+    assert choose(["all"], lacking, 5000, told.append) == tuple(
+        name for name in GROUPS if name != "is"
+    )
     assert told[0].startswith("left out: is (the weights lack the network's last layer")
     assert choose([], lacking, 5000) == ("sfid",)
     assert choose([], whole, 5000) == ("sfid", "is")
@@ -101,7 +116,13 @@ def test_a_protocol_comes_back_from_a_statistics_file() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("extractor", "other"), ("extractor_digest", "1"), ("resolution", 16), ("resize", "x"), ("quantisation", "x")],
+    [
+        ("extractor", "other"),
+        ("extractor_digest", "1"),
+        ("resolution", 16),
+        ("resize", "x"),
+        ("quantisation", "x"),
+    ],
 )
 def test_any_difference_is_named(name: str, value: object) -> None:
     check_comparable(PROTOCOL, 5, PROTOCOL, "ref.npz")

@@ -26,7 +26,9 @@ SOURCE = {"kind": "source", "descriptor": "embedded:digits", "split": "train"}
 PROTOCOL = EvaluationProtocol.resolve(RECIPE, TinyExtractor(), 8)
 
 
-def result(steps: int = 20, cfg: float = 1.0, distance: float = 1.5, accuracy: float | None = 0.5) -> Result:
+def result(
+    steps: int = 20, cfg: float = 1.0, distance: float = 1.5, accuracy: float | None = 0.5
+) -> Result:
     sampling = Sampling(
         run="r" * 64,
         step=3,
@@ -69,7 +71,9 @@ def test_two_writers_lose_no_line_of_each_other(tmp_path: Path) -> None:
     # Threads stand for commands: the lock is of the open file, so it keeps them apart just as well.
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda steps: append_result(tmp_path, result(steps=steps)), range(1, 41)))
-    assert sorted(each.sampling.steps for each in read_results(tmp_path) if each.sampling) == list(range(1, 41))
+    assert sorted(each.sampling.steps for each in read_results(tmp_path) if each.sampling) == list(
+        range(1, 41)
+    )
 
 
 def test_an_inception_protocol_says_fid() -> None:

@@ -44,7 +44,9 @@ def lines_of(text: str) -> list[dict[str, object]]:
 # Sweeps
 
 
-def test_a_sweep_is_every_combination_and_is_not_computed_twice(workdir: Path, reference: Path) -> None:
+def test_a_sweep_is_every_combination_and_is_not_computed_twice(
+    workdir: Path, reference: Path
+) -> None:
     command = ["eval", workdir, "--reference", reference, *QUICK, "--json"]
     command += ["--sweep", "solver=euler,sde", "--sweep", "seed=0,1", "--sweep", "steps=1,2"]
     found = lines_of(succeed(*command).stdout)
@@ -58,10 +60,14 @@ def test_a_sweep_is_every_combination_and_is_not_computed_twice(workdir: Path, r
     assert (workdir / "eval" / "table.md").read_text().count("Lower is better") == 4
 
 
-def test_mistakes_of_a_sweep_are_told_before_anything_is_drawn(workdir: Path, reference: Path) -> None:
+def test_mistakes_of_a_sweep_are_told_before_anything_is_drawn(
+    workdir: Path, reference: Path
+) -> None:
     command = ["eval", workdir, "--reference", reference, *QUICK]
     assert "no checkpoint of step 7; there are 3" in fail(*command, "--sweep", "step=3,7")
-    assert "no checkpoint of step 7; there are 3" in fail(*command, "--sweep", "step=3,7", "--dry-run")
+    assert "no checkpoint of step 7; there are 3" in fail(
+        *command, "--sweep", "step=3,7", "--dry-run"
+    )
     assert "measured with extractor tiny" in fail(*command, "--sweep", "protocol=tiny,embedded")
     assert not (workdir / "samples").exists()
 
@@ -80,9 +86,13 @@ def test_mistakes_of_a_sweep_are_told_before_anything_is_drawn(workdir: Path, re
     ],
 )
 def test_mistakes_in_a_sweep(workdir: Path, reference: Path, sweep: str, line: str) -> None:
-    assert line in fail("eval", workdir, "--reference", reference, "--protocol", "tiny", "--sweep", sweep)
+    assert line in fail(
+        "eval", workdir, "--reference", reference, "--protocol", "tiny", "--sweep", sweep
+    )
     twice = ["--sweep", "seed=0", "--sweep", "seed=1"]
-    assert "is given twice" in fail("eval", workdir, "--reference", reference, "--protocol", "tiny", *twice)
+    assert "is given twice" in fail(
+        "eval", workdir, "--reference", reference, "--protocol", "tiny", *twice
+    )
 
 
 SCRIPT = """
@@ -99,18 +109,31 @@ with pytest.MonkeyPatch.context() as patch:
 def test_a_killed_sweep_of_ten_settings_ends_with_the_same_numbers(
     world: World, workdir: Path, reference: Path, tmp_path: Path
 ) -> None:
-    arguments = ["--reference", reference, "--num-samples", 20, "--protocol", "tiny", "--batch-size", 8]
+    arguments = [
+        "--reference",
+        reference,
+        "--num-samples",
+        20,
+        "--protocol",
+        "tiny",
+        "--batch-size",
+        8,
+    ]
     arguments += ["--metrics", "pr", "--sweep", "steps=1,2,3,4,5", "--sweep", "cfg=1,2"]
     undisturbed = tmp_path / "undisturbed"
     subprocess.run(["cp", "-r", str(workdir), str(undisturbed)], check=True)
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     succeed("eval", undisturbed, *arguments)
-    expected = {(r.sampling, r.distance, *sorted(r.metrics.items())) for r in read_results(undisturbed)}
+    expected = {
+        (r.sampling, r.distance, *sorted(r.metrics.items())) for r in read_results(undisturbed)
+    }
     assert len(expected) == 10
     chance, kills = random.Random(0), 0
     for wanted in (0, 3, 6):  # results that are there, then a moment more
         command = [sys.executable, "-c", SCRIPT, "eval", str(workdir), *map(str, arguments)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             begun = wanted or (workdir / "samples").exists()
@@ -122,7 +145,9 @@ def test_a_killed_sweep_of_ten_settings_ends_with_the_same_numbers(
         kills += process.wait() == -signal.SIGKILL
     assert kills >= 2
     succeed("eval", workdir, *arguments)
-    assert {(r.sampling, r.distance, *sorted(r.metrics.items())) for r in read_results(workdir)} == expected
+    assert {
+        (r.sampling, r.distance, *sorted(r.metrics.items())) for r in read_results(workdir)
+    } == expected
     assert len(read_results(workdir)) == 10
 
 
@@ -159,8 +184,21 @@ def test_metrics_are_those_of_the_kept_rows(workdir: Path, reference: Path) -> N
 
 
 def test_uncertainty_of_more_samples(workdir: Path, reference: Path) -> None:
-    options = ["--steps", "1", "--cfg", "1", "--num-samples", 1000, "--protocol", "tiny", "--metrics", "uncertainty"]
-    (line,) = lines_of(succeed("eval", workdir, "--reference", reference, *options, "--json").stdout)
+    options = [
+        "--steps",
+        "1",
+        "--cfg",
+        "1",
+        "--num-samples",
+        1000,
+        "--protocol",
+        "tiny",
+        "--metrics",
+        "uncertainty",
+    ]
+    (line,) = lines_of(
+        succeed("eval", workdir, "--reference", reference, *options, "--json").stdout
+    )
     metrics = line["metrics"]
     assert isinstance(metrics, dict)
     assert metrics["fd_infinity"] < line["fd"] < metrics["fd_parts"], "the bias falls with n"  # type: ignore[operator]
@@ -172,7 +210,8 @@ def test_an_uncertainty_of_too_few_samples_is_warned_of() -> None:
     told: list[str] = []
     assert choose(["uncertainty"], protocol, 4097, told.append) == ("uncertainty",)
     assert told == [
-        "the distance at n = inf comes from subsets of 2048 to 4097 samples in 2048 dimensions, where it is no line in "
+        "the distance at n = inf comes from subsets of 2048 to 4097 samples in 2048 dimensions, "
+        "where it is no line in "
         "1/n; use at least 4098 samples"
     ]
     assert choose(["uncertainty"], protocol, 4098, told.append) == ("uncertainty",)
@@ -184,7 +223,9 @@ def test_what_a_reference_lacks_is_left_out_of_all_and_refused_by_name(reference
     assert with_reference(("sfid", "pr", "kid"), ["all"], measured, told.append) == ("pr",)
     lacking = "left out, as it lacks what they need: sfid (spatial features), kid (1000 images)"
     assert told == [f"{reference}: {lacking}"]
-    with pytest.raises(UserError, match=r"reference\.npz: 30 images; --metrics kid needs at least 1000"):
+    with pytest.raises(
+        UserError, match=r"reference\.npz: 30 images; --metrics kid needs at least 1000"
+    ):
         with_reference(("kid",), ["kid"], measured)
     with pytest.raises(UserError, match="holds no spatial features, so no sFID"):
         with_reference(("sfid",), ["sfid"], measured)
@@ -194,7 +235,10 @@ def test_what_a_reference_lacks_is_left_out_of_all_and_refused_by_name(reference
 
 def test_scores_of_ten_parts_need_ten_samples() -> None:
     protocol = EvaluationProtocol(
-        **PROTOCOLS["torch-fidelity"].model_dump(), extractor_digest="0" * 64, dim=2048, resolution=256
+        **PROTOCOLS["torch-fidelity"].model_dump(),
+        extractor_digest="0" * 64,
+        dim=2048,
+        resolution=256,
     )
     assert choose(["is"], protocol, 10) == ("is",)
     with pytest.raises(UserError, match="--metrics is: needs at least 10 samples, not 9"):
@@ -203,7 +247,16 @@ def test_scores_of_ten_parts_need_ten_samples() -> None:
 
 def test_two_commands_take_turns_at_one_file(world: World, tmp_path: Path) -> None:
     out = tmp_path / "out.npz"
-    command = [sys.executable, "-c", SCRIPT, "stats", str(world.dataset), str(out), "--extractor", "tiny"]
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        "stats",
+        str(world.dataset),
+        str(out),
+        "--extractor",
+        "tiny",
+    ]
     with locked(tmp_path / ".out.npz.lock"):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
@@ -214,18 +267,26 @@ def test_two_commands_take_turns_at_one_file(world: World, tmp_path: Path) -> No
     assert read_statistics(out).dim == 5
 
 
-def test_mistakes_about_metrics(workdir: Path, world: World, reference: Path, tmp_path: Path) -> None:
+def test_mistakes_about_metrics(
+    workdir: Path, world: World, reference: Path, tmp_path: Path
+) -> None:
     command = ["eval", workdir, "--reference", reference, *QUICK]
     assert "--metrics fid: unknown; known are sfid, is, pr" in fail(*command, "--metrics", "fid")
-    assert "--metrics sfid: protocol tiny has none; take --protocol adm" in fail(*command, "--metrics", "sfid")
-    assert "--metrics kid: needs at least 1000 samples, not 20" in fail(*command, "--metrics", "kid")
+    assert "--metrics sfid: protocol tiny has none; take --protocol adm" in fail(
+        *command, "--metrics", "sfid"
+    )
+    assert "--metrics kid: needs at least 1000 samples, not 20" in fail(
+        *command, "--metrics", "kid"
+    )
     sums = tmp_path / "sums.npz"
     succeed("stats", world.dataset, sums, "--extractor", "tiny")
     command = ["eval", workdir, "--reference", sums, *QUICK, "--metrics", "pr"]
     assert "holds sums only; repeat its `flowtrain stats` with --features" in fail(*command)
     rows = rows_path(reference)
     rows.write_bytes(rows.read_bytes()[:-4] + b"\0\0\0\0")
-    assert "missing or not the rows of" in fail("eval", workdir, "--reference", reference, *QUICK, "--metrics", "pr")
+    assert "missing or not the rows of" in fail(
+        "eval", workdir, "--reference", reference, *QUICK, "--metrics", "pr"
+    )
     assert not (workdir / "samples").exists(), "told before any work"
 
 
@@ -237,7 +298,14 @@ def test_spatial_features_and_scores_survive_in_statistics(reference: Path, tmp_
     rng = np.random.default_rng(0)
     mu, sigma = rng.normal(size=3), np.cov(rng.normal(size=(3, 9)))
     path = tmp_path / "adm.npz"
-    np.savez(path, arr_0=np.zeros((2, 8, 8, 3), np.uint8), mu=good.mu, sigma=good.sigma, mu_s=mu, sigma_s=sigma)
+    np.savez(
+        path,
+        arr_0=np.zeros((2, 8, 8, 3), np.uint8),
+        mu=good.mu,
+        sigma=good.sigma,
+        mu_s=mu,
+        sigma_s=sigma,
+    )
     read = read_statistics(path)
     assert read.spatial is not None
     assert frechet_distance(*read.spatial, mu, sigma) == pytest.approx(0, abs=1e-12)
@@ -253,7 +321,16 @@ def test_nearest_training_images_are_shown(workdir: Path, reference: Path) -> No
 
 
 def test_an_adaptive_solver_counts_what_it_takes(workdir: Path, reference: Path) -> None:
-    command = ["eval", workdir, "--reference", reference, *QUICK[2:], "--solver", "dopri5", "--json"]
+    command = [
+        "eval",
+        workdir,
+        "--reference",
+        reference,
+        *QUICK[2:],
+        "--solver",
+        "dopri5",
+        "--json",
+    ]
     shown = succeed(*command, "--sweep", "tolerance=0.1,0.001")
     rough, fine = lines_of(shown.stdout)
     assert (rough["steps"], rough["nfe"], rough["tolerance"]) == (0, None, 0.1)
@@ -269,7 +346,10 @@ def test_an_adaptive_solver_counts_what_it_takes(workdir: Path, reference: Path)
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--solver", "dopri5", "--steps", "4"], "dopri5 chooses its own steps; give --tolerance rather than --steps"),
+        (
+            ["--solver", "dopri5", "--steps", "4"],
+            "dopri5 chooses its own steps; give --tolerance rather than --steps",
+        ),
         (["--tolerance", "0.1"], "--tolerance is for --solver dopri5; euler takes --steps"),
         (["--solver", "dopri5", "--shift", "3"], "leave --shift out"),
         (["--cfg-interval", "0.8,0.2"], "0 <= first <= second <= 1"),
@@ -277,11 +357,15 @@ def test_an_adaptive_solver_counts_what_it_takes(workdir: Path, reference: Path)
         (["--labels", "uniform", "--class", "two"], "--labels and --class: give one of them"),
     ],
 )
-def test_mistakes_about_sampling(workdir: Path, tmp_path: Path, options: list[str], line: str) -> None:
+def test_mistakes_about_sampling(
+    workdir: Path, tmp_path: Path, options: list[str], line: str
+) -> None:
     assert line in fail("sample", workdir, tmp_path / "x.npz", *options)
 
 
-def test_classes_follow_a_rule(workdir: Path, world: World, reference: Path, tmp_path: Path) -> None:
+def test_classes_follow_a_rule(
+    workdir: Path, world: World, reference: Path, tmp_path: Path
+) -> None:
     def drawn(*options: object) -> list[int]:
         out = tmp_path / "drawn.npz"
         succeed("sample", workdir, out, "--num", 60, "--steps", 1, "--cfg", 1, *options)
@@ -301,16 +385,24 @@ def test_classes_follow_a_rule(workdir: Path, world: World, reference: Path, tmp
     assert 1 not in labels
     assert 35 <= labels.count(0) <= 53  # 45 expected, deviation 3.4
     np.savez(skewed, mu=good.mu, sigma=good.sigma, labels=np.array([30, 10]), classes=classes[:2])
-    assert "'zero' is in one of them only" in fail("sample", workdir, tmp_path / "x.npz", "--labels", skewed)
+    assert "'zero' is in one of them only" in fail(
+        "sample", workdir, tmp_path / "x.npz", "--labels", skewed
+    )
     np.savez(skewed, mu=good.mu, sigma=good.sigma, labels=np.array(["a", "b"]))
-    assert "holds no counts of classes" in fail("sample", workdir, tmp_path / "x.npz", "--labels", skewed)
+    assert "holds no counts of classes" in fail(
+        "sample", workdir, tmp_path / "x.npz", "--labels", skewed
+    )
 
 
-def test_shift_and_interval_change_the_samples_and_their_names(workdir: Path, tmp_path: Path) -> None:
+def test_shift_and_interval_change_the_samples_and_their_names(
+    workdir: Path, tmp_path: Path
+) -> None:
     def latents(name: str, *options: object) -> np.ndarray:
         succeed("sample", workdir, tmp_path / name, "--num", 4, "--steps", 4, "--cfg", 3, *options)
         dataset = LatentDataset(tmp_path / name)
-        return np.stack([record.tensors["latent"] for record in dataset.records()]).astype(np.float32)
+        return np.stack([record.tensors["latent"] for record in dataset.records()]).astype(
+            np.float32
+        )
 
     plain = latents("plain")
     np.testing.assert_array_equal(latents("all", "--cfg-interval", "0,1", "--shift", "1"), plain)

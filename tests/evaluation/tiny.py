@@ -1,4 +1,6 @@
-"""The smallest real things that evaluation works on: a VAE, a run with a checkpoint, a dataset, an extractor."""
+"""The smallest real things that evaluation works on: a VAE, a run with a checkpoint, a dataset, an
+extractor.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,9 @@ RECIPE = Recipe(name="tiny", extractor="tiny", metric="FD(tiny)", key="fd", resi
 
 @dataclass(frozen=True)
 class TinyExtractor:
-    """Five fixed projections of the mean colours of the four quarters. No weights to ship, nothing to compile."""
+    """Five fixed projections of the mean colours of the four quarters. No weights to ship, nothing
+    to compile.
+    """
 
     name: str = "tiny"
     dim: int = 5
@@ -55,14 +59,20 @@ class TinyExtractor:
 
 
 def random_like(abstract: Any, scale: float) -> Any:
-    """A tree of normal arrays; drawn by NumPy, since initialising a network compiles for half a minute."""
+    """A tree of normal arrays; drawn by NumPy, since initialising a network compiles for half a
+    minute.
+    """
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), abstract)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), abstract
+    )
 
 
 def make_vae(directory: Path) -> VaeInfo:
     """A random VAE of factor 2 with 4 latent channels."""
-    config = VaeConfig(block_out_channels=(8, 8), norm_num_groups=4, scaling_factor=0.5, shift_factor=0.1)
+    config = VaeConfig(
+        block_out_channels=(8, 8), norm_num_groups=4, scaling_factor=0.5, shift_factor=0.1
+    )
     graph, state = nnx.split(nnx.eval_shape(lambda: AutoencoderKL(config, rngs=nnx.Rngs(0))))
     nnx.replace_by_pure_dict(state, random_like(nnx.to_pure_dict(state), 0.3))
     save_vae(nnx.merge(graph, state), config, directory)
@@ -78,7 +88,9 @@ def make_vae(directory: Path) -> VaeInfo:
     )
 
 
-def make_dataset(directory: Path, vae: VaeInfo, records: int = 30, shards: int = 3, source: str = "none") -> Manifest:
+def make_dataset(
+    directory: Path, vae: VaeInfo, records: int = 30, shards: int = 3, source: str = "none"
+) -> Manifest:
     """A dataset of random moments, labels in turn."""
     directory.mkdir(parents=True)
     rng = np.random.default_rng(1)
@@ -87,11 +99,16 @@ def make_dataset(directory: Path, vae: VaeInfo, records: int = 30, shards: int =
     for number in range(shards):
         rows = range(number * records // shards, (number + 1) * records // shards)
         tensors = {
-            i: {name: rng.normal(size=spec.shape).astype(np.float16) for name, spec in specs.items()} for i in rows
+            i: {
+                name: rng.normal(size=spec.shape).astype(np.float16) for name, spec in specs.items()
+            }
+            for i in rows
         }
         encoded = [encode_record(f"{i:03d}.png", i % len(CLASSES), tensors[i], specs) for i in rows]
         name = shard_name("train", number, shards)
-        infos.append(ShardInfo(name=name, split="train", **write_shard(directory / name, encoded)._asdict()))
+        infos.append(
+            ShardInfo(name=name, split="train", **write_shard(directory / name, encoded)._asdict())
+        )
     manifest = Manifest(
         layout=Layout.MOMENTS,
         split="train",
@@ -112,7 +129,9 @@ def make_dataset(directory: Path, vae: VaeInfo, records: int = 30, shards: int =
 
 
 def make_run(workdir: Path, dataset: Path, manifest: Manifest) -> Run:
-    """A work directory with one checkpoint of random weights, which move samples as trained ones would."""
+    """A work directory with one checkpoint of random weights, which move samples as trained ones
+    would.
+    """
     recipe = make_recipe({"model": {"size": "debug"}, "train": {"steps": STEP, "batch_size": 4}})
     shape = manifest.shape
     network = make_network(recipe.model, shape, len(CLASSES))
@@ -131,5 +150,7 @@ def make_run(workdir: Path, dataset: Path, manifest: Manifest) -> Run:
     write_run(workdir, run)
     none = jnp.int32(0)
     with Checkpoints(workdir, recipe.train) as checkpoints:
-        checkpoints.save(STEP, TrainState(jnp.int32(STEP), params, {"ema": params}, params, none, none), {}, {})
+        checkpoints.save(
+            STEP, TrainState(jnp.int32(STEP), params, {"ema": params}, params, none, none), {}, {}
+        )
     return run

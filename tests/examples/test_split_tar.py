@@ -28,7 +28,9 @@ def read(path: Path) -> dict[str, bytes]:
 
 
 def test_each_class_gives_up_the_same_share(tmp_path: Path):
-    content = {f"{name}/{i:02d}.jpg": f"{name}{i}".encode() for i in range(20) for name in ("bee", "ant")}
+    content = {
+        f"{name}/{i:02d}.jpg": f"{name}{i}".encode() for i in range(20) for name in ("bee", "ant")
+    }
     source = write(tmp_path / "all.tar", content)
     assert split_tar(source, tmp_path / "kept.tar", tmp_path / "held_out.tar", 10) == (36, 4)
     kept, held_out = read(tmp_path / "kept.tar"), read(tmp_path / "held_out.tar")
@@ -40,12 +42,18 @@ def test_each_class_gives_up_the_same_share(tmp_path: Path):
 def test_nothing_is_replaced_and_nothing_half_is_left(tmp_path: Path):
     source = write(tmp_path / "all.tar", {f"{i}.jpg": bytes(2000) for i in range(20)})
     before = source.read_bytes()
-    for words in (["all.tar", "all.tar", "b.tar"], ["all.tar", "b.tar", "b.tar"], ["all.tar", "b.tar", "all.tar"]):
+    for words in (
+        ["all.tar", "all.tar", "b.tar"],
+        ["all.tar", "b.tar", "b.tar"],
+        ["all.tar", "b.tar", "all.tar"],
+    ):
         told = CliRunner().invoke(main, [str(tmp_path / word) for word in words])
         assert told.exit_code == 2
         assert source.read_bytes() == before
     source.write_bytes(before[: len(before) // 2 + 100])
-    told = CliRunner().invoke(main, [str(tmp_path / word) for word in ("all.tar", "b.tar", "c.tar")])
+    told = CliRunner().invoke(
+        main, [str(tmp_path / word) for word in ("all.tar", "b.tar", "c.tar")]
+    )
     assert told.exit_code == 1
     assert "cannot be split" in told.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.tar"]

@@ -46,7 +46,16 @@ def test_vae(folder: Path, tmp_path: Path) -> None:
 
 
 def test_features(folder: Path, tmp_path: Path) -> None:
-    done = run("train_embedded_features.py", tmp_path / "net", "--images", folder, "--title", "noise", "--steps", "2")
+    done = run(
+        "train_embedded_features.py",
+        tmp_path / "net",
+        "--images",
+        folder,
+        "--title",
+        "noise",
+        "--steps",
+        "2",
+    )
     assert done.returncode == 0, done.stderr
     extractor = load_embedded(tmp_path / "net")
     assert extractor.class_names == (*"0123456789", "left", "right")

@@ -18,7 +18,9 @@ def shard_paths(dataset: Path) -> list[Path]:
 
 
 def flip_byte(dataset: Path, index: int, *, mirrored: bool = False) -> Path:
-    """Change one byte within a record of `write_dataset`, which is found by its key; the shard it is in."""
+    """Change one byte within a record of `write_dataset`, which is found by its key; the shard it
+    is in.
+    """
     for path in shard_paths(dataset):
         data = bytearray(path.read_bytes())
         place = data.find(b"item-%04d" % index)
@@ -29,11 +31,15 @@ def flip_byte(dataset: Path, index: int, *, mirrored: bool = False) -> Path:
     raise AssertionError(f"no record {index}")
 
 
-def write_pixels(directory: Path, images: np.ndarray, mirrored: np.ndarray | None = None) -> Manifest:
+def write_pixels(
+    directory: Path, images: np.ndarray, mirrored: np.ndarray | None = None
+) -> Manifest:
     """A dataset of uint8 images (n, h, w, 3), in two shards a split; labels count up to 3."""
     splits = [images] if mirrored is None else [images, mirrored]
     flips = len(splits) == 2
-    manifest = write_dataset(directory, records=len(images), shards=2, shape=images.shape[1:], flips=flips)
+    manifest = write_dataset(
+        directory, records=len(images), shards=2, shape=images.shape[1:], flips=flips
+    )
     specs = layout_tensors(Layout.IMAGE, images.shape[1:])
     shards = []
     for split, pixels in zip(manifest.splits, splits, strict=True):
@@ -45,7 +51,9 @@ def write_pixels(directory: Path, images: np.ndarray, mirrored: np.ndarray | Non
                 writer.write(encode_record(str(index), index % 3, {"image": pixels[index]}, specs))
             writer.close()
             first += shard.records
-            shards.append(shard.model_copy(update={"bytes": path.stat().st_size, "sha256": sha256_file(path)}))
+            shards.append(
+                shard.model_copy(update={"bytes": path.stat().st_size, "sha256": sha256_file(path)})
+            )
     changes = {"layout": Layout.IMAGE, "tensors": specs, "shards": tuple(shards)}
     manifest = manifest.model_copy(update=changes)
     write_manifest(directory, manifest)

@@ -1,4 +1,6 @@
-"""A small synthetic latent dataset, written with the schemas alone, so that these tests need no pipeline."""
+"""A small synthetic latent dataset, written with the schemas alone, so that these tests need no
+pipeline.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -27,7 +29,9 @@ OFFSET, SCALE = 0.25, 0.5
 def record_tensors(
     index: int, shape: tuple[int, int, int], *, mirrored: bool = False, logvar: float = -4.0
 ) -> dict[str, np.ndarray]:
-    """The posterior of record `index`: a mean that names the record, mirrored or not, and a small deviation."""
+    """The posterior of record `index`: a mean that names the record, mirrored or not, and a small
+    deviation.
+    """
     rng = np.random.default_rng(index)
     mean = rng.standard_normal(shape).astype(np.float16)
     if mirrored:
@@ -45,7 +49,8 @@ def write_dataset(
     factor: int = 4,
     logvar: Mapping[int, float] | None = None,
 ) -> Manifest:
-    """Write a moments dataset of `records` records in `shards` shards (of unequal size) and return its manifest.
+    """Write a moments dataset of `records` records in `shards` shards (of unequal size) and return
+    its manifest.
 
     `logvar` is that of some records, by index.
     """
@@ -59,8 +64,12 @@ def write_dataset(
             name = shard_name(split, number, shards)
             writer = ArrayRecordWriter(str(directory / name), "group_size:1")
             for index in range(cuts[number], cuts[number + 1]):
-                tensors = record_tensors(index, shape, mirrored=split != "train", logvar=logvar.get(index, -4.0))
-                writer.write(encode_record(f"item-{index:04d}", index % len(CLASSES), tensors, specs))
+                tensors = record_tensors(
+                    index, shape, mirrored=split != "train", logvar=logvar.get(index, -4.0)
+                )
+                writer.write(
+                    encode_record(f"item-{index:04d}", index % len(CLASSES), tensors, specs)
+                )
             writer.close()
             data = (directory / name).read_bytes()
             infos.append(

@@ -34,10 +34,26 @@ def run_debug(latents: Path, workdir: Path, *overrides: str, options: Options = 
     return train(debug_plan(latents, *overrides), workdir, options)
 
 
-def command(latents: Path, workdir: Path, *arguments: str, overrides: Sequence[str] = ()) -> list[str]:
+def command(
+    latents: Path, workdir: Path, *arguments: str, overrides: Sequence[str] = ()
+) -> list[str]:
     """The same as a command line."""
-    words = [sys.executable, "-m", "flowtrain.cli", "train", str(latents), "--workdir", str(workdir)]
-    return [*words, "--recipe", "debug", *(word for one in overrides for word in ("--set", one)), *arguments]
+    words = [
+        sys.executable,
+        "-m",
+        "flowtrain.cli",
+        "train",
+        str(latents),
+        "--workdir",
+        str(workdir),
+    ]
+    return [
+        *words,
+        "--recipe",
+        "debug",
+        *(word for one in overrides for word in ("--set", one)),
+        *arguments,
+    ]
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[str]:
@@ -52,7 +68,9 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def send_when(process: subprocess.Popen[str], ready: Callable[[], bool], number: signal.Signals) -> int:
+def send_when(
+    process: subprocess.Popen[str], ready: Callable[[], bool], number: signal.Signals
+) -> int:
     """Signal the process as soon as `ready()`; the exit status, negative for a signal."""
     deadline = time.monotonic() + 120
     while not ready():
@@ -82,9 +100,13 @@ def last_step(workdir: Path) -> int:
     return max((line["step"] for line in lines(workdir)), default=0)
 
 
-def saved(plan: Plan, workdir: Path, step: int) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
+def saved(
+    plan: Plan, workdir: Path, step: int
+) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
     """A checkpoint on one device: state, loader, meta."""
     mesh, setup = make_mesh(jax.local_devices()[:1]), plan.setup()
-    like = with_sharding(jax.eval_shape(lambda: init_state(setup, jax.random.key(0))), replicated(mesh))
+    like = with_sharding(
+        jax.eval_shape(lambda: init_state(setup, jax.random.key(0))), replicated(mesh)
+    )
     with Checkpoints(workdir, plan.recipe.train) as checkpoints:
         return checkpoints.restore(step, like)

@@ -21,7 +21,14 @@ def test_an_unknown_command_is_a_usage_error():
 def test_what_the_disk_refuses_is_one_line(tmp_path):
     write_dataset(tmp_path / "data", records=8)
     (tmp_path / "file").touch()
-    arguments = ["train", str(tmp_path / "data"), "--workdir", str(tmp_path / "file" / "run"), "--recipe", "debug"]
+    arguments = [
+        "train",
+        str(tmp_path / "data"),
+        "--workdir",
+        str(tmp_path / "file" / "run"),
+        "--recipe",
+        "debug",
+    ]
     result = CliRunner().invoke(main, [*arguments, "--set", "train.batch_size=8"])
     assert result.exit_code == 2, result.output
     assert os.strerror(errno.ENOTDIR) in result.output
@@ -34,8 +41,14 @@ def test_what_the_disk_refuses_is_one_line(tmp_path):
     [
         (["frob"], "No such command 'frob'; see `flowtrain --help`"),
         (["train"], "Missing argument 'DATA'; see `flowtrain train --help`"),
-        (["data", "verify", "a", "b"], "Got unexpected extra argument (b); see `flowtrain data verify --help`"),
-        (["preprocess", "a", "b", "--seed", "x"], "is not a valid integer range; see `flowtrain preprocess --help`"),
+        (
+            ["data", "verify", "a", "b"],
+            "Got unexpected extra argument (b); see `flowtrain data verify --help`",
+        ),
+        (
+            ["preprocess", "a", "b", "--seed", "x"],
+            "is not a valid integer range; see `flowtrain preprocess --help`",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, line):
@@ -48,7 +61,9 @@ def test_wrong_usage_is_one_line(arguments, line):
 
 def test_ctrl_c_reaches_the_stage_and_its_status_comes_back(tmp_path):
     command = [sys.executable, "-m", "flowtrain.cli", "quickstart", str(tmp_path)]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     try:
         deadline = time.monotonic() + 200
         while not (tmp_path / "latents" / "settings.json").exists():

@@ -1,4 +1,6 @@
-"""Runs killed at random moments, in the middle of saves too, end with the bits of one that was left alone."""
+"""Runs killed at random moments, in the middle of saves too, end with the bits of one that was left
+alone.
+"""
 
 import random
 import signal
@@ -9,11 +11,30 @@ import numpy as np
 import pytest
 
 from tests.flowtrain.datasets import write_dataset
-from tests.flowtrain.runs import command, curve, debug_plan, finish, last_step, saved, send_when, start
+from tests.flowtrain.runs import (
+    command,
+    curve,
+    debug_plan,
+    finish,
+    last_step,
+    saved,
+    send_when,
+    start,
+)
 
 STEPS, KILLS = 500, 10
-RUN = [f"train.steps={STEPS}", "train.checkpoint_every=8", "train.log_every=4", "optimizer.warmup_steps=9"]
-RUN += ["train.ema_extra=[0.5]", "train.ema_power=[0.1]", "train.ema_snapshot_every=16", "train.holdout=2"]
+RUN = [
+    f"train.steps={STEPS}",
+    "train.checkpoint_every=8",
+    "train.log_every=4",
+    "optimizer.warmup_steps=9",
+]
+RUN += [
+    "train.ema_extra=[0.5]",
+    "train.ema_power=[0.1]",
+    "train.ema_snapshot_every=16",
+    "train.holdout=2",
+]
 RUN += ["train.validate_every=24"]
 
 
@@ -62,6 +83,10 @@ def test_ten_kills_at_random_moments_change_no_bit(latents: Path, tmp_path: Path
     assert actual[1] == {"next_index": STEPS}
     assert [step for step, _, _ in curve(rough)] == list(range(4, STEPS + 1, 4))
     # Equal lines, but where the stop in mid-interval made a line's mean begin later.
-    assert [one == other for one, other in zip(curve(calm), curve(rough), strict=True)].count(False) <= 1
-    kept = [sorted(path.name for path in (workdir / "snapshots").iterdir()) for workdir in (calm, rough)]
+    assert [one == other for one, other in zip(curve(calm), curve(rough), strict=True)].count(
+        False
+    ) <= 1
+    kept = [
+        sorted(path.name for path in (workdir / "snapshots").iterdir()) for workdir in (calm, rough)
+    ]
     assert kept[0] == kept[1]

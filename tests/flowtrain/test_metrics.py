@@ -8,7 +8,9 @@ import pytest
 from flowtrain.metrics import Interval, loss_by_time
 
 
-def values(loss: float, *, skipped: int = 0, made: bool = True, tenth: int = 0, records: int = 4) -> dict[str, Any]:
+def values(
+    loss: float, *, skipped: int = 0, made: bool = True, tenth: int = 0, records: int = 4
+) -> dict[str, Any]:
     """What a train step returns when all `records` of the batch have their t in one tenth."""
     count, time_loss = np.zeros(10, np.float32), np.zeros(10, np.float32)
     count[tenth], time_loss[tenth] = records, records * loss
@@ -56,7 +58,12 @@ def test_a_skipped_step_counts_for_the_time_alone():
     interval.add(values(2.0), 1.0, 0.0)
     interval.add(values(float("nan"), skipped=1, made=False), 1.0, 0.0)
     line = interval.line()
-    assert (line["loss"], line["grad_norm"], line["update_norm"], line["loss_t0.0"]) == (2.0, 4.0, 0.5, 2.0)
+    assert (line["loss"], line["grad_norm"], line["update_norm"], line["loss_t0.0"]) == (
+        2.0,
+        4.0,
+        0.5,
+        2.0,
+    )
     assert (line["skipped"], line["param_norm"], line["learning_rate"]) == (1, 10.0, 0.25)
     assert line["images_per_s"] == 8.0
     interval.clear()
@@ -72,7 +79,17 @@ def test_speed_is_that_of_the_steps_whose_time_is_known():
     interval.add(values(1.0), 1.5, 0.5)
     interval.add(values(1.0), 2.5, 1.5)
     line = interval.line()
-    speed = {name: line[name] for name in ("step_s", "wait_s", "compute_s", "data_wait", "images_per_s", "mfu")}
+    speed = {
+        name: line[name]
+        for name in ("step_s", "wait_s", "compute_s", "data_wait", "images_per_s", "mfu")
+    }
     assert speed == pytest.approx(
-        {"step_s": 2.0, "wait_s": 1.0, "compute_s": 1.0, "data_wait": 0.5, "images_per_s": 3.0, "mfu": 0.3}
+        {
+            "step_s": 2.0,
+            "wait_s": 1.0,
+            "compute_s": 1.0,
+            "data_wait": 0.5,
+            "images_per_s": 3.0,
+            "mfu": 0.3,
+        }
     )

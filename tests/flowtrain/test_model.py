@@ -1,4 +1,6 @@
-"""The DiT against the papers, an independent NumPy forward pass, its initial state, and its own variants."""
+"""The DiT against the papers, an independent NumPy forward pass, its initial state, and its own
+variants.
+"""
 
 import math
 import subprocess
@@ -34,8 +36,9 @@ def _config(**values: Any) -> ModelConfig:
     return ModelConfig.model_validate(values)
 
 
-# Parameters of the networks without learned variances, which SiT (Ma et al. 2024, table 1) prints at patch 2; the
-# larger patches differ by the first and last layer alone. GFLOPs of DiT (Peebles & Xie 2023, table 4), which are MACs.
+# Parameters of the networks without learned variances, which SiT (Ma et al. 2024, table 1) prints
+# at patch 2; the larger patches differ by the first and last layer alone. GFLOPs of DiT (Peebles &
+# Xie 2023, table 4), which are MACs.
 @pytest.mark.parametrize(
     ("size", "millions", "gmacs"),
     [
@@ -53,23 +56,34 @@ def test_sizes_of_the_papers(size: str, millions: float, gmacs: dict[int, float]
     for patch, expected in gmacs.items():
         # The table counts the last layer with twice the channels, and rounds to a hundredth.
         learned_variance = (32 // patch) ** 2 * patch**2 * 4 * config.width
-        found = forward_macs(config.model_copy(update={"patch": patch}), IMAGENET) + learned_variance
+        found = (
+            forward_macs(config.model_copy(update={"patch": patch}), IMAGENET) + learned_variance
+        )
         assert found / 1e9 == pytest.approx(expected, rel=2e-3, abs=0.01)
 
 
 @pytest.mark.parametrize("patch", [4, 8])
 def test_a_larger_patch_changes_the_first_and_the_last_layer_alone(patch: int):
     by_patch = [
-        count_parameters(make_network(_config(**SMALL | {"patch": p}), IMAGENET, 1000).abstract) for p in (2, patch)
+        count_parameters(make_network(_config(**SMALL | {"patch": p}), IMAGENET, 1000).abstract)
+        for p in (2, patch)
     ]
     more = patch**2 * 4 - 2**2 * 4  # inputs of the first layer, outputs of the last
     assert by_patch[1] - by_patch[0] == more * 16 + more * (16 + 1)
 
 
-@pytest.mark.parametrize("changes", [{}, {"scan": True}, {"qk_norm": True}, {"time_conditioning": False}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"scan": True}, {"qk_norm": True}, {"time_conditioning": False}]
+)
 def test_parameters_are_those_that_a_count_by_hand_gives(changes: dict[str, bool]):
     d, hidden, pixels = 16, 48, 16
-    block = (d * 3 * d + 3 * d) + (d * d + d) + (d * hidden + hidden) + (hidden * d + d) + (d * 6 * d + 6 * d)
+    block = (
+        (d * 3 * d + 3 * d)
+        + (d * d + d)
+        + (d * hidden + hidden)
+        + (hidden * d + d)
+        + (d * 6 * d + 6 * d)
+    )
     block += 2 * (d // 2) if changes.get("qk_norm") else 0
     time = (256 * d + d) + (d * d + d) if changes.get("time_conditioning", True) else 0
     ends = (pixels * d + d) + 6 * d + (d * 2 * d + 2 * d) + (d * pixels + pixels)
@@ -78,10 +92,14 @@ def test_parameters_are_those_that_a_count_by_hand_gives(changes: dict[str, bool
 
 
 def _random_params(abstract: Any, seed: int = 0) -> Any:
-    """Every weight and bias away from zero, or a wrong order of modulation terms would go unseen."""
+    """Every weight and bias away from zero, or a wrong order of modulation terms would go
+    unseen.
+    """
     rng = np.random.default_rng(seed)
     leaves, tree = jax.tree.flatten(abstract)
-    return tree.unflatten([rng.standard_normal(a.shape).astype(np.float32) / math.sqrt(a.shape[0]) for a in leaves])
+    return tree.unflatten(
+        [rng.standard_normal(a.shape).astype(np.float32) / math.sqrt(a.shape[0]) for a in leaves]
+    )
 
 
 def _inputs(shape: tuple[int, int, int], classes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -90,7 +108,9 @@ def _inputs(shape: tuple[int, int, int], classes: int) -> tuple[jax.Array, jax.A
     return jnp.asarray(x), jnp.array([0.0, 0.37, 1.0]), jnp.array([0, 3, classes], jnp.int32)
 
 
-def _reference(p: Any, config: ModelConfig, x: np.ndarray, t: np.ndarray, label: np.ndarray) -> np.ndarray:
+def _reference(
+    p: Any, config: ModelConfig, x: np.ndarray, t: np.ndarray, label: np.ndarray
+) -> np.ndarray:
     """DiT in float64 NumPy, one image at a time, patches cut by loops."""
 
     def linear(a: np.ndarray, w: Any) -> np.ndarray:
@@ -117,17 +137,22 @@ def _reference(p: Any, config: ModelConfig, x: np.ndarray, t: np.ndarray, label:
         features = [t[n] * config.time_scale * 10000 ** (-k / 128) for k in range(128)]
         time = np.concatenate([np.cos(features), np.sin(features)])
         condition = silu(
-            linear(silu(linear(time, p["time_in"])), p["time_out"]) + p["label_embed"]["embedding"][label[n]]
+            linear(silu(linear(time, p["time_in"])), p["time_out"])
+            + p["label_embed"]["embedding"][label[n]]
         )
         tokens = []
         for i, j in cuts:
             row, column = [i // s * a for a in angles], [j // s * a for a in angles]
             position = np.concatenate([np.sin(column), np.cos(column), np.sin(row), np.cos(row)])
-            tokens.append(linear(x[n, i : i + s, j : j + s].reshape(-1), p["patch_embed"]) + position)
+            tokens.append(
+                linear(x[n, i : i + s, j : j + s].reshape(-1), p["patch_embed"]) + position
+            )
         h = np.array(tokens)
         for number in range(config.depth):
             b = p["blocks"][number]
-            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = np.split(linear(condition, b["modulation"]), 6)
+            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = np.split(
+                linear(condition, b["modulation"]), 6
+            )
             q, k, v = np.split(linear(norm(h) * (1 + scale_a) + shift_a, b["qkv"]), 3, axis=-1)
             heads = []
             for c in range(0, d, head):
@@ -138,7 +163,9 @@ def _reference(p: Any, config: ModelConfig, x: np.ndarray, t: np.ndarray, label:
                 weights = np.exp(logits - logits.max(-1, keepdims=True))
                 heads.append(weights / weights.sum(-1, keepdims=True) @ v[:, c : c + head])
             h = h + gate_a * linear(np.concatenate(heads, -1), b["attention_out"])
-            h = h + gate_m * linear(gelu(linear(norm(h) * (1 + scale_m) + shift_m, b["mlp_in"])), b["mlp_out"])
+            h = h + gate_m * linear(
+                gelu(linear(norm(h) * (1 + scale_m) + shift_m, b["mlp_in"])), b["mlp_out"]
+            )
         shift, scale = np.split(linear(condition, p["final_modulation"]), 2)
         patches = linear(norm(h) * (1 + scale) + shift, p["final"])
         for patch, (i, j) in zip(patches, cuts, strict=True):
@@ -154,7 +181,9 @@ def test_forward_pass_equals_an_independent_one(qk_norm: bool):
     params, inputs = _random_params(network.abstract), _inputs(shape, classes)
     ours = jax.jit(network.predict)(params, *inputs)
     assert ours.dtype == jnp.float32
-    np.testing.assert_allclose(ours, _reference(params, config, *map(np.asarray, inputs)), rtol=0, atol=3e-5)
+    np.testing.assert_allclose(
+        ours, _reference(params, config, *map(np.asarray, inputs)), rtol=0, atol=3e-5
+    )
 
 
 # Variants that must not change what is computed
@@ -170,7 +199,9 @@ def _values_and_gradients(network: Network, params: Any) -> tuple[jax.Array, Any
 
 def _assert_close(found: Any, expected: Any) -> None:
     """Leaf by leaf, to 1e-5 of the largest value."""
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max(), err_msg=str(path))
 
 
@@ -195,7 +226,9 @@ def test_a_scan_over_stacked_blocks_is_the_unrolled_network(plain: Any, remat: b
 
 def test_rematerialisation_changes_neither_values_nor_gradients(plain: Any):
     _, params, (loss, gradient) = plain
-    found, slope = _values_and_gradients(make_network(_config(**SMALL, qk_norm=True, remat=True), (4, 6, 3), 5), params)
+    found, slope = _values_and_gradients(
+        make_network(_config(**SMALL, qk_norm=True, remat=True), (4, 6, 3), 5), params
+    )
     assert float(found) == pytest.approx(float(loss), rel=1e-5)
     _assert_close(slope, gradient)
 
@@ -206,8 +239,12 @@ def test_rematerialisation_keeps_less():
     def kept(**changes: bool) -> int:
         network = make_network(_config(**(SMALL | {"depth": 4}), **changes), (4, 4, 4), 5)
         inputs = _inputs((4, 4, 4), 5)
-        _, pull = jax.eval_shape(lambda p: jax.vjp(lambda q: network.predict(q, *inputs), p), network.abstract)
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(pull)) - count_parameters(network.abstract)
+        _, pull = jax.eval_shape(
+            lambda p: jax.vjp(lambda q: network.predict(q, *inputs), p), network.abstract
+        )
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(pull)) - count_parameters(
+            network.abstract
+        )
 
     for scan in (False, True):
         assert kept(remat=True, scan=scan) < 0.5 * kept(scan=scan)
@@ -221,7 +258,9 @@ def test_stacking_has_an_inverse(plain: Any):
 
 
 def test_activations_are_placed_by_the_caller():
-    """Whatever is constrained is (n, ...): the tokens before the blocks and after each, and the condition."""
+    """Whatever is constrained is (n, ...): the tokens before the blocks and after each, and the
+    condition.
+    """
     seen: list[tuple[int, ...]] = []
 
     def constrain(x: jax.Array) -> jax.Array:
@@ -240,15 +279,19 @@ def test_initial_prediction_is_zero_and_init_depends_on_the_key():
     network = make_network(_config(size="debug"), (4, 4, 4), 3)
     init = jax.jit(network.init)
     params, other = init(jax.random.key(0)), init(jax.random.key(1))
-    scanned = jax.jit(make_network(_config(size="debug", scan=True), (4, 4, 4), 3).init)(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, scanned, stack_blocks(params))  # the switch changes nothing else
+    scanned = jax.jit(make_network(_config(size="debug", scan=True), (4, 4, 4), 3).init)(
+        jax.random.key(0)
+    )
+    # the switch changes nothing else
+    jax.tree.map(np.testing.assert_array_equal, scanned, stack_blocks(params))
     x = jax.random.normal(jax.random.key(2), (2, 4, 4, 4))
     prediction = jax.jit(network.predict)(params, x, jnp.zeros(2), jnp.zeros(2, jnp.int32))
     assert not prediction.any()  # adaLN-Zero: the final layer starts at zero
     for block in params["blocks"].values():
         assert not block["modulation"]["kernel"].any()
         assert not block["modulation"]["bias"].any()
-    kernel = params["blocks"][0]["qkv"]["kernel"]  # Xavier over the fused matrix, as DiT initialises it
+    # Xavier over the fused matrix, as DiT initialises it
+    kernel = params["blocks"][0]["qkv"]["kernel"]
     assert np.abs(kernel).max() == pytest.approx(math.sqrt(6 / (32 + 96)), rel=0.02)
     assert (kernel != other["blocks"][0]["qkv"]["kernel"]).all()
     assert (kernel != params["blocks"][1]["qkv"]["kernel"]).all()
@@ -259,7 +302,8 @@ def test_initial_prediction_is_zero_and_init_depends_on_the_key():
 
 def test_layer_norm_survives_a_large_mean():
     x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
-    np.testing.assert_allclose(layer_norm(x + 3000), layer_norm(x), atol=3e-3)  # 3000 costs 2e-4 of x itself
+    # 3000 costs 2e-4 of x itself
+    np.testing.assert_allclose(layer_norm(x + 3000), layer_norm(x), atol=3e-3)
 
 
 def test_rms_norm_is_computed_in_float32_and_keeps_the_type():
@@ -280,7 +324,9 @@ def test_bfloat16_computes_close_to_float32_and_returns_float32():
     for dtype in ("float32", "bfloat16"):
         network = make_network(_config(**table, dtype=dtype), shape, 3)
         outputs[dtype] = jax.jit(network.predict)(_random_params(network.abstract), x, t, label)
-    error = np.abs(outputs["bfloat16"] - outputs["float32"]).max() / np.abs(outputs["float32"]).max()
+    error = (
+        np.abs(outputs["bfloat16"] - outputs["float32"]).max() / np.abs(outputs["float32"]).max()
+    )
     assert outputs["bfloat16"].dtype == jnp.float32
     assert 1e-5 < error < 3e-2
     scanned = make_network(_config(**table, dtype="bfloat16", scan=True, qk_norm=True), shape, 3)
@@ -297,26 +343,39 @@ def test_bfloat16_computes_close_to_float32_and_returns_float32():
         ({"time_scale": 1.0}, lambda t: t),  # SiT
         ({"time_scale": 1.0, "time_direction": "to_noise"}, lambda t: 1 - t),
         ({"time_scale": 1.0, "time_offset": 0.25}, lambda t: t + 0.25),
-        ({"time_scale": 2.0, "time_direction": "to_noise", "time_offset": 3.0}, lambda t: 2 * (1 - t) + 3),
+        (
+            {"time_scale": 2.0, "time_direction": "to_noise", "time_offset": 3.0},
+            lambda t: 2 * (1 - t) + 3,
+        ),
         # DDPM's timesteps: level k, t = 1 - k / 1000, is number k - 1.
         ({"time_direction": "to_noise", "time_offset": -1.0}, lambda t: 1000 * (1 - t) - 1),
         ({"time_integer": True}, lambda t: np.rint(1000 * t)),
     ],
 )
 @pytest.mark.parametrize(("frequencies", "span"), [("half", 128), ("half_minus_one", 127)])
-def test_time_enters_in_the_convention_asked_for(convention: Any, time: Any, frequencies: str, span: int):
+def test_time_enters_in_the_convention_asked_for(
+    convention: Any, time: Any, frequencies: str, span: int
+):
     t = np.array([0.0, 0.0331, 0.5, 0.8497], np.float32)
-    found = time_features(jnp.asarray(t), _config(**SMALL, **convention, time_frequencies=frequencies))
+    found = time_features(
+        jnp.asarray(t), _config(**SMALL, **convention, time_frequencies=frequencies)
+    )
     angle = time(np.float64(t))[:, None] * 10000.0 ** (-np.arange(128) / span)
     assert found.shape == (4, 256)
-    np.testing.assert_allclose(found, np.concatenate([np.cos(angle), np.sin(angle)], axis=1), atol=2e-4)
+    np.testing.assert_allclose(
+        found, np.concatenate([np.cos(angle), np.sin(angle)], axis=1), atol=2e-4
+    )
 
 
 def test_every_timestep_of_ddpm_is_a_whole_number():
-    """float32 has 1 - k / 1000 to 3e-8, so the timestep to 3e-5: rounded, it is exact, as tables of others have it."""
+    """float32 has 1 - k / 1000 to 3e-8, so the timestep to 3e-5: rounded, it is exact, as tables of
+    others have it.
+    """
     config = _config(**SMALL, time_direction="to_noise", time_offset=-1.0, time_integer=True)
     features = time_features(1 - jnp.arange(1, 1001) / 1000, config)
-    np.testing.assert_array_equal(features, time_features(1 - jnp.arange(1, 1001) / 1000 + 2e-8, config))
+    np.testing.assert_array_equal(
+        features, time_features(1 - jnp.arange(1, 1001) / 1000 + 2e-8, config)
+    )
     frequency = np.exp(-math.log(10000.0) * np.arange(128) / 128).astype(np.float32)
     angle = np.arange(1000, dtype=np.float32)[:, None] * frequency
     np.testing.assert_allclose(features[:, :128], np.cos(angle), atol=3e-7)
@@ -332,7 +391,9 @@ def test_without_time_conditioning_t_is_ignored_and_labels_are_not():
     assert (predict(params, x, t, label[::-1]) != out)[0].all()
     told = make_network(_config(**SMALL), (4, 4, 4), 5)
     params = _random_params(told.abstract)
-    assert (jax.jit(told.predict)(params, x, 1 - t, label) != jax.jit(told.predict)(params, x, t, label))[0].all()
+    assert (
+        jax.jit(told.predict)(params, x, 1 - t, label) != jax.jit(told.predict)(params, x, t, label)
+    )[0].all()
 
 
 def test_positions_are_distinct_and_bounded():
@@ -343,10 +404,13 @@ def test_positions_are_distinct_and_bounded():
 
 
 def test_the_network_and_its_loss_need_only_jax_flax_optax_and_numpy():
-    """They must run on a bare accelerator machine; the step too, which takes `schemas.errors` from beside it."""
+    """They must run on a bare accelerator machine; the step too, which takes `schemas.errors` from
+    beside it.
+    """
     program = """
 import sys
-blocked = "pydantic grain orbax array_record tensorflow_datasets click tqdm tensorboardX schemas".split()
+blocked = "pydantic grain orbax array_record tensorflow_datasets click tqdm tensorboardX".split()
+blocked.append("schemas")
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in blocked:
@@ -357,14 +421,17 @@ import jax, jax.numpy as jnp
 from flowtrain import counter, ema, latents, model, objective, optim, path, state
 blocked.remove("schemas")
 from flowtrain import step
-values = dict(depth=1, width=8, heads=2, patch=2, mlp_ratio=4.0, dtype="bfloat16", qk_norm=True, remat=True)
-values |= dict(time_conditioning=True, time_direction="to_data", time_scale=1000.0, time_offset=0.0, time_integer=False)
+values = dict(depth=1, width=8, heads=2, patch=2, mlp_ratio=4.0, dtype="bfloat16")
+values |= dict(qk_norm=True, remat=True)
+values |= dict(time_conditioning=True, time_direction="to_data", time_scale=1000.0)
+values |= dict(time_offset=0.0, time_integer=False)
 for scan in (False, True):
     config = SimpleNamespace(**values, time_frequencies="half", scan=scan)
     network = model.make_network(config, (4, 4, 4), 10)
-    n = [jax.ShapeDtypeStruct((2, *shape), dtype) for shape, dtype in (((4, 4, 4), jnp.float32), ((), jnp.float32))]
+    n = [jax.ShapeDtypeStruct((2, *shape), jnp.float32) for shape in ((4, 4, 4), ())]
     label = jax.ShapeDtypeStruct((2,), jnp.int32)
-    assert jax.eval_shape(jax.grad(lambda p, *x: network.predict(p, *x).sum()), network.abstract, *n, label)
+    gradient = jax.grad(lambda p, *x: network.predict(p, *x).sum())
+    assert jax.eval_shape(gradient, network.abstract, *n, label)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -388,8 +455,14 @@ def test_a_latent_that_patches_cannot_tile_is_refused():
     ],
 )
 def test_the_fused_attention_is_asked_for_only_where_it_exists(
-    monkeypatch: pytest.MonkeyPatch, capability: str | None, dtype: str, width: int, kernel: str | None
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str | None,
+    dtype: str,
+    width: int,
+    kernel: str | None,
 ):
-    device = SimpleNamespace() if capability is None else SimpleNamespace(compute_capability=capability)
+    device = (
+        SimpleNamespace() if capability is None else SimpleNamespace(compute_capability=capability)
+    )
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     assert model._attention_kernel(dtype, width) == kernel

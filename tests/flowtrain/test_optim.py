@@ -47,7 +47,9 @@ def _flat(state: Any) -> list[Any]:
 
 
 def test_warmup_then_cosine():
-    schedule = make_schedule(OptimizerConfig(learning_rate=0.1, warmup_steps=10, schedule="cosine"), steps=110)
+    schedule = make_schedule(
+        OptimizerConfig(learning_rate=0.1, warmup_steps=10, schedule="cosine"), steps=110
+    )
     values = [float(schedule(step)) for step in range(111)]
     assert values[0] == pytest.approx(0.01)
     assert values[9] == pytest.approx(0.1)
@@ -62,15 +64,21 @@ def test_constant_without_warmup_is_constant_from_the_first_step():
 
 
 def test_linear_falls_to_nothing_at_the_last_step():
-    schedule = make_schedule(OptimizerConfig(learning_rate=0.1, warmup_steps=10, schedule="linear"), steps=110)
+    schedule = make_schedule(
+        OptimizerConfig(learning_rate=0.1, warmup_steps=10, schedule="linear"), steps=110
+    )
     values = [float(schedule(step)) for step in (0, 4, 9, 10, 35, 60, 85, 109, 110, 200)]
-    assert values == pytest.approx([0.01, 0.05, 0.1, 0.1, 0.075, 0.05, 0.025, 0.001, 0, 0], abs=1e-7)
+    assert values == pytest.approx(
+        [0.01, 0.05, 0.1, 0.1, 0.075, 0.05, 0.025, 0.001, 0, 0], abs=1e-7
+    )
 
 
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_rsqrt_is_flat_and_then_falls_with_the_root_of_the_step(warmup: int):
     """As EDM2 has it: the warm-up is on top, and moves nothing."""
-    config = OptimizerConfig(learning_rate=0.1, warmup_steps=warmup, schedule="rsqrt", rsqrt_steps=50)
+    config = OptimizerConfig(
+        learning_rate=0.1, warmup_steps=warmup, schedule="rsqrt", rsqrt_steps=50
+    )
     schedule = make_schedule(config, steps=1000)
     for step in (0, 5, 9, 10, 49, 50, 51, 200, 5000):
         expected = 0.1 / math.sqrt(max(step / 50, 1)) * min((step + 1) / max(warmup, 1), 1)
@@ -83,6 +91,8 @@ def test_every_schedule_is_traced_with_the_number_of_the_update(name: str):
     for steps, warmup in ((20, 0), (20, 5), (3, 5)):
         schedule = make_schedule(OptimizerConfig(warmup_steps=warmup, schedule=name), steps)  # type: ignore[arg-type]
         values = [float(schedule(step)) for step in range(20)]
-        traced = jax.jit(jax.vmap(schedule))(jnp.arange(20)) if name != "constant" or warmup else values
+        traced = (
+            jax.jit(jax.vmap(schedule))(jnp.arange(20)) if name != "constant" or warmup else values
+        )
         np.testing.assert_allclose(traced, values, rtol=1e-5, atol=1e-12)
         assert 0 <= min(values) <= max(values) <= 1e-4 * (1 + 1e-6)

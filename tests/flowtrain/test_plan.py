@@ -1,4 +1,6 @@
-"""What a recipe and a dataset must agree on, and that latents reach the model in the right scale."""
+"""What a recipe and a dataset must agree on, and that latents reach the model in the right
+scale.
+"""
 
 from pathlib import Path
 
@@ -23,12 +25,21 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.batch_size=21"], r"batch_size 21 is larger than the dataset \(20 records\); lower it"),
+        (
+            ["train.batch_size=21"],
+            r"batch_size 21 is larger than the dataset \(20 records\); lower it",
+        ),
         (["train.holdout=15"], r"batch_size 8 is larger than the dataset \(5 records\)"),
         (["train.holdout=20"], r"train.holdout=20 leaves none of 20 records"),
         (["train.overfit=21"], r"train.overfit=21, but there are 20 records"),
-        (["model.latent=[32, 32, 4]"], r"latents of 32x32x4 and the dataset holds 4x4x4; .*=\[4, 4, 4\]"),
-        (["model.classes=1000"], r"for 1000 classes and the dataset has 3; .* --set model.classes=3"),
+        (
+            ["model.latent=[32, 32, 4]"],
+            r"latents of 32x32x4 and the dataset holds 4x4x4; .*=\[4, 4, 4\]",
+        ),
+        (
+            ["model.classes=1000"],
+            r"for 1000 classes and the dataset has 3; .* --set model.classes=3",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(latents: Path, overrides: list[str], message: str):
@@ -39,7 +50,9 @@ def test_what_does_not_fit_is_one_line(latents: Path, overrides: list[str], mess
 
 def test_latents_that_patches_cannot_tile(tmp_path: Path):
     write_dataset(tmp_path, shape=(5, 5, 4), factor=8)
-    with pytest.raises(UserError, match=r"resolution 40 is not divisible by VAE factor 8 x patch 2: .* 5x5"):
+    with pytest.raises(
+        UserError, match=r"resolution 40 is not divisible by VAE factor 8 x patch 2: .* 5x5"
+    ):
         debug_plan(tmp_path)
 
 
@@ -75,7 +88,10 @@ def test_a_dataset_to_validate_on_must_be_of_the_same_kind(latents: Path, tmp_pa
     for change, message in (
         ({"classes": CLASSES[:2]}, "the number of classes is 2, not 3"),
         ({"classes": CLASSES[::-1]}, "its classes have other names or another order"),
-        ({"vae": manifest.vae.model_copy(update={"sha256": "f" * 64})}, "the VAE is ffffffffffff, not 000000000000"),
+        (
+            {"vae": manifest.vae.model_copy(update={"sha256": "f" * 64})},
+            "the VAE is ffffffffffff, not 000000000000",
+        ),
         ({"vae": None}, "the VAE is none"),
         ({"layout": Layout.LATENT}, "the layout is latent, not moments"),
         ({"normalization": Normalization.identity(4)}, "its latents are in another scale"),

@@ -1,4 +1,6 @@
-"""Two processes of one run: the same records and losses as one, and a checkpoint that either kind goes on from."""
+"""Two processes of one run: the same records and losses as one, and a checkpoint that either kind
+goes on from.
+"""
 
 import socket
 from pathlib import Path
@@ -48,9 +50,15 @@ def test_two_processes_compute_what_one_does(latents: Path, tmp_path: Path):
     assert [line["step"] for line in joined] == list(range(1, 21))
     for name in ("loss", "grad_norm", "param_norm"):
         expected = [line[name] for line in alone]
-        np.testing.assert_allclose([line[name] for line in joined], expected, rtol=2e-5, err_msg=name)
+        np.testing.assert_allclose(
+            [line[name] for line in joined], expected, rtol=2e-5, err_msg=name
+        )
     validation = [
-        [line for line in (tmp_path / which / "metrics.jsonl").read_text().splitlines() if "val_loss" in line]
+        [
+            line
+            for line in (tmp_path / which / "metrics.jsonl").read_text().splitlines()
+            if "val_loss" in line
+        ]
         for which in ("one", "two")
     ]
     assert len(validation[0]) == len(validation[1]) == 4

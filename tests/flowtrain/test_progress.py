@@ -1,4 +1,6 @@
-"""The loop's side of it: what is read when, what is averaged, what a pause and a rewind leave, what a person sees."""
+"""The loop's side of it: what is read when, what is averaged, what a pause and a rewind leave, what
+a person sees.
+"""
 
 import io
 import json
@@ -32,7 +34,12 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
 
 
 def made(
-    *sinks: Sink, start: int = 0, steps: int = 100, log_every: int = 2, flops: float = 1.0, ceiling: float | None = None
+    *sinks: Sink,
+    start: int = 0,
+    steps: int = 100,
+    log_every: int = 2,
+    flops: float = 1.0,
+    ceiling: float | None = None,
 ) -> Progress:
     return Progress(
         sinks,
@@ -61,7 +68,9 @@ def test_push_reads_the_step_before_and_flush_the_last_one(tmp_path: Path):
     assert (last["step"], int(last["streak"]), int(last["skipped"])) == (2, 1, 1)
     assert progress.flush() is None
     progress.close()
-    assert [(line["step"], line["loss"], line["skipped"]) for line in lines(tmp_path)] == [(2, 1.0, 1)]
+    assert [(line["step"], line["loss"], line["skipped"]) for line in lines(tmp_path)] == [
+        (2, 1.0, 1)
+    ]
 
 
 def test_losses_are_averaged_between_lines_and_appended_after_a_resume(tmp_path: Path):
@@ -71,7 +80,11 @@ def test_losses_are_averaged_between_lines_and_appended_after_a_resume(tmp_path:
             progress.push(step, on_device(loss), 0.0)
         progress.flush()
         progress.close()
-    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(2, 2.0), (4, 10.0), (5, 13.0)]
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
+        (2, 2.0),
+        (4, 10.0),
+        (5, 13.0),
+    ]
     assert lines(tmp_path)[-1]["images_per_s"] > 0
 
 
@@ -110,9 +123,19 @@ def test_time_is_counted_from_the_first_step_on_and_not_in_pauses(tmp_path: Path
     progress.flush()
     progress.close()
     (line,) = lines(tmp_path)
-    speed = {name: line[name] for name in ("step_s", "wait_s", "compute_s", "data_wait", "images_per_s", "mfu")}
+    speed = {
+        name: line[name]
+        for name in ("step_s", "wait_s", "compute_s", "data_wait", "images_per_s", "mfu")
+    }
     assert speed == pytest.approx(
-        {"step_s": 3, "wait_s": 0.25, "compute_s": 2.75, "data_wait": 1 / 12, "images_per_s": 4 / 3, "mfu": 1 / 75}
+        {
+            "step_s": 3,
+            "wait_s": 0.25,
+            "compute_s": 2.75,
+            "data_wait": 1 / 12,
+            "images_per_s": 4 / 3,
+            "mfu": 1 / 75,
+        }
     )
 
 
@@ -163,7 +186,11 @@ def test_after_a_rewind_no_step_is_twice(tmp_path: Path):
         assert (before and before["step"]) == (step - 1 if step > 4 else None)
     progress.flush()
     progress.close()
-    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(2, 1.5), (4, 40.0), (6, 55.0)]
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
+        (2, 1.5),
+        (4, 40.0),
+        (6, 55.0),
+    ]
     shown = [(step, value) for step, tag, value in scalars(tmp_path) if tag == "train/loss"]
     assert shown == [(2, 1.5), (4, 40.0), (6, 55.0)]
 
@@ -184,7 +211,12 @@ def test_validation_and_previews_reach_every_sink_under_their_names(tmp_path: Pa
         (10, "val/loss_by_t/0.3-0.4", 0.125),
         (10, "preview/fd", 2.0),
     ]
-    pictures = [value.tag for event in events(tmp_path) for value in event.summary.value if value.HasField("image")]
+    pictures = [
+        value.tag
+        for event in events(tmp_path)
+        for value in event.summary.value
+        if value.HasField("image")
+    ]
     assert pictures == ["preview/samples"]
 
 
@@ -206,10 +238,15 @@ def test_the_status_of_a_line():
     line = {"loss": 0.512, "images_per_s": 812.4, "mfu": 0.412, "step_s": 0.2, "skipped": 0}
     assert status(line, 3755) == "loss 0.512 img/s 812 mfu 41% left 0:12:31"
     assert status({"skipped": 3}, 5) == "skipped 3"
-    assert status({"loss": 1.0, "images_per_s": 0.512, "step_s": 2.0}, 0) == "loss 1 img/s 0.51 left 0:00:00"
+    assert (
+        status({"loss": 1.0, "images_per_s": 0.512, "step_s": 2.0}, 0)
+        == "loss 1 img/s 0.51 left 0:00:00"
+    )
 
 
-def test_without_a_terminal_there_are_plain_lines_and_not_too_many(monkeypatch: pytest.MonkeyPatch, clock: Clock):
+def test_without_a_terminal_there_are_plain_lines_and_not_too_many(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+):
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
     progress = made(steps=15)
@@ -230,7 +267,9 @@ def test_without_a_terminal_there_are_plain_lines_and_not_too_many(monkeypatch: 
 
 
 def drawn_on_a_terminal(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What a terminal of that size was told, cut at the ends of lines and where the cursor went back to the start."""
+    """What a terminal of that size was told, cut at the ends of lines and where the cursor went
+    back to the start.
+    """
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     with open(theirs, "w") as terminal:
@@ -257,12 +296,17 @@ def drawn_on_a_terminal(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
 def test_on_a_terminal_there_is_one_bar(monkeypatch: pytest.MonkeyPatch):
     drawn = drawn_on_a_terminal(24, 120, monkeypatch)
     assert re.fullmatch(r"compile +25%\|.*\| 2/8", drawn[0])
-    assert any(re.fullmatch(r"validate +75%\|.*\| 6/8, loss 2 img/s \d+ left 0:00:0\d", part) for part in drawn)
+    assert any(
+        re.fullmatch(r"validate +75%\|.*\| 6/8, loss 2 img/s \d+ left 0:00:0\d", part)
+        for part in drawn
+    )
     assert drawn.count("a note") == 1
     assert re.match(r"train +50%\|.*\| 4/8", drawn[-1])
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 0), (0, 120)])
-def test_a_terminal_without_a_size_gets_plain_lines(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch):
+def test_a_terminal_without_a_size_gets_plain_lines(
+    rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
+):
     first, *_ = drawn_on_a_terminal(rows, columns, monkeypatch)
     assert first.startswith("step 4/8 loss 2 ")

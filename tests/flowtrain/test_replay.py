@@ -44,15 +44,29 @@ def test_records_are_named_rightly(latents: Path, tmp_path: Path):
     stored = plan.reader.read([mirrored[0]["index"]], mirrored=True)[0]
     expected = record_tensors(mirrored[0]["index"], (4, 4, 4), mirrored=True)
     np.testing.assert_array_equal(stored.tensors["mean"], expected["mean"])
-    dropped = [record["dropped"] for step in range(1, 21) for record in replay(plan, tmp_path, step)]
+    dropped = [
+        record["dropped"] for step in range(1, 21) for record in replay(plan, tmp_path, step)
+    ]
     assert 0 < sum(dropped) < 40  # of 160, one in ten
 
 
 def test_the_command_prints_a_table_or_json(latents: Path, tmp_path: Path):
-    words = ["train", str(latents), "--workdir", str(tmp_path / "run"), "--recipe", "debug", "--replay", "3"]
+    words = [
+        "train",
+        str(latents),
+        "--workdir",
+        str(tmp_path / "run"),
+        "--recipe",
+        "debug",
+        "--replay",
+        "3",
+    ]
     table = CliRunner().invoke(main, words)
     assert table.exit_code == 0, table.output
-    assert table.output.splitlines()[0].split() == "row key index epoch mirrored label name dropped t".split()
+    assert (
+        table.output.splitlines()[0].split()
+        == "row key index epoch mirrored label name dropped t".split()
+    )
     printed = CliRunner().invoke(main, [*words, "--json"])
     assert [json.loads(line) for line in printed.output.splitlines()] == list(
         replay(debug_plan(latents), tmp_path / "run", 3)

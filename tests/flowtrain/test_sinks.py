@@ -1,4 +1,6 @@
-"""Files are read back with other readers than wrote them: frames and records by hand, pictures with Pillow."""
+"""Files are read back with other readers than wrote them: frames and records by hand, pictures with
+Pillow.
+"""
 
 import io
 import json
@@ -19,7 +21,16 @@ import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from flowtrain.sinks import TENSORBOARD, WANDB_ID, JsonLines, TensorBoard, WandbSink, cut_metrics, key, tag
+from flowtrain.sinks import (
+    TENSORBOARD,
+    WANDB_ID,
+    JsonLines,
+    TensorBoard,
+    WandbSink,
+    cut_metrics,
+    key,
+    tag,
+)
 from schemas.errors import UserError
 from schemas.run import METRICS_NAME
 
@@ -33,7 +44,9 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
 
 
 def events(workdir: Path) -> Iterator[Any]:
-    """The events of all files of a run, in the order of their names: TFRecord frames of 8 + 4 + n + 4 bytes."""
+    """The events of all files of a run, in the order of their names: TFRecord frames of 8 + 4 + n +
+    4 bytes.
+    """
     for path in sorted((workdir / TENSORBOARD).iterdir()):
         data, at = path.read_bytes(), 0
         while at < len(data):
@@ -43,7 +56,9 @@ def events(workdir: Path) -> Iterator[Any]:
 
 
 def scalars(workdir: Path) -> list[tuple[int, str, float]]:
-    """What TensorBoard shows: a session that starts at a step makes what was said of it and of later ones void."""
+    """What TensorBoard shows: a session that starts at a step makes what was said of it and of
+    later ones void.
+    """
     shown: list[tuple[int, str, float]] = []
     for event in events(workdir):
         if event.session_log.status == START:
@@ -76,7 +91,9 @@ def test_lines_after_the_restored_step_and_torn_ones_are_cut(tmp_path: Path):
     cut_metrics(path, 10)
     assert not path.exists()
     steps = (5, 10, 15, 12)  # the last: a number that came late
-    path.write_text("".join(f'{{"step": {step}, "loss": 1.0}}\n' for step in steps) + '{"step": 20, "lo')
+    path.write_text(
+        "".join(f'{{"step": {step}, "loss": 1.0}}\n' for step in steps) + '{"step": 20, "lo'
+    )
     cut_metrics(path, 15)
     assert [line["step"] for line in lines(tmp_path)] == [5, 10, 15, 12]
     cut_metrics(path, 12)
@@ -119,7 +136,12 @@ def test_tensorboard_holds_the_picture_and_the_text(tmp_path: Path):
     board.image(4, "preview/samples", PICTURE)
     board.text(4, "run/recipe", "**digits**")
     board.close()
-    seen = {value.tag: value for event in events(tmp_path) for value in event.summary.value if event.step == 4}
+    seen = {
+        value.tag: value
+        for event in events(tmp_path)
+        for value in event.summary.value
+        if event.step == 4
+    }
     picture = seen["preview/samples"].image
     assert (picture.height, picture.width, picture.colorspace) == PICTURE.shape
     decoded = Image.open(io.BytesIO(picture.encoded_image_string))
@@ -128,14 +150,21 @@ def test_tensorboard_holds_the_picture_and_the_text(tmp_path: Path):
     assert seen["run/recipe/text_summary"].tensor.string_val == [b"**digits**"]
 
 
-NO_ROOM = r": the metrics could not be written \(No space left on device\); the checkpoints are whole; make room and"
+NO_ROOM = (
+    r": the metrics could not be written \(No space left on device\); the checkpoints are whole; "
+    r"make room and"
+)
 
 
 @pytest.mark.parametrize("kind", [JsonLines, TensorBoard])
 def test_a_full_disk_is_one_line_for_whoever_tells_more(
-    small_disk: Callable[[str], Path], kind: type[JsonLines] | type[TensorBoard], capfd: pytest.CaptureFixture[str]
+    small_disk: Callable[[str], Path],
+    kind: type[JsonLines] | type[TensorBoard],
+    capfd: pytest.CaptureFixture[str],
 ):
-    """tensorboardX's own writer ends with a traceback in its thread, and another one when the process ends."""
+    """tensorboardX's own writer ends with a traceback in its thread, and another one when the
+    process ends.
+    """
     disk, threads = small_disk("size=16k"), threading.active_count()
     sink = kind(disk, 0)
 
@@ -165,7 +194,9 @@ def test_a_file_of_events_that_cannot_begin_is_closed(small_disk: Callable[[str]
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
-    """The records of a run's file: a header of 7 bytes, then LevelDB's log format, whose blocks are of 32 KiB."""
+    """The records of a run's file: a header of 7 bytes, then LevelDB's log format, whose blocks are
+    of 32 KiB.
+    """
     from wandb.proto import wandb_internal_pb2
 
     data, at, whole = path.read_bytes(), 7, b""
@@ -183,18 +214,27 @@ def wandb_records(path: Path) -> Iterator[Any]:
 def wandb_history(path: Path) -> list[dict[str, Any]]:
     """What was logged: one dict a call, nested names joined by dots."""
     return [
-        {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+        {
+            ".".join(item.nested_key) or item.key: json.loads(item.value_json)
+            for item in record.history.item
+        }
         for record in wandb_records(path)
         if record.WhichOneof("record_type") == "history"
     ]
 
 
 @pytest.fixture
-def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def offline(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """No network, no login, no reports of errors, and no service that outlives the test."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    for name, value in {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}.items():
+    for name, value in {
+        "WANDB_MODE": "offline",
+        "WANDB_ERROR_REPORTING": "false",
+        "WANDB_SILENT": "true",
+    }.items():
         monkeypatch.setenv(name, value)
     yield
     import wandb
@@ -218,15 +258,26 @@ def test_wandb_holds_numbers_and_pictures_under_one_id(tmp_path: Path):
     before, after = sorted((tmp_path / "wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"))
     logged = wandb_history(before)
     assert [line["step"] for line in logged] == [5, 5, 3], "nothing is dropped"
-    assert (logged[0]["train/loss"], logged[0]["loss_by_t/0.3-0.4"], logged[2]["train/loss"]) == (0.5, 0.25, 0.75)
+    assert (logged[0]["train/loss"], logged[0]["loss_by_t/0.3-0.4"], logged[2]["train/loss"]) == (
+        0.5,
+        0.25,
+        0.75,
+    )
     picture = before.parent / "files" / logged[1]["preview/samples.path"]
     np.testing.assert_array_equal(np.asarray(Image.open(picture)), PICTURE)
     assert [(line["step"], line["val/loss"]) for line in wandb_history(after)] == [(6, 0.125)]
-    runs = [record.run for path in (before, after) for record in wandb_records(path) if record.HasField("run")]
+    runs = [
+        record.run
+        for path in (before, after)
+        for record in wandb_records(path)
+        if record.HasField("run")
+    ]
     assert {(run.project, run.run_id, run.resume) for run in runs} == {("tests", run_id, True)}
     config = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
     assert config["model"] == {"depth": 2}
-    summary = [item for r in wandb_records(before) if r.HasField("summary") for item in r.summary.update]
+    summary = [
+        item for r in wandb_records(before) if r.HasField("summary") for item in r.summary.update
+    ]
     assert any(json.loads(item.value_json) == "digits" for item in summary)
 
 
@@ -239,7 +290,9 @@ def test_without_a_login_one_line_says_what_to_do(tmp_path: Path, monkeypatch: p
     assert "\n" not in str(caught.value)
 
 
-def test_without_wandb_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_wandb_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"install flowtrain\[wandb\]") as caught:
         WandbSink("tests", tmp_path, {})
@@ -249,4 +302,7 @@ def test_without_wandb_one_line_says_what_to_install(tmp_path: Path, monkeypatch
 
 def test_wandb_is_imported_only_when_asked_for():
     code = "import sys, flowtrain.sinks; sys.exit('wandb' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode
+        == 0
+    )

@@ -1,4 +1,6 @@
-"""The step against one written out in NumPy, with gradients by hand; in parts, on meshes, and on bad batches."""
+"""The step against one written out in NumPy, with gradients by hand; in parts, on meshes, and on
+bad batches.
+"""
 
 from typing import Any
 
@@ -8,7 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flowtrain.devices.sharding import batch_sharding, constrain_batch, make_mesh, replicated, state_shardings
+from flowtrain.devices.sharding import (
+    batch_sharding,
+    constrain_batch,
+    make_mesh,
+    replicated,
+    state_shardings,
+)
 from flowtrain.model import Network, make_network
 from flowtrain.optim import make_optimizer
 from flowtrain.records.counter import Purpose
@@ -23,14 +31,26 @@ CONTENT: dict[str, Any] = {
     "model": {"depth": 1, "width": 16, "heads": 2},
     "objective": {"label_drop": 0.3, "logit_mean": 0.2, "logit_std": 0.8},
     "optimizer": {"learning_rate": 0.02, "warmup_steps": 5, "weight_decay": 0.1, "clip_norm": 0.5},
-    "train": {"steps": 9, "batch_size": BATCH, "ema_decay": 0.9, "ema_extra": [0.5], "ema_power": [0.1]},
+    "train": {
+        "steps": 9,
+        "batch_size": BATCH,
+        "ema_decay": 0.9,
+        "ema_extra": [0.5],
+        "ema_power": [0.1],
+    },
 }
 Tree = dict[str, NDArray[Any]]
 
 
 def _hidden_layer() -> Network:
     """out tanh(x w + t u + e[label]) + b at each cell: small enough to differentiate by hand."""
-    shapes = {"w": (4, WIDTH), "u": (WIDTH,), "e": (CLASSES + 1, WIDTH), "out": (WIDTH, 4), "b": (4,)}
+    shapes = {
+        "w": (4, WIDTH),
+        "u": (WIDTH,),
+        "e": (CLASSES + 1, WIDTH),
+        "out": (WIDTH, 4),
+        "b": (4,),
+    }
 
     def predict(params: Any, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         condition = t[:, None] * params["u"][None, :] + params["e"][label]
@@ -40,7 +60,11 @@ def _hidden_layer() -> Network:
     def init(key: jax.Array) -> Any:
         return {name: jax.random.normal(key, shape) for name, shape in shapes.items()}
 
-    return Network(init, predict, {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+    return Network(
+        init,
+        predict,
+        {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()},
+    )
 
 
 def _setup(network: Network, **train: Any) -> Setup:
@@ -53,7 +77,9 @@ def _state(setup: Setup, scale: float = 0.5) -> TrainState:
     rng = np.random.default_rng(0)
 
     def params() -> Any:
-        return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32), abstract)
+        return jax.tree.map(
+            lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32), abstract
+        )
 
     abstract = setup.network.abstract
     drawn = params()
@@ -81,7 +107,9 @@ def _numpy(tree: Any) -> Any:
 
 
 def _close(actual: Any, expected: Any, **tolerance: float) -> None:
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), _numpy(actual), _numpy(expected))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **tolerance), _numpy(actual), _numpy(expected)
+    )
 
 
 def _equal(actual: Any, expected: Any) -> None:
@@ -98,16 +126,22 @@ def _drawn(key: jax.Array, batch: Tree, drop: float = 0.3) -> tuple[NDArray[Any]
         return folded
 
     def normal(purpose: Purpose, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        return np.array([jax.random.normal(of(row, purpose), shape) for row in range(BATCH)], np.float64)
+        return np.array(
+            [jax.random.normal(of(row, purpose), shape) for row in range(BATCH)], np.float64
+        )
 
-    raw = batch["mean"] + np.exp(batch["logvar"].astype(np.float64) / 2) * normal(Purpose.POSTERIOR, SHAPE)
+    raw = batch["mean"] + np.exp(batch["logvar"].astype(np.float64) / 2) * normal(
+        Purpose.POSTERIOR, SHAPE
+    )
     time = 1 / (1 + np.exp(-(0.2 + 0.8 * normal(Purpose.TIME, ()))))
     uniform = np.array([jax.random.uniform(of(row, Purpose.LABEL_DROP)) for row in range(BATCH)])
     label = np.where(uniform < drop, CLASSES, batch["label"])
     return (raw - np.array(OFFSET)) * np.array(SCALE), normal(Purpose.NOISE, SHAPE), time, label
 
 
-def _losses_and_gradient(p: Tree, data: Any, noise: Any, t: Any, label: Any) -> tuple[NDArray[Any], Tree]:
+def _losses_and_gradient(
+    p: Tree, data: Any, noise: Any, t: Any, label: Any
+) -> tuple[NDArray[Any], Tree]:
     """Of the hidden layer that is to give data - noise; (n,), and the gradient of the mean."""
     at = t[:, None, None, None]
     x = (1 - at) * noise + at * data
@@ -132,8 +166,12 @@ def _norm(tree: Tree) -> float:
     return float(np.sqrt(sum((leaf**2).sum() for leaf in tree.values())))
 
 
-def _reference(params: Tree, batches: list[Tree]) -> tuple[list[dict[str, Any]], Tree, dict[str, Tree]]:
-    """Metrics of each step, and parameters and averages after the last: clipped AdamW with a warm-up, in float64."""
+def _reference(
+    params: Tree, batches: list[Tree]
+) -> tuple[list[dict[str, Any]], Tree, dict[str, Tree]]:
+    """Metrics of each step, and parameters and averages after the last: clipped AdamW with a
+    warm-up, in float64.
+    """
     p = {name: leaf.astype(np.float64) for name, leaf in params.items()}
     first, second = ({name: np.zeros_like(leaf) for name, leaf in p.items()} for _ in range(2))
     ema, lines = {name: dict(p) for name in ("ema", "ema0.5", "power0.1")}, []
@@ -145,7 +183,10 @@ def _reference(params: Tree, batches: list[Tree]) -> tuple[list[dict[str, Any]],
         p = {}
         for name, g in gradient.items():
             g = g * min(1, 0.5 / norm)
-            first[name], second[name] = 0.9 * first[name] + 0.1 * g, 0.99 * second[name] + 0.01 * g**2
+            first[name], second[name] = (
+                0.9 * first[name] + 0.1 * g,
+                0.99 * second[name] + 0.01 * g**2,
+            )
             adam = (first[name] / (1 - 0.9**k)) / (np.sqrt(second[name] / (1 - 0.99**k)) + 1e-8)
             p[name] = before[name] - rate * (adam + 0.1 * before[name])
         decays = {"ema": 0.9, "ema0.5": 0.5, "power0.1": (1 - 1 / k) ** (gamma_of_width(0.1) + 1)}
@@ -216,7 +257,9 @@ def test_a_batch_in_parts_is_the_whole_batch(plain: tuple[Setup, Any], parts: in
 
 @pytest.mark.parametrize("bad", [np.inf, np.nan, 6e4])
 def test_an_update_that_is_not_finite_is_not_made(plain: tuple[Setup, Any], bad: float):
-    """Bad steps among good ones change no bit of what the good ones make; they are counted, and those in a row."""
+    """Bad steps among good ones change no bit of what the good ones make; they are counted, and
+    those in a row.
+    """
     setup, step = plain
     calm, rough = _state(setup), _state(setup)
     counts = []
@@ -233,7 +276,9 @@ def test_an_update_that_is_not_finite_is_not_made(plain: tuple[Setup, Any], bad:
         counts.append((int(rough.step), int(rough.skipped), int(rough.streak)))
         assert (int(metrics["skipped"]), int(metrics["streak"])) == counts[-1][1:]
         assert float(metrics["finite"]) == good
-        assert float(metrics["learning_rate"]) == pytest.approx(0.02 / 5 * (int(calm.step) + (not good)))
+        assert float(metrics["learning_rate"]) == pytest.approx(
+            0.02 / 5 * (int(calm.step) + (not good))
+        )
         if good:
             _equal({**metrics, "skipped": 0}, {**expected, "skipped": 0})
         else:
@@ -251,7 +296,9 @@ def test_a_run_begins_with_its_averages_at_the_parameters():
     _equal(state.ema, dict.fromkeys(("ema", "ema0.5", "power0.1"), expected))
     assert (int(state.step), int(state.skipped), int(state.streak)) == (0, 0, 0)
     leaves = [*jax.tree.leaves(state.params), *jax.tree.leaves(state.ema)]
-    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves), "a buffer would be donated twice"
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves), (
+        "a buffer would be donated twice"
+    )
 
 
 def test_validation_sums_over_records_that_are_no_padding():
@@ -283,7 +330,9 @@ def alone() -> tuple[TrainState, list[dict[str, Any]]]:
 
 def _three_steps(mesh: Any, parts: int) -> tuple[TrainState, list[dict[str, Any]]]:
     recipe = make_recipe(CONTENT)
-    setup = _setup(make_network(recipe.model, SHAPE, CLASSES, constrain_batch(mesh)), accumulate=parts)
+    setup = _setup(
+        make_network(recipe.model, SHAPE, CLASSES, constrain_batch(mesh)), accumulate=parts
+    )
     state = _state(setup, 0.1)
     places = state_shardings(mesh, state)
     state, key = jax.device_put(state, places), jax.device_put(KEY, replicated(mesh))
@@ -291,7 +340,8 @@ def _three_steps(mesh: Any, parts: int) -> tuple[TrainState, list[dict[str, Any]
     quick = {"xla_backend_optimization_level": 0}
     for number in range(3):
         batch = jax.device_put(_batch(number), batch_sharding(mesh))
-        if number == 0:  # compiled for these places: were the state elsewhere after a step, the next would fail
+        # compiled for these places: were the state elsewhere after a step, the next would fail
+        if number == 0:
             step = step.lower(state, batch, key).compile(quick)
         state, metrics = step(state, batch, key)
         assert jax.tree.map(lambda leaf: leaf.sharding, state) == places
@@ -301,18 +351,25 @@ def _three_steps(mesh: Any, parts: int) -> tuple[TrainState, list[dict[str, Any]
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_eight_devices_compute_what_one_does(alone: tuple[TrainState, list[dict[str, Any]]], name: str):
+def test_eight_devices_compute_what_one_does(
+    alone: tuple[TrainState, list[dict[str, Any]]], name: str
+):
     fsdp, parts = MESHES[name]
     state, lines = _three_steps(make_mesh(fsdp=fsdp), parts)
-    cut = [leaf for leaf in jax.tree.leaves((state.params, state.ema, state.opt)) if not leaf.is_fully_replicated]
-    assert len(cut) == (0 if fsdp == 1 else 5 * 6)  # kernels of a block: parameters, 3 averages, 2 moments
+    cut = [
+        leaf
+        for leaf in jax.tree.leaves((state.params, state.ema, state.opt))
+        if not leaf.is_fully_replicated
+    ]
+    # kernels of a block: parameters, 3 averages, 2 moments
+    assert len(cut) == (0 if fsdp == 1 else 5 * 6)
     _close(lines, alone[1], rtol=2e-6, atol=1e-6)
     _close(_without_bias_of_keys(state), _without_bias_of_keys(alone[0]), rtol=1e-5, atol=2e-5)
 
 
 def _without_bias_of_keys(state: TrainState) -> list[Any]:
-    """Parameters and averages; but softmax does not see a shift of all keys, so that gradient is rounding, and Adam
-    makes it as large as any other."""
+    """Parameters and averages; but softmax does not see a shift of all keys, so that gradient is
+    rounding, and Adam makes it as large as any other."""
     trees = [jax.tree.map(np.array, tree) for tree in (state.params, *state.ema.values())]
     for tree in trees:
         tree["blocks"][0]["qkv"]["bias"][16:32] = 0

@@ -26,7 +26,14 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EVERY_STEP = "train.log_every=1"
-MESHES = {"one": (1, 1), "two": (2, 1), "four": (4, 1), "eight": (8, 1), "fsdp": (8, 8), "both": (8, 4)}
+MESHES = {
+    "one": (1, 1),
+    "two": (2, 1),
+    "four": (4, 1),
+    "eight": (8, 1),
+    "fsdp": (8, 8),
+    "both": (8, 4),
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,9 @@ def one_device(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 def test_any_number_of_devices_computes_what_one_does(
     latents: Path, tmp_path: Path, one_device: list[dict[str, Any]], mesh: str
 ):
-    """Twenty steps: the same losses, which also tell that the same records came in the same order."""
+    """Twenty steps: the same losses, which also tell that the same records came in the same
+    order.
+    """
     count, fsdp = MESHES[mesh]
     options = Options(devices=jax.local_devices()[:count], fsdp=fsdp)
     run_debug(latents, tmp_path, EVERY_STEP, options=options)
@@ -48,19 +57,25 @@ def test_any_number_of_devices_computes_what_one_does(
     assert [line["step"] for line in found] == list(range(1, 21))
     for name in ("loss", "grad_norm", "update_norm", "param_norm"):
         expected = [line[name] for line in one_device]
-        np.testing.assert_allclose([line[name] for line in found], expected, rtol=2e-5, err_msg=name)
+        np.testing.assert_allclose(
+            [line[name] for line in found], expected, rtol=2e-5, err_msg=name
+        )
     for ours, theirs in zip(found, one_device, strict=True):
         assert ours.keys() == theirs.keys(), "the tenths of t that had records are among them"
 
 
-def test_a_run_goes_on_on_another_number_of_devices(latents: Path, tmp_path: Path, one_device: list[dict[str, Any]]):
+def test_a_run_goes_on_on_another_number_of_devices(
+    latents: Path, tmp_path: Path, one_device: list[dict[str, Any]]
+):
     stops = iter([False] * 6 + [True])
     eight = Options(devices=jax.local_devices(), fsdp=8, should_stop=lambda: next(stops))
     assert run_debug(latents, tmp_path, EVERY_STEP, options=eight).stopped
     assert run_debug(latents, tmp_path, EVERY_STEP).step == 20
     found = lines(tmp_path)
     assert [line["step"] for line in found] == list(range(1, 21))
-    np.testing.assert_allclose([line["loss"] for line in found], [line["loss"] for line in one_device], rtol=2e-5)
+    np.testing.assert_allclose(
+        [line["loss"] for line in found], [line["loss"] for line in one_device], rtol=2e-5
+    )
 
 
 def test_a_finished_run_is_left_alone_and_can_be_made_longer(latents: Path, tmp_path: Path):
@@ -69,7 +84,11 @@ def test_a_finished_run_is_left_alone_and_can_be_made_longer(latents: Path, tmp_
     longer = debug_plan(latents, "train.steps=30")
     assert run_debug(latents, tmp_path / "a", "train.steps=30").step == 30
     run_debug(latents, tmp_path / "b", "train.steps=30")
-    jax.tree.map(np.testing.assert_array_equal, saved(longer, tmp_path / "a", 30), saved(longer, tmp_path / "b", 30))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        saved(longer, tmp_path / "a", 30),
+        saved(longer, tmp_path / "b", 30),
+    )
 
 
 def test_it_learns_and_the_average_follows(latents: Path, tmp_path: Path):
@@ -80,7 +99,10 @@ def test_it_learns_and_the_average_follows(latents: Path, tmp_path: Path):
     state, _, meta = saved(debug_plan(latents, *more), tmp_path, 150)
     assert meta["recipe"]["train"]["steps"] == 150
     ema = state.ema["ema"]
-    distance = [float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (state.params, ema)), strict=True)]
+    distance = [
+        float(np.abs(a - b).max())
+        for a, b in zip(*map(jax.tree.leaves, (state.params, ema)), strict=True)
+    ]
     assert 0 < max(distance) < 0.1
 
 
@@ -89,11 +111,16 @@ def test_a_few_records_can_be_overfitted(latents: Path, tmp_path: Path):
     more = ["train.steps=300", "optimizer.learning_rate=1e-2", "train.checkpoint_every=300"]
     run_debug(latents, tmp_path / "all", *more)
     run_debug(latents, tmp_path / "two", *more, "train.overfit=2")
-    tail = {name: np.mean([loss for _, loss, _ in curve(tmp_path / name)][-10:]) for name in ("all", "two")}
+    tail = {
+        name: np.mean([loss for _, loss, _ in curve(tmp_path / name)][-10:])
+        for name in ("all", "two")
+    }
     assert tail["two"] < 0.6 * tail["all"]
 
 
-def test_previews_get_the_averaged_weights_and_their_numbers_are_logged(latents: Path, tmp_path: Path):
+def test_previews_get_the_averaged_weights_and_their_numbers_are_logged(
+    latents: Path, tmp_path: Path
+):
     seen: dict[int, TrainedModel] = {}
 
     class Drawn:
@@ -110,7 +137,9 @@ def test_previews_get_the_averaged_weights_and_their_numbers_are_logged(latents:
     plan = debug_plan(latents, *more)
     for step, trained in seen.items():
         assert trained.weights == "ema"
-        jax.tree.map(np.testing.assert_array_equal, trained.params, saved(plan, tmp_path, step)[0].ema["ema"])
+        jax.tree.map(
+            np.testing.assert_array_equal, trained.params, saved(plan, tmp_path, step)[0].ema["ema"]
+        )
     text = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert sum('"preview_fd": 1.5' in line for line in text) == 2
 
@@ -121,28 +150,44 @@ def test_a_preview_that_fails_is_told_and_costs_nothing_else(
     def preview(trained: TrainedModel) -> Any:
         raise ValueError(f"no paint at step {trained.step}")
 
-    assert run_debug(latents, tmp_path, "preview.every=10", options=replace(ONE, preview=preview)).step == 20
+    assert (
+        run_debug(latents, tmp_path, "preview.every=10", options=replace(ONE, preview=preview)).step
+        == 20
+    )
     told = capfd.readouterr().err
     assert "step 10: no preview (ValueError: no paint at step 10); training goes on" in told
     assert [line["step"] for line in lines(tmp_path)] == [5, 10, 15, 20]
 
 
-def test_a_run_killed_between_its_first_snapshot_and_its_first_checkpoint_begins_again(latents: Path, tmp_path: Path):
+def test_a_run_killed_between_its_first_snapshot_and_its_first_checkpoint_begins_again(
+    latents: Path, tmp_path: Path
+):
     more = ["train.ema_power=[0.1]", "train.ema_snapshot_every=2", "train.checkpoint_every=20"]
     calls = iter(range(5))
     with pytest.raises(StopIteration):
-        run_debug(latents, tmp_path, *more, options=replace(ONE, should_stop=lambda: next(calls) < 0))
+        run_debug(
+            latents, tmp_path, *more, options=replace(ONE, should_stop=lambda: next(calls) < 0)
+        )
     assert not list((tmp_path / "checkpoints").glob("[0-9]*"))
     assert run_debug(latents, tmp_path, *more).step == 20
     kept = sorted(int(path.name) for path in (tmp_path / "snapshots").glob("[0-9]*"))
     assert kept == list(range(2, 21, 2))
 
 
-def test_a_run_that_has_no_checkpoint_yet_may_begin_anew_with_another_recipe(latents: Path, tmp_path: Path):
-    first = ["train.ema_power=[0.1]", "train.ema_snapshot_every=2", "train.checkpoint_every=20", "train.log_every=1"]
+def test_a_run_that_has_no_checkpoint_yet_may_begin_anew_with_another_recipe(
+    latents: Path, tmp_path: Path
+):
+    first = [
+        "train.ema_power=[0.1]",
+        "train.ema_snapshot_every=2",
+        "train.checkpoint_every=20",
+        "train.log_every=1",
+    ]
     calls = iter(range(5))
     with pytest.raises(StopIteration):
-        run_debug(latents, tmp_path, *first, options=replace(ONE, should_stop=lambda: next(calls) < 0))
+        run_debug(
+            latents, tmp_path, *first, options=replace(ONE, should_stop=lambda: next(calls) < 0)
+        )
     assert list((tmp_path / "snapshots").glob("[0-9]*"))
     other = ["model.depth=1", "train.steps=3", "train.log_every=1"]
     assert run_debug(latents, tmp_path, *other).step == 3
@@ -153,7 +198,13 @@ def test_a_run_that_has_no_checkpoint_yet_may_begin_anew_with_another_recipe(lat
 
 
 def test_checkpoints_are_kept_by_policy(latents: Path, tmp_path: Path):
-    policy = ["train.keep=2", "train.keep_every=8", "train.keep_best=1", "train.holdout=4", "train.checkpoint_every=2"]
+    policy = [
+        "train.keep=2",
+        "train.keep_every=8",
+        "train.keep_best=1",
+        "train.holdout=4",
+        "train.checkpoint_every=2",
+    ]
     run_debug(latents, tmp_path, *policy, "optimizer.learning_rate=1e-2")
     kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     losses = {}
@@ -180,10 +231,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(latents: Path, 
         with pytest.raises(UserError, match=message):
             run_debug(data, workdir, override)
     assert sorted(path.relative_to(workdir) for path in workdir.rglob("*")) == before
-    with pytest.raises(UserError, match=r"batch_size 8 is not divisible by 3 devices; try --set train.batch_size=9"):
+    with pytest.raises(
+        UserError, match=r"batch_size 8 is not divisible by 3 devices; try --set train.batch_size=9"
+    ):
         run_debug(latents, tmp_path / "new", options=Options(devices=jax.local_devices()[:3]))
     with pytest.raises(
-        UserError, match=r"--fsdp 3: the number of devices, 8, is not divisible by it; use one of 1, 2, 4, 8"
+        UserError,
+        match=r"--fsdp 3: the number of devices, 8, is not divisible by it; use one of 1, 2, 4, 8",
     ):
         run_debug(latents, tmp_path / "new", options=Options(fsdp=3))
     assert not (tmp_path / "new").exists()

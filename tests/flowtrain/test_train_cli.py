@@ -73,15 +73,32 @@ def test_options_that_need_each_other(latents: Path, tmp_path: Path):
         (["--processes", "2", "--process", "0"], "need --coordinator HOST:PORT, or --distributed"),
         (["--process", "0"], "need --coordinator HOST:PORT, or --distributed"),
         (["--coordinator", "127.0.0.1:1"], "--coordinator needs --processes N and --process I"),
-        (["--coordinator", "h:1", "--processes", "2", "--process", "2"], "of 2 processes the last is number 1"),
-        (["--reference", "statistics.npz"], "--reference is for the distances of previews, and there are none"),
+        (
+            ["--coordinator", "h:1", "--processes", "2", "--process", "2"],
+            "of 2 processes the last is number 1",
+        ),
+        (
+            ["--reference", "statistics.npz"],
+            "--reference is for the distances of previews, and there are none",
+        ),
         (["--set", "train.keep_best=1"], "train.keep_best needs a validation loss"),
-        (["--cache-dir", "x"], "--cache-dir says where to stage, and nothing is staged; add --cache disk, or leave it"),
-        (["--cache-dir", "x", "--cache", "ram"], "--cache-dir says where to stage, and nothing is staged"),
-        (["--fsdp", "3"], "--fsdp 3: the number of devices, 8, is not divisible by it; use one of 1, 2, 4, 8"),
+        (
+            ["--cache-dir", "x"],
+            "--cache-dir says where to stage, and nothing is staged; add --cache disk, or leave it",
+        ),
+        (
+            ["--cache-dir", "x", "--cache", "ram"],
+            "--cache-dir says where to stage, and nothing is staged",
+        ),
+        (
+            ["--fsdp", "3"],
+            "--fsdp 3: the number of devices, 8, is not divisible by it; use one of 1, 2, 4, 8",
+        ),
         (["--set", "train.batch_size=9"], "train.batch_size 9 is not divisible by 8 devices"),
     ):
-        code, _, err = _run(latents, "--workdir", tmp_path / "run", "--recipe", "debug", *options, "--dry-run")
+        code, _, err = _run(
+            latents, "--workdir", tmp_path / "run", "--recipe", "debug", *options, "--dry-run"
+        )
         assert (code, message in err) == (2, True), err
         assert not (tmp_path / "run").exists()
     for options in (
@@ -91,7 +108,9 @@ def test_options_that_need_each_other(latents: Path, tmp_path: Path):
         ["--cache-dir", "x", "--validation", "s3://bucket/data"],
         ["--reference", "x", "--set", "preview.every=1", "--set", "preview.distance_samples=9"],
     ):
-        code, _, err = _run(latents, "--workdir", tmp_path / "run", "--recipe", "debug", *options, "--dry-run")
+        code, _, err = _run(
+            latents, "--workdir", tmp_path / "run", "--recipe", "debug", *options, "--dry-run"
+        )
         assert code == 0, err
 
 
@@ -103,8 +122,18 @@ CHANGED = [
     "optimizer.learning_rate=3e-5",
     "optimizer.clip_norm=1",
 ]
-CHANGED += ["optimizer.schedule=rsqrt", "train.ema_extra=[0.5]", "train.steps=2", "train.keep_every=10"]
-CHANGED += ["sampler.cfg=1.5", "sampler.cfg_channels=3", "preview.cfg=[2.5]", "preview.protocol=other"]
+CHANGED += [
+    "optimizer.schedule=rsqrt",
+    "train.ema_extra=[0.5]",
+    "train.steps=2",
+    "train.keep_every=10",
+]
+CHANGED += [
+    "sampler.cfg=1.5",
+    "sampler.cfg_channels=3",
+    "preview.cfg=[2.5]",
+    "preview.protocol=other",
+]
 
 
 def test_the_printed_recipe_and_the_saved_one_can_be_loaded_again(latents: Path, tmp_path: Path):

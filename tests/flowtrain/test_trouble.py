@@ -1,4 +1,6 @@
-"""What a machine refuses while a command trains: one line and status 2, and the same command goes on with room."""
+"""What a machine refuses while a command trains: one line and status 2, and the same command goes
+on with room.
+"""
 
 import re
 import subprocess
@@ -39,11 +41,17 @@ def _run(words: Sequence[str], memory: int | None = None) -> tuple[int, str]:
 
 
 def _refused(words: Sequence[str], memory: int | None = None) -> str:
-    """The one line of a command that must fail; before it there are the recipe and lines of progress, and no others."""
+    """The one line of a command that must fail; before it there are the recipe and lines of
+    progress, and no others.
+    """
     status, errors = _run(words, memory)
     assert status == 2, errors
     *before, last = errors.splitlines()
-    assert [line for line in before if line and not line.startswith(("[", "step ")) and " = " not in line] == []
+    assert [
+        line
+        for line in before
+        if line and not line.startswith(("[", "step ")) and " = " not in line
+    ] == []
     assert last.startswith("Error: ")
     return last.removeprefix("Error: ")
 
@@ -53,11 +61,14 @@ def _assert_equal(latents: Path, one: Path, other: Path, step: int) -> None:
     jax.tree.map(np.testing.assert_array_equal, saved(plan, one, step), saved(plan, other, step))
 
 
-# A checkpoint takes 1 MB in 63 files and folders. Too little room is told before a byte is written; too few files by
-# TensorStore, in the midst of it.
+# A checkpoint takes 1 MB in 63 files and folders. Too little room is told before a byte is written;
+# too few files by TensorStore, in the midst of it.
 @pytest.mark.parametrize(
     ("few", "many", "told"),
-    [("size=1500k", "size=9m", r"MB needed, 0\.\d MB free"), ("nr_inodes=100", "nr_inodes=900", FULL)],
+    [
+        ("size=1500k", "size=9m", r"MB needed, 0\.\d MB free"),
+        ("nr_inodes=100", "nr_inodes=900", FULL),
+    ],
     ids=["bytes", "files"],
 )
 def test_a_disk_that_fills_up_while_saving(
@@ -87,14 +98,26 @@ def test_a_disk_that_fills_up_with_metrics(latents: Path, small_disk: Callable[[
 
 
 def test_a_step_that_does_not_fit_in_memory_names_the_knobs(latents: Path, tmp_path: Path):
-    """With one activation of 17 GB for a process that may have 16 GiB; with a smaller batch the same network fits."""
+    """With one activation of 17 GB for a process that may have 16 GiB; with a smaller batch the
+    same network fits.
+    """
     wide = ["model.depth=1", "model.mlp_ratio=2048", "train.steps=2", "train.checkpoint_every=2"]
     memory = 16 << 20
-    line = _refused(command(latents, tmp_path, "--overfit", "20", overrides=[*wide, "train.batch_size=16384"]), memory)
+    line = _refused(
+        command(latents, tmp_path, "--overfit", "20", overrides=[*wide, "train.batch_size=16384"]),
+        memory,
+    )
     assert line.startswith("out of memory: a step does not fit; ")
-    for knob in ("train.accumulate=2", "model.remat=true", "--fsdp N", "model.dtype=bfloat16", "train.batch_size"):
+    for knob in (
+        "train.accumulate=2",
+        "model.remat=true",
+        "--fsdp N",
+        "model.dtype=bfloat16",
+        "train.batch_size",
+    ):
         assert knob in line
     status, errors = _run(
-        command(latents, tmp_path, "--overfit", "20", overrides=[*wide, "train.batch_size=8"]), memory
+        command(latents, tmp_path, "--overfit", "20", overrides=[*wide, "train.batch_size=8"]),
+        memory,
     )
     assert status == 0, errors

@@ -36,7 +36,8 @@ def test_it_is_the_mean_over_exactly_the_held_out_records(latents: Path):
     assert sorted([*train, *held]) == list(range(RECORDS))
     key, setup = jax.random.key(0), plan.setup()
     params = jax.jit(lambda k: init_state(setup, k))(key).params
-    params = jax.tree.map(lambda leaf: leaf + 0.05, params)  # a network that starts at zero would hide much
+    # a network that starts at zero would hide much
+    params = jax.tree.map(lambda leaf: leaf + 0.05, params)
 
     whole = Selection(held)
     reader = BatchReader(plan.reader, batch_size=HELD, seed=0, flip=False, selection=whole)
@@ -46,14 +47,18 @@ def test_it_is_the_mean_over_exactly_the_held_out_records(latents: Path):
     objective = plan.recipe.objective.model_copy(update={"label_drop": 0.0})
     draws = draw(inner, batch, setup.latent_shape, objective, setup.null_class)
     np.testing.assert_array_equal(draws.label, batch["label"])
-    losses = record_losses(plan.network.predict, params, data, draws, make_objective(objective).path, "velocity")
+    losses = record_losses(
+        plan.network.predict, params, data, draws, make_objective(objective).path, "velocity"
+    )
 
     mesh = make_mesh(jax.local_devices()[:1])
     alone = Validation(setup, plan.reader, held, 4, mesh)(params, key)  # batches of 4 and 3
     assert alone["loss"] == pytest.approx(float(jnp.mean(losses)), rel=1e-5)
     tenth = int(np.floor(float(draws.time[0]) * 10))
     same = np.floor(np.asarray(draws.time) * 10) == tenth
-    assert alone[f"loss_t0.{tenth}"] == pytest.approx(float(np.mean(np.asarray(losses)[same])), rel=1e-5)
+    assert alone[f"loss_t0.{tenth}"] == pytest.approx(
+        float(np.mean(np.asarray(losses)[same])), rel=1e-5
+    )
 
     many = make_mesh(jax.local_devices())
     spread = Validation(plan.setup(constrain_batch(many)), plan.reader, held, 4, many)(params, key)

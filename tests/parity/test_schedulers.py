@@ -1,4 +1,6 @@
-"""Our solvers beside diffusers' schedulers, with the same network function, step for step from the same noise."""
+"""Our solvers beside diffusers' schedulers, with the same network function, step for step from the
+same noise.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +19,20 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
 
 NOISE = np.random.default_rng(0).standard_normal((3, 4, 4, 2)).astype(np.float32)
-BETAS = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
+BETAS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+}
 # As our grid: whole levels, evenly spaced from the noisiest, and a last step onto clean data.
 SPACING = {"timestep_spacing": "trailing", "clip_sample": False, "prediction_type": "epsilon"}
 
 
 def prediction(x: Any, level: Any, library: Any) -> Any:
-    """Something bent in x and in the level k = 1 ... 1000, of the size of noise; the same for both libraries."""
+    """Something bent in x and in the level k = 1 ... 1000, of the size of noise; the same for both
+    libraries.
+    """
     return 0.8 * x + 0.3 * library.sin(2 * x + level / 150) + 0.1 * library.cos(level / 40)
 
 
@@ -32,8 +41,12 @@ def ours(solver: str, path: Path, output: str, steps: int, keys: jax.Array) -> n
         level = (jnp.round if output == "epsilon" else jnp.asarray)((1 - t) * 1000)
         return prediction(x, level.reshape(-1, 1, 1, 1), jnp)
 
-    problem = Problem(path, output, lambda x, t, label: predict(x, t), jnp.zeros(len(NOISE), jnp.int32))
-    return np.asarray(jax.jit(lambda x, k: integrate(solver, problem, x, k, steps).x)(jnp.asarray(NOISE), keys))
+    problem = Problem(
+        path, output, lambda x, t, label: predict(x, t), jnp.zeros(len(NOISE), jnp.int32)
+    )
+    return np.asarray(
+        jax.jit(lambda x, k: integrate(solver, problem, x, k, steps).x)(jnp.asarray(NOISE), keys)
+    )
 
 
 def theirs(scheduler: Any, level: Callable[[Any], Any]) -> np.ndarray:
@@ -71,7 +84,9 @@ def test_ddpm(steps: int, keys: jax.Array, monkeypatch: pytest.MonkeyPatch) -> N
 
     def our_noise(shape: Any, **_: Any) -> Any:
         fold = jax.vmap(jax.random.fold_in, (0, None))(keys, next(numbers))
-        return torch.from_numpy(np.array(jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(fold)))
+        return torch.from_numpy(
+            np.array(jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(fold))
+        )
 
     monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", our_noise)
     found = ours("ddpm", VariancePreservingPath(), "epsilon", steps, keys)

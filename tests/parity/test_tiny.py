@@ -1,4 +1,6 @@
-"""Tiny autoencoders beside PyTorch: diffusers' class with random weights, TAEF2 with its own through the command."""
+"""Tiny autoencoders beside PyTorch: diffusers' class with random weights, TAEF2 with its own
+through the command.
+"""
 
 import json
 import subprocess
@@ -61,16 +63,24 @@ def test_diffusers_class_with_random_weights(tmp_path: Path, name: str) -> None:
     with torch.no_grad():
         latents = model.encode(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).latents
         decoded = model.decode(latents).sample
-    expected = {part: value.numpy().transpose(0, 2, 3, 1) for part, value in (("z", latents), ("x", decoded))}
+    expected = {
+        part: value.numpy().transpose(0, 2, 3, 1)
+        for part, value in (("z", latents), ("x", decoded))
+    }
     (found,) = vae.encode(jnp.asarray(x))
     assert relative_error(found, expected["z"]) < 1e-4
     assert relative_error(vae.decode(jnp.asarray(expected["z"])), expected["x"]) < 1e-4
     scaling = VARIANTS[name].get("scaling_factor", 1.0)
-    assert (vae.config.scaling_factor, vae.config.factor) == (scaling, 4 if name == "other sizes" else 8)
+    assert (vae.config.scaling_factor, vae.config.factor) == (
+        scaling,
+        4 if name == "other sizes" else 8,
+    )
 
 
 @pytest.mark.parametrize(("channels", "pool"), [(4, False), (16, False), (32, True)])
-def test_the_authors_two_files_with_random_weights(tmp_path: Path, channels: int, pool: bool) -> None:
+def test_the_authors_two_files_with_random_weights(
+    tmp_path: Path, channels: int, pool: bool
+) -> None:
     import torch
 
     torch.manual_seed(channels)
@@ -84,7 +94,12 @@ def test_the_authors_two_files_with_random_weights(tmp_path: Path, channels: int
     assert relative_error(vae.encode_pixels(jnp.asarray(pixels))[0], latents) < 1e-4
     with torch.no_grad():
         decoded = networks["decoder"](torch.from_numpy(latents.transpose(0, 3, 1, 2).copy()))
-    assert relative_error(vae.decode(jnp.asarray(latents)), 2 * decoded.numpy().transpose(0, 2, 3, 1) - 1) < 1e-4
+    assert (
+        relative_error(
+            vae.decode(jnp.asarray(latents)), 2 * decoded.numpy().transpose(0, 2, 3, 1) - 1
+        )
+        < 1e-4
+    )
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -93,14 +108,32 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float((10 * np.log10(255**2 / error)).mean())
 
 
-@pytest.mark.parametrize(("folder", "resolution"), [("celebahq_sample", 256), ("imagenet_sample", 256)])
+@pytest.mark.parametrize(
+    ("folder", "resolution"), [("celebahq_sample", 256), ("imagenet_sample", 256)]
+)
 def test_taef2_through_the_command_on_all_sample_images(
     shared_data: Path, tmp_path: Path, folder: str, resolution: int
 ) -> None:
-    """What was stored decodes as well as PyTorch's own latents do, image by image and on the whole."""
+    """What was stored decodes as well as PyTorch's own latents do, image by image and on the
+    whole.
+    """
     out = tmp_path / "latents"
-    command = [sys.executable, "-c", "from flowtrain.cli import main; main()", "preprocess", str(shared_data / folder)]
-    command += [str(out), "--vae", str(shared_data / "taef2"), "--resolution", str(resolution), "--shards", "1"]
+    command = [
+        sys.executable,
+        "-c",
+        "from flowtrain.cli import main; main()",
+        "preprocess",
+        str(shared_data / folder),
+    ]
+    command += [
+        str(out),
+        "--vae",
+        str(shared_data / "taef2"),
+        "--resolution",
+        str(resolution),
+        "--shards",
+        "1",
+    ]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     dataset = LatentDataset(out)
@@ -111,7 +144,8 @@ def test_taef2_through_the_command_on_all_sample_images(
         picture = decode_image((shared_data / folder / record.key).read_bytes())
         pixels = CROPS["adm"](picture, resolution)[None]
         latents = encode(encoder, pixels)
-        assert np.abs(record.tensors["latent"] - latents[0]).max() < 0.02, record.key  # float16 of values up to 16
+        # float16 of values up to 16
+        assert np.abs(record.tensors["latent"] - latents[0]).max() < 0.02, record.key
         ours.append(psnr(pixels, decode_records(dataset.manifest, [record])))
         theirs.append(psnr(pixels, decode(decoder, latents)))
     print(f"{folder}: {np.mean(ours):.3f} dB, PyTorch {np.mean(theirs):.3f} dB")  # noqa: T201

@@ -18,7 +18,18 @@ def tensors() -> dict[str, Any]:
     """Every type, views that share a storage, expanded, empty and zero-dimensional ones."""
     torch.manual_seed(0)
     base = torch.randn(4, 6)
-    kinds = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+    kinds = [
+        "float64",
+        "float32",
+        "float16",
+        "bfloat16",
+        "int64",
+        "int32",
+        "int16",
+        "int8",
+        "uint8",
+        "bool",
+    ]
     return OrderedDict(
         **{kind: (torch.randn(3, 2) * 3).abs().to(getattr(torch, kind)) for kind in kinds},
         base=base,
@@ -45,7 +56,11 @@ def test_equal_to_torch(tmp_path: Path, archive: bool, make: Any) -> None:
     found = read_torch_file(path)
     assert list(found) == list(expected)
     for name, value in expected.items():
-        reference = value.detach().to(torch.float32 if value.dtype == torch.bfloat16 else value.dtype).numpy()
+        reference = (
+            value.detach()
+            .to(torch.float32 if value.dtype == torch.bfloat16 else value.dtype)
+            .numpy()
+        )
         assert found[name].dtype == reference.dtype, name
         np.testing.assert_array_equal(found[name], reference, err_msg=name)
 
@@ -66,7 +81,9 @@ def test_a_compiled_program_gives_its_state_dict(tmp_path: Path) -> None:
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3, padding=(1, 0)),
         torch.nn.BatchNorm2d(4),
-        torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Linear(2, 2, bias=False)),
+        torch.nn.Sequential(
+            torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Linear(2, 2, bias=False)
+        ),
     )
     path = tmp_path / "weights.pt"
     torch.jit.save(torch.jit.script(net.eval()), path)

@@ -12,12 +12,22 @@ from safetensors.numpy import load_file, save_file
 from pipelines.encoders.locate import EMBEDDED_DIRECTORY
 from pipelines.encoders.weight_files import WEIGHTS_FILE
 from pipelines.encoders.weights import load_vae, save_vae
-from tests.parity.torch_vae import import_diffusers, moments_and_image, random_vae, relative_error, save
+from tests.parity.torch_vae import (
+    import_diffusers,
+    moments_and_image,
+    random_vae,
+    relative_error,
+    save,
+)
 
 diffusers = import_diffusers()
 pytestmark = pytest.mark.parity
 
-STABLE_DIFFUSION = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
+STABLE_DIFFUSION = {
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
 SIXTEEN_CHANNELS = {
     "block_out_channels": [32, 64, 64],
     "layers_per_block": 2,
@@ -63,7 +73,9 @@ def test_sixteen_channels_without_quant_convolutions(tmp_path: Path, act_fn: str
 
 
 def with_old_names(directory: Path, as_convolution: bool) -> None:
-    """Rename the attention's tensors in a directory as they were before diffusers 0.15, in linear or 1x1 shape."""
+    """Rename the attention's tensors in a directory as they were before diffusers 0.15, in linear
+    or 1x1 shape.
+    """
     renamed = {}
     for name, value in load_file(directory / WEIGHTS_FILE).items():
         for new, old in OLD_NAMES.items():
@@ -87,7 +99,10 @@ def test_old_attention_names(tmp_path: Path, as_convolution: bool) -> None:
     if not as_convolution:
         again = diffusers.AutoencoderKL.from_pretrained(tmp_path, low_cpu_mem_usage=False)
         expected = moments_and_image(model, images(16))
-        assert relative_error(moments_and_image(again, images(16))["decoded"], expected["decoded"]) == 0
+        assert (
+            relative_error(moments_and_image(again, images(16))["decoded"], expected["decoded"])
+            == 0
+        )
     assert max(compare(model, tmp_path, images(16)).values()) < 1e-4
 
 
@@ -103,5 +118,7 @@ def test_written_weights_are_read_by_diffusers(tmp_path: Path) -> None:
 
 
 def test_the_embedded_vae_is_a_diffusers_vae() -> None:
-    model = diffusers.AutoencoderKL.from_pretrained(EMBEDDED_DIRECTORY, low_cpu_mem_usage=False).eval()
+    model = diffusers.AutoencoderKL.from_pretrained(
+        EMBEDDED_DIRECTORY, low_cpu_mem_usage=False
+    ).eval()
     assert max(compare(model, EMBEDDED_DIRECTORY, images(32)).values()) < 1e-4

@@ -1,6 +1,8 @@
-"""The Diffusion Transformer in PyTorch with random weights: diffusers' class, and one in the layout of DiT and SiT.
+"""The Diffusion Transformer in PyTorch with random weights: diffusers' class, and one in the layout
+of DiT and SiT.
 
-Each comes with the function that puts its weights, or their gradients, where ours are, which only transposes and joins.
+Each comes with the function that puts its weights, or their gradients, where ours are, which only
+transposes and joins.
 """
 
 import math
@@ -19,7 +21,9 @@ State = Mapping[str, np.ndarray]
 
 
 def randomise(model: Any, seed: int) -> Any:
-    """Every weight and bias away from the zeros and ones at which two of them could be swapped unnoticed."""
+    """Every weight and bias away from the zeros and ones at which two of them could be swapped
+    unnoticed.
+    """
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -43,7 +47,9 @@ def _linear(state: State, *names: str) -> dict[str, Any]:
 
 
 def _patches(state: State, name: str) -> dict[str, Any]:
-    """A convolution of stride p over (D, c, p, p) as a linear layer on patches flattened in the order p, p, c."""
+    """A convolution of stride p over (D, c, p, p) as a linear layer on patches flattened in the
+    order p, p, c.
+    """
     weight = state[f"{name}.weight"].transpose(0, 2, 3, 1)
     return _linear({f"{name}.weight": weight, f"{name}.bias": state[f"{name}.bias"]}, name)
 
@@ -52,7 +58,9 @@ def _patches(state: State, name: str) -> dict[str, Any]:
 
 
 def random_diffusers_dit(seed: int = 0, **config: Any) -> Any:
-    """`DiTTransformer2DModel` in float32 whose blocks share one embedding of time and label, as in the paper."""
+    """`DiTTransformer2DModel` in float32 whose blocks share one embedding of time and label, as in
+    the paper.
+    """
     model = import_diffusers().DiTTransformer2DModel(norm_eps=1e-6, **config)
     first = model.transformer_blocks[0].norm1.emb
     for block in model.transformer_blocks:
@@ -78,7 +86,9 @@ def from_diffusers(state: State, depth: int) -> dict[str, Any]:
         "patch_embed": _patches(state, "pos_embed.proj"),
         "time_in": _linear(state, f"{embedders}.timestep_embedder.linear_1"),
         "time_out": _linear(state, f"{embedders}.timestep_embedder.linear_2"),
-        "label_embed": {"embedding": jnp.asarray(state[f"{embedders}.class_embedder.embedding_table.weight"])},
+        "label_embed": {
+            "embedding": jnp.asarray(state[f"{embedders}.class_embedder.embedding_table.weight"])
+        },
         "blocks": {number: block(number) for number in range(depth)},
         "final_modulation": _linear(state, "proj_out_1"),
         "final": _linear(state, "proj_out_2"),
@@ -93,11 +103,19 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads, self.qkv, self.proj = (
+            heads,
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
 
     def forward(self, x: Any) -> Any:
         n, tokens, width = x.shape
-        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(x)
+            .reshape(n, tokens, 3, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
         weights = (q @ k.transpose(-2, -1) * (width // self.heads) ** -0.5).softmax(dim=-1)
         return self.proj((weights @ v).transpose(1, 2).reshape(n, tokens, width))
 
@@ -126,7 +144,9 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def forward(self, x: Any, condition: Any) -> Any:
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(condition).chunk(6, 1)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = self.adaLN_modulation(
+            condition
+        ).chunk(6, 1)
         x = x + gate_msa.unsqueeze(1) * self.attn(_modulate(_norm(x), shift_msa, scale_msa))
         return x + gate_mlp.unsqueeze(1) * self.mlp(_modulate(_norm(x), shift_mlp, scale_mlp))
 
@@ -186,17 +206,29 @@ def sincos_2d(width: int, side: int) -> np.ndarray:
 
 
 class TorchDiT(nn.Module):
-    """Peebles & Xie 2023 without learned variances; names of its parameters as their code and SiT's have them."""
+    """Peebles & Xie 2023 without learned variances; names of its parameters as their code and SiT's
+    have them.
+    """
 
     def __init__(
-        self, side: int, patch: int, channels: int, width: int, depth: int, heads: int, mlp_ratio: float, classes: int
+        self,
+        side: int,
+        patch: int,
+        channels: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        classes: int,
     ):
         super().__init__()
         self.patch, self.side, self.channels = patch, side // patch, channels
         self.x_embedder = PatchEmbed(patch, channels, width)
         self.t_embedder = TimestepEmbedder(width)
         self.y_embedder = LabelEmbedder(classes, width)
-        self.register_buffer("pos_embed", torch.from_numpy(sincos_2d(width, self.side)).float()[None])
+        self.register_buffer(
+            "pos_embed", torch.from_numpy(sincos_2d(width, self.side)).float()[None]
+        )
         self.blocks = nn.ModuleList([Block(width, heads, mlp_ratio) for _ in range(depth)])
         self.final_layer = FinalLayer(width, patch * patch * channels)
 

@@ -1,4 +1,6 @@
-"""The FID Inception network of torch-fidelity and pytorch-fid, with random weights in the layout of the public file."""
+"""The FID Inception network of torch-fidelity and pytorch-fid, with random weights in the layout of
+the public file.
+"""
 
 import importlib
 from pathlib import Path
@@ -11,7 +13,9 @@ from benchmarks.gpu_parts.features import inception_tensors
 
 
 def import_peer(name: str) -> Any:
-    """A module of pytorch-fid, torch-fidelity or clean-fid, or a skip where it or torch is missing."""
+    """A module of pytorch-fid, torch-fidelity or clean-fid, or a skip where it or torch is
+    missing.
+    """
     pytest.importorskip("torch", reason="parity with PyTorch needs torch")
     from tests.parity.torchvision_blocks import torchvision_stand_in
 
@@ -22,7 +26,8 @@ def import_peer(name: str) -> Any:
 def random_weights(path: Path, seed: int = 0) -> Path:
     """Write a .pth of all 566 tensors in which no parameter could stand in for another unnoticed.
 
-    He-scaled kernels and positive variances: with others the activations die or grow, and every network agrees.
+    He-scaled kernels and positive variances: with others the activations die or grow, and every
+    network agrees.
     """
     torch = importlib.import_module("torch")
     state: dict[str, Any] = {}
@@ -35,7 +40,9 @@ def random_weights(path: Path, seed: int = 0) -> Path:
 
 
 def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(count, height, width, 3) uint8: coarse blocks with fine noise on them, different from image to image."""
+    """(count, height, width, 3) uint8: coarse blocks with fine noise on them, different from image
+    to image.
+    """
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(0, 255, (count, 5, 5, 3))
     rows, columns = (np.arange(size) * 5 // size for size in (height, width))

@@ -1,4 +1,5 @@
-"""TAEF2 in PyTorch, written down from the description of its tensors: the twin that diffusers does not have.
+"""TAEF2 in PyTorch, written down from the description of its tensors: the twin that diffusers does
+not have.
 
 Layers are numbered as in the files, so that a state dict loads as it is.
 """
@@ -13,7 +14,9 @@ WIDTH = 64
 
 
 def make_halves(latent_channels: int, pool: bool) -> tuple[Any, Any]:
-    """Encoder (images in [0, 1] to latents) and decoder of the author's layout, with PyTorch's initial weights."""
+    """Encoder (images in [0, 1] to latents) and decoder of the author's layout, with PyTorch's
+    initial weights.
+    """
     torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
     nn = torch.nn
 
@@ -25,7 +28,11 @@ def make_halves(latent_channels: int, pool: bool) -> tuple[Any, Any]:
         def __init__(self, pooled: bool) -> None:
             super().__init__()
             self.conv = nn.Sequential(
-                convolution(), nn.ReLU(), convolution(), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+                convolution(),
+                nn.ReLU(),
+                convolution(),
+                nn.ReLU(),
+                nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
             )
             self.pool = None
             if pooled:
@@ -52,7 +59,11 @@ def make_halves(latent_channels: int, pool: bool) -> tuple[Any, Any]:
         down += [convolution(stride=2, bias=False), *blocks(3, pool and stage == 2)]
     up = [Clamp(), convolution(latent_channels, WIDTH), nn.ReLU()]
     for stage in range(3):
-        up += [*blocks(3, pool and stage == 0), nn.Upsample(scale_factor=2), convolution(bias=False)]
+        up += [
+            *blocks(3, pool and stage == 0),
+            nn.Upsample(scale_factor=2),
+            convolution(bias=False),
+        ]
     encoder = nn.Sequential(*down, convolution(WIDTH, latent_channels))
     decoder = nn.Sequential(*up, *blocks(1), convolution(WIDTH, 3))
     return encoder.eval(), decoder.eval()

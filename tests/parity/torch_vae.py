@@ -1,4 +1,6 @@
-"""diffusers' AutoencoderKL with random weights that leave no parameter at a value that would hide a mistake."""
+"""diffusers' AutoencoderKL with random weights that leave no parameter at a value that would hide a
+mistake.
+"""
 
 import importlib
 from pathlib import Path
@@ -13,22 +15,26 @@ LARGE_MEAN = 100.0
 def import_diffusers() -> Any:
     """diffusers, or a skip of the calling module where it or torch is missing.
 
-    A torchvision built for another torch breaks diffusers' import although it is not needed here; it is then hidden.
+    A torchvision built for another torch breaks diffusers' import although it is not needed here;
+    it is then hidden.
     """
     pytest.importorskip("torch", reason="parity with PyTorch needs torch")
     pytest.importorskip("diffusers", reason="parity with PyTorch needs diffusers")
     try:
         importlib.import_module("torchvision")
     except Exception:  # missing, or its operators do not register
-        vars(importlib.import_module("diffusers.utils.import_utils"))["_torchvision_available"] = False
+        vars(importlib.import_module("diffusers.utils.import_utils"))["_torchvision_available"] = (
+            False
+        )
     return importlib.import_module("diffusers")
 
 
 def random_vae(config: dict[str, Any], seed: int, large_means: bool) -> Any:
     """A diffusers AutoencoderKL of that config, float32, in eval mode.
 
-    Norm scales and all biases are random too: at their initial 1 and 0 two of them could be swapped unnoticed. With
-    `large_means` the convolutions before norms get biases near 100, so that channel means dwarf the spread.
+    Norm scales and all biases are random too: at their initial 1 and 0 two of them could be swapped
+    unnoticed. With `large_means` the convolutions before norms get biases near 100, so that channel
+    means dwarf the spread.
     """
     import torch
 
@@ -36,7 +42,9 @@ def random_vae(config: dict[str, Any], seed: int, large_means: bool) -> Any:
     torch.manual_seed(seed)
     blocks = len(config["block_out_channels"])
     model = diffusers.AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * blocks, up_block_types=["UpDecoderBlock2D"] * blocks, **config
+        down_block_types=["DownEncoderBlock2D"] * blocks,
+        up_block_types=["UpDecoderBlock2D"] * blocks,
+        **config,
     ).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -50,21 +58,29 @@ def random_vae(config: dict[str, Any], seed: int, large_means: bool) -> Any:
 
 
 def feeds_a_norm(name: str) -> bool:
-    """Whether a parameter is the bias of a convolution whose output is normalised next or after a skip connection."""
+    """Whether a parameter is the bias of a convolution whose output is normalised next or after a
+    skip connection.
+    """
     return name.endswith(("conv_in.bias", "conv1.bias", "conv2.bias", "0.conv.bias"))
 
 
 def moments_and_image(model: Any, images: np.ndarray, decode: bool = True) -> dict[str, np.ndarray]:
-    """mean, logvar and, if wanted, decode(mean) of NHWC images, in the model's type; back in NHWC and float32."""
+    """mean, logvar and, if wanted, decode(mean) of NHWC images, in the model's type; back in NHWC
+    and float32.
+    """
     import torch
 
     dtype = next(model.parameters()).dtype
     with torch.no_grad():
-        posterior = model.encode(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(dtype)).latent_dist
+        posterior = model.encode(
+            torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(dtype)
+        ).latent_dist
         found = {"mean": posterior.mean, "logvar": posterior.logvar}
         if decode:
             found["decoded"] = model.decode(posterior.mean).sample
-    return {name: value.float().numpy().transpose(0, 2, 3, 1).copy() for name, value in found.items()}
+    return {
+        name: value.float().numpy().transpose(0, 2, 3, 1).copy() for name, value in found.items()
+    }
 
 
 def save(model: Any, directory: Path) -> Path:

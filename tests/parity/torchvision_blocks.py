@@ -1,7 +1,9 @@
-"""A stand-in for the parts of torchvision that pytorch-fid, torch-fidelity and clean-fid name when they are imported.
+"""A stand-in for the parts of torchvision that pytorch-fid, torch-fidelity and clean-fid name when
+they are imported.
 
-The blocks have the attributes of torchvision's `models/inception.py`, from which pytorch-fid derives its own, and the
-wiring of Szegedy et al. 2016. They are the parents only: all that FID's network changes is in pytorch-fid.
+The blocks have the attributes of torchvision's `models/inception.py`, from which pytorch-fid
+derives its own, and the wiring of Szegedy et al. 2016. They are the parents only: all that FID's
+network changes is in pytorch-fid.
 """
 
 import importlib
@@ -26,7 +28,9 @@ class BasicConv2d(nn.Module):
         return torch.relu(self.bn(self.conv(x)))
 
 
-def conv(inputs: int, outputs: int, height: int = 1, width: int | None = None, stride: int = 1) -> BasicConv2d:
+def conv(
+    inputs: int, outputs: int, height: int = 1, width: int | None = None, stride: int = 1
+) -> BasicConv2d:
     """Padded to keep the size, but for strides, which are never padded here."""
     kernel = (height, width or height)
     padding = (0, 0) if stride > 1 else (kernel[0] // 2, kernel[1] // 2)
@@ -63,7 +67,11 @@ class InceptionC(nn.Module):
         super().__init__()
         c = channels_7x7
         self.branch1x1 = conv(inputs, 192)
-        self.branch7x7_1, self.branch7x7_2, self.branch7x7_3 = conv(inputs, c), conv(c, c, 1, 7), conv(c, 192, 7, 1)
+        self.branch7x7_1, self.branch7x7_2, self.branch7x7_3 = (
+            conv(inputs, c),
+            conv(c, c, 1, 7),
+            conv(c, 192, 7, 1),
+        )
         self.branch7x7dbl_1, self.branch7x7dbl_2, self.branch7x7dbl_3 = (
             conv(inputs, c),
             conv(c, c, 7, 1),
@@ -82,7 +90,9 @@ class InceptionD(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         long = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
-        return torch.cat([self.branch3x3_2(self.branch3x3_1(x)), long, nn.functional.max_pool2d(x, 3, 2)], 1)
+        return torch.cat(
+            [self.branch3x3_2(self.branch3x3_1(x)), long, nn.functional.max_pool2d(x, 3, 2)], 1
+        )
 
 
 class InceptionE(nn.Module):
@@ -100,7 +110,9 @@ class InceptionE(nn.Module):
 
 
 class Inception3(nn.Module):
-    """Holds the parts that pytorch-fid does not replace: it takes them out and calls them itself."""
+    """Holds the parts that pytorch-fid does not replace: it takes them out and calls them
+    itself.
+    """
 
     def __init__(self, num_classes: int):
         super().__init__()
@@ -122,7 +134,9 @@ class ToTensor:
         return tensor / 255 if values.dtype == np.uint8 else tensor
 
 
-def inception_v3(num_classes: int, aux_logits: bool, weights: None, init_weights: bool) -> Inception3:
+def inception_v3(
+    num_classes: int, aux_logits: bool, weights: None, init_weights: bool
+) -> Inception3:
     return Inception3(num_classes)
 
 
@@ -134,7 +148,9 @@ def _module(name: str, **members: Any) -> ModuleType:
 
 @contextmanager
 def torchvision_stand_in() -> Iterator[None]:
-    """Where torchvision is missing, put the stand-in there for the imports within, and take it away again."""
+    """Where torchvision is missing, put the stand-in there for the imports within, and take it away
+    again.
+    """
     try:
         importlib.import_module("torchvision")
     except Exception:  # missing, or built for another torch

@@ -1,4 +1,6 @@
-"""Commands that start at once: forked from a process that has imported everything, each in a session of its own."""
+"""Commands that start at once: forked from a process that has imported everything, each in a
+session of its own.
+"""
 
 import json
 import os
@@ -86,7 +88,11 @@ class Template:
         self.count += 1
         output = self.folder / f"{self.count}.txt"
         output.touch()
-        task = {"arguments": [*map(str, arguments)], "environment": environment, "output": str(output)}
+        task = {
+            "arguments": [*map(str, arguments)],
+            "environment": environment,
+            "output": str(output),
+        }
         return Command(self.ask(task), output, self)
 
 
@@ -107,7 +113,9 @@ def template(folder: Path) -> Iterator[Template]:
 def _status(process: int) -> tuple[str, int]:
     """Letter of a process's state, and its session; "Z" for a zombie and for what is not there."""
     try:
-        state, _, _, number = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:4]
+        state, _, _, number = (
+            Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[:4]
+        )
     except OSError:
         return "Z", 0
     return state, int(number)
@@ -115,7 +123,11 @@ def _status(process: int) -> tuple[str, int]:
 
 def session(leader: int) -> list[int]:
     """Processes of a session that have not ended."""
-    every = ((int(entry.name), _status(int(entry.name))) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    every = (
+        (int(entry.name), _status(int(entry.name)))
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit()
+    )
     return [process for process, (state, number) in every if number == leader and state != "Z"]
 
 

@@ -1,4 +1,6 @@
-"""A server on loopback that answers the hub's client as the Hugging Face hub does, for models only."""
+"""A server on loopback that answers the hub's client as the Hugging Face hub does, for models
+only.
+"""
 
 import hashlib
 import json
@@ -12,18 +14,23 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Hub:
-    """Repositories as {`org/name`: {commit: {path: content}}}, and names of commits (branches, tags) of each."""
+    """Repositories as {`org/name`: {commit: {path: content}}}, and names of commits (branches,
+    tags) of each.
+    """
 
     repositories: dict[str, dict[str, dict[str, bytes]]]
     references: dict[str, dict[str, str]]
     gated: frozenset[str] = frozenset()
     endpoint: str = ""
-    requests: list[tuple[str, str]] = field(default_factory=list)  # about models: method and path, in order
+    # about models: method and path, in order
+    requests: list[tuple[str, str]] = field(default_factory=list)
 
     def fetched(self) -> list[str]:
         """Files whose contents were sent, in order."""
         return [
-            path.split("/resolve/")[1].split("/", 1)[1] for method, path in self.requests if _is_content(method, path)
+            path.split("/resolve/")[1].split("/", 1)[1]
+            for method, path in self.requests
+            if _is_content(method, path)
         ]
 
 
@@ -88,11 +95,15 @@ class _Handler(BaseHTTPRequestHandler):
         files = commits[commit]
         if api:
             kind = parts[2] if len(parts) > 2 else "revision"
-            return self._send(200, json.dumps(_LISTINGS[kind](repository, commit, files)).encode(), {})
+            return self._send(
+                200, json.dumps(_LISTINGS[kind](repository, commit, files)).encode(), {}
+            )
         name = "/".join(parts[4:])
         if name not in files:
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
-        return self._send(200, files[name], {"ETag": f'"{content_tag(files[name])}"', "X-Repo-Commit": commit})
+        return self._send(
+            200, files[name], {"ETag": f'"{content_tag(files[name])}"', "X-Repo-Commit": commit}
+        )
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -112,7 +123,12 @@ def _tree(repository: str, commit: str, files: dict[str, bytes]) -> object:
 
 
 def _info(repository: str, commit: str, files: dict[str, bytes]) -> object:
-    return {"id": repository, "modelId": repository, "sha": commit, "siblings": [{"rfilename": path} for path in files]}
+    return {
+        "id": repository,
+        "modelId": repository,
+        "sha": commit,
+        "siblings": [{"rfilename": path} for path in files],
+    }
 
 
 _LISTINGS = {"tree": _tree, "revision": _info}

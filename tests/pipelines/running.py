@@ -46,7 +46,11 @@ def plan(source: Path | str, out: Path | str, **changes: Any) -> Plan:
 
 def contents(directory: Path) -> dict[str, bytes]:
     """Every file below a directory and its bytes."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def objects(url: str) -> dict[str, bytes]:

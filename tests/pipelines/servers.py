@@ -1,4 +1,6 @@
-"""Object stores on loopback: moto for S3, an emulator for Google's, each behind a proxy that can misbehave."""
+"""Object stores on loopback: moto for S3, an emulator for Google's, each behind a proxy that can
+misbehave.
+"""
 
 import http.client
 import itertools
@@ -20,7 +22,8 @@ _HOP = {"connection", "transfer-encoding", "content-length"}
 
 # What can happen to a request, by name; `lost` and `cut` reach the store, the other two do not.
 PASS, DROP, LOST, CUT = "pass", "drop", "lost", "cut"
-Trouble = Callable[[int, str, str], str]  # of the number of the request, its method and path: one of these, or a status
+# of the number of the request, its method and path: one of these, or a status
+Trouble = Callable[[int, str, str], str]
 
 
 def well(number: int, method: str, path: str) -> str:
@@ -40,7 +43,9 @@ def now_and_then(share: float, seed: int = 0) -> Trouble:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Forwards requests to a server on loopback, unless `trouble` says otherwise. Keeps a log of (method, path)."""
+    """Forwards requests to a server on loopback, unless `trouble` says otherwise. Keeps a log of
+    (method, path).
+    """
 
     daemon_threads = True
 
@@ -89,7 +94,11 @@ class _Handler(BaseHTTPRequestHandler):
         if what == DROP:
             self.close_connection = True
         elif what.isdigit():
-            self._answer(int(what), [], b"" if self.command == "HEAD" else b"<Error><Code>Trouble</Code></Error>")
+            self._answer(
+                int(what),
+                [],
+                b"" if self.command == "HEAD" else b"<Error><Code>Trouble</Code></Error>",
+            )
         else:
             self._pass_on(body, what)
 
@@ -99,7 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             length = int(self.headers.get("Content-Length", 0))
             body = self.rfile.read(length)
-            if len(body) < length:  # a client killed while it was sending; a store takes no half of an object
+            # a client killed while it was sending; a store takes no half of an object
+            if len(body) < length:
                 raise ConnectionAbortedError(f"{len(body)} of {length} bytes came")
             return body
         parts = []
@@ -112,8 +122,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self, body: bytes, what: str) -> None:
         upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
         try:
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
-            upstream.request(self.command, self.path, body, {**headers, "Content-Length": str(len(body))})
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() not in _HOP
+            }
+            upstream.request(
+                self.command, self.path, body, {**headers, "Content-Length": str(len(body))}
+            )
             answer = upstream.getresponse()
             data = answer.read()
         finally:
@@ -126,7 +140,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(answer.status, headers, data, length, cut=what == CUT)
 
     def _answer(
-        self, status: int, headers: list[tuple[str, str]], data: bytes, length: str | None = None, cut: bool = False
+        self,
+        status: int,
+        headers: list[tuple[str, str]],
+        data: bytes,
+        length: str | None = None,
+        cut: bool = False,
     ) -> None:
         self.send_response_only(status)
         for name, value in headers:
@@ -144,8 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @dataclass(frozen=True)
 class Store:
-    """A running object store: the URL of an empty place in its bucket, and what a command needs in its environment to
-    reach it.
+    """A running object store: the URL of an empty place in its bucket, and what a command needs in
+    its environment to reach it.
     """
 
     scheme: str
@@ -166,7 +185,9 @@ def _free_port() -> int:
 
 @contextmanager
 def _server(*arguments: str, port: int) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-m", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -184,7 +205,9 @@ def _server(*arguments: str, port: int) -> Iterator[None]:
 @contextmanager
 def _proxy(port: int) -> Iterator[Proxy]:
     proxy = Proxy(port)
-    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield proxy
@@ -199,7 +222,10 @@ def s3() -> Iterator[Store]:
     """An S3 server."""
     pytest.importorskip("moto", reason="no S3 server: pip install 'flowtrain[test]'")
     port = _free_port()
-    with _server("moto.server", "-H", "127.0.0.1", "-p", str(port), port=port), _proxy(port) as proxy:
+    with (
+        _server("moto.server", "-H", "127.0.0.1", "-p", str(port), port=port),
+        _proxy(port) as proxy,
+    ):
         environment = {
             "AWS_ENDPOINT_URL": proxy.url,
             "AWS_ACCESS_KEY_ID": "key",
@@ -217,10 +243,21 @@ def s3() -> Iterator[Store]:
 @contextmanager
 def google() -> Iterator[Store]:
     """A server that speaks like Google Cloud Storage, but knows no conditional writes."""
-    pytest.importorskip("gcp_storage_emulator", reason="no GCS emulator: pip install 'flowtrain[test]'")
+    pytest.importorskip(
+        "gcp_storage_emulator", reason="no GCS emulator: pip install 'flowtrain[test]'"
+    )
     port = _free_port()
     with ExitStack() as stack:
-        arguments = ("start", "--host", "127.0.0.1", "--port", str(port), "--in-memory", "--default-bucket", BUCKET)
+        arguments = (
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--in-memory",
+            "--default-bucket",
+            BUCKET,
+        )
         stack.enter_context(_server("gcp_storage_emulator", *arguments, port=port))
         proxy = stack.enter_context(_proxy(port))
         yield Store("gs", proxy, {"STORAGE_EMULATOR_HOST": proxy.url, "NO_GCE_CHECK": "true"})

@@ -1,4 +1,6 @@
-"""The whole list of bad input through `flowtrain preprocess`: what is encoded, what is rejected, and why."""
+"""The whole list of bad input through `flowtrain preprocess`: what is encoded, what is rejected,
+and why.
+"""
 
 import io
 import json
@@ -39,7 +41,9 @@ def png16(kind: int, values: tuple[int, ...]) -> bytes:
     rows = (b"\0" + struct.pack(f">{len(values)}H", *values) * 24) * 20
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">L", len(data)) + name + data + struct.pack(">L", zlib.crc32(name + data))
+        return (
+            struct.pack(">L", len(data)) + name + data + struct.pack(">L", zlib.crc32(name + data))
+        )
 
     head = struct.pack(">2L5B", 24, 20, 16, kind, 0, 0, 0)
     body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
@@ -47,12 +51,16 @@ def png16(kind: int, values: tuple[int, ...]) -> bytes:
 
 
 def cmyk(ycck: bool) -> bytes:
-    """Orange as Adobe's programs write it: all four channels inverted, with or without luma and chroma."""
+    """Orange as Adobe's programs write it: all four channels inverted, with or without luma and
+    chroma.
+    """
     inverted = np.full((20, 24, 3), 255 - np.array(ORANGE), np.uint8)
     # libjpeg takes the first three of YCCK for a YCbCr image of 255 - CMY.
     first = np.asarray(Image.fromarray(inverted).convert("YCbCr")) if ycck else 255 - inverted
     stored = np.concatenate([first, np.full((20, 24, 1), 255, np.uint8)], axis=-1)
-    data = bytearray(saved(Image.frombytes("CMYK", (24, 20), (255 - stored).tobytes()), "JPEG", quality=95))
+    data = bytearray(
+        saved(Image.frombytes("CMYK", (24, 20), (255 - stored).tobytes()), "JPEG", quality=95)
+    )
     data[data.index(b"Adobe") + 11] = 2 if ycck else 0
     return bytes(data)
 
@@ -110,12 +118,18 @@ FILES: dict[str, tuple[Callable[[], bytes], tuple[int, int, int] | str]] = {
     "truncated.png": (lambda: half(photograph("PNG")), "image file is truncated"),
     "truncated.webp": (lambda: half(photograph("WEBP")), "cannot be decoded"),
     "filled-up.jpg": (lambda: half(photograph("JPEG")) + bytes(2000), "its end is zeros"),
-    "damaged.png": (lambda: photograph("PNG")[:200] + b"?" + photograph("PNG")[201:], "cannot be decoded"),
+    "damaged.png": (
+        lambda: photograph("PNG")[:200] + b"?" + photograph("PNG")[201:],
+        "cannot be decoded",
+    ),
     "empty.jpg": (lambda: b"", "empty file"),
     "zeros.jpg": (lambda: bytes(500), "not a readable JPEG, PNG"),
     "text.jpg": (lambda: b"Not an image, whatever its name says.\n", "not a readable JPEG, PNG"),
     "page.jpg": (lambda: b"<!DOCTYPE html><html>404</html>", "not a readable JPEG, PNG"),
-    "vector.png": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a readable JPEG, PNG"),
+    "vector.png": (
+        lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "not a readable JPEG, PNG",
+    ),
     "tagged.tif": (lambda: saved(solid("RGB", ORANGE), "TIFF"), "not a readable JPEG, PNG"),
     "really-png.jpg": (lambda: png(ORANGE, (24, 20)), ORANGE),
     "cmyk.jpg": (lambda: cmyk(ycck=False), ORANGE),
@@ -138,10 +152,22 @@ FILES: dict[str, tuple[Callable[[], bytes], tuple[int, int, int] | str]] = {
     "one-pixel.png": (lambda: png(ORANGE, (1, 1)), ORANGE),
     "20000-wide.png": (lambda: png(ORANGE, (20_000, 12)), ORANGE),
     "20000-wide-one-high.png": (lambda: png(ORANGE, (20_000, 1)), ORANGE),
-    "bomb.png": (lambda: saved(solid("1", 0, (10_000, 9_000)), "PNG"), "pixels are more than the 89478485 allowed"),
-    "larger-bomb.png": (lambda: saved(solid("1", 0, (30_000, 20_000)), "PNG"), "are more than the 89478485 allowed"),
-    unicodedata.normalize("NFC", "Žluťoučký kůň 日本.jpg"): (lambda: saved(solid("RGB", ORANGE), "JPEG"), ORANGE),
-    unicodedata.normalize("NFD", "Žluťoučký kůň 日本.jpg"): (lambda: saved(solid("RGB", ORANGE), "JPEG"), ORANGE),
+    "bomb.png": (
+        lambda: saved(solid("1", 0, (10_000, 9_000)), "PNG"),
+        "pixels are more than the 89478485 allowed",
+    ),
+    "larger-bomb.png": (
+        lambda: saved(solid("1", 0, (30_000, 20_000)), "PNG"),
+        "are more than the 89478485 allowed",
+    ),
+    unicodedata.normalize("NFC", "Žluťoučký kůň 日本.jpg"): (
+        lambda: saved(solid("RGB", ORANGE), "JPEG"),
+        ORANGE,
+    ),
+    unicodedata.normalize("NFD", "Žluťoučký kůň 日本.jpg"): (
+        lambda: saved(solid("RGB", ORANGE), "JPEG"),
+        ORANGE,
+    ),
 }
 EMPTY = ("empty-class/", "a class folder with no image in it")
 GOOD = 5
@@ -158,16 +184,34 @@ def check(source: str, out: Path, rejected: dict[str, str]) -> None:
     """Every row of the table, and the further rejects of this kind of source."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        done = run(source, out, "--resolution", SIDE, "--vae", "none", "--max-bad-fraction", 1, "--shards", 2, "--json")
+        done = run(
+            source,
+            out,
+            "--resolution",
+            SIDE,
+            "--vae",
+            "none",
+            "--max-bad-fraction",
+            1,
+            "--shards",
+            2,
+            "--json",
+        )
     assert done.exit_code == 0, done.output
     records = {record.key: record for record in LatentDataset(out).records()}
-    rejects = {row["key"]: row for row in map(json.loads, (out / "rejects.jsonl").read_text().splitlines())}
+    rejects = {
+        row["key"]: row for row in map(json.loads, (out / "rejects.jsonl").read_text().splitlines())
+    }
     expected = dict(rejected)
     for name, (_, outcome) in FILES.items():
         if isinstance(outcome, str):
             expected[f"bad/{name}"] = outcome
             continue
-        left = records.pop(f"bad/{name}").tensors["image"][2 : SIDE // 2 - 2, 2 : SIDE // 2 - 2].astype(int)
+        left = (
+            records.pop(f"bad/{name}")
+            .tensors["image"][2 : SIDE // 2 - 2, 2 : SIDE // 2 - 2]
+            .astype(int)
+        )
         assert np.abs(left - outcome).max() <= 6, (name, left[0, 0])
     assert len(records) == GOOD
     assert rejects.keys() == expected.keys()
@@ -234,10 +278,15 @@ def test_two_entries_with_one_key_are_one_record_and_counted(tmp_path: Path) -> 
             add(archive, "same.png", png(colour))
         add(archive, "./same.png", png("green"))
         add(archive, "other.png", png("red"))
-    done = run(f"tar:{tmp_path / 'in.tar'}", tmp_path / "out", "--resolution", 4, "--vae", "none", "--json")
+    done = run(
+        f"tar:{tmp_path / 'in.tar'}", tmp_path / "out", "--resolution", 4, "--vae", "none", "--json"
+    )
     facts = json.loads(done.stdout)
     assert (facts["records"], facts["rejected"], facts["duplicates"]) == (2, 0, 2)
-    assert sorted(record.key for record in LatentDataset(tmp_path / "out").records()) == ["other.png", "same.png"]
+    assert sorted(record.key for record in LatentDataset(tmp_path / "out").records()) == [
+        "other.png",
+        "same.png",
+    ]
 
 
 def test_a_tar_cut_in_the_middle_is_refused_before_anything_is_written(tmp_path: Path) -> None:

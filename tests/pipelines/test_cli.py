@@ -1,4 +1,6 @@
-"""What a person meets: mistakes told in one line, plans, JSON, and nothing written where nothing should be."""
+"""What a person meets: mistakes told in one line, plans, JSON, and nothing written where nothing
+should be.
+"""
 
 import json
 import os
@@ -57,8 +59,12 @@ def test_unknown_source_names_the_known(out: Path) -> None:
     assert not out.exists()
 
 
-@pytest.mark.parametrize("break_it", ["missing", "no config", "no weights", "other class", "truncated weights"])
-def test_wrong_vae_directory(photos: Path, tiny_vae: Path, tmp_path: Path, out: Path, break_it: str) -> None:
+@pytest.mark.parametrize(
+    "break_it", ["missing", "no config", "no weights", "other class", "truncated weights"]
+)
+def test_wrong_vae_directory(
+    photos: Path, tiny_vae: Path, tmp_path: Path, out: Path, break_it: str
+) -> None:
     vae = tmp_path / "vae"
     if break_it != "missing":
         shutil.copytree(tiny_vae, vae)
@@ -86,12 +92,16 @@ def test_resolution_that_the_vae_cannot_divide(photos: Path, tiny_vae: Path, out
 
 @pytest.mark.parametrize("split", ["", "a/b", "a-b", "../x", "train[:10]"])
 def test_split_that_is_no_name(photos: Path, out: Path, split: str) -> None:
-    assert "letters, digits and underscores only" in refused(photos, out, "--vae", "none", "--split", split)
+    assert "letters, digits and underscores only" in refused(
+        photos, out, "--vae", "none", "--split", split
+    )
     assert not out.exists()
 
 
 def test_more_shards_than_images(photos: Path, out: Path) -> None:
-    assert "--shards 61 is more than the 60 images" in refused(photos, out, "--vae", "none", "--shards", 61)
+    assert "--shards 61 is more than the 60 images" in refused(
+        photos, out, "--vae", "none", "--shards", 61
+    )
     assert not out.exists()
 
 
@@ -149,7 +159,9 @@ def test_changed_source_is_another_configuration(photos: Path, tmp_path: Path, o
 
 def test_directory_within_the_source_would_be_part_of_it(photos: Path) -> None:
     before = contents(photos)
-    assert "choose a directory outside" in refused(photos, photos / "latents", *SMALL, "--vae", "none")
+    assert "choose a directory outside" in refused(
+        photos, photos / "latents", *SMALL, "--vae", "none"
+    )
     assert contents(photos) == before
 
 
@@ -172,14 +184,18 @@ def test_image_replaced_by_one_of_the_same_size_is_noticed(
     victim = tmp_path / "in/ant/003.bmp"
     kept, time = victim.read_bytes(), victim.stat()
     victim.write_bytes(kept[:-50] + bytes(50))
-    assert "the modification times or places are not" in refused(tmp_path / "in", out, *SMALL, "--vae", "none")
+    assert "the modification times or places are not" in refused(
+        tmp_path / "in", out, *SMALL, "--vae", "none"
+    )
     assert contents(out) == before
     victim.write_bytes(kept)
     os.utime(victim, ns=(time.st_atime_ns, time.st_mtime_ns))
     assert run(tmp_path / "in", out, *SMALL, "--vae", "none").exit_code == 0
 
 
-def test_manifest_does_not_depend_on_when_the_images_were_copied(photos: Path, tmp_path: Path) -> None:
+def test_manifest_does_not_depend_on_when_the_images_were_copied(
+    photos: Path, tmp_path: Path
+) -> None:
     """The digest of a dataset is that of the same command on another machine."""
     manifests = []
     for time in (1, 2):
@@ -211,9 +227,13 @@ def test_too_many_bad_images_then_a_larger_limit(photos: Path, tmp_path: Path, o
     assert len((out / "rejects.jsonl").read_text().splitlines()) == 4
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*.array_record*")}
     assert len(kept) == 3
-    assert run(tmp_path / "in", out, *SMALL, "--vae", "none", "--max-bad-fraction", 0.063).exit_code == 0
+    assert (
+        run(tmp_path / "in", out, *SMALL, "--vae", "none", "--max-bad-fraction", 0.063).exit_code
+        == 0
+    )
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.array_record*")} == kept
-    assert "--max-bad-fraction" in refused(tmp_path / "in", out, *SMALL, "--vae", "none")  # still too many
+    # still too many
+    assert "--max-bad-fraction" in refused(tmp_path / "in", out, *SMALL, "--vae", "none")
 
 
 def test_poor_reconstruction(photos: Path, tiny_vae: Path, out: Path) -> None:
@@ -242,8 +262,14 @@ def test_dry_run_writes_nothing(photos: Path, tiny_vae: Path, out: Path) -> None
     result = run(photos, out, *SMALL, "--vae", tiny_vae, "--flips", "--dry-run", "--json")
     assert result.exit_code == 0
     facts = json.loads(result.stdout)
-    assert (facts["images"], facts["classes"], facts["shards"], facts["state"]) == (IMAGES, 3, 3, "new")
-    assert facts["bytes"] == IMAGES * 2 * 2 * 8 * 8 * 4 * 2  # splits, moments, latent, bytes of a float16
+    assert (facts["images"], facts["classes"], facts["shards"], facts["state"]) == (
+        IMAGES,
+        3,
+        3,
+        "new",
+    )
+    # splits, moments, latent, bytes of a float16
+    assert facts["bytes"] == IMAGES * 2 * 2 * 8 * 8 * 4 * 2
     assert facts["flops_per_image"] > 1e6
     assert not out.exists()
     text = run(photos, out, *SMALL, "--vae", tiny_vae, "--dry-run").stdout

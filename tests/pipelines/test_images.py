@@ -19,7 +19,9 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def smooth(height: int, width: int) -> NDArray[np.uint8]:
     y, x = np.mgrid[:height, :width]
-    return np.stack([x * 255 / width, y * 255 / height, np.full_like(x, 90.0, float)], -1).astype(np.uint8)
+    return np.stack([x * 255 / width, y * 255 / height, np.full_like(x, 90.0, float)], -1).astype(
+        np.uint8
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP"])
@@ -44,7 +46,9 @@ def test_cmyk_jpeg_has_its_colours() -> None:
 
 def test_grey_becomes_three_equal_channels() -> None:
     grey = smooth(8, 8)[..., 0]
-    np.testing.assert_array_equal(decode_image(saved(Image.fromarray(grey), "PNG")), np.repeat(grey[..., None], 3, -1))
+    np.testing.assert_array_equal(
+        decode_image(saved(Image.fromarray(grey), "PNG")), np.repeat(grey[..., None], 3, -1)
+    )
 
 
 def test_16_bit_grey_is_scaled_not_clipped() -> None:
@@ -56,7 +60,9 @@ def test_16_bit_grey_is_scaled_not_clipped() -> None:
 def test_transparency_is_laid_on_white() -> None:
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0, :, 3] = [0, 128, 255]
-    np.testing.assert_array_equal(decode_image(saved(Image.fromarray(rgba), "PNG"))[0, :, 0], [255, 127, 0])
+    np.testing.assert_array_equal(
+        decode_image(saved(Image.fromarray(rgba), "PNG"))[0, :, 0], [255, 127, 0]
+    )
 
 
 def test_transparent_palette_entry_is_white_and_the_others_keep_their_colour() -> None:
@@ -80,7 +86,8 @@ def test_exif_rotation_is_applied() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_undone(orientation: int) -> None:
     pixels = smooth(6, 9)
-    # As EXIF 2.3 defines them: which side of what is seen the rows and columns of what is stored begin at.
+    # As EXIF 2.3 defines them: which side of what is seen the rows and columns of what is stored
+    # begin at.
     stored = {
         1: pixels,
         2: pixels[:, ::-1],
@@ -118,7 +125,9 @@ def test_transparent_level_of_16_bit_grey_is_white() -> None:
     body = b"tRNS" + (1000).to_bytes(2, "big")
     chunk = (2).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
     at = data.index(b"IDAT") - 4
-    np.testing.assert_array_equal(decode_image(data[:at] + chunk + data[at:])[0, :, 0], [0, 255, 156])
+    np.testing.assert_array_equal(
+        decode_image(data[:at] + chunk + data[at:])[0, :, 0], [0, 255, 156]
+    )
 
 
 def test_16_bit_colour_is_within_a_level_of_the_scaled_one() -> None:
@@ -126,10 +135,17 @@ def test_16_bit_colour_is_within_a_level_of_the_scaled_one() -> None:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+        return (
+            len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+        )
 
     head = (50).to_bytes(4, "big") + (40).to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
     assert np.abs(decode_image(data) - levels / 257.0).max() <= 1
 
 
@@ -141,7 +157,8 @@ def test_jpeg_filled_up_with_zeros_is_refused(share: float, progressive: bool) -
     for end in (bytes(len(data) - kept), bytes(10_000)):
         with pytest.raises(ImageError, match=r"zeros|truncated"):
             decode_image(data[:kept] + end)
-    np.testing.assert_array_equal(decode_image(data + bytes(10_000)), decode_image(data))  # behind its end
+    # behind its end
+    np.testing.assert_array_equal(decode_image(data + bytes(10_000)), decode_image(data))
 
 
 def test_colour_profile_is_left_out_of_account() -> None:
@@ -167,16 +184,30 @@ def _truncated(kind: str) -> bytes:
     ("make", "reason", "exception"),
     [
         (lambda: b"", "empty file", "ImageError"),
-        (lambda: b"This is a text, whatever its name says.", "not a readable JPEG", "UnidentifiedImageError"),
+        (
+            lambda: b"This is a text, whatever its name says.",
+            "not a readable JPEG",
+            "UnidentifiedImageError",
+        ),
         (lambda: b"\0" * 500, "not a readable JPEG", "UnidentifiedImageError"),
         (lambda: _truncated("JPEG"), "truncated", "OSError"),
         (lambda: _truncated("PNG"), "truncated", "OSError"),
-        (lambda: saved(Image.new("RGB", (4, 4)), "TIFF"), "not a readable JPEG", "UnidentifiedImageError"),
-        (lambda: saved(Image.new("1", (10_000, 9_000)), "PNG"), f"more than the {MAX_PIXELS}", "ImageError"),
+        (
+            lambda: saved(Image.new("RGB", (4, 4)), "TIFF"),
+            "not a readable JPEG",
+            "UnidentifiedImageError",
+        ),
+        (
+            lambda: saved(Image.new("1", (10_000, 9_000)), "PNG"),
+            f"more than the {MAX_PIXELS}",
+            "ImageError",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
-def test_bad_images_are_refused_with_a_reason(make: Callable[[], bytes], reason: str, exception: str) -> None:
+def test_bad_images_are_refused_with_a_reason(
+    make: Callable[[], bytes], reason: str, exception: str
+) -> None:
     with pytest.raises(ImageError) as caught:
         decode_image(make())
     assert reason in caught.value.reason
@@ -200,12 +231,15 @@ def test_adm_crop_halves_with_a_box_and_cuts_the_centre() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     halved = pixels.reshape(32, 2, 48, 2, 3).mean((1, 3))  # one halving, then no resizing
     cropped = CROPS["adm"](pixels, 32).astype(float)
-    assert np.abs(cropped - halved[:, 8:40]).max() <= 1  # PIL rounds after each of the two directions
+    # PIL rounds after each of the two directions
+    assert np.abs(cropped - halved[:, 8:40]).max() <= 1
 
 
 def test_adm_crop_resizes_bicubically_between_powers_of_two() -> None:
     pixels = smooth(48, 60)
-    expected = np.asarray(Image.fromarray(pixels).resize((40, 32), Image.Resampling.BICUBIC))[:, 4:36]
+    expected = np.asarray(Image.fromarray(pixels).resize((40, 32), Image.Resampling.BICUBIC))[
+        :, 4:36
+    ]
     np.testing.assert_array_equal(CROPS["adm"](pixels, 32), expected)
 
 

@@ -1,4 +1,6 @@
-"""Datasets in object stores, by whole commands against servers on loopback: the bytes are those of a local run."""
+"""Datasets in object stores, by whole commands against servers on loopback: the bytes are those of
+a local run.
+"""
 
 import hashlib
 import json
@@ -88,10 +90,16 @@ def test_source_in_a_store_that_fails_now_and_then_gives_the_same_shards(
     ours, theirs = (parse_manifest(each["manifest.json"], "") for each in (made, expected))
     assert ours.source.descriptor == f"{store.url}/photos"
     assert ours.source.digest == theirs.source.digest
-    assert (ours.shards, ours.channels, ours.counts) == (theirs.shards, theirs.channels, theirs.counts)
+    assert (ours.shards, ours.channels, ours.counts) == (
+        theirs.shards,
+        theirs.channels,
+        theirs.counts,
+    )
 
 
-def test_only_what_is_missing_is_made_again(store: Store, photos: Path, expected: dict[str, bytes]) -> None:
+def test_only_what_is_missing_is_made_again(
+    store: Store, photos: Path, expected: dict[str, bytes]
+) -> None:
     out = f"{store.url}/rebuilt"
     assert run(photos, out, *OPTIONS).exit_code == 0
     shards = sorted(name for name in expected if "array_record" in name)
@@ -100,12 +108,17 @@ def test_only_what_is_missing_is_made_again(store: Store, photos: Path, expected
     store.proxy.reset()
     assert run(photos, out, *OPTIONS).exit_code == 0
     written = {
-        name for name in shards for method, path in store.proxy.log if method in ("PUT", "POST") and name in path
+        name
+        for name in shards
+        for method, path in store.proxy.log
+        if method in ("PUT", "POST") and name in path
     }
     assert written <= {shards[1], shards[2]}
-    assert store.scheme == "gs" or len(written) == 2  # Google's uploads do not carry the name in the path
+    # Google's uploads do not carry the name in the path
+    assert store.scheme == "gs" or len(written) == 2
     reads = [path for method, path in store.proxy.log if method == "GET" and "array_record" in path]
-    assert not [path for path in reads if not path.startswith("/storage/v1/b/")]  # where Google's facts are read
+    # where Google's facts are read
+    assert not [path for path in reads if not path.startswith("/storage/v1/b/")]
     assert objects(out) == expected
 
 
@@ -118,10 +131,15 @@ def test_half_made_dataset_with_other_settings_is_refused(store: Store, photos: 
     assert "with other settings (seed: 3 -> 4)" in result.stderr
     assert objects(out) == before
     paths.write(f"{store.url}/other/text", b"")
-    assert f"{store.url}/other is not empty (text)" in run(photos, f"{store.url}/other", *OPTIONS).stderr
+    assert (
+        f"{store.url}/other is not empty (text)"
+        in run(photos, f"{store.url}/other", *OPTIONS).stderr
+    )
 
 
-def test_store_that_always_fails_is_one_line_in_bounded_time(store: Store, photos: Path, quick: None) -> None:
+def test_store_that_always_fails_is_one_line_in_bounded_time(
+    store: Store, photos: Path, quick: None
+) -> None:
     store.proxy.reset(lambda number, method, path: "500")
     begin = time.monotonic()
     result = run(photos, f"{store.url}/never", *OPTIONS)
@@ -182,7 +200,10 @@ def test_bucket_that_is_not_there_is_one_line(store: Store, photos: Path) -> Non
     ("url", "line"),
     [
         ("s3:///data", "s3:///data: no bucket; give s3://BUCKET/PATH"),
-        ("hdfs://host/data", "hdfs://host/data: no such kind of storage; known are local paths, s3:// and gs://"),
+        (
+            "hdfs://host/data",
+            "hdfs://host/data: no such kind of storage; known are local paths, s3:// and gs://",
+        ),
     ],
 )
 def test_urls_that_name_nothing_are_refused(photos: Path, url: str, line: str) -> None:
@@ -192,7 +213,8 @@ def test_urls_that_name_nothing_are_refused(photos: Path, url: str, line: str) -
 
 
 @pytest.mark.parametrize(
-    ("module", "url"), [("boto3.session", "s3://bucket/a"), ("apache_beam.io.gcp.gcsio", "gs://bucket/a")]
+    ("module", "url"),
+    [("boto3.session", "s3://bucket/a"), ("apache_beam.io.gcp.gcsio", "gs://bucket/a")],
 )
 def test_client_that_is_not_installed_is_one_line(
     photos: Path, monkeypatch: pytest.MonkeyPatch, module: str, url: str
@@ -228,7 +250,10 @@ def test_of_two_commands_at_once_with_other_settings_one_is_refused(
         write_settings(late.directory, late.settings)
     assert objects(url) == expected
     url = f"{s3_store.url}/race"
-    both = [commands.start(photos, url, *OPTIONS, "--seed", seed, **s3_store.environment) for seed in (3, 4)]
+    both = [
+        commands.start(photos, url, *OPTIONS, "--seed", seed, **s3_store.environment)
+        for seed in (3, 4)
+    ]
     statuses = [command.wait() for command in both]
     assert sorted(statuses) == [0, 2], [command.text() for command in both]
     if statuses[0] == 0:
@@ -244,7 +269,8 @@ def test_command_that_finds_the_work_done_by_another_one_is_content(
     manifests = []
 
     def overtake(number: int, method: str, path: str) -> str:
-        if method == "GET" and "index.jsonl" in path and not manifests:  # ours has just begun its first shard
+        # ours has just begun its first shard
+        if method == "GET" and "index.jsonl" in path and not manifests:
             store.proxy.trouble = well
             manifests.append(preprocess(plan(photos, out, **CHANGES), progress=False))
         return PASS
@@ -261,7 +287,9 @@ def test_command_that_finds_the_work_done_by_another_one_is_content(
 def test_manifest_of_another_command_is_never_deleted(
     google_store: Store, photos: Path, expected: dict[str, bytes], damaged: bool
 ) -> None:
-    """The other one does, or mends, all of it just before any of the requests by which ours looks for the manifest."""
+    """The other one does, or mends, all of it just before any of the requests by which ours looks
+    for the manifest.
+    """
     store = google_store
     for nth in range(1, 20):
         out = f"{store.url}/{'damaged' if damaged else 'new'}-{nth}"
@@ -280,7 +308,11 @@ def test_manifest_of_another_command_is_never_deleted(
 
         store.proxy.reset(overtake)
         result = run(photos, out, *OPTIONS)
-        deleted = [path for method, path in store.proxy.log if method == "DELETE" and "manifest.json" in path]
+        deleted = [
+            path
+            for method, path in store.proxy.log
+            if method == "DELETE" and "manifest.json" in path
+        ]
         store.proxy.reset()
         assert result.exit_code == 0, result.stderr
         assert objects(out) == expected, nth
@@ -352,7 +384,8 @@ def test_shard_with_other_bytes_of_the_same_size_is_noticed_before_the_manifest(
     victim = min(name for name in expected if "array_record" in name)
 
     def replace(number: int, method: str, path: str) -> str:
-        if method == "PUT" and "done/00000.json" in path and not replaced:  # the shard has just been published
+        # the shard has just been published
+        if method == "PUT" and "done/00000.json" in path and not replaced:
             replaced.append(victim)
             paths.write(f"{out}/{victim}", bytes(len(expected[victim])))
         return PASS
@@ -361,7 +394,9 @@ def test_shard_with_other_bytes_of_the_same_size_is_noticed_before_the_manifest(
     result = run(photos, out, *OPTIONS)
     s3_store.proxy.reset()
     assert result.exit_code == 2
-    assert result.stderr.strip().endswith(f"{out}/{victim} was lost or replaced meanwhile; repeat the command")
+    assert result.stderr.strip().endswith(
+        f"{out}/{victim} was lost or replaced meanwhile; repeat the command"
+    )
     assert not paths.exists(f"{out}/manifest.json")
     assert run(photos, out, *OPTIONS).exit_code == 0
     assert objects(out) == expected
@@ -386,7 +421,9 @@ def test_object_that_was_copied_there_is_read_through(store: Store) -> None:
     assert not directory.matches("nothing", len(data), digest)
 
 
-def test_options_of_beam_reach_the_workers(s3_store: Store, photos: Path, commands: Template, tmp_path: Path) -> None:
+def test_options_of_beam_reach_the_workers(
+    s3_store: Store, photos: Path, commands: Template, tmp_path: Path
+) -> None:
     """Endpoint and credentials come after `--`; the environment says nothing, or what is wrong."""
     s3_store.proxy.reset()
     given = s3_store.environment

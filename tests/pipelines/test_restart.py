@@ -1,4 +1,6 @@
-"""Killed with SIGKILL at moments of chance, repeated: the same bytes as a run that nobody disturbed."""
+"""Killed with SIGKILL at moments of chance, repeated: the same bytes as a run that nobody
+disturbed.
+"""
 
 import functools
 import glob
@@ -38,7 +40,19 @@ MOMENTS = (
 
 
 def settings(tiny_vae: Path | str) -> list[object]:
-    return ["--resolution", 16, "--shards", SHARDS, "--batch-size", 4, "--vae", tiny_vae, "--min-psnr", 0, "--flips"]
+    return [
+        "--resolution",
+        16,
+        "--shards",
+        SHARDS,
+        "--batch-size",
+        4,
+        "--vae",
+        tiny_vae,
+        "--min-psnr",
+        0,
+        "--flips",
+    ]
 
 
 def wait_until(happened: Callable[[], bool], command: Command) -> None:
@@ -77,7 +91,9 @@ def check_promise(out: Path) -> None:
 
 
 @pytest.mark.parametrize("vae", ["tiny", "none"])
-def test_killed_in_this_process(photos: Path, tiny_vae: Path, tmp_path: Path, commands: Template, vae: str) -> None:
+def test_killed_in_this_process(
+    photos: Path, tiny_vae: Path, tmp_path: Path, commands: Template, vae: str
+) -> None:
     """Four times each: when this or that file appears, or a while after the start."""
     arguments = settings(tiny_vae if vae == "tiny" else "none")
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
@@ -107,7 +123,17 @@ def test_killed_in_this_process(photos: Path, tiny_vae: Path, tmp_path: Path, co
 
 def test_killed_with_several_processes(photos: Path, tmp_path: Path, commands: Template) -> None:
     """The command alone, one of its workers, or all of them. No worker outlives its command."""
-    arguments = ["--resolution", 160, "--shards", SHARDS, "--batch-size", 4, "--vae", "none", "--flips"]
+    arguments = [
+        "--resolution",
+        160,
+        "--shards",
+        SHARDS,
+        "--batch-size",
+        4,
+        "--vae",
+        "none",
+        "--flips",
+    ]
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     assert run(photos, undisturbed, *arguments).exit_code == 0
     chance = random.Random(1)
@@ -117,7 +143,9 @@ def test_killed_with_several_processes(photos: Path, tmp_path: Path, commands: T
         time.sleep(chance.uniform(0, 0.05))
         workers = [process for process in session(command.pid) if process != command.pid]
         assert len(workers) == 2
-        chosen = {"command": [command.pid], "worker": workers[:1], "all": [command.pid, *workers]}[victims]
+        chosen = {"command": [command.pid], "worker": workers[:1], "all": [command.pid, *workers]}[
+            victims
+        ]
         kill(*chosen)
         status = command.wait()
         if victims == "worker":
@@ -140,7 +168,9 @@ def begun(command: Command, out: Path, done: int) -> bool:
 
 
 def hold(reached: threading.Event, at: int, then: str, number: int, method: str, path: str) -> str:
-    """Tells when request `at` comes, and gives whoever waits for that the time to kill; later the store may see it."""
+    """Tells when request `at` comes, and gives whoever waits for that the time to kill; later the
+    store may see it.
+    """
     if number != at:
         return PASS
     reached.set()
@@ -148,8 +178,12 @@ def hold(reached: threading.Event, at: int, then: str, number: int, method: str,
     return then
 
 
-def test_killed_on_an_object_store(photos: Path, tmp_path: Path, commands: Template, s3_store: Store) -> None:
-    """Eight times, at a request of chance, before the store has seen it or after. Nothing is left, here or there."""
+def test_killed_on_an_object_store(
+    photos: Path, tmp_path: Path, commands: Template, s3_store: Store
+) -> None:
+    """Eight times, at a request of chance, before the store has seen it or after. Nothing is left,
+    here or there.
+    """
     arguments = ["--resolution", 16, "--shards", 6, "--batch-size", 4, "--vae", "none"]
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -166,7 +200,11 @@ def test_killed_on_an_object_store(photos: Path, tmp_path: Path, commands: Templ
         attempts += 1
         assert attempts < 40, "it is always done before it is killed"
         reached = threading.Event()
-        proxy.reset(functools.partial(hold, reached, chance.randrange(1, requests), chance.choice((PASS, DROP))))
+        proxy.reset(
+            functools.partial(
+                hold, reached, chance.randrange(1, requests), chance.choice((PASS, DROP))
+            )
+        )
         command = commands.start(photos, url, *arguments, **environment)
         status = kill_at(command, reached.is_set)
         proxy.reset()
@@ -204,9 +242,14 @@ def test_file_that_cannot_grow_is_one_line_and_the_run_goes_on_later(
     photos: Path, tmp_path: Path, limit: int, left: list[str]
 ) -> None:
     arguments = [photos, tmp_path / "out", "--resolution", 16, "--shards", 2, "--vae", "none"]
-    command = shlex.join([sys.executable, "-m", "flowtrain.cli", "preprocess", *map(str, arguments)])
+    command = shlex.join(
+        [sys.executable, "-m", "flowtrain.cli", "preprocess", *map(str, arguments)]
+    )
     limited = subprocess.run(
-        ["bash", "-c", f"ulimit -f {limit} && exec {command}"], capture_output=True, text=True, timeout=240
+        ["bash", "-c", f"ulimit -f {limit} && exec {command}"],
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert limited.returncode == 2, limited.stderr
     (line,) = limited.stderr.splitlines()

@@ -1,4 +1,6 @@
-"""The same images give the same bytes on every runner, also when a worker of it was killed half way."""
+"""The same images give the same bytes on every runner, also when a worker of it was killed half
+way.
+"""
 
 import importlib.util
 import os
@@ -18,8 +20,15 @@ from tests.pipelines.running import contents, run, start
 
 SHARDS = 12
 PROCESSES = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-WORKERS = ("pipelines.runners.worker", "SdkHarness", "spawn_main")  # of processes, a pool, Dask: in their command lines
-needs_dask = pytest.mark.skipif(importlib.util.find_spec("dask") is None, reason="dask: pip install 'flowtrain[dask]'")
+# of processes, a pool, Dask: in their command lines
+WORKERS = (
+    "pipelines.runners.worker",
+    "SdkHarness",
+    "spawn_main",
+)
+needs_dask = pytest.mark.skipif(
+    importlib.util.find_spec("dask") is None, reason="dask: pip install 'flowtrain[dask]'"
+)
 
 
 def free_port() -> int:
@@ -29,10 +38,17 @@ def free_port() -> int:
 
 
 def serve(module: str, *arguments: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server of Beam's in a process of its own, once it answers; its workers find the Python of the tests."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    """A server of Beam's in a process of its own, once it answers; its workers find the Python of
+    the tests.
+    """
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     command = [sys.executable, "-m", module, *arguments]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -64,14 +80,18 @@ def workers_of(pid: int) -> list[int]:
 @pytest.fixture(scope="module")
 def job_service() -> Iterator[str]:
     port = free_port()
-    for _ in serve("apache_beam.runners.portability.local_job_service_main", f"--port={port}", port=port):
+    for _ in serve(
+        "apache_beam.runners.portability.local_job_service_main", f"--port={port}", port=port
+    ):
         yield f"--job_endpoint=localhost:{port}"
 
 
 @pytest.fixture(scope="module")
 def worker_pool() -> Iterator[tuple[int, str]]:
     port = free_port()
-    for server in serve("apache_beam.runners.worker.worker_pool_main", f"--service_port={port}", port=port):
+    for server in serve(
+        "apache_beam.runners.worker.worker_pool_main", f"--service_port={port}", port=port
+    ):
         yield server.pid, f"--environment_config=localhost:{port}"
 
 
@@ -82,11 +102,25 @@ def pool(job_service: str, worker_pool: tuple[int, str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def arguments(tiny_vae: Path) -> list[object]:
-    return ["--resolution", 16, "--shards", SHARDS, "--batch-size", 4, "--vae", tiny_vae, "--min-psnr", 0, "--flips"]
+    return [
+        "--resolution",
+        16,
+        "--shards",
+        SHARDS,
+        "--batch-size",
+        4,
+        "--vae",
+        tiny_vae,
+        "--min-psnr",
+        0,
+        "--flips",
+    ]
 
 
 @pytest.fixture(scope="module")
-def expected(photos: Path, arguments: list[object], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(
+    photos: Path, arguments: list[object], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
     """A run in this process."""
     out = tmp_path_factory.mktemp("expected") / "out"
     assert run(photos, out, *arguments).exit_code == 0
@@ -115,16 +149,26 @@ def kill_a_worker(out: Path, process: subprocess.Popen[str], above: int) -> None
 
 
 def test_work_in_this_process_for_a_job_service_that_is_killed(
-    photos: Path, arguments: list[object], expected: dict[str, bytes], job_service: str, tmp_path: Path
+    photos: Path,
+    arguments: list[object],
+    expected: dict[str, bytes],
+    job_service: str,
+    tmp_path: Path,
 ) -> None:
     out, port = tmp_path / "out", free_port()
     loopback = ["--runner=PortableRunner", "--environment_type=LOOPBACK"]
-    for service in serve("apache_beam.runners.portability.local_job_service_main", f"--port={port}", port=port):
-        process = start(photos, out, *arguments, "--", *loopback, f"--job_endpoint=localhost:{port}")
+    for service in serve(
+        "apache_beam.runners.portability.local_job_service_main", f"--port={port}", port=port
+    ):
+        process = start(
+            photos, out, *arguments, "--", *loopback, f"--job_endpoint=localhost:{port}"
+        )
         wait_for_a_shard(out, process)
         service.kill()
         (line,) = finish(process, 2).splitlines()
-        assert line.startswith(f"Error: PortableRunner: the job service at localhost:{port} is gone")
+        assert line.startswith(
+            f"Error: PortableRunner: the job service at localhost:{port} is gone"
+        )
     assert finish(start(photos, out, *arguments, "--", *loopback, job_service)) == ""
     assert contents(out) == expected
 
@@ -135,10 +179,13 @@ def test_processes_on_this_machine_one_of_them_killed(
     out = tmp_path / "out"
     process = start(photos, out, *arguments, "--", *PROCESSES)
     kill_a_worker(out, process, process.pid)
-    # The shell has a word before it ("Killed"), and sometimes C++ libraries of the other worker, whose pipe breaks.
+    # The shell has a word before it ("Killed"), and sometimes C++ libraries of the other worker,
+    # whose pipe breaks.
     *others, last = finish(process, 2).splitlines()
     assert last == "Error: a worker process died (out of memory?); repeat the command to go on"
-    assert not [line for line in others if "Traceback" in line or line.startswith(("Error", "  File"))]
+    assert not [
+        line for line in others if "Traceback" in line or line.startswith(("Error", "  File"))
+    ]
     assert finish(start(photos, out, *arguments, "--", *PROCESSES)) == ""
     assert contents(out) == expected
 

@@ -1,4 +1,6 @@
-"""The same images in every kind of source: the same latents, and where keys agree, the same bytes."""
+"""The same images in every kind of source: the same latents, and where keys agree, the same
+bytes.
+"""
 
 import json
 import tarfile
@@ -28,7 +30,8 @@ def folder(miniature: Miniature, tiny_vae: Path, tmp_path_factory: pytest.TempPa
 
 def encode(source: str, out: Path, vae: Path) -> Path:
     done = run(
-        source, out, "--resolution", 16, "--vae", vae, "--shards", 3, "--batch-size", 8, "--flips", "--min-psnr", 0,
+        source, out, "--resolution", 16, "--vae", vae, "--shards", 3, "--batch-size", 8,
+        "--flips", "--min-psnr", 0,
         "--vae-dtype", "float32", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
@@ -45,7 +48,10 @@ def tensors(directory: Path, split: str = "train") -> dict[str, tuple[str, NDArr
     """By key: the name of the class, and mean and log-variance."""
     dataset = LatentDataset(directory)
     return {
-        record.key: (dataset.manifest.classes[record.label], np.stack([record.tensors[n] for n in ("mean", "logvar")]))
+        record.key: (
+            dataset.manifest.classes[record.label],
+            np.stack([record.tensors[n] for n in ("mean", "logvar")]),
+        )
         for record in dataset.records(split)
     }
 
@@ -71,7 +77,9 @@ def test_plain_tar_and_zip_give_the_bytes_of_the_folder(
         archive.add(miniature.folder, "imagenet/train")
     make_zip(tmp_path / "in.zip", dict(images(miniature)))
     for kind in ("tar", "zip"):
-        assert shards(encode(f"{kind}:{tmp_path / f'in.{kind}'}", tmp_path / kind, tiny_vae)) == shards(folder)
+        assert shards(
+            encode(f"{kind}:{tmp_path / f'in.{kind}'}", tmp_path / kind, tiny_vae)
+        ) == shards(folder)
 
 
 def test_tfds_and_parquet_give_the_latents_of_the_folder(
@@ -85,7 +93,9 @@ def test_tfds_and_parquet_give_the_latents_of_the_folder(
         "label": tfds.features.ClassLabel(names=names),
         "file_name": tfds.features.Text(),
     }
-    rows = [{"image": d, "label": n, "file_name": k} for (k, d), n in zip(files, labels, strict=True)]
+    rows = [
+        {"image": d, "label": n, "file_name": k} for (k, d), n in zip(files, labels, strict=True)
+    ]
     builder = make_builder(tmp_path / "data", features, rows, name="imagenet2012")
     half = len(files) // 2
     for number, part in enumerate((slice(0, half), slice(half, None))):
@@ -94,7 +104,8 @@ def test_tfds_and_parquet_give_the_latents_of_the_folder(
     sources = {
         f"tfds:{builder}": [f"train/{row:07d}" for row in range(len(files))],
         f"parquet:{tmp_path / 'hub'}": [
-            f"data/train-{row // half:05d}-of-00002.parquet/{row % half:07d}" for row in range(len(files))
+            f"data/train-{row // half:05d}-of-00002.parquet/{row % half:07d}"
+            for row in range(len(files))
         ],
     }
     for number, (source, keys) in enumerate(sources.items()):
@@ -104,7 +115,8 @@ def test_tfds_and_parquet_give_the_latents_of_the_folder(
             assert found.keys() == set(keys)
             for (name, _), key in zip(files, keys, strict=True):
                 assert found[key][0] == expected[name][0] == name.split("/")[0]
-                # Other neighbours in the batch, which may show in the last bit of the float32 behind it.
+                # Other neighbours in the batch, which may show in the last bit of the float32
+                # behind it.
                 np.testing.assert_allclose(found[key][1], expected[name][1], rtol=2**-10, atol=1e-6)
 
 

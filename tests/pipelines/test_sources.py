@@ -23,7 +23,14 @@ def put(path: Path, colour: str = "red") -> None:
 
 
 def test_sub_folders_are_classes_sorted_by_name(tmp_path: Path) -> None:
-    for name in ("zebra/1.PNG", "ant/deep/er/2.JpEg", "ant/0.png", "bee/notes.txt", ".hidden/3.png", "ant/.4.png"):
+    for name in (
+        "zebra/1.PNG",
+        "ant/deep/er/2.JpEg",
+        "ant/0.png",
+        "bee/notes.txt",
+        ".hidden/3.png",
+        "ant/.4.png",
+    ):
         put(tmp_path / name)
     source = open_source(str(tmp_path), "train")
     assert source.classes == ("ant", "bee", "zebra")
@@ -60,14 +67,26 @@ def test_symbolic_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     put(tmp_path / "cat/a.png")
     put(tmp_path.parent / f"{tmp_path.name}-elsewhere/b.png")
     (tmp_path / "cat/up").symlink_to(tmp_path, target_is_directory=True)
-    (tmp_path / "dog").symlink_to(tmp_path.parent / f"{tmp_path.name}-elsewhere", target_is_directory=True)
+    (tmp_path / "dog").symlink_to(
+        tmp_path.parent / f"{tmp_path.name}-elsewhere", target_is_directory=True
+    )
     (tmp_path / "cat/broken.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "cat/itself.png").symlink_to(tmp_path / "cat/itself.png")
     os.mkfifo(tmp_path / "cat/pipe.png")
     source = open_source(str(tmp_path), "train")
     items = {item.key: item for item in source.index()}
-    assert items.keys() == {"cat/a.png", "dog/b.png", "cat/broken.png", "cat/itself.png", "cat/pipe.png"}
-    for name, reason in (("broken", "to nothing"), ("itself", "back to itself"), ("pipe", "pipe or socket")):
+    assert items.keys() == {
+        "cat/a.png",
+        "dog/b.png",
+        "cat/broken.png",
+        "cat/itself.png",
+        "cat/pipe.png",
+    }
+    for name, reason in (
+        ("broken", "to nothing"),
+        ("itself", "back to itself"),
+        ("pipe", "pipe or socket"),
+    ):
         with pytest.raises(ImageError, match=reason):
             source.read(items[f"cat/{name}.png"])
 
@@ -105,7 +124,9 @@ for item in sorted(source.index(), key=lambda item: item.key):
             path.chmod(path.stat().st_mode | 0o055)
 
     def listed() -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False
+        )
 
     assert listed().stdout.splitlines() == [
         "cat/a.png (4, 4, 3)",
@@ -143,7 +164,9 @@ def test_bad_image_and_unreadable_file_are_told_apart(tmp_path: Path) -> None:
         source.read(first)
 
 
-def test_descriptor_opens_the_source_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_descriptor_opens_the_source_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(tmp_path / "in/cat/a.png")
     monkeypatch.chdir(tmp_path)
     source = open_source("in", "train")
@@ -156,7 +179,9 @@ def test_descriptor_opens_the_source_from_anywhere(tmp_path: Path, monkeypatch: 
 def test_memory_does_not_grow_with_the_folder(tmp_path: Path) -> None:
     class Many(ListedSource):
         def find(self) -> Iterator[Found]:
-            return (Found(f"class{n % 9}/{n:060d}.png", n, "x" * 100) for n in range(int(self.split)))
+            return (
+                Found(f"class{n % 9}/{n:060d}.png", n, "x" * 100) for n in range(int(self.split))
+            )
 
         def read_bytes(self, item: Item) -> bytes:
             raise NotImplementedError
@@ -192,7 +217,8 @@ def test_digits_hold_both_splits_and_ten_classes() -> None:
         (
             "rar:x.rar",
             "train",
-            "unknown kind of source 'rar:'; known are a folder of images, tar:FILE[,FILE], zip:FILE[,FILE], "
+            "unknown kind of source 'rar:'; known are a folder of images, tar:FILE[,FILE], "
+            "zip:FILE[,FILE], "
             "tfds:NAME[@DATA_DIR], parquet:PATH, embedded:NAME",
         ),
         ("tar:no/such.tar", "train", "such.tar: no such file"),

@@ -1,4 +1,6 @@
-"""A tiny autoencoder in its author's layout, with random weights: two numbered state dicts and no config."""
+"""A tiny autoencoder in its author's layout, with random weights: two numbered state dicts and no
+config.
+"""
 
 from pathlib import Path
 
@@ -10,10 +12,14 @@ WIDTH = 64
 
 
 def random_halves(channels: int = 32, pool: bool = True, seed: int = 0) -> dict[str, Tensors]:
-    """Tensors of encoder and decoder by their numbers: 15 and 20 layers, of which blocks have three convolutions."""
+    """Tensors of encoder and decoder by their numbers: 15 and 20 layers, of which blocks have three
+    convolutions.
+    """
     rng = np.random.default_rng(seed)
 
-    def convolution(name: str, outputs: int, inputs: int, bias: bool = True, kernel: int = 3) -> Tensors:
+    def convolution(
+        name: str, outputs: int, inputs: int, bias: bool = True, kernel: int = 3
+    ) -> Tensors:
         scale = (inputs * kernel**2) ** -0.5
         weight = scale * rng.normal(size=(outputs, inputs, kernel, kernel))
         tensors = {f"{name}.weight": weight.astype(np.float16)}
@@ -28,7 +34,9 @@ def random_halves(channels: int = 32, pool: bool = True, seed: int = 0) -> dict[
         if pooled:
             tensors |= convolution(f"{number}.pool.0", 4 * WIDTH, WIDTH, bias=False, kernel=1)
             tensors[f"{number}.pool.1.weight"] = rng.uniform(0.5, 1.5, 4 * WIDTH).astype(np.float16)
-            tensors[f"{number}.pool.1.bias"] = rng.normal(scale=0.1, size=4 * WIDTH).astype(np.float16)
+            tensors[f"{number}.pool.1.bias"] = rng.normal(scale=0.1, size=4 * WIDTH).astype(
+                np.float16
+            )
             tensors |= convolution(f"{number}.pool.3", WIDTH, 4 * WIDTH, bias=False, kernel=1)
         return tensors
 

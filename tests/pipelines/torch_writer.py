@@ -26,7 +26,9 @@ class Call:
 
 
 class Module:
-    """Pickled as TorchScript pickles a module: made without arguments, then given its attributes."""
+    """Pickled as TorchScript pickles a module: made without arguments, then given its
+    attributes.
+    """
 
     def __init__(self, name: str, attributes: dict[str, Any]):
         self.name, self.attributes = name, attributes
@@ -72,7 +74,9 @@ def pickled(value: Any) -> bytes:
 
 
 def tensor(stored: Any, offset: Any, shape: Any, strides: Any) -> Call:
-    return Call("torch._utils _rebuild_tensor_v2", stored, offset, shape, strides, False, OrderedDict())
+    return Call(
+        "torch._utils _rebuild_tensor_v2", stored, offset, shape, strides, False, OrderedDict()
+    )
 
 
 def module_tree(tensors: dict[str, Any]) -> Module:
@@ -82,7 +86,9 @@ def module_tree(tensors: dict[str, Any]) -> Module:
         *path, last = name.split(".")
         module = root
         for part in path:
-            empty = Module(f"__torch__.torch.nn.___torch_mangle_{len(path)} Part", {"training": False})
+            empty = Module(
+                f"__torch__.torch.nn.___torch_mangle_{len(path)} Part", {"training": False}
+            )
             module = module.attributes.setdefault(part, empty)
         module.attributes[last] = value
     return root
@@ -91,14 +97,23 @@ def module_tree(tensors: dict[str, Any]) -> Module:
 def write_archive(path: Path, content: Any, storages: dict[str, bytes], **members: bytes) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("weights/data.pkl", pickled(content))
-        for name, data in {**members, **{f"data/{key}": data for key, data in storages.items()}}.items():
+        for name, data in {
+            **members,
+            **{f"data/{key}": data for key, data in storages.items()},
+        }.items():
             archive.writestr(f"weights/{name}", data)
     return path
 
 
 def write_stream(path: Path, content: Any, storages: dict[str, bytes], item: int = 4) -> Path:
-    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-    parts = [pickled(value) for value in (0x1950A86A20F9469CFC6C, 1001, system, content, list(storages))]
+    system = {
+        "protocol_version": 1001,
+        "little_endian": True,
+        "type_sizes": {"short": 2, "int": 4, "long": 4},
+    }
+    parts = [
+        pickled(value) for value in (0x1950A86A20F9469CFC6C, 1001, system, content, list(storages))
+    ]
     parts += [struct.pack("<q", len(data) // item) + data for data in storages.values()]
     path.write_bytes(b"".join(parts))
     return path
@@ -110,4 +125,6 @@ def write_state_dict(path: Path, tensors: dict[str, np.ndarray]) -> Path:
     for name, value in tensors.items():
         strides = tuple(step // value.itemsize for step in np.ascontiguousarray(value).strides)
         content[name] = tensor(Stored("HalfStorage", name, value.size), 0, value.shape, strides)
-    return write_archive(path, content, {name: value.astype("<f2").tobytes() for name, value in tensors.items()})
+    return write_archive(
+        path, content, {name: value.astype("<f2").tobytes() for name, value in tensors.items()}
+    )

@@ -14,26 +14,37 @@ SPECS = {
     "latent": layout_tensors(Layout.LATENT, (2, 2, 4)),
     "image": layout_tensors(Layout.IMAGE, (64, 64, 3)),
     "one byte": layout_tensors(Layout.IMAGE, (1, 1, 1)),
-    "both sides": {name: TensorSpec(shape=(3,), dtype="float32") for name in ("zebra", "ant", "bee", "yak")},
+    "both sides": {
+        name: TensorSpec(shape=(3,), dtype="float32") for name in ("zebra", "ant", "bee", "yak")
+    },
 }
 
 
 def tensors(specs: dict[str, TensorSpec], seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {name: rng.integers(0, 256, spec.shape).astype(spec.dtype) for name, spec in specs.items()}
+    return {
+        name: rng.integers(0, 256, spec.shape).astype(spec.dtype) for name, spec in specs.items()
+    }
 
 
 def records(specs: dict[str, TensorSpec]) -> list[bytes]:
     """Keys of 0 to 300 bytes, so that every length in a record has one byte here and two there."""
     keys = ["", "k", "é" * 50, "k" * 115, "k" * 130, "k" * 300, "label", "mean"]
-    return [encode_record(key, label, tensors(specs, label), specs) for key, label in zip(keys, LABELS, strict=True)]
+    return [
+        encode_record(key, label, tensors(specs, label), specs)
+        for key, label in zip(keys, LABELS, strict=True)
+    ]
 
 
-def assert_parsed(found: columns.Columns, serialized: list[bytes], specs: dict[str, TensorSpec]) -> None:
+def assert_parsed(
+    found: columns.Columns, serialized: list[bytes], specs: dict[str, TensorSpec]
+) -> None:
     parsed = [decode_record(data, specs) for data in serialized]
     assert list(found) == [*specs, "label"]
     for name in specs:
-        np.testing.assert_array_equal(found[name], np.stack([record.tensors[name] for record in parsed]))
+        np.testing.assert_array_equal(
+            found[name], np.stack([record.tensors[name] for record in parsed])
+        )
         assert found[name].dtype == specs[name].dtype
         assert found[name].flags.c_contiguous
         assert found[name].flags.writeable
@@ -42,7 +53,9 @@ def assert_parsed(found: columns.Columns, serialized: list[bytes], specs: dict[s
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_records_that_we_wrote_are_cut_not_parsed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_we_wrote_are_cut_not_parsed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     specs = SPECS[name]
     serialized = records(specs)
     with monkeypatch.context() as patch:
@@ -59,7 +72,10 @@ def test_labels_too_large_to_be_cut_out_are_parsed(label: int) -> None:
 
 
 def test_tensors_between_key_and_label_are_parsed() -> None:
-    specs = {"kind": TensorSpec(shape=(2,), dtype="uint8"), "mean": TensorSpec(shape=(2,), dtype="float16")}
+    specs = {
+        "kind": TensorSpec(shape=(2,), dtype="uint8"),
+        "mean": TensorSpec(shape=(2,), dtype="float16"),
+    }
     serialized = records(specs)
     assert_parsed(decode_columns(serialized, specs), serialized, specs)
 
@@ -92,12 +108,17 @@ def test_what_is_no_record_raises_as_when_it_is_parsed() -> None:
     specs = SPECS["moments"]
     good = records(specs)
     example = _Example.FromString(good[0])
-    example.features.feature["label"].int64_list.value.append(3)  # two labels: packed, two bytes as one of 128 to 16383
+    # two labels: packed, two bytes as one of 128 to 16383
+    example.features.feature["label"].int64_list.value.append(3)
     two = example.SerializeToString(deterministic=True)
     example = _Example.FromString(good[0])
     example.features.feature["mean"].bytes_list.value[0] += b"x"
     long = example.SerializeToString(deterministic=True)
-    renamed = [good[0].replace(b"logvar", b"logvas"), good[0].replace(b"\x03key", b"\x03kez"), b"\x12" + good[0][1:]]
+    renamed = [
+        good[0].replace(b"logvar", b"logvas"),
+        good[0].replace(b"\x03key", b"\x03kez"),
+        b"\x12" + good[0][1:],
+    ]
     for bad in (b"", b"x", good[0][:-1], good[0][1:], two, long, *renamed):
         with pytest.raises(ValueError, match=r"feature|not a tf\.train\.Example"):
             decode_columns([good[0], bad], specs)

@@ -40,7 +40,12 @@ def test_a_typed_size_wins_over_what_the_recipe_spells_out():
         ["sampler.cfg=1.5"],
         ["objective.kind=diffusion", "objective.diffusion_steps=100", "sampler.solver=ddpm"],
         ["model.size=XL", "model.scan=false", "model.latent=[32, 32, 4]", "model.classes=1000"],
-        ["train.ema_extra=[0.999, 0.99]", "train.ema_power=[0.05, 0.1]", "preview.every=5", "preview.steps=[1]"],
+        [
+            "train.ema_extra=[0.999, 0.99]",
+            "train.ema_power=[0.05, 0.1]",
+            "preview.every=5",
+            "preview.steps=[1]",
+        ],
     ],
 )
 def test_json_round_trip(overrides):
@@ -52,13 +57,20 @@ def test_layers_are_scanned_from_depth_24_unless_told_otherwise():
     def scan(*overrides):
         return make_recipe(BASE, overrides).model.scan
 
-    assert [scan(f"model.size={size}") for size in ("debug", "S", "B", "L", "XL")] == [False, False, False, True, True]
+    assert [scan(f"model.size={size}") for size in ("debug", "S", "B", "L", "XL")] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
     assert scan("model.depth=24")
     assert not scan("model.depth=23")
     assert not scan("model.size=XL", "model.depth=2")
     assert not scan("model.size=XL", "model.scan=false")
     assert scan("model.scan=true")
-    assert ModelConfig.model_validate({"depth": 24.0, "width": 8, "heads": 2}).scan  # TOML may say 24.0
+    # TOML may say 24.0
+    assert ModelConfig.model_validate({"depth": 24.0, "width": 8, "heads": 2}).scan
 
 
 # What follows from the kind of objective
@@ -73,7 +85,11 @@ def test_diffusion_fills_in_its_conventions():
         -1,
         True,
     )
-    assert (model.time_scale, recipe.objective.time, recipe.sampler.solver) == (1000, "uniform", "ddim")
+    assert (model.time_scale, recipe.objective.time, recipe.sampler.solver) == (
+        1000,
+        "uniform",
+        "ddim",
+    )
     assert make_recipe(DIFFUSION, ["objective.diffusion_steps=100"]).model.time_scale == 100
     flow = make_recipe(BASE)
     model = flow.model
@@ -83,7 +99,11 @@ def test_diffusion_fills_in_its_conventions():
         0,
         False,
     )
-    assert (model.time_scale, flow.objective.time, flow.sampler.solver) == (1000, "logit_normal", "euler")
+    assert (model.time_scale, flow.objective.time, flow.sampler.solver) == (
+        1000,
+        "logit_normal",
+        "euler",
+    )
 
 
 def test_what_is_typed_wins_over_what_follows_from_diffusion():
@@ -95,22 +115,35 @@ def test_what_is_typed_wins_over_what_follows_from_diffusion():
     }
     recipe = make_recipe(content)
     model = recipe.model
-    assert (model.output, model.time_scale, model.time_integer, recipe.sampler.solver) == ("data", 1, False, "ddpm")
+    assert (model.output, model.time_scale, model.time_integer, recipe.sampler.solver) == (
+        "data",
+        1,
+        False,
+        "ddpm",
+    )
     assert (model.time_direction, model.time_offset) == ("to_noise", -1)  # not typed
-    assert make_recipe(DIFFUSION, ["sampler.solver=ddpm", "model.output=data"]).sampler.solver == "ddpm"
+    assert (
+        make_recipe(DIFFUSION, ["sampler.solver=ddpm", "model.output=data"]).sampler.solver
+        == "ddpm"
+    )
 
 
 @pytest.mark.parametrize("kind", ["flow", "diffusion"])
 def test_each_kind_goes_with_its_outputs_and_solvers_only(kind):
     content = {**BASE, "objective": {"kind": kind}}
-    for allowed, of, key in ((OUTPUTS, ModelConfig, "model.output"), (SOLVERS, SamplerConfig, "sampler.solver")):
+    for allowed, of, key in (
+        (OUTPUTS, ModelConfig, "model.output"),
+        (SOLVERS, SamplerConfig, "sampler.solver"),
+    ):
         every = of.model_fields[key.split(".")[1]].annotation.__args__
         assert set(allowed[kind]) <= set(every)
         for value in every:
             if value in allowed[kind]:
                 make_recipe(content, [f"{key}={value}"])
             else:
-                with pytest.raises(UserError, match=f"{key} {value} does not go with objective.kind {kind}; use "):
+                with pytest.raises(
+                    UserError, match=f"{key} {value} does not go with objective.kind {kind}; use "
+                ):
                     make_recipe(content, [f"{key}={value}"])
 
 
@@ -118,7 +151,10 @@ def test_a_command_takes_the_solver_of_the_recipe_or_one_that_goes_with_it():
     recipe = make_recipe(DIFFUSION)
     assert choose_solver(recipe, None) == "ddim"
     assert choose_solver(recipe, "ddpm") == "ddpm"
-    with pytest.raises(UserError, match=r"--solver euler does not go with objective.kind diffusion; use ddim or ddpm"):
+    with pytest.raises(
+        UserError,
+        match=r"--solver euler does not go with objective.kind diffusion; use ddim or ddpm",
+    ):
         choose_solver(recipe, "euler")
     assert choose_solver(make_recipe(BASE), "ddpm") == "ddpm"
 
@@ -128,7 +164,9 @@ def test_there_are_no_more_steps_than_noise_levels():
     assert make_recipe(BASE, ["sampler.steps=5000"]).most_steps == float("inf")
     few = ["objective.diffusion_steps=20", "sampler.steps=20"]
     assert make_recipe(DIFFUSION, few).preview.steps[-1] == 32  # never drawn
-    with pytest.raises(UserError, match=r"preview.steps 32: objective.diffusion_steps has only 20 levels; lower it"):
+    with pytest.raises(
+        UserError, match=r"preview.steps 32: objective.diffusion_steps has only 20 levels; lower it"
+    ):
         make_recipe(DIFFUSION, [*few, "preview.every=10"])
 
 
@@ -142,5 +180,7 @@ def test_a_prediction_of_the_data_has_no_velocity_at_the_end():
     assert make_recipe(content, ["sampler.solver=midpoint"]).sampler.solver == "midpoint"
     with pytest.raises(UserError, match=r"sampler\.solver heun asks for the velocity at t = 1"):
         make_recipe(content, ["sampler.solver=heun"])
-    with pytest.raises(UserError, match=r"--solver dopri5 asks for the velocity at t = 1.*; take midpoint"):
+    with pytest.raises(
+        UserError, match=r"--solver dopri5 asks for the velocity at t = 1.*; take midpoint"
+    ):
         choose_solver(make_recipe(content), "dopri5")

@@ -3,7 +3,14 @@ import json
 import pytest
 
 from schemas.errors import UserError
-from schemas.manifest import SCHEMA_VERSION, Manifest, Normalization, parse_manifest, read_manifest, write_manifest
+from schemas.manifest import (
+    SCHEMA_VERSION,
+    Manifest,
+    Normalization,
+    parse_manifest,
+    read_manifest,
+    write_manifest,
+)
 from schemas.sealed import digest_of, seal
 
 CONTENT = {
@@ -69,7 +76,9 @@ def test_any_flipped_bit_is_refused_in_one_line():
 
 
 def test_a_manifest_that_was_written_otherwise_keeps_its_digest():
-    """Another commit may have ordered or left out fields in another way; the dataset is the same one as ever."""
+    """Another commit may have ordered or left out fields in another way; the dataset is the same
+    one as ever.
+    """
     manifest = Manifest.model_validate(CONTENT)
     content = dict(reversed(json.loads(manifest.canonical()).items()))
     text = json.dumps(content, indent=2) + "\n"
@@ -86,7 +95,10 @@ def test_normalizations():
     assert manifest.model_normalization().offset == (0.25, 0.25)
     assert manifest.model_normalization().scale == (0.5, 0.5)
     assert manifest.channel_normalization().scale == (0.5, 0.25)
-    assert Manifest.model_validate({**CONTENT, "vae": None}).model_normalization().scale == (1.0, 1.0)
+    assert Manifest.model_validate({**CONTENT, "vae": None}).model_normalization().scale == (
+        1.0,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,5 +138,7 @@ def test_one_normalization_after_another():
     raw = (5.0, 7.0)
     once = [(x - o) * k for x, o, k in zip(raw, first.offset, first.scale, strict=True)]
     twice = [(x - o) * k for x, o, k in zip(once, second.offset, second.scale, strict=True)]
-    assert [(x - o) * k for x, o, k in zip(raw, both.offset, both.scale, strict=True)] == pytest.approx(twice)
+    assert [
+        (x - o) * k for x, o, k in zip(raw, both.offset, both.scale, strict=True)
+    ] == pytest.approx(twice)
     assert first.then(Normalization.identity(2)) == first

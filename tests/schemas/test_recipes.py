@@ -10,21 +10,36 @@ DIFFUSION = {**BASE, "objective": {"kind": "diffusion"}}
 
 
 def test_overrides_win_over_the_recipe_and_keep_their_type():
-    recipe = make_recipe(BASE, ["train.steps=20", "optimizer.learning_rate=3e-4", "objective.time=uniform"])
-    assert (recipe.train.steps, recipe.optimizer.learning_rate, recipe.objective.time) == (20, 3e-4, "uniform")
+    recipe = make_recipe(
+        BASE, ["train.steps=20", "optimizer.learning_rate=3e-4", "objective.time=uniform"]
+    )
+    assert (recipe.train.steps, recipe.optimizer.learning_rate, recipe.objective.time) == (
+        20,
+        3e-4,
+        "uniform",
+    )
 
 
 def test_the_kind_may_be_overridden_as_a_size_may():
-    """What a file spells out for another kind goes; what is typed beside the override, or says the same kind, stays."""
+    """What a file spells out for another kind goes; what is typed beside the override, or says the
+    same kind, stays.
+    """
     flow = {
         **BASE,
         "model": {"size": "B", "time_scale": 1.0, "output": "velocity"},
         "objective": {"time": "logit_normal", "label_drop": 0.2},
         "sampler": {"solver": "euler", "steps": 7},
     }
-    for overrides in (["objective.kind=diffusion"], ["sampler.steps=7", "objective.kind=diffusion"]):
+    for overrides in (
+        ["objective.kind=diffusion"],
+        ["sampler.steps=7", "objective.kind=diffusion"],
+    ):
         recipe = make_recipe(flow, overrides)
-        assert (recipe.model.output, recipe.model.time_scale, recipe.sampler.solver) == ("epsilon", 1000, "ddim")
+        assert (recipe.model.output, recipe.model.time_scale, recipe.sampler.solver) == (
+            "epsilon",
+            1000,
+            "ddim",
+        )
         assert (recipe.objective.label_drop, recipe.sampler.steps) == (0.2, 7)
     for overrides in (
         ["objective.kind=diffusion", "sampler.solver=ddpm"],
@@ -41,12 +56,20 @@ def test_the_kind_may_be_overridden_as_a_size_may():
     ("content", "overrides", "message"),
     [
         ({**BASE, "optimiser": {}}, [], r"unknown table \[optimiser\]; did you mean 'optimizer'"),
-        ({**BASE, "model": {"size": "B", "dept": 2}}, [], "unknown key model.dept; did you mean 'depth'"),
+        (
+            {**BASE, "model": {"size": "B", "dept": 2}},
+            [],
+            "unknown key model.dept; did you mean 'depth'",
+        ),
         (BASE, ["train.lerning=1"], "unknown key train.lerning"),
         (BASE, ["steps=1"], "write table.key=value"),
         (BASE, ["train.steps"], "write table.key=value"),
         (BASE, ["train.steps=0"], "train.steps: Input should be greater"),
-        (BASE, ["train.seed=4294967296"], "train.seed: Input should be less"),  # the key of 2**32 would be that of 0
+        (
+            BASE,
+            ["train.seed=4294967296"],
+            "train.seed: Input should be less",
+        ),  # the key of 2**32 would be that of 0
         (BASE, ["model.heads=7"], "not divisible by heads"),
         ({"model": {"size": "Q"}, "train": BASE["train"]}, [], "model.size"),
         ({"model": 3, "train": BASE["train"]}, [], "must be a table"),
@@ -55,9 +78,21 @@ def test_the_kind_may_be_overridden_as_a_size_may():
         (BASE, ["objective.kind=[1]"], "objective.kind: Input should be"),
         (BASE, ["objective.kind=flwo"], "objective.kind: Input should be"),
         (BASE, ["model.width=70", "model.heads=7"], "width 70 must be divisible by 4"),
-        (DIFFUSION, ["objective.time=logit_normal"], "objective.time must be uniform for objective.kind diffusion"),
-        (DIFFUSION, ["objective.diffusion_steps=x"], "objective.diffusion_steps: Input should be a valid integer"),
-        (DIFFUSION, ["objective.diffusion_steps=20000"], "objective.diffusion_steps: Input should be less"),
+        (
+            DIFFUSION,
+            ["objective.time=logit_normal"],
+            "objective.time must be uniform for objective.kind diffusion",
+        ),
+        (
+            DIFFUSION,
+            ["objective.diffusion_steps=x"],
+            "objective.diffusion_steps: Input should be a valid integer",
+        ),
+        (
+            DIFFUSION,
+            ["objective.diffusion_steps=20000"],
+            "objective.diffusion_steps: Input should be less",
+        ),
         (
             DIFFUSION,
             ["sampler.steps=1001"],
@@ -68,11 +103,24 @@ def test_the_kind_may_be_overridden_as_a_size_may():
         (
             BASE,
             ["train.checkpoint_every=3000", "train.keep_every=100000"],
-            r"keep_every 100000 is not divisible by checkpoint_every 3000, .*; try --set train.keep_every=99000$",
+            r"keep_every 100000 is not divisible by checkpoint_every 3000, .*; try --set "
+            r"train.keep_every=99000$",
         ),
-        (BASE, ["train.keep_every=1"], r"keep_every 1 is not divisible by .*; try --set train.keep_every=5000$"),
-        (BASE, ["train.ema_extra=[0.9, 1.0]"], r"ema_extra \[0.9, 1.0\]: each decay must be in \[0, 1\)"),
-        (BASE, ["train.ema_power=[0.3]"], r"ema_power \[0.3\]: each relative width must be in \(0, 0.28\)"),
+        (
+            BASE,
+            ["train.keep_every=1"],
+            r"keep_every 1 is not divisible by .*; try --set train.keep_every=5000$",
+        ),
+        (
+            BASE,
+            ["train.ema_extra=[0.9, 1.0]"],
+            r"ema_extra \[0.9, 1.0\]: each decay must be in \[0, 1\)",
+        ),
+        (
+            BASE,
+            ["train.ema_power=[0.3]"],
+            r"ema_power \[0.3\]: each relative width must be in \(0, 0.28\)",
+        ),
         (BASE, ["preview.steps=[]"], "steps and cfg must each hold a number"),
         (BASE, ["preview.steps=[0, 4]"], "steps of at least 1"),
         (BASE, ["preview.cfg=[-1.0]"], "cfg of at least 0"),

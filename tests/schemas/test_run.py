@@ -10,7 +10,13 @@ def test_round_trip_and_missing_or_damaged(tmp_path):
     run = Run(
         recipe=make_recipe({"model": {"size": "debug"}, "train": {"steps": 1, "batch_size": 1}}),
         dataset=DatasetRef(
-            path="d", digest="0", split="train", records=3, flips=False, source="embedded:digits", resolution=32
+            path="d",
+            digest="0",
+            split="train",
+            records=3,
+            flips=False,
+            source="embedded:digits",
+            resolution=32,
         ),
         latent_shape=(8, 8, 4),
         classes=("a",),

@@ -14,7 +14,9 @@ def test_sums_equal_numpy_in_any_grouping():
     for moments in (whole, parts):
         assert moments.n == 101
         np.testing.assert_allclose(moments.mean(), features.mean(axis=0), rtol=1e-13)
-        np.testing.assert_allclose(moments.cov(), np.cov(features, rowvar=False), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(
+            moments.cov(), np.cov(features, rowvar=False), rtol=1e-10, atol=1e-12
+        )
 
 
 def test_bad_features_are_refused():
@@ -45,7 +47,9 @@ def test_file_round_trip_and_foreign_files(tmp_path):
 
 
 def test_files_that_are_not_what_they_say(tmp_path):
-    text, pickled, other, ragged = (tmp_path / f"{name}.npz" for name in ("text", "pickled", "other", "ragged"))
+    text, pickled, other, ragged = (
+        tmp_path / f"{name}.npz" for name in ("text", "pickled", "other", "ragged")
+    )
     text.write_text("no zip")
     np.savez(pickled, mu=np.array([{}], dtype=object), sigma=np.eye(1))
     np.savez(other, arr_0=np.zeros(3))

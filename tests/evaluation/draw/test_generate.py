@@ -17,7 +17,13 @@ import pytest
 
 from evaluation.draw.generate import draw, generate
 from evaluation.draw.sample import images_and_labels
-from evaluation.draw.setting import Setting, equivalent_command, run_digest, sampling_facts, setting_name
+from evaluation.draw.setting import (
+    Setting,
+    equivalent_command,
+    run_digest,
+    sampling_facts,
+    setting_name,
+)
 from flowtrain.flow.sampler import Samples, sample
 from flowtrain.state.checkpoint import TrainedModel, load_for_sampling
 from pipelines.curate.verify import verify
@@ -54,7 +60,9 @@ def test_a_sample_set_is_a_dataset_with_its_facts(trained: TrainedModel, undistu
     stored = np.stack([record.tensors["latent"] for record in records])
     np.testing.assert_array_equal(stored, drawn)
     manifest = dataset.manifest
-    np.testing.assert_allclose(manifest.channels.mean, stored.astype(np.float64).mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(
+        manifest.channels.mean, stored.astype(np.float64).mean(axis=(0, 1, 2))
+    )
     np.testing.assert_allclose(manifest.channels.std, stored.astype(np.float64).std(axis=(0, 1, 2)))
     assert manifest.normalization == trained.run.normalization
     assert manifest.sampling == sampling_facts(trained, SETTING).model_dump(mode="json")
@@ -86,7 +94,9 @@ def test_a_sample_set_is_verified_and_mended_like_any_dataset(
         assert contents(out) == whole, name
 
 
-def test_a_damaged_plan_is_one_line(trained: TrainedModel, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_damaged_plan_is_one_line(
+    trained: TrainedModel, undisturbed: Path, tmp_path: Path
+) -> None:
     out = Path(shutil.copytree(undisturbed, tmp_path / "out"))
     (out / SAMPLING_NAME).write_text("{")
     with pytest.raises(UserError, match="is damaged; delete it and repeat"):
@@ -95,7 +105,9 @@ def test_a_damaged_plan_is_one_line(trained: TrainedModel, undisturbed: Path, tm
 
 def test_sample_i_depends_on_the_seed_and_i_alone(trained: TrainedModel) -> None:
     def latents(setting: Setting, start: int, stop: int, batch: int) -> np.ndarray:
-        return np.concatenate([part.latents for part in draw(trained, setting, start, stop, batch)]).astype(float)
+        return np.concatenate(
+            [part.latents for part in draw(trained, setting, start, stop, batch)]
+        ).astype(float)
 
     whole = latents(SETTING, 0, 20, 8)
     np.testing.assert_allclose(latents(SETTING, 11, 14, 3), whole[11:14], rtol=2e-3, atol=1e-4)
@@ -116,13 +128,20 @@ def test_a_solver_reaches_the_samples_and_keeps_them_a_function_of_seed_and_i(
         for a, b in zip(LatentDataset(tmp_path / "whole").records(), others, strict=True)
     ]
     differing = max(np.abs(a.astype(float) - b).max() for a, b in pairs)
-    assert differing < 0.01 if solver == "ddim" else differing > 0.1  # of a flow, DDIM's step is Euler's
-    parts = [part.latents for start in (0, 8, 16) for part in draw(trained, setting, start, min(start + 8, 20), 8)]
+    # of a flow, DDIM's step is Euler's
+    assert differing < 0.01 if solver == "ddim" else differing > 0.1
+    parts = [
+        part.latents
+        for start in (0, 8, 16)
+        for part in draw(trained, setting, start, min(start + 8, 20), 8)
+    ]
     np.testing.assert_array_equal(np.concatenate(parts), np.stack([a for a, _ in pairs]))
     assert f"--solver {solver} " in LatentDataset(tmp_path / "whole").manifest.command
 
 
-def test_missing_pieces_are_made_again_byte_for_byte(trained: TrainedModel, undisturbed: Path, tmp_path: Path) -> None:
+def test_missing_pieces_are_made_again_byte_for_byte(
+    trained: TrainedModel, undisturbed: Path, tmp_path: Path
+) -> None:
     out = Path(shutil.copytree(undisturbed, tmp_path / "again"))
     shards = sorted(out.glob("*.array_record*"))
     assert len(shards) == 3
@@ -153,8 +172,14 @@ def pause(count):
 generate(trained, Setting(num=20, steps=3, cfg=2.0, seed=5), Path({str(out)!r}),
          batch_size=8, shard_size=8, progress=pause)
 """
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}  # as here: bit for bit
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment)
+    # as here: bit for bit
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment
+    )
     assert process.stdout is not None
     process.stdout.readline()  # the first batch, whose shard is not closed yet
     if after == "shard":
@@ -170,15 +195,21 @@ generate(trained, Setting(num=20, steps=3, cfg=2.0, seed=5), Path({str(out)!r}),
     assert contents(out) == contents(undisturbed)
 
 
-def test_the_bytes_do_not_depend_on_where_the_run_lies(workdir: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_where_the_run_lies(
+    workdir: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     run = read_run(workdir)
-    moved = run.model_copy(update={"dataset": run.dataset.model_copy(update={"path": "/elsewhere"})})
+    moved = run.model_copy(
+        update={"dataset": run.dataset.model_copy(update={"path": "/elsewhere"})}
+    )
     write_run(workdir, moved)
     generate(load_for_sampling(workdir), SETTING, tmp_path / "moved", batch_size=8, shard_size=8)
     assert contents(tmp_path / "moved") == contents(undisturbed)
 
 
-def test_a_directory_belongs_to_one_setting(trained: TrainedModel, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_directory_belongs_to_one_setting(
+    trained: TrainedModel, undisturbed: Path, tmp_path: Path
+) -> None:
     before = contents(undisturbed)
     other = Setting(num=20, steps=4, cfg=2.0, seed=5)
     with pytest.raises(UserError, match="made with steps 3, not 4"):
@@ -194,11 +225,14 @@ def test_a_directory_belongs_to_one_setting(trained: TrainedModel, undisturbed: 
     assert contents(tmp_path) == {"thesis.txt": b"precious"}
 
 
-def test_another_batch_size_does_not_mix_its_rounding_in(trained: TrainedModel, undisturbed: Path) -> None:
+def test_another_batch_size_does_not_mix_its_rounding_in(
+    trained: TrainedModel, undisturbed: Path
+) -> None:
     before = contents(undisturbed)
     with pytest.raises(UserError, match="made with batch_size 8, not 4; repeat with the same"):
         generate(trained, SETTING, undisturbed, batch_size=4, shard_size=8)
-    generate(trained, SETTING, undisturbed, batch_size=100, shard_size=8)  # a shard at once, as before
+    # a shard at once, as before
+    generate(trained, SETTING, undisturbed, batch_size=100, shard_size=8)
     assert contents(undisturbed) == before
 
 
@@ -215,8 +249,12 @@ def test_no_more_is_computed_than_asked_for(
     four = Setting(num=4, steps=1, cfg=1.0)
     generate(trained, four, tmp_path / "few")
     images_and_labels(trained, four, 250, lambda count: None)
-    generate(trained, Setting(num=10, steps=1, cfg=1.0), tmp_path / "more", batch_size=1000, shard_size=4)
-    assert sizes == [4, 4, 4, 4, 4], "the last shard is padded: another shape would be compiled once more"
+    generate(
+        trained, Setting(num=10, steps=1, cfg=1.0), tmp_path / "more", batch_size=1000, shard_size=4
+    )
+    assert sizes == [4, 4, 4, 4, 4], (
+        "the last shard is padded: another shape would be compiled once more"
+    )
 
 
 def test_names_and_commands_tell_settings_apart(trained: TrainedModel) -> None:
@@ -246,7 +284,9 @@ def test_the_run_digest_ignores_bookkeeping_only(world: World) -> None:
 
     def changed(table: str, **values: object) -> str:
         part = getattr(run.recipe, table).model_copy(update=values)
-        return run_digest(run.model_copy(update={"recipe": run.recipe.model_copy(update={table: part})}))
+        return run_digest(
+            run.model_copy(update={"recipe": run.recipe.model_copy(update={table: part})})
+        )
 
     assert changed("train", steps=99) == run_digest(run)
     for name in BOOKKEEPING:
@@ -255,11 +295,21 @@ def test_the_run_digest_ignores_bookkeeping_only(world: World) -> None:
     assert changed("preview", every=7, distance_samples=100) == run_digest(run)
     assert changed("model", latent=(4, 4, 4), classes=3) == run_digest(run)
     assert changed("optimizer", schedule="cosine") != run_digest(run)
-    for name, value in {"seed": 1, "batch_size": 8, "holdout": 3, "overfit": 2, "ema_decay": 0.5}.items():
+    for name, value in {
+        "seed": 1,
+        "batch_size": 8,
+        "holdout": 3,
+        "overfit": 2,
+        "ema_decay": 0.5,
+    }.items():
         assert changed("train", **{name: value}) != run_digest(run), name
     for name, value in {"depth": 3, "time_scale": 1.0, "output": "data", "qk_norm": True}.items():
         assert changed("model", **{name: value}) != run_digest(run), name
-    diffusion = {"model": {"size": "debug"}, "train": {"steps": 3, "batch_size": 4}, "objective": {"kind": "diffusion"}}
+    diffusion = {
+        "model": {"size": "debug"},
+        "train": {"steps": 3, "batch_size": 4},
+        "objective": {"kind": "diffusion"},
+    }
     assert run_digest(run.model_copy(update={"recipe": make_recipe(diffusion)})) != run_digest(run)
     assert json.dumps(run_digest(run))
 

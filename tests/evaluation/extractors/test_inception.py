@@ -1,4 +1,6 @@
-"""The layout of the FID Inception network and what is refused; tests/parity compares its numbers with PyTorch's."""
+"""The layout of the FID Inception network and what is refused; tests/parity compares its numbers
+with PyTorch's.
+"""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +12,12 @@ import numpy as np
 import pytest
 
 from evaluation.extractors.inception import InceptionExtractor, layout, load_inception, network
-from evaluation.extractors.inception_weights import FEATURES_SHA256, INCEPTION_WEIGHTS, read_inception, read_tensors
+from evaluation.extractors.inception_weights import (
+    FEATURES_SHA256,
+    INCEPTION_WEIGHTS,
+    read_inception,
+    read_tensors,
+)
 from schemas.errors import UserError
 from schemas.files import sha256_file
 from tests.pipelines.torch_writer import Stored, tensor, write_archive
@@ -18,20 +25,36 @@ from tests.pipelines.torch_writer import Stored, tensor, write_archive
 COUNTER = "Conv2d_1a_3x3.bn.num_batches_tracked"
 
 
-def write_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, str] | None = None) -> Path:
-    """A small file of the given layout: every tensor is one number, seen in all places by strides of zero."""
+def write_weights(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, str] | None = None
+) -> Path:
+    """A small file of the given layout: every tensor is one number, seen in all places by strides
+    of zero.
+    """
     kinds = kinds or {}
     content = {
-        name: tensor(Stored(f"{kinds.get(name, 'Float')}Storage", kinds.get(name, "0"), 1), 0, shape, (0,) * len(shape))
+        name: tensor(
+            Stored(f"{kinds.get(name, 'Float')}Storage", kinds.get(name, "0"), 1),
+            0,
+            shape,
+            (0,) * len(shape),
+        )
         for name, shape in shapes.items()
     }
-    return write_archive(path, content, {"0": np.ones(1, "<f4").tobytes(), "Long": np.ones(1, "<i8").tobytes()})
+    return write_archive(
+        path, content, {"0": np.ones(1, "<f4").tobytes(), "Long": np.ones(1, "<i8").tobytes()}
+    )
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    unneeded: dict[str, tuple[int, ...]] = {COUNTER: (), "AuxLogits.conv0.conv.weight": (128, 768, 1, 1)}
-    return write_weights(tmp_path_factory.mktemp("weights") / "w.pth", {**layout(), **unneeded}, {COUNTER: "Long"})
+    unneeded: dict[str, tuple[int, ...]] = {
+        COUNTER: (),
+        "AuxLogits.conv0.conv.weight": (128, 768, 1, 1),
+    }
+    return write_weights(
+        tmp_path_factory.mktemp("weights") / "w.pth", {**layout(), **unneeded}, {COUNTER: "Long"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +75,11 @@ def test_the_published_layout() -> None:
 
 
 def test_what_it_says_of_itself(extractor: InceptionExtractor, weights: Path) -> None:
-    assert (extractor.name, extractor.dim, extractor.spatial_dim) == ("inception-2015-12-05", 2048, 2023)
+    assert (extractor.name, extractor.dim, extractor.spatial_dim) == (
+        "inception-2015-12-05",
+        2048,
+        2023,
+    )
     assert extractor.digest == read_inception(weights, layout(), None).digest
     assert extractor.class_names == ()
     assert "Mixed" not in repr(extractor)
@@ -61,7 +88,9 @@ def test_what_it_says_of_itself(extractor: InceptionExtractor, weights: Path) ->
 def test_shapes(extractor: InceptionExtractor) -> None:
     images = jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.float32)
     outputs = jax.eval_shape(network, extractor.params, images)
-    assert [(part.shape, part.dtype) for part in outputs] == [((2, size), jnp.float32) for size in (2048, 1008, 2023)]
+    assert [(part.shape, part.dtype) for part in outputs] == [
+        ((2, size), jnp.float32) for size in (2048, 1008, 2023)
+    ]
 
 
 def test_batch_norms_become_scale_and_shift(extractor: InceptionExtractor) -> None:
@@ -74,7 +103,12 @@ def test_batch_norms_become_scale_and_shift(extractor: InceptionExtractor) -> No
 
 @pytest.mark.parametrize(
     ("shape", "kind"),
-    [((2, 9, 9, 3), np.float32), ((9, 9, 3), np.uint8), ((2, 9, 9, 1), np.uint8), ((2, 0, 9, 3), np.uint8)],
+    [
+        ((2, 9, 9, 3), np.float32),
+        ((9, 9, 3), np.uint8),
+        ((2, 9, 9, 1), np.uint8),
+        ((2, 0, 9, 3), np.uint8),
+    ],
 )
 def test_other_types_and_shapes_are_refused(
     extractor: InceptionExtractor, shape: tuple[int, ...], kind: type[np.generic]
@@ -107,7 +141,9 @@ def test_other_layouts_are_refused(
 
 
 def test_what_cannot_be_loaded(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"SHA-256 {sha256_file(weights)}, .*expected {FEATURES_SHA256}"):
+    with pytest.raises(
+        UserError, match=f"SHA-256 {sha256_file(weights)}, .*expected {FEATURES_SHA256}"
+    ):
         load_inception(weights, "tf1-bilinear")
     with pytest.raises(UserError, match="unknown preparation 'lanczos'; known are tf1-bilinear"):
         load_inception(weights, "lanczos", expected=None)

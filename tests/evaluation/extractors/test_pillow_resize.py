@@ -8,13 +8,17 @@ from evaluation.extractors.pillow_resize import keys_cubic, pillow_bicubic
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "size"), [(64, 64, 56), (9, 7, 56), (56, 90, 56), (40, 56, 56), (300, 17, 31), (1, 1, 5)]
+    ("height", "width", "size"),
+    [(64, 64, 56), (9, 7, 56), (56, 90, 56), (40, 56, 56), (300, 17, 31), (1, 1, 5)],
 )
 def test_equals_pillow_bit_for_bit(height, width, size):
     noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     extremes = (noise > 127).astype(np.uint8) * 255  # whose overshoots are cut on both sides
     images = np.concatenate([noise, extremes])
-    expected = [np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BICUBIC)) for i in images]
+    expected = [
+        np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BICUBIC))
+        for i in images
+    ]
     found = jax.jit(pillow_bicubic, static_argnums=1)(images, size)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, expected)

@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from evaluation.extractors.resize import PREPARATIONS, by_128, by_255, pil_bicubic, tf1_bilinear, torch_bilinear
+from evaluation.extractors.resize import (
+    PREPARATIONS,
+    by_128,
+    by_255,
+    pil_bicubic,
+    tf1_bilinear,
+    torch_bilinear,
+)
 
 
 def row(*values: int) -> np.ndarray:
@@ -14,7 +21,11 @@ def row(*values: int) -> np.ndarray:
 
 def board(size: int) -> np.ndarray:
     """(1, size, size, 3) uint8, a checkerboard of single pixels."""
-    return np.repeat((np.indices((size, size)).sum(axis=0) % 2 * 255).astype(np.uint8)[None, ..., None], 3, axis=3)
+    return np.repeat(
+        (np.indices((size, size)).sum(axis=0) % 2 * 255).astype(np.uint8)[None, ..., None],
+        3,
+        axis=3,
+    )
 
 
 def test_where_samples_lie() -> None:
@@ -31,7 +42,8 @@ def test_only_pillow_antialiases() -> None:
     grey = pil_bicubic(x, 32)[:, 4:-4, 4:-4]
     assert np.abs(grey - 127.5).max() < 1
     assert set(np.unique(tf1_bilinear(jnp.asarray(x), 32))) == {0}
-    narrow = np.asarray(torch_bilinear(jnp.asarray(board(63)), 21))  # the middle of every third pixel
+    # the middle of every third pixel
+    narrow = np.asarray(torch_bilinear(jnp.asarray(board(63)), 21))
     assert set(np.unique(narrow)) == {0, 255}
 
 
@@ -43,7 +55,8 @@ def test_overshoot_is_clipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "white"), [("tf1-bilinear", 127 / 128), ("torch-bilinear", 1), ("pil-bicubic", 127 / 128)]
+    ("name", "white"),
+    [("tf1-bilinear", 127 / 128), ("torch-bilinear", 1), ("pil-bicubic", 127 / 128)],
 )
 def test_ranges_types_and_sizes(name: str, white: float) -> None:
     x = np.stack([np.zeros((5, 9, 3), np.uint8), np.full((5, 9, 3), 255, np.uint8)])

@@ -1,4 +1,6 @@
-"""Image sets: every layout decodes to the same pixels, in order; facts identify and do not locate."""
+"""Image sets: every layout decodes to the same pixels, in order; facts identify and do not
+locate.
+"""
 
 import pickle
 from pathlib import Path
@@ -27,7 +29,9 @@ def test_ranges_of_a_dataset_are_slices_of_the_whole(world: World) -> None:
     assert len(np.unique(whole.images.reshape(30, -1), axis=0)) == 30
 
 
-def test_samples_are_decoded_from_the_models_scale(world: World, trained: TrainedModel, tmp_path: Path) -> None:
+def test_samples_are_decoded_from_the_models_scale(
+    world: World, trained: TrainedModel, tmp_path: Path
+) -> None:
     from evaluation.draw.generate import draw, generate
     from evaluation.draw.setting import Setting
     from pipelines.encoders.decode import decode_samples
@@ -56,11 +60,16 @@ def test_a_source_is_cropped_and_bad_images_are_counted(tmp_path: Path) -> None:
 
 
 def test_labels_may_come_with_the_records_and_the_digest_is_of_the_builder(tmp_path: Path) -> None:
-    features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"])}
+    features = {
+        "image": tfds.features.Image(),
+        "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
+    }
     digests = set()
     for count in (5, 6):
         rows = [{"image": png((9 * row, 7, 9), (8, 8)), "label": row % 3} for row in range(count)]
-        images = source_images(f"tfds:{make_builder(tmp_path / str(count), features, rows)}", "train", 8, "adm")
+        images = source_images(
+            f"tfds:{make_builder(tmp_path / str(count), features, rows)}", "train", 8, "adm"
+        )
         digests.add(images.digest)
         batch = images.read(1, 4)
         assert batch.labels.tolist() == [1, 2, 0]

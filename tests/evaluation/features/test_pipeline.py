@@ -1,4 +1,6 @@
-"""The Beam pipeline equals a direct computation, whatever the order of its bundles, and says what went wrong."""
+"""The Beam pipeline equals a direct computation, whatever the order of its bundles, and says what
+went wrong.
+"""
 
 import itertools
 import shutil
@@ -33,16 +35,21 @@ from tests.evaluation.conftest import World
 
 
 @pytest.fixture
-def config(world: World, tiny_protocol: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+def config(
+    world: World, tiny_protocol: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Config:
     monkeypatch.setattr(pipeline, "FOLD", 4)
     monkeypatch.setattr(pipeline.cut, "__defaults__", (4, 2))  # ranges of a few images
     protocol = EvaluationProtocol.resolve(tiny_protocol, tiny.TinyExtractor(), tiny.SIDE)
     return Config(dataset_images(world.dataset), protocol, str(tmp_path / "out.npz"))
 
 
-def test_equals_direct_computation(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_equals_direct_computation(
+    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def noted(part: Range, config: Config) -> Done:
-        (tmp_path / f"range{part.index}").write_text(f"{part.start} {part.stop}")  # the function travels as a copy
+        # the function travels as a copy
+        (tmp_path / f"range{part.index}").write_text(f"{part.start} {part.stop}")
         return measure(part, config)
 
     monkeypatch.setattr(pipeline, "measure", noted)
@@ -53,9 +60,13 @@ def test_equals_direct_computation(config: Config, monkeypatch: pytest.MonkeyPat
     extractor = tiny.TinyExtractor()
     features, logits, _ = extractor(batch.images)
     np.testing.assert_allclose(statistics.mu, features.astype(np.float64).mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(statistics.sigma, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-9)
+    np.testing.assert_allclose(
+        statistics.sigma, np.cov(features.astype(np.float64), rowvar=False), rtol=1e-9
+    )
     named = [extractor.class_names[i] for i in logits.argmax(axis=1)]
-    correct = sum(name == tiny.CLASSES[label] for name, label in zip(named, batch.labels, strict=True))
+    correct = sum(
+        name == tiny.CLASSES[label] for name, label in zip(named, batch.labels, strict=True)
+    )
     assert 0 < correct < 30
     images = statistics.protocol["images"]
     assert images == {**config.images.facts(), "n": 30, "rejected": 0, "correct": correct}
@@ -76,7 +87,9 @@ def test_the_same_images_always_give_the_same_bytes(config: Config) -> None:
     assert first.dim == 5
 
 
-@pytest.mark.parametrize(("size", "count"), [(2, 1), (511, 1), (512, 2), (4000, 15), (50_000, 16), (10**7, 16)])
+@pytest.mark.parametrize(
+    ("size", "count"), [(2, 1), (511, 1), (512, 2), (4000, 15), (50_000, 16), (10**7, 16)]
+)
 def test_ranges_cover_every_image_once(size: int, count: int) -> None:
     ranges = cut(size, most=16, fewest=256)
     assert len(ranges) == count
@@ -114,7 +127,9 @@ def test_what_a_killed_run_measured_is_not_measured_again(
     ranges = cut(config.images.size)
     for part in ranges[:2]:  # then it was killed, in the midst of the third
         measure(part, config)
-    (range_files.folder(Path(config.out), parts_key(config)) / ".00002.npz.1.tmp").write_bytes(b"PK half a fi")
+    (range_files.folder(Path(config.out), parts_key(config)) / ".00002.npz.1.tmp").write_bytes(
+        b"PK half a fi"
+    )
     monkeypatch.setattr(pipeline, "_measure", noted(tmp_path / "measured", pipeline._measure))
     pipeline.run(config)
     assert (tmp_path / "measured").read_text().split() == ["2", "3"]
@@ -164,7 +179,10 @@ def test_parts_that_are_gone_are_told_in_one_line(config: Config) -> None:
     done = [measure(part, config) for part in cut(config.images.size)]
     range_files.sums_path(Path(config.out), parts_key(config), 2).unlink()
     assert not finish(done, config)
-    assert "something else wrote or deleted there; repeat the command" in pipeline.failure_path(config).read_text()
+    assert (
+        "something else wrote or deleted there; repeat the command"
+        in pipeline.failure_path(config).read_text()
+    )
     assert not Path(config.out).exists()
 
 
@@ -184,7 +202,9 @@ def test_a_disk_that_is_full_in_the_last_step_is_told_in_one_line(
         measure(part, config)
     free = shutil.disk_usage(disk).free
     (disk / "in the way").write_bytes(bytes(free))
-    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); mend that and repeat"):
+    with pytest.raises(
+        UserError, match=r"cannot be written \(No space left on device\); mend that and repeat"
+    ):
         pipeline.run(config)
     (disk / "in the way").unlink()
     assert pipeline.run(config).dim == 5

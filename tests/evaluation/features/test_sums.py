@@ -11,7 +11,11 @@ from evaluation.metrics.inception_score import ScoreSums
 from schemas.statistics import Moments
 
 RNG = np.random.default_rng(0)
-FEATURES, LOGITS, LABELS = RNG.standard_normal((20, 4)), RNG.standard_normal((20, 3)), RNG.integers(0, 2, 20)
+FEATURES, LOGITS, LABELS = (
+    RNG.standard_normal((20, 4)),
+    RNG.standard_normal((20, 3)),
+    RNG.integers(0, 2, 20),
+)
 
 
 def sums(rows: slice, *, spatial: bool = True) -> Sums:
@@ -22,7 +26,9 @@ def sums(rows: slice, *, spatial: bool = True) -> Sums:
         correct=len(splits) // 2,
         rejected=1,
         spatial=Moments.of(FEATURES[rows, :2]) if spatial else None,
-        scores={int(each): ScoreSums.of(LOGITS[rows][splits == each]) for each in np.unique(splits)},
+        scores={
+            int(each): ScoreSums.of(LOGITS[rows][splits == each]) for each in np.unique(splits)
+        },
     )
 
 

@@ -47,13 +47,18 @@ def test_rank_deficient_distance_needs_no_square_root_of_noise() -> None:
     u, v = np.random.default_rng(3).normal(size=(2, 50))
     zero = np.zeros(50)
     expected = u @ u + v @ v - 2 * abs(u @ v)
-    assert frechet_distance(zero, np.outer(u, u), zero, np.outer(v, v)) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(zero, np.outer(u, u), zero, np.outer(v, v)) == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 def test_is_symmetric_and_zero_only_at_equality() -> None:
     rng = np.random.default_rng(4)
     (mu1, sigma1), (mu2, sigma2) = _gaussian(rng, 16, 8), _gaussian(rng, 16, 40)
-    forth, back = frechet_distance(mu1, sigma1, mu2, sigma2), frechet_distance(mu2, sigma2, mu1, sigma1)
+    forth, back = (
+        frechet_distance(mu1, sigma1, mu2, sigma2),
+        frechet_distance(mu2, sigma2, mu1, sigma1),
+    )
     assert forth == pytest.approx(back, rel=1e-12)
     assert forth > 1
     for scale in (1e-8, 1.0, 1e8):
@@ -100,7 +105,9 @@ def test_moments_merged_in_any_grouping_give_the_distance_of_the_features() -> N
     parts = [Moments.of(part) for part in np.array_split(one, 7)]
     merged = FeatureStatistics.from_moments(sum(parts[1:], parts[0]), {})
     other = FeatureStatistics.from_moments(Moments.of(two), {})
-    expected = frechet_distance(one.mean(0), np.cov(one, rowvar=False), two.mean(0), np.cov(two, rowvar=False))
+    expected = frechet_distance(
+        one.mean(0), np.cov(one, rowvar=False), two.mean(0), np.cov(two, rowvar=False)
+    )
     assert statistics_distance(merged, other) == pytest.approx(expected, rel=1e-9)
 
 

@@ -61,7 +61,9 @@ def test_is_unbiased_about_zero_and_sees_a_shift() -> None:
 
 def test_near_duplicates_and_low_rank_are_no_trouble() -> None:
     rng = np.random.default_rng(4)
-    x = np.repeat(rng.normal(size=(3, 2)) @ rng.normal(size=(2, 30)), 5, axis=0) + 1e-9 * rng.normal(size=(15, 30))
+    x = np.repeat(
+        rng.normal(size=(3, 2)) @ rng.normal(size=(2, 30)), 5, axis=0
+    ) + 1e-9 * rng.normal(size=(15, 30))
     assert squared_mmd(x, x[::-1]) == pytest.approx(by_pairs(x, x), rel=1e-9)
 
 

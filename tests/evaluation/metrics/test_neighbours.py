@@ -1,4 +1,6 @@
-"""k-NN metrics against full matrices of plain numpy differences, on data that expose rounding, ties and padding."""
+"""k-NN metrics against full matrices of plain numpy differences, on data that expose rounding, ties
+and padding.
+"""
 
 import tracemalloc
 from collections.abc import Callable
@@ -10,7 +12,13 @@ import numpy as np
 import pytest
 
 from evaluation.metrics import neighbours
-from evaluation.metrics.neighbours import Manifold, density_coverage, kth_distances, nearest, precision_recall
+from evaluation.metrics.neighbours import (
+    Manifold,
+    density_coverage,
+    kth_distances,
+    nearest,
+    precision_recall,
+)
 from schemas.errors import UserError
 
 
@@ -21,7 +29,9 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def radii(features: np.ndarray, k: int) -> np.ndarray:
-    return np.array([np.sort(np.delete(row, i))[k - 1] for i, row in enumerate(distances(features, features))])
+    return np.array(
+        [np.sort(np.delete(row, i))[k - 1] for i, row in enumerate(distances(features, features))]
+    )
 
 
 def naive_precision_recall(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, float]:
@@ -38,8 +48,12 @@ def naive_density_coverage(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[
     return float(inside.sum() / (k * len(fake))), float(inside.any(axis=1).mean())
 
 
-def clusters(rng: np.random.Generator, n: int, dim: int, width: float, count: int = 4) -> np.ndarray:
-    return rng.normal(size=(count, dim))[rng.integers(count, size=n)] + width * rng.normal(size=(n, dim))
+def clusters(
+    rng: np.random.Generator, n: int, dim: int, width: float, count: int = 4
+) -> np.ndarray:
+    return rng.normal(size=(count, dim))[rng.integers(count, size=n)] + width * rng.normal(
+        size=(n, dim)
+    )
 
 
 def plain(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -61,7 +75,8 @@ def low_rank(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def integers(rng: np.random.Generator, n: int) -> np.ndarray:
-    return rng.integers(3, size=(n, 3)).astype(np.float32)  # 27 places: duplicates, and ties everywhere
+    # 27 places: duplicates, and ties everywhere
+    return rng.integers(3, size=(n, 3)).astype(np.float32)
 
 
 def tiny(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -95,21 +110,27 @@ def pair(make: Maker, n: int = 61, m: int = 47) -> tuple[np.ndarray, np.ndarray]
 @pytest.mark.parametrize("k", [1, 3])
 def test_radii_are_those_of_the_full_matrix(make: Maker, k: int) -> None:
     features, _ = pair(make)
-    np.testing.assert_allclose(kth_distances(features, k, block=17), radii(features, k), rtol=1e-12, atol=0)
+    np.testing.assert_allclose(
+        kth_distances(features, k, block=17), radii(features, k), rtol=1e-12, atol=0
+    )
 
 
 @pytest.mark.parametrize("make", DATA)
 @pytest.mark.parametrize("k", [1, 3])
 def test_precision_and_recall_are_those_of_the_full_matrix(make: Maker, k: int) -> None:
     real, fake = pair(make)
-    assert precision_recall(real, fake, k, block=19) == pytest.approx(naive_precision_recall(real, fake, k), abs=1e-15)
+    assert precision_recall(real, fake, k, block=19) == pytest.approx(
+        naive_precision_recall(real, fake, k), abs=1e-15
+    )
 
 
 @pytest.mark.parametrize("make", DATA)
 @pytest.mark.parametrize("k", [1, 5])
 def test_density_and_coverage_are_those_of_the_full_matrix(make: Maker, k: int) -> None:
     real, fake = pair(make)
-    assert density_coverage(real, fake, k, block=23) == pytest.approx(naive_density_coverage(real, fake, k), abs=1e-14)
+    assert density_coverage(real, fake, k, block=23) == pytest.approx(
+        naive_density_coverage(real, fake, k), abs=1e-14
+    )
 
 
 @pytest.mark.parametrize("make", DATA)
@@ -119,7 +140,9 @@ def test_nearest_are_those_of_the_full_matrix_and_ties_go_to_the_lower_index(mak
     matrix = distances(queries, data)
     expected = np.argsort(matrix, axis=1, kind="stable")[:, :4]
     np.testing.assert_array_equal(indices, expected)
-    np.testing.assert_allclose(found, np.take_along_axis(matrix, expected, axis=1), rtol=1e-12, atol=0)
+    np.testing.assert_allclose(
+        found, np.take_along_axis(matrix, expected, axis=1), rtol=1e-12, atol=0
+    )
     np.testing.assert_array_equal(found[:5, 0], 0.0)  # copies, exactly
 
 
@@ -140,14 +163,17 @@ def test_the_block_size_changes_no_bit(make: Maker) -> None:
 
 
 def test_more_rows_than_a_group_of_bounds_holds() -> None:
-    # 16 rows share an upper bound: the neighbours asked for may all lie in one group, or there may be fewer groups.
+    # 16 rows share an upper bound: the neighbours asked for may all lie in one group, or there may
+    # be fewer groups.
     rng = np.random.default_rng(5)
     data = rng.normal(size=(700, 3)) * 50
     data[320:336] = rng.normal(size=(16, 3)) * 1e-3  # one group, next to the queries
     queries = rng.normal(size=(9, 3)) * 1e-3
     for k in (16, 20, 60):
         indices, _ = nearest(queries, data, k, block=350)
-        np.testing.assert_array_equal(indices, np.argsort(distances(queries, data), axis=1, kind="stable")[:, :k])
+        np.testing.assert_array_equal(
+            indices, np.argsort(distances(queries, data), axis=1, kind="stable")[:, :k]
+        )
 
 
 def test_precision_and_recall_are_not_swapped() -> None:
@@ -170,7 +196,8 @@ def test_copies_score_one_and_far_points_zero() -> None:
 
 def test_surfaces_belong_to_the_balls_of_precision_and_not_to_those_of_density() -> None:
     real = np.array([[0.0], [1.0], [10.0], [11.0]])
-    fake = np.array([[2.0], [-1.0], [12.0], [9.0]])  # each exactly one radius away from a real point
+    # each exactly one radius away from a real point
+    fake = np.array([[2.0], [-1.0], [12.0], [9.0]])
     assert precision_recall(real, fake, k=1)[0] == 1.0
     assert density_coverage(real, fake, k=1) == (0.0, 0.0)
 
@@ -227,13 +254,21 @@ def test_memory_is_that_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     rng = np.random.default_rng(10)
     for name in ("real", "fake"):
         np.save(tmp_path / f"{name}.npy", rng.normal(size=(n, dim)).astype(np.float32))
-    real, fake = (np.load(tmp_path / f"{name}.npy", mmap_mode="r").view(_Counted) for name in ("real", "fake"))
+    real, fake = (
+        np.load(tmp_path / f"{name}.npy", mmap_mode="r").view(_Counted) for name in ("real", "fake")
+    )
     largest = []
 
     def watched(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             results = function(*arguments, **named)
-            largest.append(max(leaf.size for leaf in jax.tree.leaves((arguments, results)) if hasattr(leaf, "size")))
+            largest.append(
+                max(
+                    leaf.size
+                    for leaf in jax.tree.leaves((arguments, results))
+                    if hasattr(leaf, "size")
+                )
+            )
             return results
 
         return call

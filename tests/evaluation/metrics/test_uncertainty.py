@@ -1,4 +1,6 @@
-"""Spread and limit of the Fréchet distance: against scipy, direct computation, and a known true distance."""
+"""Spread and limit of the Fréchet distance: against scipy, direct computation, and a known true
+distance.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -72,16 +74,22 @@ def test_the_limit_is_nearer_to_the_truth_than_any_finite_distance() -> None:
     assert found.slope == pytest.approx(600 * raw, rel=0.3)
 
 
-def test_rank_deficient_features_with_an_offset_and_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_deficient_features_with_an_offset_and_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("evaluation.metrics.features._VALUES", 50)  # several blocks a subset
     rng = np.random.default_rng(4)
     rows = rng.normal(size=(64, 2)) @ rng.normal(size=(2, 6)) + 1000
     np.save(tmp_path / "rows.npy", rows)
-    found = disjoint_subsets(np.load(tmp_path / "rows.npy", mmap_mode="r"), np.full(6, 1000.0), 0.0 * ONE, parts=2)
+    found = disjoint_subsets(
+        np.load(tmp_path / "rows.npy", mmap_mode="r"), np.full(6, 1000.0), 0.0 * ONE, parts=2
+    )
     order = np.random.default_rng(0).permutation(64)
     halves = rows[order[:32]], rows[order[32:]]
     # Against a point the distance is the mean square from it, with the unbiased variance.
-    expected = [np.sum((half.mean(0) - 1000) ** 2) + half.var(axis=0, ddof=1).sum() for half in halves]
+    expected = [
+        np.sum((half.mean(0) - 1000) ** 2) + half.var(axis=0, ddof=1).sum() for half in halves
+    ]
     assert found.mean == pytest.approx(np.mean(expected), rel=1e-7)
 
 
@@ -95,7 +103,9 @@ def test_bad_input() -> None:
         extrapolate(bad, ZERO, ONE, smallest=10)
     with pytest.raises(UserError, match="10 subsets needs at least 20 samples, not 19"):
         disjoint_subsets(rows[:19], ZERO, ONE)
-    with pytest.raises(UserError, match="15 sizes from 5000 samples on need at least 5014 samples, not 50"):
+    with pytest.raises(
+        UserError, match="15 sizes from 5000 samples on need at least 5014 samples, not 50"
+    ):
         extrapolate(rows, ZERO, ONE)
     for call in (disjoint_subsets, lambda *a: extrapolate(*a, points=3, smallest=10)):
         with pytest.raises(ValueError, match="dimensions differ"):

@@ -57,7 +57,11 @@ def _vae() -> VaeInfo:
 @pytest.mark.parametrize("layout", list(Layout))
 def test_examples_are_in_the_scale_of_the_model(tmp_path: Path, layout: Layout) -> None:
     vae = None if layout is Layout.IMAGE else _vae()
-    stored = Normalization(offset=(0.1, 0.2, 0.3, 0.4), scale=(2.0, 3.0, 4.0, 5.0)) if layout is Layout.LATENT else None
+    stored = (
+        Normalization(offset=(0.1, 0.2, 0.3, 0.4), scale=(2.0, 3.0, 4.0, 5.0))
+        if layout is Layout.LATENT
+        else None
+    )
     directory = tmp_path / "data"
     manifest = scenes.make_dataset(directory, layout, vae, normalization=stored)
     run = scenes.make_run(directory, manifest)

@@ -1,4 +1,6 @@
-"""Previews: the right samples, reconstructions of what is known, and the distance that `eval` would give."""
+"""Previews: the right samples, reconstructions of what is known, and the distance that `eval` would
+give.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -100,7 +102,9 @@ def test_everything_is_drawn_for_every_kind_of_data(datasets: dict[str, Path], k
     assert list(result.images) == ["samples-1steps", "samples-4steps", "reconstructions"]
     for picture in result.images.values():
         assert (picture.dtype, picture.ndim, picture.shape[2]) == (np.uint8, 3, 3)
-    assert list(result.scalars) == [f"reconstruction_mse/t{(2 * i + 1) / 16:.3f}" for i in range(7, -1, -1)]
+    assert list(result.scalars) == [
+        f"reconstruction_mse/t{(2 * i + 1) / 16:.3f}" for i in range(7, -1, -1)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,20 +121,36 @@ def test_samples_are_those_of_the_sampler(
     [(blocks, names)] = drawn
     assert list(names) == ["zero", "one"]
     assert [block.caption for block in blocks] == ["4 steps, guidance 1", "4 steps, guidance 3"]
-    numbers = [label + 3 * column for label in range(2) for column in range(4)]  # as `flowtrain sample` numbers them
+    # as `flowtrain sample` numbers them
+    numbers = [label + 3 * column for label in range(2) for column in range(4)]
     for block, cfg in zip(blocks, (1.0, 3.0), strict=True):
         latents = sample(
-            trained, [0] * 4 + [1] * 4, numbers, seed=0, steps=4, cfg=cfg, cfg_channels=2, batch_size=8, solver=solver
-        ).x  # fmt: skip
+            trained,
+            [0] * 4 + [1] * 4,
+            numbers,
+            seed=0,
+            steps=4,
+            cfg=cfg,
+            cfg_channels=2,
+            batch_size=8,
+            solver=solver,
+        ).x
         expected = decode_samples(latents.astype(np.float16), run.normalization, run.vae, tiny.SIDE)
-        np.testing.assert_allclose(np.concatenate(block.rows).astype(int), expected.astype(int), atol=1)
+        np.testing.assert_allclose(
+            np.concatenate(block.rows).astype(int), expected.astype(int), atol=1
+        )
         assert expected.std() > 5, "samples that are all the same prove nothing"
 
 
-def test_a_solver_that_chooses_its_steps_draws_once(datasets: dict[str, Path], drawn: list[Any]) -> None:
+def test_a_solver_that_chooses_its_steps_draws_once(
+    datasets: dict[str, Path], drawn: list[Any]
+) -> None:
     shown, trained = _make(datasets["pixels"], sampler={"solver": "dopri5"})
     assert list(shown(trained).images) == ["samples-adaptive", "reconstructions"]
-    assert [block.caption for block in drawn[0][0]] == ["adaptive steps, guidance 1", "adaptive steps, guidance 3"]
+    assert [block.caption for block in drawn[0][0]] == [
+        "adaptive steps, guidance 1",
+        "adaptive steps, guidance 3",
+    ]
 
 
 def test_one_class_fills_all_rows(datasets: dict[str, Path], drawn: list[Any]) -> None:
@@ -138,7 +158,9 @@ def test_one_class_fills_all_rows(datasets: dict[str, Path], drawn: list[Any]) -
     shown.samples(trained, 1)
     [(blocks, names)] = drawn
     latents = sample(trained, [0] * 8, range(8), seed=0, steps=1, cfg=1, batch_size=8).x
-    np.testing.assert_allclose(np.concatenate(blocks[0].rows).astype(int), to_uint8(latents).astype(int), atol=1)
+    np.testing.assert_allclose(
+        np.concatenate(blocks[0].rows).astype(int), to_uint8(latents).astype(int), atol=1
+    )
     assert [len(row) for row in blocks[0].rows] == [4, 4]
     assert not names
     assert blocks[0].caption == "1 step, guidance 1"
@@ -157,7 +179,9 @@ def test_every_preview_starts_from_the_same_noise(datasets: dict[str, Path]) -> 
 def test_the_network_is_traced_once_with_and_once_without_guidance(
     datasets: dict[str, Path], reference: Path, tiny_protocol: Recipe
 ) -> None:
-    run = _run(datasets["pixels"], preview=_measured(distance_samples=23), sampler={"steps": 3, "cfg": 2.0})
+    run = _run(
+        datasets["pixels"], preview=_measured(distance_samples=23), sampler={"steps": 3, "cfg": 2.0}
+    )
     shown = make_preview(run, datasets["pixels"], reference, _silent)
     traced = []
 
@@ -182,8 +206,13 @@ PREDICTIONS += [("diffusion", "epsilon"), ("diffusion", "data")]
 def test_who_knows_the_truth_reconstructs_it_at_every_level(
     datasets: dict[str, Path], drawn: list[Any], kind: str, output: str
 ) -> None:
-    shown, trained = _make(datasets["moments"], objective={"kind": kind}, model={"size": "debug", "output": output})
-    truth, path = jnp.asarray(shown.examples.latents), make_objective(trained.run.recipe.objective).path
+    shown, trained = _make(
+        datasets["moments"], objective={"kind": kind}, model={"size": "debug", "output": output}
+    )
+    truth, path = (
+        jnp.asarray(shown.examples.latents),
+        make_objective(trained.run.recipe.objective).path,
+    )
 
     def predict(params: jax.Array, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         alpha, sigma = (value[:, None, None, None] for value in path.coefficients(t))
@@ -194,7 +223,9 @@ def test_who_knows_the_truth_reconstructs_it_at_every_level(
     assert max(errors.values()) < 1e-8
     [((seen, found), names)] = drawn
     assert len(names) == len(seen.rows) == len(found.rows) == 9
-    original = decode_samples(shown.examples.latents, trained.run.normalization, trained.run.vae, tiny.SIDE)
+    original = decode_samples(
+        shown.examples.latents, trained.run.normalization, trained.run.vae, tiny.SIDE
+    )
     for row in (seen.rows[0], *found.rows):
         np.testing.assert_allclose(row.astype(int), original.astype(int), atol=1)
     distances = [np.abs(row.astype(float) - original).mean() for row in seen.rows]
@@ -202,7 +233,9 @@ def test_who_knows_the_truth_reconstructs_it_at_every_level(
 
 
 @pytest.mark.parametrize("kind", ["flow", "diffusion"])
-def test_noise_and_errors_are_those_of_the_path(datasets: dict[str, Path], drawn: list[Any], kind: str) -> None:
+def test_noise_and_errors_are_those_of_the_path(
+    datasets: dict[str, Path], drawn: list[Any], kind: str
+) -> None:
     shown, trained = _make(
         datasets["pixels"], objective={"kind": kind}, model={"size": "debug", "output": "data"},
         preview={**SMALL, "noise_levels": 2},
@@ -213,7 +246,10 @@ def test_noise_and_errors_are_those_of_the_path(datasets: dict[str, Path], drawn
         return 0.5 * x + label[:, None, None, None]
 
     _, errors = shown.reconstructions(scenes.with_predict(trained, predict))
-    noise = np.asarray(initial_noise(jax.random.key(0), jnp.arange(len(data)), trained.run.latent_shape), np.float64)
+    noise = np.asarray(
+        initial_noise(jax.random.key(0), jnp.arange(len(data)), trained.run.latent_shape),
+        np.float64,
+    )
     log_alpha = np.cumsum(np.log(np.sqrt(1 - np.linspace(1e-4, 0.02, 1000))))
     at = {
         "flow": lambda t: (t, 1 - t),
@@ -224,7 +260,9 @@ def test_noise_and_errors_are_those_of_the_path(datasets: dict[str, Path], drawn
     for row, (name, error), t in zip(seen.rows[1:], errors.items(), (0.75, 0.25), strict=True):
         alpha, sigma = at[kind](t)
         x = alpha * data + sigma * noise
-        np.testing.assert_allclose(row.astype(int), to_uint8(x.astype(np.float32)).astype(int), atol=1)
+        np.testing.assert_allclose(
+            row.astype(int), to_uint8(x.astype(np.float32)).astype(int), atol=1
+        )
         expected = np.mean((0.5 * x + labels[:, None, None, None] - data) ** 2)
         assert name == f"reconstruction_mse/t{t:.3f}"
         assert error == pytest.approx(expected, rel=1e-4)
@@ -255,16 +293,23 @@ def test_the_distance_is_that_of_evaluation(
     trained = scenes.trained_model(run)
     shown = make_preview(run, datasets["moments"], reference, _silent)
     numbers = np.arange(600)
-    latents = sample(trained, numbers % 3, numbers, seed=0, steps=2, cfg=cfg, batch_size=60).x.astype(np.float16)
+    latents = sample(
+        trained, numbers % 3, numbers, seed=0, steps=2, cfg=cfg, batch_size=60
+    ).x.astype(np.float16)
     images = decode_samples(latents, run.normalization, run.vae, tiny.SIDE)
     np.savez(tmp_path / "batch.npz", images)
     protocol = protocol_of(tiny.RECIPE, tiny.SIDE)
-    statistics = measure_images(batch_images(tmp_path / "batch.npz"), protocol, tmp_path / "statistics.npz")
+    statistics = measure_images(
+        batch_images(tmp_path / "batch.npz"), protocol, tmp_path / "statistics.npz"
+    )
     assert shown.comparison is not None
-    expected = compare(statistics, Measured(shown.comparison.reference, reference), protocol).distance
+    expected = compare(
+        statistics, Measured(shown.comparison.reference, reference), protocol
+    ).distance
     values = shown.distances(trained, shown.comparison)
     assert set(values) == {"fd_tiny/cfg1", f"fd_tiny/cfg{cfg:g}"}
-    assert values[f"fd_tiny/cfg{cfg:g}"] == pytest.approx(expected, rel=1e-3)  # a pixel may round the other way
+    # a pixel may round the other way
+    assert values[f"fd_tiny/cfg{cfg:g}"] == pytest.approx(expected, rel=1e-3)
     assert expected > 1e-3
 
 
@@ -273,34 +318,48 @@ def test_a_dataset_as_reference_is_measured_once_the_run_has_a_directory(
 ) -> None:
     run, told = _run(datasets["moments"], preview=_measured()), []
     directory = tmp_path / "run" / "previews"
-    shown = make_preview(run, datasets["moments"], datasets["moments"], told.append, directory=directory)
+    shown = make_preview(
+        run, datasets["moments"], datasets["moments"], told.append, directory=directory
+    )
     assert not (tmp_path / "run").exists(), "a work directory must stay empty until the run begins"
     assert ["decoded latents" in message for message in told] == [True]
     shown(scenes.trained_model(run))
     for _ in range(2):
-        again = make_preview(run, datasets["moments"], datasets["moments"], told.append, directory=directory)
+        again = make_preview(
+            run, datasets["moments"], datasets["moments"], told.append, directory=directory
+        )
         assert again.comparison is not None
         assert shown.comparison is not None
-        np.testing.assert_array_equal(again.comparison.reference.sigma, shown.comparison.reference.sigma)
+        np.testing.assert_array_equal(
+            again.comparison.reference.sigma, shown.comparison.reference.sigma
+        )
         assert [path.suffix for path in directory.glob("reference-*")] == [".npz"]
 
 
 def test_pictures_are_written(datasets: dict[str, Path], tmp_path: Path) -> None:
     run = _run(datasets["pixels"])
-    shown = make_preview(run, datasets["pixels"], None, _silent, directory=tmp_path / "run" / "previews")
+    shown = make_preview(
+        run, datasets["pixels"], None, _silent, directory=tmp_path / "run" / "previews"
+    )
     result = shown(scenes.trained_model(run, step=1000))
     written = {path.name: path for path in (tmp_path / "run" / "previews").iterdir()}
     assert set(written) == {f"step00001000-{name}.png" for name in result.images}
     for name, picture in result.images.items():
-        np.testing.assert_array_equal(np.asarray(Image.open(written[f"step00001000-{name}.png"])), picture)
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(written[f"step00001000-{name}.png"])), picture
+        )
 
 
-def test_pictures_that_cannot_be_written_do_not_end_a_run(datasets: dict[str, Path], tmp_path: Path) -> None:
+def test_pictures_that_cannot_be_written_do_not_end_a_run(
+    datasets: dict[str, Path], tmp_path: Path
+) -> None:
     (tmp_path / "previews").write_text("a file")
     with pytest.raises(UserError, match="the previews of step 7 cannot be written"):
         write_previews(tmp_path / "previews", 7, {})
     run, told = _run(datasets["pixels"]), []
-    shown = make_preview(run, datasets["pixels"], None, told.append, directory=tmp_path / "previews")
+    shown = make_preview(
+        run, datasets["pixels"], None, told.append, directory=tmp_path / "previews"
+    )
     assert shown(scenes.trained_model(run, step=7)).images
     assert ["step 7 cannot be written" in message for message in told] == [True]
 
@@ -316,14 +375,19 @@ def test_what_is_not_finite_is_told_and_shown_and_ends_nothing(
 
     result = shown(scenes.with_predict(scenes.trained_model(run, step=5), predict))
     assert not result.scalars
-    assert "preview of step 5: 16 of 16 samples of 1 step are not finite" in told  # float16 ends at 65504
+    # float16 ends at 65504
+    assert "preview of step 5: 16 of 16 samples of 1 step are not finite" in told
     assert "preview of step 5: 16 of 108 reconstructions are not finite" in told
     assert any("for the distance are not finite" in message for message in told)
     assert all((image == preview.BROKEN).all() for image in drawn[0][0][0].rows)
 
 
 def _fails(
-    datasets: dict[str, Path], match: str, kind: str = "pixels", reference: Path | None = None, **tables: Any
+    datasets: dict[str, Path],
+    match: str,
+    kind: str = "pixels",
+    reference: Path | None = None,
+    **tables: Any,
 ) -> None:
     with pytest.raises(UserError, match=match) as caught:
         make_preview(_run(datasets[kind], **tables), datasets[kind], reference, _silent)
@@ -334,8 +398,16 @@ def test_bad_recipes_are_told_before_training(
     datasets: dict[str, Path], reference: Path, tiny_protocol: Recipe
 ) -> None:
     _fails(datasets, "cfg_channels 4: the model has 3 channels", sampler={"cfg_channels": 4})
-    _fails(datasets, "unknown protocol 'tinny'; did you mean 'tiny'", preview={**SMALL, "protocol": "tinny"})
-    _fails(datasets, "distance_samples 1: a distance needs at least 2", preview=_measured(distance_samples=1))
+    _fails(
+        datasets,
+        "unknown protocol 'tinny'; did you mean 'tiny'",
+        preview={**SMALL, "protocol": "tinny"},
+    )
+    _fails(
+        datasets,
+        "distance_samples 1: a distance needs at least 2",
+        preview=_measured(distance_samples=1),
+    )
 
 
 def test_bad_references_are_told_before_training(
@@ -345,23 +417,35 @@ def test_bad_references_are_told_before_training(
     _fails(datasets, "no such reference", reference=tmp_path / "gone.npz", preview=_measured())
     (tmp_path / "broken.npz").write_bytes(b"nothing")
     _fails(datasets, "not a readable .npz", reference=tmp_path / "broken.npz", preview=_measured())
-    _fails(datasets, "measured with extractor tiny", reference=reference, preview=_measured(protocol="embedded"))
+    _fails(
+        datasets,
+        "measured with extractor tiny",
+        reference=reference,
+        preview=_measured(protocol="embedded"),
+    )
 
 
 def test_a_vae_that_is_gone_is_told_before_training(vae: VaeInfo, tmp_path: Path) -> None:
     shutil.copytree(vae.id, tmp_path / "vae")
-    scenes.make_dataset(tmp_path / "data", Layout.MOMENTS, vae.model_copy(update={"id": str(tmp_path / "vae")}))
+    scenes.make_dataset(
+        tmp_path / "data", Layout.MOMENTS, vae.model_copy(update={"id": str(tmp_path / "vae")})
+    )
     shutil.rmtree(tmp_path / "vae")
     _fails({"data": tmp_path / "data"}, str(tmp_path / "vae"), kind="data")
 
 
-def test_warnings_are_told_once_and_early(datasets: dict[str, Path], reference: Path, tiny_protocol: Recipe) -> None:
+def test_warnings_are_told_once_and_early(
+    datasets: dict[str, Path], reference: Path, tiny_protocol: Recipe
+) -> None:
     told: list[str] = []
-    run = _run(datasets["pixels"], preview=_measured(distance_samples=5), objective={"label_drop": 0.0})
+    run = _run(
+        datasets["pixels"], preview=_measured(distance_samples=5), objective={"label_drop": 0.0}
+    )
     shown = make_preview(run, datasets["pixels"], reference, told.append)
     assert [message.split(":")[0] for message in told] == [
         "previews with guidance",
-        "5 preview samples (preview.distance_samples) give a covariance of rank 4 in 5 dimensions; use more than 5 "
+        "5 preview samples (preview.distance_samples) give a covariance of rank 4 in 5 dimensions; "
+        "use more than 5 "
         "for a distance that can be compared",
     ]
     shown(scenes.trained_model(run))

@@ -35,14 +35,19 @@ def test_names_are_beside_the_middle_of_their_rows() -> None:
     rows = _rows(3, 4)
     plain, named = sheet([Block("", rows)]), sheet([Block("", rows)], ["a", "", "c"])
     assert _holds(named, tile(rows))
-    beside = named[-MARGIN - tile(rows).shape[0] : -MARGIN, : named.shape[1] - plain.shape[1] + MARGIN]
+    beside = named[
+        -MARGIN - tile(rows).shape[0] : -MARGIN, : named.shape[1] - plain.shape[1] + MARGIN
+    ]
     inked = [(beside[i * (SIDE + GAP) :][:SIDE] != PAPER).any() for i in range(3)]
     assert inked == [True, False, True]
 
 
 def test_a_caption_is_above_its_block_and_has_room() -> None:
     rows = _rows(2, 1)
-    plain, told = sheet([Block("", rows)]), sheet([Block("a caption wider than the images under it", rows)])
+    plain, told = (
+        sheet([Block("", rows)]),
+        sheet([Block("a caption wider than the images under it", rows)]),
+    )
     assert told.shape[0] == plain.shape[0]
     assert told.shape[1] > plain.shape[1]
     height = tile(rows).shape[0] + MARGIN

@@ -1,4 +1,6 @@
-"""Strips of the way to a sample: which setting, which moments, and that the end is the sample that is stored."""
+"""Strips of the way to a sample: which setting, which moments, and that the end is the sample that
+is stored.
+"""
 
 from pathlib import Path
 
@@ -29,7 +31,14 @@ def adaptive(run: Run) -> Run:
 
 
 def test_enough_steps_and_no_more() -> None:
-    series = [result(500, 4), result(20, 4), result(5, 4), result(50, 4), result(30, 1), result(0, 4)]
+    series = [
+        result(500, 4),
+        result(20, 4),
+        result(5, 4),
+        result(50, 4),
+        result(30, 1),
+        result(0, 4),
+    ]
 
     def chosen(cfg: float) -> int:
         sampling = choose(series, cfg)
@@ -55,7 +64,9 @@ def test_frames_are_spread_over_the_way_with_both_ends() -> None:
 def test_the_end_of_a_strip_is_the_sample_that_is_stored(
     workdir: Path, world: World, trained: TrainedModel, solver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting = Setting(9, 4, 2.0, solver=solver, seed=3, cfg_interval=(0.2, 0.9), shift=1.5, rule="uniform")
+    setting = Setting(
+        9, 4, 2.0, solver=solver, seed=3, cfg_interval=(0.2, 0.9), shift=1.5, rule="uniform"
+    )
     sampling = sampling_facts(trained, setting)
     generate(trained, setting, workdir / "samples" / setting_name(sampling), batch_size=9)
     strips: list[list[np.ndarray]] = []
@@ -74,7 +85,9 @@ def test_the_end_of_a_strip_is_the_sample_that_is_stored(
     assert np.abs(seen[:, 0] - stored).max() > 10, "noise"
     assert np.abs(predicted[:, 0] - seen[:, 0]).max() > 10
     assert paths.times[-1] == "1.00"
-    assert float(paths.times[1]) < 0.25, "later for the shift, or for an SDE that stops before the data"
+    assert float(paths.times[1]) < 0.25, (
+        "later for the shift, or for an SDE that stops before the data"
+    )
     assert paths.note == f"{solver}, 4 steps, guidance 2"
 
 

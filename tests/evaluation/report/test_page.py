@@ -26,7 +26,10 @@ from tests.evaluation import scenes
 from tests.evaluation.conftest import World, add_tiny_protocol
 from tests.evaluation.test_results import result
 
-METRICS = [{"step": step, "loss": 1 / step, "images_per_s": 100.0, "data_wait": 0.1} for step in (5, 10, 15)]
+METRICS = [
+    {"step": step, "loss": 1 / step, "images_per_s": 100.0, "data_wait": 0.1}
+    for step in (5, 10, 15)
+]
 VALIDATION = {"step": 15, "val_loss": 0.5, "val_loss_ema": 0.25}
 
 
@@ -55,11 +58,24 @@ def evaluated_once(world: World, tmp_path_factory: pytest.TempPathFactory) -> Pa
     workdir = Path(shutil.copytree(world.workdir, tmp_path_factory.mktemp("evaluated") / "run"))
     lines = [json.dumps(line) for line in (*METRICS, VALIDATION)]
     (workdir / METRICS_NAME).write_text("\n".join([*lines, '{"step": 20, "lo']))
-    options = ["--steps", "2,1", "--cfg", "1,2", "--num-samples", "9", "--protocol", "tiny", "--neighbours", "3"]
+    options = [
+        "--steps",
+        "2,1",
+        "--cfg",
+        "1,2",
+        "--num-samples",
+        "9",
+        "--protocol",
+        "tiny",
+        "--neighbours",
+        "3",
+    ]
     options += ["--metrics", "pr,dc"]
     with pytest.MonkeyPatch.context() as patch:
         add_tiny_protocol(patch)
-        done = CliRunner().invoke(main, ["eval", str(workdir), "--reference", str(world.dataset), *options])
+        done = CliRunner().invoke(
+            main, ["eval", str(workdir), "--reference", str(world.dataset), *options]
+        )
     assert done.exit_code == 0, done.output
     return workdir
 
@@ -100,8 +116,9 @@ def test_the_page_needs_nothing_beside_it(evaluated: Path, tmp_path: Path) -> No
     assert "Preprocessing and the reference are not in it" in text
     assert "not reachable from here" in text, "the source of the tiny dataset is nowhere"
     assert warnings == []
-    # 3 classes in the samples, 2 guidance weights at 2 numbers of steps, both paths, one strip of reconstructions,
-    # 2 settings with neighbours; 3 plots of distances and accuracy, 2 of other metrics, the loss.
+    # 3 classes in the samples, 2 guidance weights at 2 numbers of steps, both paths, one strip of
+    # reconstructions, 2 settings with neighbours; 3 plots of distances and accuracy, 2 of other
+    # metrics, the loss.
     assert parsed.tags.count("img") == 3 + 4 + 2 + 1 + 2 + 3 + 2 + 1
     for name in ("precision", "recall", "density", "coverage"):
         assert f'<th scope="col">{name}</th>' in text
@@ -123,7 +140,9 @@ def test_only_classes_that_are_shown_are_drawn_and_decoded(
     monkeypatch.setattr(pictures, "MOST_CLASSES", 2)
     images, labels = pictures.fresh_samples(world.workdir, world.run)
     assert np.bincount(labels).tolist() == [10, 10]
-    assert np.abs(images.astype(int) - every[of < 2]).max() <= 1, "the same samples, rounded in other batches"
+    assert np.abs(images.astype(int) - every[of < 2]).max() <= 1, (
+        "the same samples, rounded in other batches"
+    )
     stored = pictures.stored_samples(evaluated, read_results(evaluated)[-1], 9)
     assert np.bincount(stored[1]).tolist() == [3, 3]
     assert len(stored[0]) == 6
@@ -155,7 +174,9 @@ def test_the_page_is_told_where_it_can_go(evaluated: Path, tmp_path: Path) -> No
 
 def test_cards_tell_the_best_settings(world: World) -> None:
     series = [result(20, 1, 2.0, 0.5), result(20, 4, 3.0, 0.9), result(1, 4, 1.5, 0.1)]
-    headline = {one.label: (one.value, one.detail) for one in cards.headline(world.run, METRICS, series)}
+    headline = {
+        one.label: (one.value, one.detail) for one in cards.headline(world.run, METRICS, series)
+    }
     assert headline["FD(tiny), lower is better"] == ("1.50", "1 step, guidance 4")
     assert headline["of samples classified as their class"] == ("90.0%", "20 steps, guidance 4")
     assert headline["training steps"] == ("15", "batches of 4")
@@ -164,15 +185,26 @@ def test_cards_tell_the_best_settings(world: World) -> None:
 
 def test_cards_name_objective_solver_and_weights(world: World) -> None:
     assert "trained by flow matching on 30 records" in cards.summary(world.run)
-    recipe = {"model": {"size": "debug"}, "train": {"steps": 3, "batch_size": 4}, "objective": {"kind": "diffusion"}}
+    recipe = {
+        "model": {"size": "debug"},
+        "train": {"steps": 3, "batch_size": 4},
+        "objective": {"kind": "diffusion"},
+    }
     diffusion = world.run.model_copy(update={"recipe": make_recipe(recipe)})
     assert "trained by denoising diffusion on 30 records" in cards.summary(diffusion)
     assert dict(cards.protocol(result()))["sampler"] == "Euler's method"
     plain = result()
     assert plain.sampling is not None
     facts = {"sampler": "ddpm", "weights": "power0.05"}
-    card = dict(cards.protocol(plain.model_copy(update={"sampling": plain.sampling.model_copy(update=facts)})))
-    assert (card["sampler"], card["weights"]) == ("DDPM's ancestral sampling", "power0.05 weights, step 3")
+    card = dict(
+        cards.protocol(
+            plain.model_copy(update={"sampling": plain.sampling.model_copy(update=facts)})
+        )
+    )
+    assert (card["sampler"], card["weights"]) == (
+        "DDPM's ancestral sampling",
+        "power0.05 weights, step 3",
+    )
     assert card["guidance"] == "uncond + w (cond - uncond) on all channels"
 
 
@@ -193,7 +225,9 @@ def test_a_run_that_was_never_evaluated_shows_samples_of_its_own_solver(
 
 
 def test_times_add_up(world: World) -> None:
-    scored = result(1, 1).model_copy(update={"seconds": {"generate": 0.01, "measure": 1.0, "score": 0.5}})
+    scored = result(1, 1).model_copy(
+        update={"seconds": {"generate": 0.01, "measure": 1.0, "score": 0.5}}
+    )
     stages = cards.times(world.run, METRICS, [result(20, 4), scored])
     assert [stage.name for stage in stages] == [
         "train",
@@ -203,7 +237,9 @@ def test_times_add_up(world: World) -> None:
         "distance and other metrics",
     ]
     assert [stage.seconds for stage in stages] == pytest.approx([15 * 4 / 100, 2.0, 0.01, 2.0, 0.5])
-    assert [stage.rate for stage in stages] == ["100", "5", "", "10", ""], "samples that were there have no speed"
+    assert [stage.rate for stage in stages] == ["100", "5", "", "10", ""], (
+        "samples that were there have no speed"
+    )
     assert [stage.nfe for stage in stages] == ["", "40", "1", "", ""]
     assert sum(stage.share for stage in stages) == pytest.approx(1)
     assert (cards.duration(99.94), cards.duration(1234.5)) == ("99.9 s", "1,234 s")

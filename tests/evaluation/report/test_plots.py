@@ -114,7 +114,10 @@ def test_pairs_of_several_runs_share_their_axes() -> None:
 
 def test_losses_of_runs_reach_as_far_as_the_longest() -> None:
     axes = Figure().subplots()
-    runs = {name: [{"step": step, "loss": 2.0} for step in range(1, last)] for name, last in (("a", 5), ("b", 9))}
+    runs = {
+        name: [{"step": step, "loss": 2.0} for step in range(1, last)]
+        for name, last in (("a", 5), ("b", 9))
+    }
     losses_plot(runs)(axes)
     assert axes.get_xlim() == (0, 8)
     named = [str(line.get_label()) for line in axes.get_lines()]

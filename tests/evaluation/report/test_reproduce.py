@@ -1,4 +1,6 @@
-"""The commands on the page: each is one that the command line takes, and names all that is not a default."""
+"""The commands on the page: each is one that the command line takes, and names all that is not a
+default.
+"""
 
 import shlex
 from dataclasses import replace
@@ -19,9 +21,14 @@ def changed(sampling: dict[str, Any] | None = None, images: dict[str, Any] | Non
     """A result with other facts of its samples or of its reference."""
     plain = result()
     assert plain.sampling is not None
-    reference = plain.reference if images is None else plain.reference.model_copy(update={"images": images})
+    reference = (
+        plain.reference if images is None else plain.reference.model_copy(update={"images": images})
+    )
     return plain.model_copy(
-        update={"sampling": plain.sampling.model_copy(update=sampling or {}), "reference": reference}
+        update={
+            "sampling": plain.sampling.model_copy(update=sampling or {}),
+            "reference": reference,
+        }
     )
 
 
@@ -41,7 +48,10 @@ def parsed(line: str) -> dict[str, Any]:
 def test_every_line_can_be_typed(world: World, tmp_path: Path) -> None:
     lines = commands(tmp_path / "my run", world.run, world.manifest, [result(20, 1), result(5, 4)])
     assert lines[0] == f"flowtrain preprocess none {world.dataset}"
-    assert lines[2] == "flowtrain stats embedded:digits reference.npz --split train --resolution 8 --extractor tiny"
+    assert lines[2] == (
+        "flowtrain stats embedded:digits reference.npz --split train --resolution 8 "
+        "--extractor tiny"
+    )
     assert lines[3].endswith("--steps 20,5 --cfg 1,4 --num-samples 10 --protocol tiny")
     options = [parsed(line) for line in lines[1:]]
     assert options[-1]["workdirs"] == (tmp_path / "my run",)
@@ -51,7 +61,10 @@ def test_only_the_word_out_is_filled_in() -> None:
     assert preprocess("flowtrain preprocess 'my OUT OUT' OUT --split OUT", "a b") == (
         "flowtrain preprocess 'my OUT OUT' 'a b' --split OUT"
     )
-    assert preprocess("flowtrain preprocess OUT OUT --seed 0", "x") == "flowtrain preprocess OUT x --seed 0"
+    assert (
+        preprocess("flowtrain preprocess OUT OUT --seed 0", "x")
+        == "flowtrain preprocess OUT x --seed 0"
+    )
 
 
 def test_what_is_not_a_default_is_named(world: World) -> None:
@@ -81,11 +94,19 @@ def test_the_solver_is_named_where_it_is_not_the_recipes(world: World) -> None:
 
 
 def test_further_averages_are_named(world: World) -> None:
-    assert parsed(lines_of(world, changed({"weights": "posthoc0.13"}))[3])["weights"] == "posthoc0.13"
+    assert (
+        parsed(lines_of(world, changed({"weights": "posthoc0.13"}))[3])["weights"] == "posthoc0.13"
+    )
 
 
 def test_a_reference_is_made_by_its_line(world: World) -> None:
-    digits = {"kind": "source", "descriptor": "embedded:digits", "split": "test", "num": 50, "crop": "none"}
+    digits = {
+        "kind": "source",
+        "descriptor": "embedded:digits",
+        "split": "test",
+        "num": 50,
+        "crop": "none",
+    }
     options = parsed(lines_of(world, changed(images=digits))[2])
     assert (options["source"], options["split"], options["num"], options["crop"]) == (
         "embedded:digits",
@@ -97,7 +118,10 @@ def test_a_reference_is_made_by_its_line(world: World) -> None:
     options = parsed(lines_of(world, changed(images=own))[2])
     assert (options["source"], str(options["out"])) == (str(world.dataset), "reference.npz")
     elsewhere = lines_of(world, changed(images={**own, "digest": "e" * 64}))[2]
-    assert elsewhere == f"# reference.npz: images of digest {'e' * 12}, digest of mu and sigma {'d' * 12}"
+    assert (
+        elsewhere
+        == f"# reference.npz: images of digest {'e' * 12}, digest of mu and sigma {'d' * 12}"
+    )
     assert lines_of(world, changed(images={}))[2].startswith("# reference.npz: given statistics")
 
 
@@ -106,7 +130,11 @@ def test_how_samples_were_drawn_is_named(world: World) -> None:
     line = lines_of(world, changed({**facts, "cfg_interval": (0.1, 0.8)}))[3]
     assert "--steps" not in line
     options = parsed(line)
-    assert (options["solver"], options["tolerance"], options["labels"]) == ("dopri5", 0.001, "uniform")
+    assert (options["solver"], options["tolerance"], options["labels"]) == (
+        "dopri5",
+        0.001,
+        "uniform",
+    )
     assert options["cfg_interval"] == [0.1, 0.8]
     shifted = lines_of(world, changed({"shift": 3.0, "labels": "frequencies 0123456789ab"}))[3]
     assert parsed(shifted)["shift"] == 3

@@ -1,4 +1,6 @@
-"""Runs side by side: what may be compared, what differs, pictures of the same noise, and the tables in Markdown."""
+"""Runs side by side: what may be compared, what differs, pictures of the same noise, and the tables
+in Markdown.
+"""
 
 import json
 import shutil
@@ -36,26 +38,45 @@ from tests.evaluation.test_results import result
 
 def as_diffusion(run: Run) -> Run:
     recipe = {"model": {"size": "debug"}, "objective": {"kind": "diffusion"}}
-    return run.model_copy(update={"recipe": make_recipe({**recipe, "train": {"steps": tiny.STEP, "batch_size": 4}})})
+    return run.model_copy(
+        update={"recipe": make_recipe({**recipe, "train": {"steps": tiny.STEP, "batch_size": 4}})}
+    )
 
 
 def measured_otherwise(one: Result) -> Result:
-    return one.model_copy(update={"reference": one.reference.model_copy(update={"digest": "e" * 64})})
+    return one.model_copy(
+        update={"reference": one.reference.model_copy(update={"digest": "e" * 64})}
+    )
 
 
 @pytest.fixture(scope="module")
 def evaluated_once(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs of the same weights: a flow, and what calls itself a diffusion; measured at settings that overlap."""
+    """Two runs of the same weights: a flow, and what calls itself a diffusion; measured at settings
+    that overlap.
+    """
     root = tmp_path_factory.mktemp("two")
     for name, steps in (("flow", "4,2,1"), ("diffusion", "2,1")):
         workdir = Path(shutil.copytree(world.workdir, root / name))
         (workdir / METRICS_NAME).write_text("".join(f"{json.dumps(line)}\n" for line in METRICS))
         if name == "diffusion":
             write_run(workdir, as_diffusion(world.run))
-        options = ["--steps", steps, "--cfg", "1,2", "--num-samples", "9", "--protocol", "tiny", "--metrics", "pr"]
+        options = [
+            "--steps",
+            steps,
+            "--cfg",
+            "1,2",
+            "--num-samples",
+            "9",
+            "--protocol",
+            "tiny",
+            "--metrics",
+            "pr",
+        ]
         with pytest.MonkeyPatch.context() as patch:
             add_tiny_protocol(patch)
-            done = CliRunner().invoke(main, ["eval", str(workdir), "--reference", str(world.dataset), *options])
+            done = CliRunner().invoke(
+                main, ["eval", str(workdir), "--reference", str(world.dataset), *options]
+            )
         assert done.exit_code == 0, done.output
     return root
 
@@ -85,7 +106,9 @@ def test_the_command_writes_a_page_and_prints_its_tables(two: list[Path]) -> Non
         "flow (flow, DiT-debug/2)",
         "diffusion (diffusion, DiT-debug/2)",
     ]
-    assert [line.split("|")[2].strip() for line in lines[2:4]] == ["4", "2"], "50 steps were not measured"
+    assert [line.split("|")[2].strip() for line in lines[2:4]] == ["4", "2"], (
+        "50 steps were not measured"
+    )
     assert "diffusion (diffusion, DiT-debug/2): FD(tiny), 9 samples" in done.stdout
     assert [line.split("|")[1].strip() for line in lines if line.startswith("|")][4:] == [
         *("steps", "----:", "4", "2", "1"),
@@ -96,8 +119,8 @@ def test_the_command_writes_a_page_and_prints_its_tables(two: list[Path]) -> Non
     assert page.open == []
     assert all(load.startswith("data:image/") for load in page.loads)
     assert "script" not in page.tags
-    # A plot of distances, one of precision and recall, the loss; 3 classes by 2 runs; 2 guidance weights by 2 runs by
-    # the 2 step counts that both have.
+    # A plot of distances, one of precision and recall, the loss; 3 classes by 2 runs; 2 guidance
+    # weights by 2 runs by the 2 step counts that both have.
     assert page.tags.count("img") == 3 + 3 * 2 + 2 * 2 * 2
 
 
@@ -162,13 +185,19 @@ def test_samples_that_are_gone_are_left_out_and_told(two: list[Path]) -> None:
 def test_only_what_was_measured_in_one_way_is_compared() -> None:
     here, there = result(20, 1), result(5, 1)
     other = measured_otherwise(result(20, 4))
-    assert comparable([[here, other], [there]]) == [[here], [there]], "what both have, though not the newest"
-    assert comparable([[here, other], [there, other]]) == [[other], [other]], "of two that both have, the newest"
+    assert comparable([[here, other], [there]]) == [[here], [there]], (
+        "what both have, though not the newest"
+    )
+    assert comparable([[here, other], [there, other]]) == [[other], [other]], (
+        "of two that both have, the newest"
+    )
     assert comparable([[here], [other]]) == [[here], []]
     assert comparable([[], []]) == [[], []]
     scored = here.protocol.model_copy(update={"splits": "consecutive", "last_layer": "a" * 64})
     with_score = here.model_copy(update={"protocol": scored})
-    assert comparable([[with_score], [there]]) == [[with_score], [there]], "the last layer is the Inception Score's"
+    assert comparable([[with_score], [there]]) == [[with_score], [there]], (
+        "the last layer is the Inception Score's"
+    )
 
 
 def test_names_are_short_where_they_can_be(tmp_path: Path) -> None:
@@ -180,10 +209,15 @@ def test_names_are_short_where_they_can_be(tmp_path: Path) -> None:
 def test_differences_are_those_of_recipe_and_dataset(world: World) -> None:
     first = world.run
     assert differences([first, first]) == []
-    moved = first.model_copy(update={"dataset": first.dataset.model_copy(update={"path": "/elsewhere"})})
+    moved = first.model_copy(
+        update={"dataset": first.dataset.model_copy(update={"path": "/elsewhere"})}
+    )
     assert differences([first, moved]) == []
     second = as_diffusion(first).model_copy(
-        update={"dataset": first.dataset.model_copy(update={"records": 7, "digest": "f" * 64}), "vae": None}
+        update={
+            "dataset": first.dataset.model_copy(update={"records": 7, "digest": "f" * 64}),
+            "vae": None,
+        }
     )
     found = dict(differences([first, second]))
     assert found["dataset.records"] == "30 → 7"
@@ -222,12 +256,17 @@ def test_runs_of_other_classes_have_a_heading_each(two: list[Path]) -> None:
     run = read_run(two[1])
     write_run(two[1], run.model_copy(update={"classes": ("x", "y", "z")}))
     groups = side_by_side.samples(read_sides(two, fail_told))
-    assert [group.title for group in groups] == ["flow (flow, DiT-debug/2)", "diffusion (diffusion, DiT-debug/2)"]
+    assert [group.title for group in groups] == [
+        "flow (flow, DiT-debug/2)",
+        "diffusion (diffusion, DiT-debug/2)",
+    ]
     assert [name for name, _ in groups[1].rows] == ["x", "y", "z"]
 
 
 def test_facts_have_a_column_a_run(world: World) -> None:
-    table = facts([side(world, "a", []), Side("b", world.workdir, as_diffusion(world.run), METRICS, [])])
+    table = facts(
+        [side(world, "a", []), Side("b", world.workdir, as_diffusion(world.run), METRICS, [])]
+    )
     assert table.header == ["", "a", "b"]
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["objective"] == ["flow, predicts velocity", "diffusion, predicts epsilon"]

@@ -9,7 +9,12 @@ from tests.evaluation.test_results import result
 
 def test_the_clearest_case_is_told_in_one_line():
     told = worse_with_more_steps(
-        [result(5, distance=158.0), result(20, distance=168.0), result(100, distance=198.0), result(1, distance=368.0)],
+        [
+            result(5, distance=158.0),
+            result(20, distance=168.0),
+            result(100, distance=198.0),
+            result(1, distance=368.0),
+        ],
         ObjectiveConfig(),
     )
     assert told is not None
@@ -32,7 +37,10 @@ def test_a_run_with_uniform_t_is_not_told_to_take_it_and_a_diffusion_nothing():
         [],
         [result(20, distance=10.0)],
         [result(100, distance=10.0), result(20, distance=11.0), result(5, distance=30.0)],
-        [result(100, distance=10.3), result(20, distance=10.0)],  # within what another seed would do
+        [
+            result(100, distance=10.3),
+            result(20, distance=10.0),
+        ],  # within what another seed would do
         [result(100, cfg=4.0, distance=30.0), result(20, cfg=1.0, distance=10.0)],  # other guidance
     ],
     ids=["nothing", "one", "better", "as good", "other guidance"],

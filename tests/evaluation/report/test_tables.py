@@ -21,10 +21,17 @@ RESULTS = [result(20, 1, 3.25), result(5, 1, 9.5), result(20, 4, 12.125, 0.987),
 def test_steps_have_a_row_each_and_gaps_stay() -> None:
     lines = steps_table(RESULTS).splitlines()
     assert lines[0] == (
-        "FD(tiny), 10 samples against 100 images; EMA weights of step 3, euler, seed 0. Lower is better."
+        "FD(tiny), 10 samples against 100 images; EMA weights of step 3, euler, seed 0. Lower is "
+        "better."
     )
     assert lines[2].split("|")[1].strip() == "steps"
-    assert [cell.strip() for cell in lines[4].split("|")[1:-1]] == ["20", "3.25", "50.0%", "12.12", "98.7%"]
+    assert [cell.strip() for cell in lines[4].split("|")[1:-1]] == [
+        "20",
+        "3.25",
+        "50.0%",
+        "12.12",
+        "98.7%",
+    ]
     newest = [cell.strip() for cell in lines[5].split("|")[1:-1]]
     assert newest == ["5", "9.75", "50.0%", "-", "-"], "the newest of two equal settings"
     assert len({len(line) for line in lines[2:]}) == 1, "aligned"
@@ -34,23 +41,31 @@ def test_further_averages_and_solvers_are_named() -> None:
     def described(**facts: str) -> str:
         plain = result()
         assert plain.sampling is not None
-        return describe(plain.model_copy(update={"sampling": plain.sampling.model_copy(update=facts)}))
+        return describe(
+            plain.model_copy(update={"sampling": plain.sampling.model_copy(update=facts)})
+        )
 
     assert described(weights="params").endswith("; raw weights of step 3, euler, seed 0")
-    assert described(weights="ema0.999", sampler="ddpm").endswith("; ema0.999 weights of step 3, ddpm, seed 0")
+    assert described(weights="ema0.999", sampler="ddpm").endswith(
+        "; ema0.999 weights of step 3, ddpm, seed 0"
+    )
 
 
 def test_markdown_is_a_table_with_its_protocol() -> None:
     text = " ".join(markdown(RESULTS).split())
     assert "| 20 | 3.25 | 50.0% | 12.12 | 98.7% |" in text
-    assert "| steps | FD(tiny), cfg 1 | accuracy, cfg 1 | FD(tiny), cfg 4 | accuracy, cfg 4 |" in text
+    assert (
+        "| steps | FD(tiny), cfg 1 | accuracy, cfg 1 | FD(tiny), cfg 4 | accuracy, cfg 4 |" in text
+    )
     assert "FID" not in text
     assert "Extractor tiny (000000000000)" in text
 
 
 def test_models_have_a_row_each_at_their_own_number_of_steps() -> None:
     flow = [result(20, 1, 3.25), result(20, 4, 1.5), result(100, 1, 2.0)]
-    table = model_table({"flow": flow, "diffusion": [result(50, 4, 7.0)]}, {"flow": 20, "diffusion": 20})
+    table = model_table(
+        {"flow": flow, "diffusion": [result(50, 4, 7.0)]}, {"flow": 20, "diffusion": 20}
+    )
     assert table.header == ["model", "steps", "FD(tiny), no guidance", "FD(tiny), cfg 4"]
     assert table.rows == [["flow", "20", "3.25", "1.50"], ["diffusion", "50", "-", "7.00"]]
 
@@ -82,7 +97,10 @@ def test_without_accuracy_there_is_no_column_for_it() -> None:
 
 def test_compared_images_get_a_line() -> None:
     compared = result().model_copy(update={"sampling": None})
-    assert markdown([compared]) == "FD(tiny), 10 images against 100 images: 1.5000, 50.0% classified as labelled"
+    assert (
+        markdown([compared])
+        == "FD(tiny), 10 images against 100 images: 1.5000, 50.0% classified as labelled"
+    )
     assert describe(compared).startswith("FD(tiny), 10 images")
 
 
@@ -101,11 +119,17 @@ def test_small_distances_keep_their_digits() -> None:
     sampling = RESULTS[2].sampling
     assert sampling is not None
     assert setting_text(sampling) == "20 steps, guidance 4"
-    assert setting_text(sampling.model_copy(update={"steps": 1, "cfg": 1.0})) == "1 step, no guidance"
+    assert (
+        setting_text(sampling.model_copy(update={"steps": 1, "cfg": 1.0})) == "1 step, no guidance"
+    )
 
 
 def test_markdown_can_be_read_as_it_is() -> None:
-    table = Table(["model", "steps", "FD, cfg 4"], [["flow", "20", "-"], ["a diffusion", "500", "1.25"]], left=1)
+    table = Table(
+        ["model", "steps", "FD, cfg 4"],
+        [["flow", "20", "-"], ["a diffusion", "500", "1.25"]],
+        left=1,
+    )
     assert table.markdown().splitlines() == [
         "| model       | steps | FD, cfg 4 |",
         "| ----------- | ----: | --------: |",

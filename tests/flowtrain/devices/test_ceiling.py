@@ -22,8 +22,8 @@ def _flops_of_numpy(side: int = 1024) -> float:
 
 
 def test_one_device_is_as_fast_as_another_library_finds_it():
-    # Another library, other threads, a machine that others use: within a factor, which a count of operations that is
-    # wrong by the side, or a result that was not waited for, is far outside of.
+    # Another library, other threads, a machine that others use: within a factor, which a count of
+    # operations that is wrong by the side, or a result that was not waited for, is far outside of.
     assert 1 / 8 < matmul_ceiling(jnp.float32, jax.devices()[:1]) / _flops_of_numpy() < 8
 
 
@@ -33,7 +33,9 @@ def test_devices_that_share_their_cores_are_not_counted_as_many():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_the_measurement_is_short_and_in_the_dtype_asked_for(dtype, monkeypatch: pytest.MonkeyPatch):
+def test_the_measurement_is_short_and_in_the_dtype_asked_for(
+    dtype, monkeypatch: pytest.MonkeyPatch
+):
     seen = []
     put = jax.device_put
     monkeypatch.setattr(jax, "device_put", lambda x, device: seen.append(x.dtype) or put(x, device))
@@ -46,7 +48,8 @@ def test_the_measurement_is_short_and_in_the_dtype_asked_for(dtype, monkeypatch:
 def test_a_machine_with_jax_and_numpy_alone_can_measure():
     code = (
         "import sys\n"
-        "for name in ('optax', 'flax', 'grain', 'orbax', 'pydantic', 'tqdm', 'tensorboardX', 'click'):\n"
+        "for name in ('optax', 'flax', 'grain', 'orbax', 'pydantic', 'tqdm', 'tensorboardX', "
+        "'click'):\n"
         "    sys.modules[name] = None\n"
         "import flowtrain.devices.ceiling"
     )

@@ -1,4 +1,6 @@
-"""What several processes agree on, in two real ones of two fake devices each; and addresses that lead nowhere."""
+"""What several processes agree on, in two real ones of two fake devices each; and addresses that
+lead nowhere.
+"""
 
 import json
 import socket
@@ -35,7 +37,8 @@ WORKER = """
     placement = batch_sharding(mesh)
     mine = rows(placement, 8)
     found["rows"] = [mine.start, mine.stop]
-    batch = put_batch({"x": np.arange(24.0, dtype=np.float32).reshape(8, 3)[mine], "i": np.arange(8)[mine]}, placement)
+    values = np.arange(24.0, dtype=np.float32).reshape(8, 3)
+    batch = put_batch({"x": values[mine], "i": np.arange(8)[mine]}, placement)
     found["sum"] = float(jax.jit(lambda batch: (batch["x"] * batch["i"][:, None]).sum())(batch))
     found["whole"] = np.asarray(on_one_device(batch)["x"]).ravel().tolist()
     found["on"] = [device.id for device in on_one_device(batch)["i"].devices()]
@@ -50,7 +53,8 @@ WORKER = """
     number = jax.jit(lambda: np.int32(1), out_shardings=jax.NamedSharding(mesh, jax.P()))()
     tree = {"blocks": {"x": batch["x"]}}
     with Checkpoints(Path(workdir), TrainConfig(steps=1, batch_size=1)) as checkpoints:
-        checkpoints.save(5, TrainState(number, tree, {"ema": tree}, {"x": batch["i"]}, number, number), {}, {})
+        state = TrainState(number, tree, {"ema": tree}, {"x": batch["i"]}, number, number)
+        checkpoints.save(5, state, {}, {})
         found["latest"] = checkpoints.latest()
     print(json.dumps(found))
 """
@@ -67,7 +71,10 @@ def test_two_processes(tmp_path: Path, port: int):
     words = [sys.executable, "-c", textwrap.dedent(WORKER), str(port)]
     started = [
         subprocess.Popen(
-            [*words, str(process), str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*words, str(process), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for process in (0, 1)
     ]
@@ -90,7 +97,9 @@ def test_two_processes(tmp_path: Path, port: int):
             "whole": x.ravel().tolist(),
             "on": [devices[2 * process]],
             "any": [True, False, True],
-            "interleaved": "the devices of a host are not side by side in the mesh; use another --fsdp",
+            "interleaved": (
+                "the devices of a host are not side by side in the mesh; use another --fsdp"
+            ),
             "latest": 5,
         }
     with Checkpoints(tmp_path, TrainConfig(steps=1, batch_size=1)) as checkpoints:
@@ -104,7 +113,10 @@ def test_two_processes(tmp_path: Path, port: int):
 def test_one_process_reads_every_row_and_takes_the_whole_back(devices: int, fsdp: int):
     placement = batch_sharding(make_mesh(jax.devices()[:devices], fsdp))
     assert rows(placement, 16) == slice(0, 16)
-    batch = {"x": np.arange(48, dtype=np.float16).reshape(16, 3), "i": np.arange(16, dtype=np.int32)}
+    batch = {
+        "x": np.arange(48, dtype=np.float16).reshape(16, 3),
+        "i": np.arange(16, dtype=np.int32),
+    }
     put = put_batch(batch, placement)
     back = on_one_device(put)
     for name, value in batch.items():
@@ -124,13 +136,21 @@ def test_one_process_agrees_with_itself():
 def test_processes_that_cannot_be_joined_are_one_line(port: int, monkeypatch: pytest.MonkeyPatch):
     """JAX itself would end this process, or crash it."""
     monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
-    told = r"^cannot join the other processes \({}.*\); give --coordinator HOST:PORT, --processes N and --process I"
+    told = (
+        r"^cannot join the other processes \({}.*\); give --coordinator HOST:PORT, --processes N "
+        r"and --process I"
+    )
     for address in ("host", "host:", ":1", "host:http"):
         with pytest.raises(UserError, match=told.format(f"{address} is not HOST:PORT")):
             join(address, 2, 1)
     with pytest.raises(UserError, match=told.format(f"127.0.0.1:{port}: Connection refused")):
         join(f"127.0.0.1:{port}", 2, 1, patience=0.3)
-    with socket.create_server(("", port)), pytest.raises(UserError, match=told.format(".*Address already in use")):
+    with (
+        socket.create_server(("", port)),
+        pytest.raises(UserError, match=told.format(".*Address already in use")),
+    ):
         join(f"127.0.0.1:{port}", 2, 0)
-    with pytest.raises(UserError, match=told.format("jax.distributed.initialize.. must be called before")):
+    with pytest.raises(
+        UserError, match=told.format("jax.distributed.initialize.. must be called before")
+    ):
         join(None, None, None)

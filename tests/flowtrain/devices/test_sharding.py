@@ -22,7 +22,9 @@ from schemas.recipes import make_recipe
 
 
 @pytest.mark.parametrize(("fsdp", "shape"), [(1, (8, 1)), (2, (4, 2)), (8, (1, 8))])
-def test_a_batch_is_cut_over_both_axes_in_the_order_of_the_devices(fsdp: int, shape: tuple[int, int]):
+def test_a_batch_is_cut_over_both_axes_in_the_order_of_the_devices(
+    fsdp: int, shape: tuple[int, int]
+):
     mesh = make_mesh(fsdp=fsdp)
     assert (mesh.axis_names, mesh.devices.shape) == (("data", "fsdp"), shape)
     batch = jax.device_put(jnp.arange(16.0), batch_sharding(mesh))
@@ -41,7 +43,11 @@ def test_some_devices_or_one():
 @pytest.mark.parametrize("fsdp", [0, -2, 3, 16])
 def test_devices_that_cannot_be_cut_so(fsdp: int):
     with pytest.raises(
-        UserError, match=rf"--fsdp {fsdp}: the number of devices, 8, is not divisible by it; use one of 1, 2, 4, 8$"
+        UserError,
+        match=(
+            rf"--fsdp {fsdp}: the number of devices, 8, is not divisible by it; use one of 1, 2, "
+            r"4, 8$"
+        ),
     ):
         make_mesh(fsdp=fsdp)
 
@@ -53,7 +59,12 @@ def test_a_batch_that_cannot_be_cut_is_refused():
     for size, accumulate, told in (
         (12, 1, r"12 is not divisible by 8 devices; try --set train.batch_size=16$"),
         (3, 1, r"3 is not divisible by 8 devices; try --set train.batch_size=8$"),
-        (72, 2, r"72 is not divisible by 8 devices x 2 parts \(train.accumulate\); try --set train.batch_size=64$"),
+        (
+            72,
+            2,
+            r"72 is not divisible by 8 devices x 2 parts \(train.accumulate\); try --set "
+            r"train.batch_size=64$",
+        ),
     ):
         with pytest.raises(UserError, match=told):
             check_batch(mesh, size, accumulate)
@@ -77,7 +88,9 @@ LONGEST = {
 
 def _specs(mesh: Any, scan: bool) -> tuple[Any, Any]:
     """Abstract state and specs of parameters, an average and Adam's moments; no array is made."""
-    model = make_recipe({"model": {"size": "debug", "scan": scan}, "train": {"steps": 1, "batch_size": 1}}).model
+    model = make_recipe(
+        {"model": {"size": "debug", "scan": scan}, "train": {"steps": 1, "batch_size": 1}}
+    ).model
     params = make_network(model, (4, 4, 4), 3).abstract
     opt = jax.eval_shape(optax.chain(optax.clip(1.0), optax.scale_by_adam()).init, params)
     abstract = {"params": params, "ema": {"ema": params}, "opt": opt}
@@ -100,7 +113,9 @@ def test_blocks_are_cut_along_their_longest_axis_and_all_else_is_copied(scan: bo
     for block in [blocks] if scan else [blocks[0], blocks[1]]:
         assert set(block) == {name for name, _ in LONGEST}
         for (name, shape), axis in LONGEST.items():
-            assert block[name]["kernel"] == P(*stack, *("fsdp" if i == axis else None for i in range(2))), (name, shape)
+            assert block[name]["kernel"] == P(
+                *stack, *("fsdp" if i == axis else None for i in range(2))
+            ), (name, shape)
             assert block[name]["bias"] == P()
     kernels = abstract["params"]["blocks"] if scan else abstract["params"]["blocks"][0]
     assert {(name, leaf["kernel"].shape[-2:]) for name, leaf in kernels.items()} == set(LONGEST)
@@ -109,13 +124,31 @@ def test_blocks_are_cut_along_their_longest_axis_and_all_else_is_copied(scan: bo
 def test_what_cannot_be_cut_evenly_is_cut_along_another_axis_or_copied():
     mesh = make_mesh(jax.devices()[:3], 3)
     shapes = {0: (4, 6), 1: (6, 7), 2: (4, 5), 3: (6, 6), 4: (6,), 5: (3, 3, 9)}
-    tree = {"blocks": {name: {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)} for name, shape in shapes.items()}}
-    got = [leaf["kernel"].spec for leaf in state_shardings(mesh, tree)["blocks"].values()]
-    assert got == [P(None, "fsdp"), P("fsdp", None), P(), P(None, "fsdp"), P(), P(None, None, "fsdp")]
-    stacked = {
-        "blocks": {"kernel": jax.ShapeDtypeStruct((9, 3, 4), jnp.float32), "q_scale": tree["blocks"][3]["kernel"]}
+    tree = {
+        "blocks": {
+            name: {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)}
+            for name, shape in shapes.items()
+        }
     }
-    assert [leaf.spec for leaf in jax.tree.leaves(state_shardings(mesh, stacked))] == [P(None, "fsdp", None), P()]
+    got = [leaf["kernel"].spec for leaf in state_shardings(mesh, tree)["blocks"].values()]
+    assert got == [
+        P(None, "fsdp"),
+        P("fsdp", None),
+        P(),
+        P(None, "fsdp"),
+        P(),
+        P(None, None, "fsdp"),
+    ]
+    stacked = {
+        "blocks": {
+            "kernel": jax.ShapeDtypeStruct((9, 3, 4), jnp.float32),
+            "q_scale": tree["blocks"][3]["kernel"],
+        }
+    }
+    assert [leaf.spec for leaf in jax.tree.leaves(state_shardings(mesh, stacked))] == [
+        P(None, "fsdp", None),
+        P(),
+    ]
 
 
 def test_without_fsdp_everything_is_copied():

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flowtrain.flow.objective import TIME_BINS, Draws, draw, losses_by_time, make_objective, record_losses
+from flowtrain.flow.objective import (
+    TIME_BINS,
+    Draws,
+    draw,
+    losses_by_time,
+    make_objective,
+    record_losses,
+)
 from flowtrain.flow.path import Ends, LinearPath, VariancePreservingPath
 from schemas.config import OUTPUTS, ObjectiveConfig
 
@@ -37,7 +44,10 @@ def _times(**config: Any) -> np.ndarray:
 def test_draws_of_a_record_do_not_depend_on_how_the_batch_is_cut(kind: str):
     batch, order = _batch(8), np.array([6, 1, 7, 0, 3, 2, 5, 4])
     whole = _draw(batch, kind=kind)
-    parts = [_draw({name: value[order[i : i + 4]] for name, value in batch.items()}, kind=kind) for i in (0, 4)]
+    parts = [
+        _draw({name: value[order[i : i + 4]] for name, value in batch.items()}, kind=kind)
+        for i in (0, 4)
+    ]
     for name in ("noise", "time", "label"):
         joined = np.concatenate([getattr(part, name) for part in parts])
         np.testing.assert_array_equal(joined, np.asarray(getattr(whole, name))[order])
@@ -66,7 +76,9 @@ def test_logit_normal_and_uniform_times_have_their_quantiles():
 
 
 def test_a_uniform_share_reaches_the_ends_of_the_path():
-    """Above t = 0.9 lie 1.40% of a logit-normal's draws, 10% of a uniform's and 5.7% of half and half."""
+    """Above t = 0.9 lie 1.40% of a logit-normal's draws, 10% of a uniform's and 5.7% of half and
+    half.
+    """
     mixed = _times(uniform_share=0.5)
     assert 0.045 < (mixed > 0.9).mean() < 0.07
     assert 0.005 < (_times() > 0.9).mean() < 0.025
@@ -80,7 +92,9 @@ def test_without_a_uniform_share_the_draws_are_those_of_earlier_runs():
 
 
 def test_levels_of_diffusion_are_uniform_from_1_to_all():
-    """Of 10 levels each is drawn about 400 times in 4000 (3.5 deviations of 19); level 0, clean data, never."""
+    """Of 10 levels each is drawn about 400 times in 4000 (3.5 deviations of 19); level 0, clean
+    data, never.
+    """
     level = (1 - _times(kind="diffusion", time="uniform", diffusion_steps=10)) * 10
     np.testing.assert_allclose(level, np.round(level), atol=1e-5)
     found, counts = np.unique(np.round(level), return_counts=True)
@@ -93,7 +107,9 @@ def test_levels_of_diffusion_are_uniform_from_1_to_all():
 
 def test_labels_are_dropped_to_the_null_class_at_the_rate_asked_for():
     batch = _batch(4000)
-    assert np.mean(np.asarray(_draw(batch, label_drop=0.1).label) == NULL) == pytest.approx(0.1, abs=0.02)
+    assert np.mean(np.asarray(_draw(batch, label_drop=0.1).label) == NULL) == pytest.approx(
+        0.1, abs=0.02
+    )
     np.testing.assert_array_equal(_draw(batch, label_drop=0.0).label, batch["label"])
 
 
@@ -103,7 +119,9 @@ def test_each_kind_has_its_path_with_the_numbers_of_the_recipe():
     assert make_objective(config).path == VariancePreservingPath(1e-3, 0.3, 20)
 
 
-@pytest.mark.parametrize(("kind", "output"), [(kind, output) for kind in OUTPUTS for output in OUTPUTS[kind]])
+@pytest.mark.parametrize(
+    ("kind", "output"), [(kind, output) for kind in OUTPUTS for output in OUTPUTS[kind]]
+)
 def test_the_loss_is_zero_for_the_truth_only(kind: str, output: str):
     """The truth and the point on the path as the objectives define them, written out."""
     draws, data = _draw(_batch(8), kind=kind), jax.random.normal(jax.random.key(1), (8, *SHAPE))
@@ -111,10 +129,17 @@ def test_the_loss_is_zero_for_the_truth_only(kind: str, output: str):
     if kind == "flow":
         alpha, sigma = t, 1 - t
     else:
-        product = np.cumprod(np.append(1.0, 1 - np.linspace(1e-4, 0.02, 1000)))[np.rint(1000 * (1 - t)).astype(int)]
+        product = np.cumprod(np.append(1.0, 1 - np.linspace(1e-4, 0.02, 1000)))[
+            np.rint(1000 * (1 - t)).astype(int)
+        ]
         alpha, sigma = np.sqrt(product), np.sqrt(1 - product)
     noise = draws.noise
-    right = {"velocity": data - noise, "negative_velocity": noise - data, "epsilon": noise, "data": data}
+    right = {
+        "velocity": data - noise,
+        "negative_velocity": noise - data,
+        "epsilon": noise,
+        "data": data,
+    }
     path = make_objective(ObjectiveConfig(kind=kind)).path
 
     def truth(params: Any, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
@@ -122,15 +147,21 @@ def test_the_loss_is_zero_for_the_truth_only(kind: str, output: str):
         np.testing.assert_array_equal(label, draws.label)
         return right[output]
 
-    np.testing.assert_array_equal(record_losses(truth, None, data, draws, path, output), np.zeros(8))
+    np.testing.assert_array_equal(
+        record_losses(truth, None, data, draws, path, output), np.zeros(8)
+    )
     for name, value in right.items():
         loss = record_losses(lambda p, x, t, y, v=value: v, None, data, draws, path, output)
-        np.testing.assert_allclose(loss, jnp.mean((value - right[output]) ** 2, axis=(1, 2, 3)), rtol=1e-5)
+        np.testing.assert_allclose(
+            loss, jnp.mean((value - right[output]) ** 2, axis=(1, 2, 3)), rtol=1e-5
+        )
         assert (name == output) == (not loss.any())
 
 
 def test_a_perfect_prediction_of_diffusion_is_consistent_with_every_view():
-    """What the network is asked for at x gives back the ends that made x, at the least and the noisiest level too."""
+    """What the network is asked for at x gives back the ends that made x, at the least and the
+    noisiest level too.
+    """
     true = Ends(*jax.random.normal(jax.random.key(1), (2, 8, *SHAPE)))
     time = 1 - jnp.array([1, 2, 10, 100, 500, 900, 999, 1000]) / 1000
     path = make_objective(ObjectiveConfig(kind="diffusion")).path
@@ -148,10 +179,16 @@ def test_losses_by_time_are_those_of_numpy(weighted: bool):
     time = rng.uniform(size=500).astype(np.float32)
     time[:3] = 0.0, 1.0, 0.5
     losses = rng.uniform(size=500).astype(np.float32)
-    weight = (rng.uniform(size=500) < 0.7).astype(np.float32) if weighted else np.ones(500, np.float32)
+    weight = (
+        (rng.uniform(size=500) < 0.7).astype(np.float32) if weighted else np.ones(500, np.float32)
+    )
     taken = losses * weight
-    sums, counts = losses_by_time(jnp.asarray(taken), jnp.asarray(time), jnp.asarray(weight) if weighted else None)
-    np.testing.assert_allclose(sums, np.histogram(time, TIME_BINS, (0, 1), weights=taken)[0], rtol=1e-5)
+    sums, counts = losses_by_time(
+        jnp.asarray(taken), jnp.asarray(time), jnp.asarray(weight) if weighted else None
+    )
+    np.testing.assert_allclose(
+        sums, np.histogram(time, TIME_BINS, (0, 1), weights=taken)[0], rtol=1e-5
+    )
     np.testing.assert_array_equal(counts, np.histogram(time, TIME_BINS, (0, 1), weights=weight)[0])
     assert sums.shape == counts.shape == (TIME_BINS,)
 

@@ -1,4 +1,6 @@
-"""Both paths against autodiff, a float64 table and the closed form of a Gaussian; views as inverse pairs."""
+"""Both paths against autodiff, a float64 table and the closed form of a Gaussian; views as inverse
+pairs.
+"""
 
 from collections.abc import Callable
 
@@ -34,7 +36,10 @@ def test_data_at_1_exactly_and_noise_at_0(path: Path, ends: Ends):
     alpha, sigma = path.coefficients(jnp.array([0.0, 1.0]))
     assert (float(alpha[1]), float(sigma[1])) == (1, 0)
     assert not np.signbit(sigma[1])  # or what is divided by it would have the wrong sign
-    assert float(alpha[0]) == {LINEAR: 0, VP: pytest.approx(alphas_cumprod()[-1] ** 0.5, rel=1e-6)}[path]
+    assert (
+        float(alpha[0])
+        == {LINEAR: 0, VP: pytest.approx(alphas_cumprod()[-1] ** 0.5, rel=1e-6)}[path]
+    )
     if path == LINEAR:
         np.testing.assert_array_equal(path.interpolate(*ends, jnp.zeros(5)), ends.noise)
 
@@ -69,12 +74,16 @@ def test_views_are_what_their_names_say(ends: Ends):
     for kind, value in expected.items():
         np.testing.assert_allclose(LINEAR.view(kind, ends, TIMES), value, rtol=1e-6)
     _, sigma = VP.coefficients(TIMES)
-    np.testing.assert_allclose(VP.view("score", ends, TIMES), -ends.noise / sigma.reshape(5, 1, 1, 1), rtol=1e-6)
+    np.testing.assert_allclose(
+        VP.view("score", ends, TIMES), -ends.noise / sigma.reshape(5, 1, 1, 1), rtol=1e-6
+    )
 
 
 @PATHS
 def test_score_of_a_gaussian_is_the_known_one(path: Path):
-    """Data N(2, 0.5^2): the velocity is the regression of d x_t / dt on x_t, the score that of a normal density."""
+    """Data N(2, 0.5^2): the velocity is the regression of d x_t / dt on x_t, the score that of a
+    normal density.
+    """
     mean, deviation, t = 2.0, 0.5, jnp.full(7, 0.6)
     (alpha, sigma), (d_alpha, d_sigma) = (
         [float(value[0]) for value in pair] for pair in (path.coefficients(t), path.derivatives(t))
@@ -82,26 +91,35 @@ def test_score_of_a_gaussian_is_the_known_one(path: Path):
     x = jnp.linspace(-2, 4, 7).reshape(7, 1)
     residual = (x - alpha * mean) / (alpha**2 * deviation**2 + sigma**2)
     velocity = d_alpha * mean + (d_alpha * alpha * deviation**2 + d_sigma * sigma) * residual
-    np.testing.assert_allclose(path.convert("velocity", velocity, x, t, "score"), -residual, atol=2e-5)
+    np.testing.assert_allclose(
+        path.convert("velocity", velocity, x, t, "score"), -residual, atol=2e-5
+    )
 
 
 def test_levels_are_those_of_ddpm():
-    alpha, sigma = (np.float64(value) for value in coefficients(np.float32(1 - np.arange(1001) / 1000)))
+    alpha, sigma = (
+        np.float64(value) for value in coefficients(np.float32(1 - np.arange(1001) / 1000))
+    )
     product = alphas_cumprod()
     np.testing.assert_allclose(alpha, np.sqrt(product), rtol=0, atol=3e-7)
     np.testing.assert_allclose(sigma, np.sqrt(1 - product), rtol=0, atol=3e-7)
-    np.testing.assert_allclose(sigma[1:], np.sqrt(1 - product[1:]), rtol=2e-5)  # at level 1 it is 0.01
+    # at level 1 it is 0.01
+    np.testing.assert_allclose(sigma[1:], np.sqrt(1 - product[1:]), rtol=2e-5)
     np.testing.assert_allclose(alpha, np.sqrt(product), rtol=1e-6)  # at level 1000 it is 0.006
     assert (np.diff(alpha) < 0).all()
 
 
 def test_variance_is_preserved_between_levels_too():
-    alpha, sigma = (np.float64(value) for value in coefficients(np.linspace(0, 1, 1001, dtype=np.float32) ** 0.7))
+    alpha, sigma = (
+        np.float64(value)
+        for value in coefficients(np.linspace(0, 1, 1001, dtype=np.float32) ** 0.7)
+    )
     np.testing.assert_allclose(alpha**2 + sigma**2, 1, atol=3e-7)
     assert (np.diff(alpha) > 0).all()
     # log alpha is linear from level to level: halfway it is the geometric mean.
     product = alphas_cumprod()
-    halfway, _ = coefficients(np.float32(1 - (np.arange(1001) + 0.5) / 1000))  # the last one is out of range
+    # the last one is out of range
+    halfway, _ = coefficients(np.float32(1 - (np.arange(1001) + 0.5) / 1000))
     np.testing.assert_allclose(halfway[:-1], (product[1:] * product[:-1]) ** 0.25, rtol=2e-6)
 
 
@@ -115,10 +133,20 @@ def test_the_linear_grid_is_even_and_ends_at_1():
 
 def test_the_grid_of_levels_is_trailing_and_rounds_halves_to_even():
     grid = grids(VP)
-    for steps in (1, 7, 10, 50, 400, 1000):  # 400 steps are 2.5 levels each, so every second one is rounded
+    # 400 steps are 2.5 levels each, so every second one is rounded
+    for steps in (
+        1,
+        7,
+        10,
+        50,
+        400,
+        1000,
+    ):
         times = grid(steps)
         level = (1 - np.float64(times)) * 1000
-        np.testing.assert_allclose(level, np.round(1000 - np.arange(steps + 1) * 1000 / steps), atol=1e-4)
+        np.testing.assert_allclose(
+            level, np.round(1000 - np.arange(steps + 1) * 1000 / steps), atol=1e-4
+        )
         assert times[-1] == 1
 
 
@@ -130,7 +158,12 @@ def grids(path: Path) -> Callable[[int], np.ndarray]:
 
 def test_paths_are_keys_of_a_compilation_cache():
     assert hash(VariancePreservingPath()) == hash(VP)
-    assert len({LINEAR, LinearPath(), VP, VariancePreservingPath(), VariancePreservingPath(levels=500)}) == 3
+    assert (
+        len(
+            {LINEAR, LinearPath(), VP, VariancePreservingPath(), VariancePreservingPath(levels=500)}
+        )
+        == 3
+    )
 
 
 def test_squared_error_is_a_mean_for_each_sample():

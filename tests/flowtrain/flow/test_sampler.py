@@ -30,10 +30,16 @@ def _velocity(params: Any, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.
 
 
 def _model(predict: Any, params: Any, **objective: Any) -> TrainedModel:
-    content = {"model": {"size": "debug"}, "train": {"steps": 1, "batch_size": 1}, "objective": objective}
+    content = {
+        "model": {"size": "debug"},
+        "train": {"steps": 1, "batch_size": 1},
+        "objective": objective,
+    }
     run = Run(
         recipe=make_recipe(content),
-        dataset=DatasetRef(path="", digest="", split="", records=1, flips=False, source="", resolution=16),
+        dataset=DatasetRef(
+            path="", digest="", split="", records=1, flips=False, source="", resolution=16
+        ),
         latent_shape=SHAPE,
         classes=CLASSES,
         normalization=Normalization(offset=(0.0,) * 2, scale=(1.0,) * 2),
@@ -59,12 +65,21 @@ def diffusion() -> TrainedModel:
 
 
 def test_ddpm_with_a_perfect_epsilon_of_a_gaussian_has_its_moments(diffusion: TrainedModel):
-    """Mean, variance and what is left of the initial noise: wrong if a step's noise were used twice, or the first's."""
+    """Mean, variance and what is left of the initial noise: wrong if a step's noise were used
+    twice, or the first's.
+    """
     count, key = 1000, jax.random.key(5)
     noise = np.asarray(sampler.initial_noise(key, jnp.arange(count), SHAPE)).ravel()
     for steps in (2, 10):
         x = sample(
-            diffusion, np.zeros(count), np.arange(count), seed=5, steps=steps, cfg=1, batch_size=count, solver="ddpm"
+            diffusion,
+            np.zeros(count),
+            np.arange(count),
+            seed=5,
+            steps=steps,
+            cfg=1,
+            batch_size=count,
+            solver="ddpm",
         ).x.ravel()
         weight, added, alpha = gaussian_steps(steps, eta=1.0)
         slope, constant = np.polyfit(noise, x, 1)
@@ -83,11 +98,30 @@ def test_every_step_count_and_guidance_share_a_compilation(trained: TrainedModel
         (sampler._integrate, [(1, 1.0), (3, 1.0), (10, 1.0)]),
         (sampler._integrate_guided, [(1, 2.0), (3, 4.0), (10, 0.0)]),
     ):
-        for _ in range(2):  # the second is entered once more, for the shardings the first one's noise came with
-            sample(trained, [0, 1], [0, 1], seed=0, steps=2, cfg=settings[0][1], batch_size=3, solver=solver)
+        # the second is entered once more, for the shardings the first one's noise came with
+        for _ in range(2):
+            sample(
+                trained,
+                [0, 1],
+                [0, 1],
+                seed=0,
+                steps=2,
+                cfg=settings[0][1],
+                batch_size=3,
+                solver=solver,
+            )
         before = function._cache_size()
         for steps, cfg in settings:
-            sample(trained, [0, 1], [0, 1], seed=steps, steps=steps, cfg=cfg, batch_size=3, solver=solver)
+            sample(
+                trained,
+                [0, 1],
+                [0, 1],
+                seed=steps,
+                steps=steps,
+                cfg=cfg,
+                batch_size=3,
+                solver=solver,
+            )
         assert function._cache_size() == before
 
 
@@ -118,11 +152,22 @@ def test_the_same_samples_at_any_batch_size_and_on_any_number_of_devices(solver:
     small = _model(None, None)
     network = make_network(small.run.recipe.model, SHAPE, len(CLASSES))
     params = network.init(jax.random.key(0))
-    params = jax.tree.map(lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(1), leaf.shape), params)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(1), leaf.shape), params
+    )
     model = dataclasses.replace(small, predict=network.predict, params=params)
     labels, indices = np.arange(64) % 3, np.arange(100, 164)
     drawn = {
-        size: sample(spread(model, size), labels, indices, seed=3, steps=4, cfg=2.0, batch_size=size, solver=solver)
+        size: sample(
+            spread(model, size),
+            labels,
+            indices,
+            seed=3,
+            steps=4,
+            cfg=2.0,
+            batch_size=size,
+            solver=solver,
+        )
         for size in (64, 7, 1)
     }
     assert drawn[64].x.std() > 0.5
@@ -141,10 +186,14 @@ def test_guidance_follows_the_formula(trained: TrainedModel):
     plain = conditional.reshape(3, 1, 1, 1)
     settings = {"seed": 0, "steps": 2, "batch_size": 3}
     np.testing.assert_allclose(
-        sample(trained, labels, indices, cfg=weight, **settings).x, noise * (1 + guided / 2) ** 2, rtol=1e-5
+        sample(trained, labels, indices, cfg=weight, **settings).x,
+        noise * (1 + guided / 2) ** 2,
+        rtol=1e-5,
     )
     np.testing.assert_allclose(
-        sample(trained, labels, indices, cfg=1, **settings).x, noise * (1 + plain / 2) ** 2, rtol=1e-5
+        sample(trained, labels, indices, cfg=1, **settings).x,
+        noise * (1 + plain / 2) ** 2,
+        rtol=1e-5,
     )
     some = sample(trained, labels, indices, cfg=weight, cfg_channels=1, **settings).x
     np.testing.assert_allclose(some[..., :1], (noise * (1 + guided / 2) ** 2)[..., :1], rtol=1e-5)
@@ -156,19 +205,28 @@ def test_guidance_holds_in_its_interval_only(trained: TrainedModel):
     noise = np.asarray(sampler.initial_noise(jax.random.key(0), jnp.arange(1), SHAPE))
     rate, null, weight = 0.5, 0.25, 3.0
     guided, plain = 1 + (null + weight * (rate - null)) / 4, 1 + rate / 4
-    found = sample(trained, [1], [0], seed=0, steps=4, cfg=weight, cfg_interval=(0.25, 0.5), batch_size=1)
+    found = sample(
+        trained, [1], [0], seed=0, steps=4, cfg=weight, cfg_interval=(0.25, 0.5), batch_size=1
+    )
     np.testing.assert_allclose(found.x, noise * guided**2 * plain**2, rtol=1e-5)
     assert found.evaluations.tolist() == [8]
 
 
 def test_weight_0_is_unconditional_and_1_is_conditional():
     conditional, unconditional = jnp.ones(3), jnp.zeros(3)
-    np.testing.assert_array_equal(guide(conditional, unconditional, jnp.float32(0), None), unconditional)
-    np.testing.assert_array_equal(guide(conditional, unconditional, jnp.float32(1), None), conditional)
+    np.testing.assert_array_equal(
+        guide(conditional, unconditional, jnp.float32(0), None), unconditional
+    )
+    np.testing.assert_array_equal(
+        guide(conditional, unconditional, jnp.float32(1), None), conditional
+    )
 
 
 def test_guidance_is_the_same_in_every_view():
-    t, (conditional, unconditional) = jnp.array([0.3, 0.8]), jax.random.normal(jax.random.key(0), (2, 2, 5))
+    t, (conditional, unconditional) = (
+        jnp.array([0.3, 0.8]),
+        jax.random.normal(jax.random.key(0), (2, 2, 5)),
+    )
     x, weight = NOISE[:2, :5], jnp.float32(2.5)
     for to in ("data", "velocity", "score"):
         apart = [VP.convert("epsilon", each, x, t, to) for each in (conditional, unconditional)]
@@ -187,27 +245,41 @@ def test_no_labels_give_no_samples(trained: TrainedModel):
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_a_trajectory_ends_in_the_sample(trained: TrainedModel, solver: str, cfg: float):
     labels, indices = [0, 2, 1], [7, 3, 12]
-    settings = {"seed": 5, "steps": 6, "cfg": cfg, "cfg_interval": (0.1, 0.7), "cfg_channels": 1, "shift": 1.5}
+    settings = {
+        "seed": 5,
+        "steps": 6,
+        "cfg": cfg,
+        "cfg_interval": (0.1, 0.7),
+        "cfg_channels": 1,
+        "shift": 1.5,
+    }
     drawn = sample(trained, labels, indices, solver=solver, **settings).x
     way = trajectory(trained, labels, indices, moments=[0, 4, 6], solver=solver, **settings)
     assert way.x.shape == way.data.shape == (3, 3, *SHAPE)
     np.testing.assert_allclose(way.x[-1], drawn, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(way.data[-1], way.x[-1])
-    np.testing.assert_array_equal(way.x[0], sampler.initial_noise(jax.random.key(5), jnp.array(indices), SHAPE))
+    np.testing.assert_array_equal(
+        way.x[0], sampler.initial_noise(jax.random.key(5), jnp.array(indices), SHAPE)
+    )
     assert (np.diff(way.t) > 0).all()
-    assert way.t[0] == pytest.approx(0, abs=2e-3)  # what a step asks later than its beginning is not shown
+    # what a step asks later than its beginning is not shown
+    assert way.t[0] == pytest.approx(0, abs=2e-3)
 
 
 def test_a_trajectory_of_a_diffusion_ends_in_the_sample(diffusion: TrainedModel):
     for solver in ("ddim", "ddpm"):
         drawn = sample(diffusion, [0, 1], [4, 5], seed=1, steps=3, cfg=1, solver=solver).x
-        way = trajectory(diffusion, [0, 1], [4, 5], seed=1, steps=3, cfg=1, solver=solver, moments=[1, 3])
+        way = trajectory(
+            diffusion, [0, 1], [4, 5], seed=1, steps=3, cfg=1, solver=solver, moments=[1, 3]
+        )
         np.testing.assert_allclose(way.x[-1], drawn, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(way.t, [1 - 0.667, 1.0], rtol=1e-6)
 
 
 def test_moments_of_a_trajectory_have_the_closed_form(trained: TrainedModel):
-    """Euler's method on v = rate x: x_k = noise (1 + rate / n)^k, and the data seen from there is x + (1 - t) v."""
+    """Euler's method on v = rate x: x_k = noise (1 + rate / n)^k, and the data seen from there is x
+    + (1 - t) v.
+    """
     noise, rate = np.asarray(sampler.initial_noise(jax.random.key(0), jnp.arange(1), SHAPE)), 0.5
     way = trajectory(trained, [1], [0], seed=0, steps=4, cfg=1, moments=[0, 1, 3, 4])
     np.testing.assert_allclose(way.t, [0, 0.25, 0.75, 1])

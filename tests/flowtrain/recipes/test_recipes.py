@@ -18,10 +18,25 @@ def test_every_shipped_recipe_is_valid(name: str):
 def test_the_reference_rows_have_the_reference_settings(name: str):
     recipe = load_recipe(find_recipe(name))
     model, optimizer, train = recipe.model, recipe.optimizer, recipe.train
-    assert (model.depth, model.width, model.heads, model.mlp_ratio, model.patch) == (12, 768, 16, 4, 2)
-    assert (optimizer.learning_rate, optimizer.beta1, optimizer.beta2, optimizer.weight_decay) == (1e-4, 0.9, 0.99, 0)
+    assert (model.depth, model.width, model.heads, model.mlp_ratio, model.patch) == (
+        12,
+        768,
+        16,
+        4,
+        2,
+    )
+    assert (optimizer.learning_rate, optimizer.beta1, optimizer.beta2, optimizer.weight_decay) == (
+        1e-4,
+        0.9,
+        0.99,
+        0,
+    )
     assert (train.batch_size, train.steps, train.ema_decay) == (512, 1_000_000, 0.9999)
-    assert (recipe.objective.time, recipe.objective.label_drop, recipe.sampler.cfg) == ("logit_normal", 0.1, 4)
+    assert (recipe.objective.time, recipe.objective.label_drop, recipe.sampler.cfg) == (
+        "logit_normal",
+        0.1,
+        4,
+    )
 
 
 def test_what_the_user_types_wins(tmp_path: Path):

@@ -1,4 +1,6 @@
-"""Caches change where records are read and nothing else; they are made once, and again when they are not whole."""
+"""Caches change where records are read and nothing else; they are made once, and again when they
+are not whole.
+"""
 
 import json
 import os
@@ -109,11 +111,17 @@ def test_a_cache_is_made_once_and_needs_no_shards(dataset: Path, place: Path):
     told: list[int] = []
     assert_same(batches_of(open_records(dataset, "disk", place, told.append)), whole)
     assert told == []
-    assert sorted(path.name for path in folder_of(dataset, place).iterdir()) == ["lock", ROWS_NAME, NOTE_NAME]
+    assert sorted(path.name for path in folder_of(dataset, place).iterdir()) == [
+        "lock",
+        ROWS_NAME,
+        NOTE_NAME,
+    ]
     assert not any(path.name.startswith(".") for path in dataset.iterdir())
 
 
-def test_a_cache_that_cannot_be_written_is_read(dataset: Path, place: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_cache_that_cannot_be_written_is_read(
+    dataset: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Made by somebody else, for all."""
     make(dataset, place)
     monkeypatch.setattr("flowtrain.records.cache.locked", None)
@@ -192,7 +200,9 @@ def test_a_copy_of_a_cache_is_trusted_once_its_bytes_are_seen_to_be_right(
     make(dataset, place)
     shutil.copytree(place, tmp_path / "copy", copy_function=shutil.copyfile)
     read = []
-    monkeypatch.setattr("flowtrain.records.cache.sha256_file", lambda path: read.append(path) or sha256_file(path))
+    monkeypatch.setattr(
+        "flowtrain.records.cache.sha256_file", lambda path: read.append(path) or sha256_file(path)
+    )
     assert make(dataset, tmp_path / "copy") == 0
     assert len(read) == 1
     assert make(dataset, tmp_path / "copy") == 0
@@ -202,7 +212,9 @@ def test_a_copy_of_a_cache_is_trusted_once_its_bytes_are_seen_to_be_right(
 def test_a_damaged_shard_is_named_before_training_and_leaves_nothing(dataset: Path, place: Path):
     path = flip_byte(dataset, 9, mirrored=True)
     for cache in ("disk", "ram"):
-        with pytest.raises(UserError, match=rf"{path.name}: the shard is damaged .*on_corrupt=skip$"):
+        with pytest.raises(
+            UserError, match=rf"{path.name}: the shard is damaged .*on_corrupt=skip$"
+        ):
             open_records(dataset, cache, place)
     assert [file.name for file in folder_of(dataset, place).iterdir()] == ["lock"]
 
@@ -224,14 +236,17 @@ except UserError as error:
 """
 
 
-def test_a_map_that_is_truncated_under_us_is_one_line_and_no_dead_process(dataset: Path, place: Path):
+def test_a_map_that_is_truncated_under_us_is_one_line_and_no_dead_process(
+    dataset: Path, place: Path
+):
     """To touch what is gone would be a SIGBUS."""
     make(dataset, place)
     command = [sys.executable, "-c", TRUNCATED, str(dataset), str(place)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result
     assert result.stdout.strip() == (
-        f"{folder_of(dataset, place) / ROWS_NAME}: has 0 bytes, not 10400: something else has changed it; repeat the "
+        f"{folder_of(dataset, place) / ROWS_NAME}: has 0 bytes, not 10400: something else has "
+        "changed it; repeat the "
         "command, which makes it again"
     )
     assert make(dataset, place) == 40
@@ -275,7 +290,11 @@ def test_killed_while_staging_and_repeated(dataset: Path, place: Path):
     assert any(name.endswith(".tmp") for name in names)
     assert ROWS_NAME not in names
     assert make(dataset, place) == 40
-    assert sorted(path.name for path in folder_of(dataset, place).iterdir()) == ["lock", ROWS_NAME, NOTE_NAME]
+    assert sorted(path.name for path in folder_of(dataset, place).iterdir()) == [
+        "lock",
+        ROWS_NAME,
+        NOTE_NAME,
+    ]
 
 
 def test_of_two_at_once_one_stages_and_the_other_waits(dataset: Path, place: Path):
@@ -286,7 +305,8 @@ def test_of_two_at_once_one_stages_and_the_other_waits(dataset: Path, place: Pat
     assert second.stderr is not None
     folder = folder_of(dataset, place)
     assert second.stderr.readline() == f"waiting for another command that is at work in {folder}\n"
-    outputs = [process.communicate(timeout=120) for process in (first, second)]  # no more input: no more waiting
+    # no more input: no more waiting
+    outputs = [process.communicate(timeout=120) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0]
     assert [len(out.split()) for out, _ in outputs] == [39, 0]
     assert make(dataset, place) == 0
@@ -297,7 +317,8 @@ def test_no_room_on_the_disk_is_one_line(dataset: Path, small_disk: Callable[[st
     with pytest.raises(UserError) as caught:
         open_records(dataset, "disk", disk)
     assert str(caught.value) == (
-        f"--cache disk needs 10,400 bytes in {folder_of(dataset, disk)}, and 8,192 bytes are free; make room, "
+        f"--cache disk needs 10,400 bytes in {folder_of(dataset, disk)}, and 8,192 bytes are free; "
+        "make room, "
         "give another place with --cache-dir, or use --cache none"
     )
 
@@ -308,7 +329,8 @@ def test_a_disk_that_fills_up_meanwhile_is_one_line(
     disk = small_disk("size=8k")
     monkeypatch.setattr("flowtrain.records.cache.check_disk", lambda *arguments: None)
     with pytest.raises(
-        UserError, match=r"--cache disk cannot use .*\(No space left on device\); mend that, give another"
+        UserError,
+        match=r"--cache disk cannot use .*\(No space left on device\); mend that, give another",
     ):
         open_records(dataset, "disk", disk)
     assert [path.name for path in folder_of(dataset, disk).iterdir()] == ["lock"]
@@ -317,7 +339,8 @@ def test_a_disk_that_fills_up_meanwhile_is_one_line(
 def test_a_place_that_is_a_file_is_one_line(dataset: Path, tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(
-        UserError, match=r"--cache disk cannot use .*file.* \(Not a directory\); mend that, give another"
+        UserError,
+        match=r"--cache disk cannot use .*file.* \(Not a directory\); mend that, give another",
     ):
         open_records(dataset, "disk", tmp_path / "file")
 
@@ -327,7 +350,8 @@ def test_no_room_in_memory_is_one_line(dataset: Path, place: Path, monkeypatch: 
     with pytest.raises(UserError) as caught:
         check_memory(21_000_000_000, 16_000_000_000)
     assert str(caught.value) == (
-        "--cache ram needs 21 GB of memory, and 16 GB are available, a fifth of it for training itself; use --cache "
+        "--cache ram needs 21 GB of memory, and 16 GB are available, a fifth of it for training "
+        "itself; use --cache "
         "disk or --cache none"
     )
     monkeypatch.setattr("flowtrain.records.cache.available_memory", lambda: 12_999)
@@ -337,7 +361,9 @@ def test_no_room_in_memory_is_one_line(dataset: Path, place: Path, monkeypatch: 
     open_records(dataset, "ram", place)
 
 
-def test_caches_go_to_the_cache_directory_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_caches_go_to_the_cache_directory_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_directory() == tmp_path / "xdg" / "flowtrain" / "datasets"
@@ -353,5 +379,7 @@ def test_a_dataset_of_nothing_is_refused(dataset: Path, place: Path):
     empty = [shard.model_copy(update={"records": 0}) for shard in manifest.shards]
     write_manifest(dataset, manifest.model_copy(update={"counts": counts, "shards": tuple(empty)}))
     for cache in ("none", "disk", "ram"):
-        with pytest.raises(UserError, match="latents: the dataset holds no records; use another one"):
+        with pytest.raises(
+            UserError, match="latents: the dataset holds no records; use another one"
+        ):
             open_records(dataset, cache, place)

@@ -12,7 +12,11 @@ def test_the_host_hash_is_splitmix64():
     with np.errstate(over="ignore"):
         states = gamma * np.arange(1, 4, dtype=np.uint64)
     # The first three outputs of the published generator seeded with 0.
-    assert [int(v) for v in _mix(states)] == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert [int(v) for v in _mix(states)] == [
+        0xE220A8397B1DCDAF,
+        0x6E789E6AA1B965F4,
+        0x06C45D188009454F,
+    ]
 
 
 def test_host_bits_are_distinct_even_and_separated():
@@ -31,7 +35,10 @@ def test_host_bits_are_distinct_even_and_separated():
 def test_host_bits_of_mixed_epochs_equal_those_of_each():
     epoch, index = np.array([3, 4, 3]), np.array([7, 7, 8])
     mixed = host_bits(5, Purpose.FLIP, epoch, index)
-    alone = [host_bits(5, Purpose.FLIP, int(e), np.array([i]))[0] for e, i in zip(epoch, index, strict=True)]
+    alone = [
+        host_bits(5, Purpose.FLIP, int(e), np.array([i]))[0]
+        for e, i in zip(epoch, index, strict=True)
+    ]
     np.testing.assert_array_equal(mixed, alone)
 
 
@@ -39,8 +46,13 @@ def test_record_keys_do_not_depend_on_the_cut():
     key, epoch, index = jax.random.key(3), jnp.array([0, 0, 1, 1]), jnp.array([5, 9, 5, 2])
     whole = jax.random.key_data(record_keys(key, Purpose.NOISE, epoch, index))
     order = np.array([2, 0, 3, 1])
-    parts = [record_keys(key, Purpose.NOISE, epoch[order[i : i + 2]], index[order[i : i + 2]]) for i in (0, 2)]
-    np.testing.assert_array_equal(np.concatenate([jax.random.key_data(part) for part in parts]), whole[order])
+    parts = [
+        record_keys(key, Purpose.NOISE, epoch[order[i : i + 2]], index[order[i : i + 2]])
+        for i in (0, 2)
+    ]
+    np.testing.assert_array_equal(
+        np.concatenate([jax.random.key_data(part) for part in parts]), whole[order]
+    )
 
 
 def test_every_key_of_every_purpose_differs():

@@ -1,4 +1,6 @@
-"""Batches by number: the records they should hold, in part or in whole, and what a damaged record does to them."""
+"""Batches by number: the records they should hold, in part or in whole, and what a damaged record
+does to them.
+"""
 
 import pickle
 import threading
@@ -38,7 +40,9 @@ def assert_same(one: Batch, other: Batch) -> None:
 
 
 def assert_stored(batch: Batch, seed: int, flip: bool) -> None:
-    """Every row holds the tensors and the label of its index, of the mirror image where the counter says so."""
+    """Every row holds the tensors and the label of its index, of the mirror image where the counter
+    says so.
+    """
     mirrored = host_bits(seed, Purpose.FLIP, batch["epoch"], batch["index"]) % 2 == 1
     for row, index in enumerate(batch["index"].tolist()):
         expected = record_tensors(index, SHAPE, mirrored=flip and bool(mirrored[row]))
@@ -47,7 +51,8 @@ def assert_stored(batch: Batch, seed: int, flip: bool) -> None:
 
 
 def test_a_batch_holds_the_stored_tensors_of_its_records(dataset: Path):
-    batch = BatchReader(LatentReader(dataset), batch_size=8, seed=0, flip=True)(2)  # straddles two epochs
+    # straddles two epochs
+    batch = BatchReader(LatentReader(dataset), batch_size=8, seed=0, flip=True)(2)
     np.testing.assert_array_equal(batch["epoch"], [0] * 4 + [1] * 4)
     assert_stored(batch, 0, flip=False)
     assert {name: array.dtype for name, array in batch.items()} == {
@@ -87,7 +92,9 @@ def test_pixels_come_as_floats(tmp_path: Path):
 
 def test_batches_of_a_selection_keep_the_indices_of_the_dataset(with_flips: Path):
     selection = Selection.choose(RECORDS, holdout=5, overfit=7)
-    batches = BatchReader(LatentReader(with_flips), batch_size=8, seed=3, flip=True, selection=selection)
+    batches = BatchReader(
+        LatentReader(with_flips), batch_size=8, seed=3, flip=True, selection=selection
+    )
     for number in range(3):
         batch = batches(number)
         epoch, index = batch_records(3, number, 8, selection)
@@ -102,14 +109,19 @@ def test_rows_of_processes_make_the_batch(with_flips: Path, on_corrupt):
     reader = LatentReader(with_flips)
     options = {"batch_size": 8, "seed": 3, "flip": True, "on_corrupt": on_corrupt}
     whole = BatchReader(reader, **options)
-    parts = [BatchReader(reader, rows=rows, **options) for rows in (slice(0, 2), slice(2, 7), slice(7, 8))]
+    parts = [
+        BatchReader(reader, rows=rows, **options)
+        for rows in (slice(0, 2), slice(2, 7), slice(7, 8))
+    ]
     if on_corrupt == "skip":
         for index in range(6, 10):
             flip_byte(with_flips, index)
     for number in range(6):
         expected, found = whole(number), [part(number) for part in parts]
         assert [len(part["label"]) for part in found] == [2, 5, 1]
-        assert_same({name: np.concatenate([part[name] for part in found]) for name in expected}, expected)
+        assert_same(
+            {name: np.concatenate([part[name] for part in found]) for name in expected}, expected
+        )
 
 
 def test_a_process_reads_no_more_than_its_rows(dataset: Path):
@@ -121,13 +133,17 @@ def test_a_process_reads_no_more_than_its_rows(dataset: Path):
             return super().gather(index, mirrored)
 
     BatchReader(Watched(dataset), batch_size=8, seed=0, flip=False, rows=slice(2, 5))(1)
-    assert asked == [BatchReader(reader, batch_size=8, seed=0, flip=False)(1)["index"][2:5].tolist()]
+    assert asked == [
+        BatchReader(reader, batch_size=8, seed=0, flip=False)(1)["index"][2:5].tolist()
+    ]
 
 
 def test_a_damaged_record_stops_with_its_name(dataset: Path):
     flip_byte(dataset, 9)
     batches = BatchReader(LatentReader(dataset), batch_size=RECORDS, seed=0, flip=False)
-    with pytest.raises(UserError, match=r"00001-of-00003: record 9 of split 'train' is damaged; .*on_corrupt=skip$"):
+    with pytest.raises(
+        UserError, match=r"00001-of-00003: record 9 of split 'train' is damaged; .*on_corrupt=skip$"
+    ):
         batches(0)
     with pytest.raises(UserError, match=r"record 9 of split 'train' is damaged"):
         next(make_loader(batches, 3))
@@ -138,7 +154,9 @@ def test_a_damaged_record_is_replaced_by_the_next_intact_one(dataset: Path):
     selection = Selection(np.delete(np.arange(RECORDS), 11))
     for index in (9, 10, 19):
         flip_byte(dataset, index)
-    batches = BatchReader(LatentReader(dataset), batch_size=RECORDS, seed=0, flip=False, on_corrupt="skip")
+    batches = BatchReader(
+        LatentReader(dataset), batch_size=RECORDS, seed=0, flip=False, on_corrupt="skip"
+    )
     batch = batches(0)
     stand_ins = {9: 11, 10: 11, 19: 0}
     assert batch["index"].tolist() == [stand_ins.get(int(index), int(index)) for index in order]
@@ -146,7 +164,12 @@ def test_a_damaged_record_is_replaced_by_the_next_intact_one(dataset: Path):
     assert list(batches.damaged) == [9, 10, 19]
     assert "00001-of-00003: record 10 of split 'train' is damaged" in batches.damaged[10]
     chosen = BatchReader(
-        LatentReader(dataset), batch_size=19, seed=0, flip=False, selection=selection, on_corrupt="skip"
+        LatentReader(dataset),
+        batch_size=19,
+        seed=0,
+        flip=False,
+        selection=selection,
+        on_corrupt="skip",
     )(0)
     assert sorted(chosen["index"]) == sorted([*range(9), *[12, 12], *range(12, 19), 0])
     assert_stored(chosen, 0, flip=False)
@@ -156,7 +179,9 @@ def test_only_the_copy_that_is_damaged_is_replaced(with_flips: Path):
     whole = BatchReader(LatentReader(with_flips), batch_size=8, seed=7, flip=True)
     expected = [whole(number) for number in range(10)]
     flip_byte(with_flips, 9, mirrored=True)
-    batches = BatchReader(LatentReader(with_flips), batch_size=8, seed=7, flip=True, on_corrupt="skip")
+    batches = BatchReader(
+        LatentReader(with_flips), batch_size=8, seed=7, flip=True, on_corrupt="skip"
+    )
     replaced = 0
     for number, before in enumerate(expected):
         batch = batches(number)
@@ -180,7 +205,9 @@ def test_what_is_skipped_does_not_depend_on_what_was_read_before(with_flips: Pat
         flip_byte(with_flips, index + 4, mirrored=True)
 
     def batches() -> BatchReader:
-        return BatchReader(LatentReader(with_flips), batch_size=6, seed=1, flip=True, on_corrupt="skip")
+        return BatchReader(
+            LatentReader(with_flips), batch_size=6, seed=1, flip=True, on_corrupt="skip"
+        )
 
     straight = batches()
     expected = [straight(number) for number in range(24)]
@@ -196,9 +223,13 @@ def test_what_is_skipped_does_not_depend_on_what_was_read_before(with_flips: Pat
 def test_many_threads_meet_the_same_damage(with_flips: Path):
     for index in range(8, 12):
         flip_byte(with_flips, index)
-    batches = BatchReader(LatentReader(with_flips), batch_size=8, seed=1, flip=True, on_corrupt="skip")
+    batches = BatchReader(
+        LatentReader(with_flips), batch_size=8, seed=1, flip=True, on_corrupt="skip"
+    )
     expected = [batches(number) for number in range(8)]
-    shared = BatchReader(LatentReader(with_flips), batch_size=8, seed=1, flip=True, on_corrupt="skip")
+    shared = BatchReader(
+        LatentReader(with_flips), batch_size=8, seed=1, flip=True, on_corrupt="skip"
+    )
     errors = []
 
     def work(first: int) -> None:
@@ -222,14 +253,20 @@ def test_a_dataset_without_an_intact_record_ends(tmp_path: Path):
     write_dataset(tmp_path, records=3, shards=1, shape=SHAPE)
     for index in range(3):
         flip_byte(tmp_path, index)
-    batches = BatchReader(LatentReader(tmp_path), batch_size=2, seed=0, flip=False, on_corrupt="skip")
-    with pytest.raises(UserError, match="no record is intact; `flowtrain data verify` says how to mend it"):
+    batches = BatchReader(
+        LatentReader(tmp_path), batch_size=2, seed=0, flip=False, on_corrupt="skip"
+    )
+    with pytest.raises(
+        UserError, match="no record is intact; `flowtrain data verify` says how to mend it"
+    ):
         batches(0)
     assert list(batches.damaged) == [0, 1, 2]
 
 
 def test_a_shard_that_disappears_is_not_skipped(dataset: Path):
-    batches = BatchReader(LatentReader(dataset), batch_size=RECORDS, seed=0, flip=False, on_corrupt="skip")
+    batches = BatchReader(
+        LatentReader(dataset), batch_size=RECORDS, seed=0, flip=False, on_corrupt="skip"
+    )
     with open(flip_byte(dataset, 9), "r+b") as file:
         file.truncate(1 << 16)
     with pytest.raises(UserError, match="00001-of-00003: shard has 65536 bytes, not"):

@@ -11,7 +11,9 @@ MACHINE = 8 << 30
 
 def fake(root: Path, groups: str, files: dict[str, str]) -> Path:
     content = {
-        "proc/meminfo": f"MemTotal:  99 kB\nMemAvailable:    {MACHINE >> 10} kB\nHugePages_Total:       0\n",
+        "proc/meminfo": (
+            f"MemTotal:  99 kB\nMemAvailable:    {MACHINE >> 10} kB\nHugePages_Total:       0\n"
+        ),
         "proc/self/cgroup": groups,
         **files,
     }
@@ -35,7 +37,10 @@ def group(folder: str, limit: str, used: int, inactive: int, version: int = 2) -
 
 def test_a_machine_without_limits(tmp_path: Path):
     assert available_memory(fake(tmp_path, "0::/\n", {})) == MACHINE
-    assert available_memory(fake(tmp_path, "0::/a\n", group("sys/fs/cgroup/a", "max", 5, 5))) == MACHINE
+    assert (
+        available_memory(fake(tmp_path, "0::/a\n", group("sys/fs/cgroup/a", "max", 5, 5)))
+        == MACHINE
+    )
 
 
 def test_the_limit_of_a_group_counts_and_pages_of_files_are_free(tmp_path: Path):
@@ -44,7 +49,9 @@ def test_the_limit_of_a_group_counts_and_pages_of_files_are_free(tmp_path: Path)
 
 
 def test_the_tightest_of_nested_groups_counts(tmp_path: Path):
-    files = group("sys/fs/cgroup/a/b", "1000000", 0, 0) | group("sys/fs/cgroup/a", "900000", 600_000, 0)
+    files = group("sys/fs/cgroup/a/b", "1000000", 0, 0) | group(
+        "sys/fs/cgroup/a", "900000", 600_000, 0
+    )
     assert available_memory(fake(tmp_path, "0::/a/b\n", files)) == 300_000
 
 

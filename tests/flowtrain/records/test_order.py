@@ -62,7 +62,8 @@ def test_overfitting_takes_the_first_records_of_those_that_are_trained_on():
     train, _ = holdout_records(30, 10)
     assert Selection.choose(30, holdout=10, overfit=3).index.tolist() == train[:3].tolist()
     assert Selection.choose(30, overfit=3).index.tolist() == [0, 1, 2]
-    epoch, index = batch_records(0, 0, 8, Selection.choose(30, overfit=3))  # a batch of several epochs
+    # a batch of several epochs
+    epoch, index = batch_records(0, 0, 8, Selection.choose(30, overfit=3))
     assert [sorted(index[epoch == number]) for number in (0, 1)] == [[0, 1, 2]] * 2
     assert epoch.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
 
@@ -76,7 +77,10 @@ def test_the_record_after_another_one_is_the_next_of_the_selection():
     ("options", "line"),
     [
         ({"holdout": 30}, "train.holdout=30 leaves none of 30 records to train on; lower it"),
-        ({"holdout": 10, "overfit": 21}, "train.overfit=21, but there are 20 records to train on; lower it"),
+        (
+            {"holdout": 10, "overfit": 21},
+            "train.overfit=21, but there are 20 records to train on; lower it",
+        ),
         ({"overfit": 0}, "train.overfit=0, but there are 30 records to train on; lower it"),
     ],
 )

@@ -38,9 +38,14 @@ def test_records_come_in_the_order_asked_for_from_both_splits(dataset: Path):
             for name in ("mean", "logvar"):
                 np.testing.assert_array_equal(found[name][row], expected[name])
         assert found["label"].tolist() == [place % 3 for place in index]
-    assert [record.key for record in reader.read([19, 0, 7])] == ["item-0019", "item-0000", "item-0007"]
+    assert [record.key for record in reader.read([19, 0, 7])] == [
+        "item-0019",
+        "item-0000",
+        "item-0007",
+    ]
     np.testing.assert_array_equal(
-        reader.read([4], mirrored=True)[0].tensors["mean"], record_tensors(4, SHAPE, mirrored=True)["mean"]
+        reader.read([4], mirrored=True)[0].tensors["mean"],
+        record_tensors(4, SHAPE, mirrored=True)["mean"],
     )
 
 
@@ -59,7 +64,9 @@ def test_records_that_are_none_are_not_counted_from_the_end(dataset: Path, index
 
 def test_a_missing_shard_is_named(dataset: Path):
     shard_paths(dataset)[1].unlink()
-    with pytest.raises(UserError, match=r"00001-of-00003: shard is missing; repeat the command in manifest.json"):
+    with pytest.raises(
+        UserError, match=r"00001-of-00003: shard is missing; repeat the command in manifest.json"
+    ):
         LatentReader(dataset)
 
 
@@ -82,7 +89,9 @@ def test_a_manifest_that_counts_other_records_is_refused(dataset: Path):
     main = tuple(shard for shard in manifest.shards if shard.split == "train")
     write_manifest(dataset, manifest.model_copy(update={"shards": (*main, manifest.shards[3])}))
     for cache in ("none", "disk", "ram"):
-        with pytest.raises(UserError, match=r"latents: split 'train_flip' holds 7 records, not 20; delete it and"):
+        with pytest.raises(
+            UserError, match=r"latents: split 'train_flip' holds 7 records, not 20; delete it and"
+        ):
             open_records(dataset, cache, dataset)
 
 
@@ -95,7 +104,8 @@ def test_a_damaged_record_is_named_when_it_is_read(dataset: Path):
         reader.read([0, 9, 19])
     assert path.name == shard_name("train", 1, 3)
     assert str(caught.value) == (
-        f"{path}: record 9 of split 'train' is damaged; delete it and repeat the command in manifest.json (OUT is the "
+        f"{path}: record 9 of split 'train' is damaged; delete it and repeat the command in "
+        "manifest.json (OUT is the "
         "directory that holds it), or train without it with --set train.on_corrupt=skip"
     )
 
@@ -111,7 +121,9 @@ def test_all_damage_among_what_was_asked_for_is_told(dataset: Path):
 
 
 def test_any_flipped_bit_is_noticed_or_does_no_harm(tmp_path: Path):
-    """ArrayRecord has checksums of its own: nothing else than what was written is ever handed out."""
+    """ArrayRecord has checksums of its own: nothing else than what was written is ever handed
+    out.
+    """
     write_dataset(tmp_path, records=6, shards=1, shape=(16, 16, 4))
     (path,) = shard_paths(tmp_path)
     whole = path.read_bytes()
@@ -157,7 +169,10 @@ def test_a_disk_that_fails_is_no_damage(dataset: Path):
 def test_a_record_that_was_written_wrongly_is_no_damage(dataset: Path):
     """Skipping would hide that the whole dataset is wrong."""
     manifest = read_manifest(dataset)
-    specs = {name: spec.model_copy(update={"shape": (2, 2, 4)}) for name, spec in manifest.tensors.items()}
+    specs = {
+        name: spec.model_copy(update={"shape": (2, 2, 4)})
+        for name, spec in manifest.tensors.items()
+    }
     write_manifest(dataset, manifest.model_copy(update={"tensors": specs}))
     with pytest.raises(
         UserError, match=r"the shard is whole, but a record cannot be read \(feature 'mean' is"
@@ -172,7 +187,9 @@ def test_trouble_that_passes_is_told_as_such(dataset: Path, monkeypatch: pytest.
 
     reader = LatentReader(dataset)
     monkeypatch.setattr(module, "decode_columns", fail)
-    with pytest.raises(UserError, match=r"latents: could not be read for a moment \(a moment\); repeat the command"):
+    with pytest.raises(
+        UserError, match=r"latents: could not be read for a moment \(a moment\); repeat the command"
+    ):
         reader.gather(np.arange(2), np.zeros(2, np.bool_))
 
 
@@ -208,6 +225,7 @@ def test_more_shards_than_files_that_may_be_open(tmp_path: Path):
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert result.stdout.splitlines() == [
         "60",
-        f"{tmp_path}: 60 shards are too many for a process that may open 99 files; raise the limit (ulimit -n 100) or "
+        f"{tmp_path}: 60 shards are too many for a process that may open 99 files; raise the limit "
+        "(ulimit -n 100) or "
         "use --cache disk",
     ]

@@ -25,7 +25,9 @@ def test_rows_are_flat_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     told: list[int] = []
     rows = np.concatenate(list(read_rows(tmp_path, manifest, told.append)))
     assert row_dtype(manifest.tensors).itemsize == 2 * 64 * 2 + 4
-    assert (len(rows), rows.nbytes) == (row_count(manifest), cache_bytes(manifest)) == (40, 40 * 260)
+    assert (
+        (len(rows), rows.nbytes) == (row_count(manifest), cache_bytes(manifest)) == (40, 40 * 260)
+    )
     assert sum(told) == 40
     assert set(told) == {4, 2, 3}  # shards of 7, 6 and 7
     reader = LatentReader(tmp_path)
@@ -58,7 +60,9 @@ def test_shards_without_records_are_no_trouble(tmp_path: Path):
 def test_records_that_are_none_are_not_taken_from_the_other_split(tmp_path: Path, index: int):
     manifest = write_dataset(tmp_path, records=20, shards=1, shape=SHAPE, flips=True)
     with pytest.raises(IndexError):
-        RowReader(tmp_path, manifest, all_rows(tmp_path, manifest)).gather(np.array([index]), np.zeros(1, np.bool_))
+        RowReader(tmp_path, manifest, all_rows(tmp_path, manifest)).gather(
+            np.array([index]), np.zeros(1, np.bool_)
+        )
 
 
 def test_a_shard_that_is_damaged_missing_or_truncated_is_named(tmp_path: Path):
@@ -67,8 +71,10 @@ def test_a_shard_that_is_damaged_missing_or_truncated_is_named(tmp_path: Path):
     with pytest.raises(UserError) as caught:
         all_rows(tmp_path, manifest)
     assert str(caught.value) == (
-        f"{path}: the shard is damaged (its bytes are not those of its checksum); delete it and repeat the command in "
-        "manifest.json (OUT is the directory that holds it), or train without its damaged records with --cache none "
+        f"{path}: the shard is damaged (its bytes are not those of its checksum); delete it and "
+        "repeat the command in "
+        "manifest.json (OUT is the directory that holds it), or train without its damaged records "
+        "with --cache none "
         "--set train.on_corrupt=skip"
     )
     path.write_bytes(path.read_bytes()[:-1])
@@ -83,10 +89,13 @@ def test_a_writer_that_was_wrong_is_told(tmp_path: Path):
     write_dataset(tmp_path, records=20, shards=2, shape=SHAPE)
     manifest = read_manifest(tmp_path)
     first, second = manifest.shards
-    wrong = manifest.model_copy(update={"shards": (first.model_copy(update={"records": 9}), second)})
+    wrong = manifest.model_copy(
+        update={"shards": (first.model_copy(update={"records": 9}), second)}
+    )
     write_manifest(tmp_path, wrong)
     with pytest.raises(
-        UserError, match=r"00000-of-00002: the shard does not fit the manifest \(10 records instead of 9\)"
+        UserError,
+        match=r"00000-of-00002: the shard does not fit the manifest \(10 records instead of 9\)",
     ):
         all_rows(tmp_path, wrong)
     assert len(shard_paths(tmp_path)) == 2

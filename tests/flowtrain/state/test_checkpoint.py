@@ -1,4 +1,5 @@
-"""Checkpoints: what is saved comes back, in part or whole, on any devices; and those stay that the recipe says.
+"""Checkpoints: what is saved comes back, in part or whole, on any devices; and those stay that the
+recipe says.
 
 What holds for folders of arrays in general is in test_folders.py.
 """
@@ -26,7 +27,13 @@ from schemas.manifest import Normalization
 from schemas.recipes import make_recipe
 from schemas.run import DatasetRef, Run, write_run
 
-TRAIN = {"steps": 1, "batch_size": 1, "ema_extra": [0.999], "ema_power": [0.05, 0.1], "ema_snapshot_every": 50}
+TRAIN = {
+    "steps": 1,
+    "batch_size": 1,
+    "ema_extra": [0.999],
+    "ema_power": [0.05, 0.1],
+    "ema_snapshot_every": 50,
+}
 RECIPE = make_recipe({"model": {"depth": 1, "width": 8, "heads": 2}, "train": TRAIN})
 SHAPE, CLASSES = (4, 4, 2), ("a", "b", "c")
 NETWORK = make_network(RECIPE.model, SHAPE, len(CLASSES))
@@ -34,7 +41,9 @@ NETWORK = make_network(RECIPE.model, SHAPE, len(CLASSES))
 
 def _random(seed: int) -> Any:
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), NETWORK.abstract)
+    return jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), NETWORK.abstract
+    )
 
 
 def _state(step: int = 7) -> TrainState:
@@ -52,7 +61,9 @@ def _save(workdir: Path, *steps: int) -> None:
 
 @pytest.fixture
 def workdir(tmp_path: Path) -> Path:
-    dataset = DatasetRef(path="", digest="", split="", records=1, flips=False, source="", resolution=16)
+    dataset = DatasetRef(
+        path="", digest="", split="", records=1, flips=False, source="", resolution=16
+    )
     normalization = Normalization(offset=(0.0,) * 2, scale=(1.0,) * 2)
     run = Run(
         recipe=RECIPE,
@@ -99,8 +110,18 @@ NOTHING: dict[int, float | None] = {}
     ("kept", "steps", "losses", "left"),
     [
         ({"keep": 2}, range(1, 5), NOTHING, [3, 4]),
-        ({"keep": 1, "keep_every": 10, "checkpoint_every": 5}, range(5, 26, 5), NOTHING, [10, 20, 25]),
-        ({"keep": 1, "keep_best": 2}, range(1, 7), {1: math.nan, 2: 0.1, 3: 0.3, 4: 0.2, 6: 0.5}, [2, 4, 6]),
+        (
+            {"keep": 1, "keep_every": 10, "checkpoint_every": 5},
+            range(5, 26, 5),
+            NOTHING,
+            [10, 20, 25],
+        ),
+        (
+            {"keep": 1, "keep_best": 2},
+            range(1, 7),
+            {1: math.nan, 2: 0.1, 3: 0.3, 4: 0.2, 6: 0.5},
+            [2, 4, 6],
+        ),
         ({"keep": 1, "keep_best": 1}, range(1, 5), {1: 0.5, 2: 0.1, 3: 0.1}, [3, 4]),
         ({"keep": 1, "keep_best": 3}, range(1, 4), {3: 0.5}, [3]),
         ({"keep": 1, "checkpoint_every": 3}, range(1, 6), NOTHING, [3, 5]),
@@ -113,9 +134,16 @@ NOTHING: dict[int, float | None] = {}
     ],
 )
 def test_those_stay_that_the_recipe_says(
-    tmp_path: Path, kept: dict[str, int], steps: range, losses: dict[int, float | None], left: list[int], reopen: bool
+    tmp_path: Path,
+    kept: dict[str, int],
+    steps: range,
+    losses: dict[int, float | None],
+    left: list[int],
+    reopen: bool,
 ):
-    """In one process, and when every checkpoint is saved by another one, which knows what is on disk only."""
+    """In one process, and when every checkpoint is saved by another one, which knows what is on
+    disk only.
+    """
     config = TrainConfig(steps=1, batch_size=1, **kept)
     parts = [[step] for step in steps] if reopen else [list(steps)]
     for part in parts:
@@ -125,7 +153,9 @@ def test_those_stay_that_the_recipe_says(
                 assert checkpoints.latest() == step
     with Checkpoints(tmp_path, config) as checkpoints:
         assert checkpoints.steps() == left
-        assert checkpoints.latest_regular() == next((s for s in left[::-1] if s % config.checkpoint_every == 0), None)
+        assert checkpoints.latest_regular() == next(
+            (s for s in left[::-1] if s % config.checkpoint_every == 0), None
+        )
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == left
 
 
@@ -143,7 +173,12 @@ def test_sampling_restores_the_weights_asked_for(workdir: Path):
         expected = state.params if weights == "params" else state.ema[weights]
         jax.tree.map(np.testing.assert_array_equal, trained.params, expected)
     x = jnp.ones((1, *SHAPE))
-    assert jax.eval_shape(trained.predict, trained.params, x, jnp.zeros(1), jnp.zeros(1, jnp.int32)).shape == x.shape
+    assert (
+        jax.eval_shape(
+            trained.predict, trained.params, x, jnp.zeros(1), jnp.zeros(1, jnp.int32)
+        ).shape
+        == x.shape
+    )
     assert load_for_sampling(workdir, step=3).step == 3
 
 
@@ -158,20 +193,28 @@ def test_sampling_needs_nothing_but_the_item_that_it_restores(workdir: Path):
 def test_sampling_with_an_average_made_after_the_run(workdir: Path):
     """Snapshots as a run leaves them give what an average of that width would have been."""
     first, second, steps = _random(0), _random(1), 400
-    shares = np.sin(np.linspace(0, 6, steps))  # parameters go from the first to the second, past the first, and back
+    # parameters go from the first to the second, past the first, and back
+    shares = np.sin(np.linspace(0, 6, steps))
 
     def average(width: float, step: int) -> float:
         """That of the share, by the integrals of the density; parameters are linear in it."""
-        return float(np.diff((np.arange(step + 1) / step) ** (gamma_of_width(width) + 1)) @ shares[:step])
+        return float(
+            np.diff((np.arange(step + 1) / step) ** (gamma_of_width(width) + 1)) @ shares[:step]
+        )
 
     with Snapshots(workdir, RECIPE.train) as snapshots:
         for step in range(50, steps + 1, 50):
-            averages = {f"power{width}": _between(first, second, average(width, step)) for width in (0.05, 0.1)}
+            averages = {
+                f"power{width}": _between(first, second, average(width, step))
+                for width in (0.05, 0.1)
+            }
             snapshots.save(step, averages)
     trained = load_for_sampling(workdir, weights="posthoc0.07")
     assert (trained.step, trained.weights) == (steps, "posthoc0.07")
     right = _between(first, second, average(0.07, steps))
-    nearest = min(_distance(_between(first, second, average(width, steps)), right) for width in (0.05, 0.1))
+    nearest = min(
+        _distance(_between(first, second, average(width, steps)), right) for width in (0.05, 0.1)
+    )
     assert _distance(trained.params, right) < nearest / 30
     assert load_for_sampling(workdir, step=200, weights="posthoc0.07").step == 200
     with pytest.raises(UserError, match="no snapshot of step 30; there are 50, 100"):
@@ -179,7 +222,9 @@ def test_sampling_with_an_average_made_after_the_run(workdir: Path):
 
 
 def _distance(a: Any, b: Any) -> float:
-    return float(np.sqrt(sum(((x - y) ** 2).sum() for x, y in zip(_leaves(a), _leaves(b), strict=True))))
+    return float(
+        np.sqrt(sum(((x - y) ** 2).sum() for x, y in zip(_leaves(a), _leaves(b), strict=True)))
+    )
 
 
 def _leaves(tree: Any) -> list[Any]:
@@ -200,7 +245,8 @@ def test_what_is_not_there_is_one_line(workdir: Path, tmp_path: Path):
     with pytest.raises(UserError, match="no checkpoint of step 4; there are 3, 7"):
         load_for_sampling(workdir, step=4)
     with pytest.raises(
-        UserError, match=r"no weights 'ema0\.9'; this run keeps ema, ema0\.999, power0\.05, power0\.1, params"
+        UserError,
+        match=r"no weights 'ema0\.9'; this run keeps ema, ema0\.999, power0\.05, power0\.1, params",
     ):
         load_for_sampling(workdir, weights="ema0.9")
     with pytest.raises(UserError, match="no training run"):

@@ -1,4 +1,6 @@
-"""Moving averages against sums that are written out, and the widths of power functions against integrals."""
+"""Moving averages against sums that are written out, and the widths of power functions against
+integrals.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +8,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flowtrain.state.ema import Rate, average_names, averages, gamma_of_width, power_names, update_ema
+from flowtrain.state.ema import (
+    Rate,
+    average_names,
+    averages,
+    gamma_of_width,
+    power_names,
+    update_ema,
+)
 from schemas.config import TrainConfig
 
-CONFIG = TrainConfig(steps=1, batch_size=1, ema_decay=0.9, ema_extra=(0.99, 0.9999999), ema_power=(0.05, 0.2))
+CONFIG = TrainConfig(
+    steps=1, batch_size=1, ema_decay=0.9, ema_extra=(0.99, 0.9999999), ema_power=(0.05, 0.2)
+)
 
 
 def _average(rate: Rate, values: NDArray[np.float64], start: float) -> float:
@@ -20,7 +31,9 @@ def _average(rate: Rate, values: NDArray[np.float64], start: float) -> float:
         number, value = update
         return update_ema(ema, value, rate(number)), None
 
-    return float(jax.lax.scan(step, jnp.float32(start), (updates, jnp.asarray(values, jnp.float32)))[0])
+    return float(
+        jax.lax.scan(step, jnp.float32(start), (updates, jnp.asarray(values, jnp.float32)))[0]
+    )
 
 
 def test_names_say_the_numbers_in_full():
@@ -39,7 +52,9 @@ def test_a_constant_average_is_the_weighted_sum(name: str, decay: float):
 
 @pytest.mark.parametrize(("name", "width"), [("power0.05", 0.05), ("power0.2", 0.2)])
 @pytest.mark.parametrize("updates", [1, 2, 300])
-def test_a_power_average_weighs_each_update_by_the_integral_of_the_density(name: str, width: float, updates: int):
+def test_a_power_average_weighs_each_update_by_the_integral_of_the_density(
+    name: str, width: float, updates: int
+):
     """What the average started from does not count."""
     values = np.random.default_rng(1).standard_normal(updates)
     exponent = gamma_of_width(width) + 1
@@ -54,7 +69,9 @@ def test_rates_are_exact_to_rounding_also_late_in_a_run(update: int):
     for name, width in (("power0.05", 0.05), ("power0.2", 0.2)):
         expected = 1 - ((update - 1) / update) ** (gamma_of_width(width) + 1)
         assert float(averages(CONFIG)[name](jnp.int32(update))) == pytest.approx(expected, rel=1e-6)
-    assert float(averages(CONFIG)["ema0.9999999"](jnp.int32(update))) == pytest.approx(1e-7, rel=1e-6)
+    assert float(averages(CONFIG)["ema0.9999999"](jnp.int32(update))) == pytest.approx(
+        1e-7, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("width", [0.01, 0.05, 0.1, 0.2, 0.28, 12**-0.5])

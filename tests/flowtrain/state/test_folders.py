@@ -1,4 +1,6 @@
-"""Folders of arrays: read in part or whole, and whole whatever happens while they are written or removed."""
+"""Folders of arrays: read in part or whole, and whole whatever happens while they are written or
+removed.
+"""
 
 import os
 import shutil
@@ -32,17 +34,24 @@ def _values(step: int) -> NDArray[np.float32]:
 
 
 def _arrays(step: int) -> dict[str, Any]:
-    return {"a0.5": {"x": jnp.asarray(_values(step))}, "b": [jnp.int32(step), jnp.asarray(_values(100 + step))]}
+    return {
+        "a0.5": {"x": jnp.asarray(_values(step))},
+        "b": [jnp.int32(step), jnp.asarray(_values(100 + step))],
+    }
 
 
 def _targets() -> dict[str, Any]:
     place = SingleDeviceSharding(jax.devices()[0])
     abstract = jax.eval_shape(lambda: _arrays(0))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract
+    )
 
 
 def _open(path: Path, keep: int = 9, *, read_only: bool = False) -> StepFolders:
-    return StepFolders(path / "folders", "thing", preserve=policy.LatestN(keep), read_only=read_only)
+    return StepFolders(
+        path / "folders", "thing", preserve=policy.LatestN(keep), read_only=read_only
+    )
 
 
 def _check(folders: StepFolders, *steps: int) -> None:
@@ -50,7 +59,9 @@ def _check(folders: StepFolders, *steps: int) -> None:
     assert folders.steps() == list(steps)
     for step in steps:
         restored = folders.read(step, _targets(), ["note"])
-        jax.tree.map(np.testing.assert_array_equal, restored, {**_arrays(step), "note": {"of": step}})
+        jax.tree.map(
+            np.testing.assert_array_equal, restored, {**_arrays(step), "note": {"of": step}}
+        )
 
 
 def _write(folders: StepFolders, step: int) -> None:
@@ -66,13 +77,18 @@ def test_what_is_written_is_read_and_only_what_is_asked_for(tmp_path: Path):
         shutil.rmtree(tmp_path / "folders" / "10" / name)
     with _open(tmp_path, read_only=True) as folders:
         assert set(folders.read(10, {"a0.5": _targets()["a0.5"]})) == {"a0.5"}
-        with pytest.raises(UserError, match=r"folders/10: cannot read the thing .*Item \"note\" was not found"):
+        with pytest.raises(
+            UserError, match=r"folders/10: cannot read the thing .*Item \"note\" was not found"
+        ):
             folders.read(10, {}, ["note"])
 
 
 def test_arrays_come_back_where_they_are_wanted(tmp_path: Path):
     meshes = [make_mesh(jax.devices()[:1]), make_mesh(fsdp=8), make_mesh(fsdp=2)]
-    places = [NamedSharding(mesh, spec) for mesh, spec in zip(meshes, (P(), P("fsdp"), P("data")), strict=True)]
+    places = [
+        NamedSharding(mesh, spec)
+        for mesh, spec in zip(meshes, (P(), P("fsdp"), P("data")), strict=True)
+    ]
     with _open(tmp_path) as folders:
         for step, place in enumerate(places):
             folders.write(step, {"a": {"x": jax.device_put(_values(7), place)}})
@@ -85,7 +101,9 @@ def test_arrays_come_back_where_they_are_wanted(tmp_path: Path):
 
 
 def test_what_is_being_written_does_not_see_donated_buffers(tmp_path: Path):
-    """The step after a save overwrites the state in place while the files are still being written."""
+    """The step after a save overwrites the state in place while the files are still being
+    written.
+    """
     overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
     x = jnp.arange(2_000_000.0)  # not done within the blocking part
     target = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
@@ -94,7 +112,9 @@ def test_what_is_being_written_does_not_see_donated_buffers(tmp_path: Path):
         for _ in range(3):
             x = overwrite(x)
         jax.block_until_ready(x)
-        np.testing.assert_array_equal(folders.read(1, {"a": [target]})["a"][0], np.arange(2_000_000.0))
+        np.testing.assert_array_equal(
+            folders.read(1, {"a": [target]})["a"][0], np.arange(2_000_000.0)
+        )
 
 
 def test_the_later_ones_are_cut_and_written_again(tmp_path: Path):
@@ -126,8 +146,9 @@ def test_a_reader_leaves_everything_as_it_is(tmp_path: Path):
     assert sorted(path.name for path in (tmp_path / "folders").iterdir()) == ["1", "3"]
 
 
-# Killed when the first file of a folder that is no longer kept has been removed; when a save is about to be committed;
-# when a save has been begun. One process imports, and others are forked from it before it uses a device.
+# Killed when the first file of a folder that is no longer kept has been removed; when a save is
+# about to be committed; when a save has been begun. One process imports, and others are forked from
+# it before it uses a device.
 KILLED = """
     import os, signal, sys
     from pathlib import Path
@@ -178,18 +199,26 @@ Limit = Callable[[], AbstractContextManager[object]]
 
 @pytest.fixture(params=["bytes", "files", "file size"])
 def full(
-    request: pytest.FixtureRequest, small_disk: Callable[[str], Path], small_files: Any, tmp_path: Path
+    request: pytest.FixtureRequest,
+    small_disk: Callable[[str], Path],
+    small_files: Any,
+    tmp_path: Path,
 ) -> tuple[Path, Limit, Callable[[], object], str]:
     """A directory; what fills it up, as a context; what makes room again; and what the system says.
 
-    "bytes" is told before anything is written, "files" and "file size" by the system, to Python and to TensorStore.
+    "bytes" is told before anything is written, "files" and "file size" by the system, to Python and
+    to TensorStore.
     """
     nothing: Callable[[], object] = lambda: None  # noqa: E731
     if request.param == "file size":
         return tmp_path, lambda: small_files(100_000), nothing, r"File too large"
-    few, many = {"bytes": ("size=500k", "size=9m"), "files": ("nr_inodes=60", "nr_inodes=900")}[request.param]
+    few, many = {"bytes": ("size=500k", "size=9m"), "files": ("nr_inodes=60", "nr_inodes=900")}[
+        request.param
+    ]
     disk = small_disk(few)
-    words = r"0\.4 MB needed, 0\.\d MB free" if request.param == "bytes" else "No space left on device"
+    words = (
+        r"0\.4 MB needed, 0\.\d MB free" if request.param == "bytes" else "No space left on device"
+    )
     return disk, nullcontext, lambda: small_disk(many), words
 
 
@@ -199,7 +228,10 @@ def test_a_full_disk_is_one_line_and_saves_work_again_when_there_is_room(
 ):
     """The save fails in the background, and whatever comes next tells of it."""
     path, filled, make_room, words = full
-    told = rf"^{path}: the thing could not be saved \({words}\); those before it are whole; make room and repeat"
+    told = (
+        rf"^{path}: the thing could not be saved \({words}\); those before it are whole; make room "
+        r"and repeat"
+    )
     with _open(path) as folders:
         _write(folders, 1)
 
@@ -224,7 +256,9 @@ def test_a_full_disk_is_one_line_and_saves_work_again_when_there_is_room(
 
 
 def _settle() -> None:
-    """A save that failed leaves threads which write on for a moment; a repeated command has none."""
+    """A save that failed leaves threads which write on for a moment; a repeated command has
+    none.
+    """
     time.sleep(0.5)
 
 

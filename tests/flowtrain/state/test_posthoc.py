@@ -1,4 +1,6 @@
-"""Averages made after a run against sums over its whole trajectory, and the algebra under them against integrals."""
+"""Averages made after a run against sums over its whole trajectory, and the algebra under them
+against integrals.
+"""
 
 from pathlib import Path
 
@@ -20,8 +22,14 @@ CONFIG = TrainConfig(steps=STEPS, batch_size=1, ema_power=(0.05, 0.1), ema_snaps
 # Parameters that wander, as those of a run do: (STEPS, 12), in row k those after update k + 1.
 TRAJECTORY = np.random.default_rng(0).standard_normal((STEPS, 12)).cumsum(axis=0)
 TARGET = {
-    "a": jax.ShapeDtypeStruct((4,), jnp.float32, sharding=SingleDeviceSharding(jax.local_devices()[1])),
-    "b": {"c": jax.ShapeDtypeStruct((2, 4), jnp.float32, sharding=SingleDeviceSharding(jax.local_devices()[0]))},
+    "a": jax.ShapeDtypeStruct(
+        (4,), jnp.float32, sharding=SingleDeviceSharding(jax.local_devices()[1])
+    ),
+    "b": {
+        "c": jax.ShapeDtypeStruct(
+            (2, 4), jnp.float32, sharding=SingleDeviceSharding(jax.local_devices()[0])
+        )
+    },
 }
 
 
@@ -34,7 +42,9 @@ def _flat(tree: object) -> NDArray[np.float64]:
 
 
 def _average(width: float, step: int) -> NDArray[np.float64]:
-    """That of the trajectory at `step`: each update by the integral of the density over its unit of time."""
+    """That of the trajectory at `step`: each update by the integral of the density over its unit of
+    time.
+    """
     edges = (np.arange(step + 1) / step) ** (gamma_of_width(width) + 1)
     return np.diff(edges) @ TRAJECTORY[:step]
 
@@ -44,7 +54,9 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run")
     with Snapshots(path, CONFIG) as snapshots:
         for step in range(EVERY, STEPS + 1, EVERY):
-            snapshots.save(step, {f"power{width}": _tree(_average(width, step)) for width in CONFIG.ema_power})
+            snapshots.save(
+                step, {f"power{width}": _tree(_average(width, step)) for width in CONFIG.ema_power}
+            )
     return path
 
 
@@ -68,7 +80,8 @@ def _times(end: float, cells: int = 400_000) -> NDArray[np.float64]:
     ],
 )
 def test_inner_products_are_integrals(a: Density, b: Density):
-    end = float(min(np.asarray(a.t), np.asarray(b.t)))  # a cell must not straddle the jump of one of them
+    # a cell must not straddle the jump of one of them
+    end = float(min(np.asarray(a.t), np.asarray(b.t)))
     tau = _times(end)
     expected = (_density(a, tau) * _density(b, tau)).mean() * end
     assert inner_product(a, b) == pytest.approx(expected, rel=1e-5)
@@ -89,8 +102,14 @@ def test_the_misfit_is_the_distance_of_the_profiles_and_no_weights_of_1_in_all_d
     weights, misfit = combination(Density(t, gamma), wanted)
 
     def distance(weights: NDArray[np.float64]) -> float:
-        made = sum(w * _density(Density(*one), tau) for w, *one in zip(weights, t, gamma, strict=True))
-        return float(np.sqrt(((made - _density(wanted, tau)) ** 2).mean() / (_density(wanted, tau) ** 2).mean()))
+        made = sum(
+            w * _density(Density(*one), tau) for w, *one in zip(weights, t, gamma, strict=True)
+        )
+        return float(
+            np.sqrt(
+                ((made - _density(wanted, tau)) ** 2).mean() / (_density(wanted, tau) ** 2).mean()
+            )
+        )
 
     assert weights.sum() == pytest.approx(1)
     assert misfit == pytest.approx(distance(weights), rel=1e-3)
@@ -100,7 +119,9 @@ def test_the_misfit_is_the_distance_of_the_profiles_and_no_weights_of_1_in_all_d
 
 @pytest.mark.parametrize("width", [0.06, 0.08, 0.13])
 def test_another_width_is_as_if_it_had_been_tracked(workdir: Path, width: float):
-    """What is left of the error comes from the profile, so it is far below that of taking the nearest snapshot."""
+    """What is left of the error comes from the profile, so it is far below that of taking the
+    nearest snapshot.
+    """
     with Snapshots(workdir, CONFIG, read_only=True) as snapshots:
         step, made = reconstruct(snapshots, width, TARGET)
     assert step == STEPS
@@ -132,7 +153,8 @@ def test_what_cannot_be_made_is_one_line(workdir: Path, tmp_path: Path):
         with pytest.raises(UserError, match=r"no snapshot of step 300; there are 200, 400, 600"):
             reconstruct(snapshots, 0.08, TARGET, 300)
         with pytest.raises(
-            UserError, match=r"posthoc0.01 would be \d\d% off, made of 16 snapshots of power0.05, power0.1"
+            UserError,
+            match=r"posthoc0.01 would be \d\d% off, made of 16 snapshots of power0.05, power0.1",
         ):
             reconstruct(snapshots, 0.01, TARGET)
     for config in (CONFIG, TrainConfig(steps=1, batch_size=1)):
@@ -146,6 +168,14 @@ def test_what_cannot_be_made_is_one_line(workdir: Path, tmp_path: Path):
 def test_names_of_weights():
     assert parse_width("posthoc0.13") == 0.13
     assert parse_width("ema") is parse_width("power0.13") is None
-    for name in ("posthoc", "posthoc0", "posthoc0.28", "posthoc-0.1", "posthoc1e9", "posthocnan", "posthoc0.1x"):
+    for name in (
+        "posthoc",
+        "posthoc0",
+        "posthoc0.28",
+        "posthoc-0.1",
+        "posthoc1e9",
+        "posthocnan",
+        "posthoc0.1x",
+    ):
         with pytest.raises(UserError, match=r"as in posthoc0.1$"):
             parse_width(name)

@@ -1,4 +1,6 @@
-"""Bad numbers: steps are skipped and counted, then the run goes back, past the batches that made them."""
+"""Bad numbers: steps are skipped and counted, then the run goes back, past the batches that made
+them.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +32,10 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _bad_batch(path: Path, epoch: int) -> int:
     """Number of the batch that holds the poisoned record."""
     plan = debug_plan(path)
-    batches = [batch_records(plan.recipe.train.seed, b, 8, plan.selection) for b in range(25 * epoch, 25 * (epoch + 1))]
+    batches = [
+        batch_records(plan.recipe.train.seed, b, 8, plan.selection)
+        for b in range(25 * epoch, 25 * (epoch + 1))
+    ]
     return 25 * epoch + next(b for b, (_, index) in enumerate(batches) if POISONED in index)
 
 
@@ -58,13 +63,17 @@ def test_a_bad_step_is_skipped_and_counted(poisoned: Path, tmp_path: Path):
     assert (int(state.skipped), meta["skipped"]) == (expected, expected)
 
 
-def test_too_many_go_back_past_the_bad_batches(poisoned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_too_many_go_back_past_the_bad_batches(
+    poisoned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     one = [*RUN, "train.max_bad_steps=1"]
     run_debug(poisoned, tmp_path, *one)
     bad = _bad_batch(poisoned, 0) + 1
     good = 3 * ((bad - 1) // 3)
     told = capfd.readouterr().err
-    assert f"step {bad}: loss or gradient was not finite for one step; back to the checkpoint" in told
+    assert (
+        f"step {bad}: loss or gradient was not finite for one step; back to the checkpoint" in told
+    )
     assert f"the checkpoint of step {good}, past the batches of the steps between" in told
     rollbacks = read_rollbacks(tmp_path)
     assert rollbacks[0] == (good, bad - good)
@@ -78,11 +87,19 @@ def test_too_many_go_back_past_the_bad_batches(poisoned: Path, tmp_path: Path, c
     assert after == batch_records(plan.recipe.train.seed, bad, 8, plan.selection)[1].tolist()
 
 
-def test_a_run_that_went_back_and_was_stopped_ends_with_the_same_bits(poisoned: Path, tmp_path: Path):
+def test_a_run_that_went_back_and_was_stopped_ends_with_the_same_bits(
+    poisoned: Path, tmp_path: Path
+):
     one = [*RUN, "train.max_bad_steps=1", "train.keep=1"]
     plan, bad = debug_plan(poisoned, *one), _bad_batch(poisoned, 0) + 1
     run_debug(poisoned, tmp_path / "calm", *one)
-    for calls in (max(bad - 1, 1), 1, 2, 3):  # right before the bad step, at it, and after the run went back
+    # right before the bad step, at it, and after the run went back
+    for calls in (
+        max(bad - 1, 1),
+        1,
+        2,
+        3,
+    ):
         asked = iter(range(1, 1000))
         options = replace(ONE, should_stop=lambda asked=asked, calls=calls: next(asked) >= calls)
         run_debug(poisoned, tmp_path / "rough", *one, options=options)
@@ -92,8 +109,13 @@ def test_a_run_that_went_back_and_was_stopped_ends_with_the_same_bits(poisoned: 
     assert read_rollbacks(tmp_path / "calm") == read_rollbacks(tmp_path / "rough") != ()
 
 
-def test_a_run_that_diverges_ends_with_advice_and_nothing_bad_is_saved(poisoned: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"10 steps in a row, and there is no checkpoint to go back to; train in a new"):
+def test_a_run_that_diverges_ends_with_advice_and_nothing_bad_is_saved(
+    poisoned: Path, tmp_path: Path
+):
+    with pytest.raises(
+        UserError,
+        match=r"10 steps in a row, and there is no checkpoint to go back to; train in a new",
+    ):
         run_debug(poisoned, tmp_path / "a", *RUN, "optimizer.learning_rate=1e30")
     assert not list((tmp_path / "a" / "checkpoints").iterdir())
     with pytest.raises(UserError, match=r"the run has gone back 0 times \(train.max_rollbacks\)"):

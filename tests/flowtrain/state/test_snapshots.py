@@ -1,4 +1,6 @@
-"""Snapshots of power-function averages: when there are some, and that a run which goes on leaves the same ones."""
+"""Snapshots of power-function averages: when there are some, and that a run which goes on leaves
+the same ones.
+"""
 
 from pathlib import Path
 
@@ -12,8 +14,12 @@ from flowtrain.state.snapshots import Snapshots
 from schemas.config import TrainConfig
 from schemas.errors import UserError
 
-CONFIG = TrainConfig(steps=40, batch_size=1, ema_extra=(0.9,), ema_power=(0.05, 0.1), ema_snapshot_every=10)
-TARGET = {"a": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=SingleDeviceSharding(jax.devices()[3]))}
+CONFIG = TrainConfig(
+    steps=40, batch_size=1, ema_extra=(0.9,), ema_power=(0.05, 0.1), ema_snapshot_every=10
+)
+TARGET = {
+    "a": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=SingleDeviceSharding(jax.devices()[3]))
+}
 
 
 def _ema(step: int) -> dict[str, dict[str, jax.Array]]:
@@ -36,14 +42,18 @@ def test_power_averages_alone_are_kept_and_all_of_them_stay(tmp_path: Path):
         assert snapshots.widths == {"power0.05": 0.05, "power0.1": 0.1}
         for step in (10, 20, 30, 40):
             snapshots.save(step, _ema(step))
-    assert {path.name for path in (tmp_path / "snapshots" / "20").iterdir() if path.is_dir()} == {*snapshots.widths}
+    assert {path.name for path in (tmp_path / "snapshots" / "20").iterdir() if path.is_dir()} == {
+        *snapshots.widths
+    }
     with Snapshots(tmp_path, CONFIG, read_only=True) as snapshots:
         assert snapshots.steps() == [10, 20, 30, 40]
     assert _of(tmp_path, 20, "power0.05") == pytest.approx(20.2)
     assert _of(tmp_path, 40, "power0.1") == pytest.approx(40.3)
 
 
-def test_going_on_from_a_checkpoint_leaves_the_snapshots_of_a_run_that_was_not_stopped(tmp_path: Path):
+def test_going_on_from_a_checkpoint_leaves_the_snapshots_of_a_run_that_was_not_stopped(
+    tmp_path: Path,
+):
     with Snapshots(tmp_path, CONFIG) as snapshots:
         for step in (10, 20, 30):
             snapshots.save(step, _ema(step + 100))
@@ -52,9 +62,11 @@ def test_going_on_from_a_checkpoint_leaves_the_snapshots_of_a_run_that_was_not_s
         snapshots.save(30, _ema(30))
         snapshots.resume(20, _ema(20))
         assert snapshots.steps() == [10, 20]
-    assert _of(tmp_path, 20, "power0.05") == pytest.approx(120.2)  # it was there and is not written again
+    # it was there and is not written again
+    assert _of(tmp_path, 20, "power0.05") == pytest.approx(120.2)
     with Snapshots(tmp_path, CONFIG) as snapshots:
-        snapshots.resume(30, _ema(30))  # the checkpoint of step 30 was whole, and the snapshot was not
+        # the checkpoint of step 30 was whole, and the snapshot was not
+        snapshots.resume(30, _ema(30))
         assert snapshots.steps() == [10, 20, 30]
         snapshots.cut(0)
         assert snapshots.steps() == []
@@ -65,7 +77,9 @@ def test_going_on_from_a_checkpoint_leaves_the_snapshots_of_a_run_that_was_not_s
 
 
 def test_without_power_averages_nothing_is_kept(tmp_path: Path):
-    with Snapshots(tmp_path, TrainConfig(steps=40, batch_size=1, ema_snapshot_every=10)) as snapshots:
+    with Snapshots(
+        tmp_path, TrainConfig(steps=40, batch_size=1, ema_snapshot_every=10)
+    ) as snapshots:
         snapshots.save(10, _ema(10))
         snapshots.resume(10, _ema(10))
         assert snapshots.steps() == []

@@ -12,9 +12,13 @@ from schemas.run import CHECKPOINTS_DIR, DatasetRef, Run, read_run
 
 
 def _run(*overrides: str, digest: str = "d" * 64, path: str = "/data") -> Run:
-    dataset = DatasetRef(path=path, digest=digest, split="train", records=9, flips=False, source="s", resolution=16)
+    dataset = DatasetRef(
+        path=path, digest=digest, split="train", records=9, flips=False, source="s", resolution=16
+    )
     return Run(
-        recipe=make_recipe({"model": {"size": "debug"}, "train": {"steps": 10, "batch_size": 2}}, overrides),
+        recipe=make_recipe(
+            {"model": {"size": "debug"}, "train": {"steps": 10, "batch_size": 2}}, overrides
+        ),
         dataset=dataset,
         latent_shape=(4, 4, 2),
         classes=("a",),
@@ -56,7 +60,9 @@ def test_the_versions_are_those_that_began_the_run(tmp_path: Path):
         ("train.seed=1", "train.seed was 0 and is now 1"),
     ],
 )
-def test_another_recipe_is_refused_and_the_difference_named(tmp_path: Path, override: str, difference: str):
+def test_another_recipe_is_refused_and_the_difference_named(
+    tmp_path: Path, override: str, difference: str
+):
     _begin(tmp_path, _run())
     before = (tmp_path / "run.json").read_bytes()
     with pytest.raises(UserError, match=difference):
@@ -68,7 +74,8 @@ def test_before_the_first_checkpoint_another_recipe_begins_anew(tmp_path: Path):
     first = _run().model_copy(update={"versions": {"jax": "1"}})
     other = _run("model.depth=3", "train.steps=5").model_copy(update={"versions": {"jax": "2"}})
     _begin(tmp_path, first, learned=False)
-    (tmp_path / CHECKPOINTS_DIR / "5.orbax-checkpoint-tmp").mkdir(parents=True)  # of a save that was killed
+    # of a save that was killed
+    (tmp_path / CHECKPOINTS_DIR / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     with pytest.raises(UserError, match="another dataset"):
         _begin(tmp_path, _run(digest="e" * 64), learned=False)
     check(tmp_path, other)
@@ -87,7 +94,9 @@ def test_a_cosine_run_cannot_be_made_longer(tmp_path: Path):
 
 def test_another_dataset_is_refused(tmp_path: Path):
     _begin(tmp_path, _run())
-    with pytest.raises(UserError, match=r"another dataset .*digest dddddddd, now /data, 9 records, digest eeeeeeee"):
+    with pytest.raises(
+        UserError, match=r"another dataset .*digest dddddddd, now /data, 9 records, digest eeeeeeee"
+    ):
         _begin(tmp_path, _run(digest="e" * 64))
 
 
@@ -98,7 +107,9 @@ def test_foreign_content_is_refused_and_left_alone(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="is a file"):
         check(tmp_path / "thesis.tex", _run())
-    with pytest.raises(UserError, match=r"thesis.tex/a/run: cannot be made \(.*thesis.tex: Not a directory\)"):
+    with pytest.raises(
+        UserError, match=r"thesis.tex/a/run: cannot be made \(.*thesis.tex: Not a directory\)"
+    ):
         check(tmp_path / "thesis.tex" / "a" / "run", _run())
 
 
@@ -111,7 +122,10 @@ def test_what_a_kill_leaves_behind_is_no_foreign_content(tmp_path: Path):
 
 
 def test_two_processes_cannot_train_in_one_directory(tmp_path: Path):
-    with claimed(tmp_path, _run()), pytest.raises(UserError, match="another process is training here"):
+    with (
+        claimed(tmp_path, _run()),
+        pytest.raises(UserError, match="another process is training here"),
+    ):
         _begin(tmp_path, _run())
 
 

@@ -1,4 +1,6 @@
-"""Differences between datasets: every kind is counted, named and measured; order does not matter."""
+"""Differences between datasets: every kind is counted, named and measured; order does not
+matter.
+"""
 
 import json
 import re
@@ -26,7 +28,11 @@ def diff(*arguments: object) -> Result:
 
 def test_same_records_in_other_shards_and_order(tmp_path: Path) -> None:
     make(tmp_path / "a", [ITEMS], flips=True)
-    make(tmp_path / "b", [dict(reversed(list(ITEMS.items())[:5])), {}, dict(list(ITEMS.items())[5:])], flips=True)
+    make(
+        tmp_path / "b",
+        [dict(reversed(list(ITEMS.items())[:5])), {}, dict(list(ITEMS.items())[5:])],
+        flips=True,
+    )
     found = compare(open_dataset(str(tmp_path / "a")), open_dataset(str(tmp_path / "b")))
     assert found.same_records
     assert found.common == 12
@@ -39,7 +45,10 @@ def test_same_records_in_other_shards_and_order(tmp_path: Path) -> None:
 
 
 def test_long_settings_are_shown_where_they_differ(tmp_path: Path) -> None:
-    long = "flowtrain preprocess /somewhere/far/away/in/a/deep/folder OUT --split train --resolution 256"
+    long = (
+        "flowtrain preprocess /somewhere/far/away/in/a/deep/folder OUT --split train --resolution "
+        "256"
+    )
     source = SourceInfo(descriptor="/photos", split="train", digest="2" * 64)
     make(
         tmp_path / "a",
@@ -48,7 +57,11 @@ def test_long_settings_are_shown_where_they_differ(tmp_path: Path) -> None:
         command=f"{long} --vae a --seed 0 --and --many --more --words --until --the --end",
     )
     make(tmp_path / "b", [ITEMS], source=source, command=f"{long} --vae b --seed 0")
-    (line,) = (text for text in diff(tmp_path / "a", tmp_path / "b").stdout.splitlines() if text.startswith("command"))
+    (line,) = (
+        text
+        for text in diff(tmp_path / "a", tmp_path / "b").stdout.splitlines()
+        if text.startswith("command")
+    )
     before, after = line.removeprefix("command: ").split(" -> ")
     assert before.startswith("...")
     assert "--vae a --seed 0" in before
@@ -59,8 +72,16 @@ def test_long_settings_are_shown_where_they_differ(tmp_path: Path) -> None:
 def test_values_are_cut_between_words_and_parts_of_paths(tmp_path: Path) -> None:
     folder = "/".join(["", *["münchen"] * 20])
     for name, end in (("a", "alt/a/b"), ("b", "neu/a/b")):
-        make(tmp_path / name, [ITEMS], source=SourceInfo(descriptor=f"{folder}/{end}", split="train", digest="2" * 64))
-    (line,) = (text for text in diff(tmp_path / "a", tmp_path / "b").stdout.splitlines() if "descriptor" in text)
+        make(
+            tmp_path / name,
+            [ITEMS],
+            source=SourceInfo(descriptor=f"{folder}/{end}", split="train", digest="2" * 64),
+        )
+    (line,) = (
+        text
+        for text in diff(tmp_path / "a", tmp_path / "b").stdout.splitlines()
+        if "descriptor" in text
+    )
     before, after = line.removeprefix("source.descriptor: ").split(" -> ")
     assert re.fullmatch(r'\.\.\.(/?münchen)*/alt/a/b"', before)
     assert re.fullmatch(r'\.\.\.(/?münchen)*/neu/a/b"', after)
@@ -131,9 +152,13 @@ def test_mirrored_encodings_are_compared_too(tmp_path: Path) -> None:
     manifest = make(tmp_path / "b", [ITEMS], flips=True)
     a, b = (open_dataset(str(tmp_path / name)) for name in "ab")
     assert compare(a, b).same_records
-    records = [encode_record(r.key, r.label, r.tensors, SPECS) for r in b.records(manifest.shards[1])]
+    records = [
+        encode_record(r.key, r.label, r.tensors, SPECS) for r in b.records(manifest.shards[1])
+    ]
     mirrored = tensors("k05", "train_flip")
-    records[5] = encode_record("k05", 1, {**mirrored, "logvar": mirrored["logvar"] + np.float16(0.5)}, SPECS)
+    records[5] = encode_record(
+        "k05", 1, {**mirrored, "logvar": mirrored["logvar"] + np.float16(0.5)}, SPECS
+    )
     replaced(tmp_path / "b", manifest, 1, records)
     found = compare(a, open_dataset(str(tmp_path / "b")))
     assert found.tensors == Difference(1, ("k05",))
@@ -154,7 +179,9 @@ def test_other_tensors_are_not_measured(tmp_path: Path) -> None:
     manifest = make(tmp_path / "b", [ITEMS], changes={"k03": {"mean": tensors("k04")["mean"]}})
     specs = {"mean": manifest.tensors["mean"]}  # as if only one of the two were stored
     path = tmp_path / "b" / "manifest.json"
-    path.write_text(manifest.model_copy(update={"tensors": specs, "layout": Layout.LATENT}).to_json())
+    path.write_text(
+        manifest.model_copy(update={"tensors": specs, "layout": Layout.LATENT}).to_json()
+    )
     result = diff(tmp_path / "a", tmp_path / "b")
     assert result.exit_code == 1
     assert 'layout: "moments" -> "latent"' in result.stdout

@@ -25,11 +25,18 @@ from tests.pipelines.servers import Store
 
 
 def command(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["data", "inspect", *map(str, arguments)], catch_exceptions=False)
+    return CliRunner().invoke(
+        main, ["data", "inspect", *map(str, arguments)], catch_exceptions=False
+    )
 
 
 def test_histogram_counts_every_record_of_the_main_split(tmp_path: Path) -> None:
-    make(tmp_path / "a", [{"x": "bee", "y": "bee"}, {}, {"z": "ant"}], classes=("ant", "bee", "cat"), flips=True)
+    make(
+        tmp_path / "a",
+        [{"x": "bee", "y": "bee"}, {}, {"z": "ant"}],
+        classes=("ant", "bee", "cat"),
+        flips=True,
+    )
     result = command(tmp_path / "a", "--json")
     assert result.exit_code == 0
     facts = json.loads(result.stdout)
@@ -37,7 +44,11 @@ def test_histogram_counts_every_record_of_the_main_split(tmp_path: Path) -> None
     assert (facts["counts"]["written"], facts["layout"], facts["shards"]) == (3, "moments", 6)
     lines = command(tmp_path / "a").stdout.splitlines()
     assert lines[0] == "a, train, 8 px, latents"
-    assert [line.split() for line in lines[-3:]] == [["ant", "1", "#" * 20], ["bee", "2", "#" * 40], ["cat", "0"]]
+    assert [line.split() for line in lines[-3:]] == [
+        ["ant", "1", "#" * 20],
+        ["bee", "2", "#" * 40],
+        ["cat", "0"],
+    ]
 
 
 def test_many_classes_are_summed_up(tmp_path: Path) -> None:
@@ -50,9 +61,13 @@ def test_many_classes_are_summed_up(tmp_path: Path) -> None:
     text = Inspection(dataset, tuple(range(50))).to_text()
     *_, first, second, third, fourth, fifth, rest = text.splitlines()
     assert first == f"class 49  49  {'#' * 20}"
-    assert [line[:12] for line in (second, third, fourth, fifth)] == [f"class {n}  {n}" for n in (48, 47, 46, 45)]
+    assert [line[:12] for line in (second, third, fourth, fifth)] == [
+        f"class {n}  {n}" for n in (48, 47, 46, 45)
+    ]
     assert rest == "and 45 more classes of 0 to 44 records (22.0 on average)"
-    assert Inspection(dataset, (1,) * 50).to_text().splitlines()[-6:-1] == [f"class {n}  1  #" for n in range(5)]
+    assert Inspection(dataset, (1,) * 50).to_text().splitlines()[-6:-1] == [
+        f"class {n}  1  #" for n in range(5)
+    ]
 
 
 def test_grid_of_moments_is_the_decoded_means(photos: Path, tiny_vae: Path, tmp_path: Path) -> None:
@@ -75,7 +90,9 @@ def test_grid_of_pixels_is_the_stored_pixels(photos: Path, tmp_path: Path) -> No
     preprocess(plan(photos, tmp_path / "out"), progress=False)
     rows = grid_rows(open_dataset(str(tmp_path / "out")), 100, 0)  # all there are
     assert [len(row) for row in rows] == [8] * 7 + [4]
-    stored = np.stack([record.tensors["image"] for record in LatentDataset(tmp_path / "out").records()])
+    stored = np.stack(
+        [record.tensors["image"] for record in LatentDataset(tmp_path / "out").records()]
+    )
     np.testing.assert_array_equal(np.concatenate(rows), stored)
 
 
@@ -110,7 +127,9 @@ def test_grid_of_generated_latents_undoes_the_scale(tiny_vae: Path, tmp_path: Pa
     assert np.abs(image.astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_what_is_no_dataset_is_told_from_one_that_is_not_finished(photos: Path, tmp_path: Path) -> None:
+def test_what_is_no_dataset_is_told_from_one_that_is_not_finished(
+    photos: Path, tmp_path: Path
+) -> None:
     (tmp_path / "im.zip").touch()
     assert "im.zip is a file, not a dataset directory" in command(tmp_path / "im.zip").stderr
     result = command(photos)

@@ -1,4 +1,6 @@
-"""A merged dataset equals the union of its parts, computed another way; it lives on like any other dataset."""
+"""A merged dataset equals the union of its parts, computed another way; it lives on like any other
+dataset.
+"""
 
 import json
 import os
@@ -33,9 +35,22 @@ def command(*arguments: object) -> Result:
 
 @pytest.fixture
 def parts(tmp_path: Path) -> Parts:
-    """Two datasets with mirrored encodings; the second one numbers the classes otherwise and has a class of its own."""
-    make(tmp_path / "a", [{"a0": "ant", "a1": "bee"}, {}, {"a2": "ant"}], flips=True, rejects=["z", "b"])
-    make(tmp_path / "b", [{"b0": "bee", "b1": "cat"}], classes=("bee", "ant", "cat"), flips=True, rejects=["c"])
+    """Two datasets with mirrored encodings; the second one numbers the classes otherwise and has a
+    class of its own.
+    """
+    make(
+        tmp_path / "a",
+        [{"a0": "ant", "a1": "bee"}, {}, {"a2": "ant"}],
+        flips=True,
+        rejects=["z", "b"],
+    )
+    make(
+        tmp_path / "b",
+        [{"b0": "bee", "b1": "cat"}],
+        classes=("bee", "ant", "cat"),
+        flips=True,
+        rejects=["c"],
+    )
     return tmp_path / "a", tmp_path / "b"
 
 
@@ -53,16 +68,27 @@ def test_a_merged_dataset_is_the_union_of_its_parts(parts: Parts, tmp_path: Path
         for record in records:
             for name, values in tensors(record.key, split).items():
                 np.testing.assert_array_equal(record.tensors[name], values)
-    assert manifest.counts.model_dump() == {"source": 8, "written": 5, "rejected": 3, "duplicate": 0}
-    rejected = [json.loads(line)["key"] for line in (out / "rejects.jsonl").read_text().splitlines()]
+    assert manifest.counts.model_dump() == {
+        "source": 8,
+        "written": 5,
+        "rejected": 3,
+        "duplicate": 0,
+    }
+    rejected = [
+        json.loads(line)["key"] for line in (out / "rejects.jsonl").read_text().splitlines()
+    ]
     assert rejected == ["b", "c", "z"]
     mean = np.stack([tensors(key)["mean"] for key in expected]).astype(np.float64)
     noise = np.exp(np.stack([tensors(key)["logvar"] for key in expected]).astype(np.float64))
     np.testing.assert_allclose(manifest.channels.mean, mean.mean((0, 1, 2)), rtol=1e-13)
-    np.testing.assert_allclose(manifest.channels.std, np.sqrt(mean.var((0, 1, 2)) + noise.mean((0, 1, 2))), rtol=1e-12)
+    np.testing.assert_allclose(
+        manifest.channels.std, np.sqrt(mean.var((0, 1, 2)) + noise.mean((0, 1, 2))), rtol=1e-12
+    )
     assert manifest.reconstruction is not None
     assert manifest.reconstruction.records == 5
-    assert [part.digest for part in manifest.parts or ()] == [read_manifest(part).digest() for part in parts]
+    assert [part.digest for part in manifest.parts or ()] == [
+        read_manifest(part).digest() for part in parts
+    ]
     assert manifest.command == f"flowtrain data merge {a} {b} OUT"
     assert sorted(path.name for path in out.iterdir() if path.name[0] == ".") == []
 
@@ -74,10 +100,14 @@ def test_shards_are_copied_as_they_are_unless_labels_move(parts: Parts, tmp_path
     new = [shard.sha256 for shard in manifest.split_shards("train")]
     assert new[:3] == old[:3]
     assert new[3] != old[3]
-    assert [shard.name[-14:] for shard in manifest.split_shards("train")] == [f"{i:05d}-of-00004" for i in range(4)]
+    assert [shard.name[-14:] for shard in manifest.split_shards("train")] == [
+        f"{i:05d}-of-00004" for i in range(4)
+    ]
 
 
-def test_a_merged_dataset_is_verified_trained_on_opened_and_merged_again(parts: Parts, tmp_path: Path) -> None:
+def test_a_merged_dataset_is_verified_trained_on_opened_and_merged_again(
+    parts: Parts, tmp_path: Path
+) -> None:
     out, more = tmp_path / "out", tmp_path / "more"
     merge(list(map(str, parts)), str(out))
     assert not verify(str(out)).damaged
@@ -104,7 +134,9 @@ def test_names_that_occur_twice_keep_their_labels(tmp_path: Path) -> None:
     manifest = merge([str(a), str(b)], str(out))
     assert manifest.classes == classes
     assert [record.label for record in LatentDataset(out).records()] == [*range(5), *range(5)]
-    assert [s.sha256 for s in manifest.shards] == [read_manifest(part).shards[0].sha256 for part in (a, b)]
+    assert [s.sha256 for s in manifest.shards] == [
+        read_manifest(part).shards[0].sha256 for part in (a, b)
+    ]
     make(tmp_path / "c", [{"c0": "dog"}], classes=("dog", "eel"))
     for parts in ((a, b, tmp_path / "c"), (tmp_path / "c", a)):
         result = command("merge", *parts, tmp_path / "new")
@@ -122,8 +154,14 @@ def test_names_that_occur_twice_keep_their_labels(tmp_path: Path) -> None:
         ({"flips": False}, "flips is true and false"),
         ({"vae": VAE.model_copy(update={"sha256": "f" * 64})}, "the VAE's sha256 is"),
         ({"vae": VAE.model_copy(update={"config_sha256": "f" * 64})}, "the VAE's config_sha256 is"),
-        ({"vae": VAE.model_copy(update={"dtype": "bfloat16"})}, 'dtype is "float32" and "bfloat16"'),
-        ({"vae": VAE.model_copy(update={"scaling_factor": 0.75})}, "scaling_factor is 0.5 and 0.75"),
+        (
+            {"vae": VAE.model_copy(update={"dtype": "bfloat16"})},
+            'dtype is "float32" and "bfloat16"',
+        ),
+        (
+            {"vae": VAE.model_copy(update={"scaling_factor": 0.75})},
+            "scaling_factor is 0.5 and 0.75",
+        ),
         ({"split": "test"}, "the split is train in"),
     ],
 )
@@ -156,7 +194,9 @@ def test_a_key_in_two_parts_is_named(parts: Parts, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("label_moves", [False, True])
-def test_a_damaged_part_is_named_and_nothing_is_finished(parts: Parts, tmp_path: Path, label_moves: bool) -> None:
+def test_a_damaged_part_is_named_and_nothing_is_finished(
+    parts: Parts, tmp_path: Path, label_moves: bool
+) -> None:
     victim = parts[int(label_moves)] / read_manifest(parts[int(label_moves)]).shards[0].name
     flip(victim, 8 * (victim.stat().st_size - 5))  # in the padding: no record is touched
     with pytest.raises(UserError, match=rf"{victim} is missing or damaged; `flowtrain data verify"):
@@ -173,7 +213,9 @@ def test_a_part_that_cannot_be_read_is_no_fault_of_the_output(
         raise PermissionError(13, "Permission denied", str(source))
 
     monkeypatch.setattr("pipelines.curate.merge.shutil.copyfile", refuse)
-    with pytest.raises(UserError, match=rf"{parts[0]}/latents.*: cannot be read \(Permission denied\)"):
+    with pytest.raises(
+        UserError, match=rf"{parts[0]}/latents.*: cannot be read \(Permission denied\)"
+    ):
         merge(list(map(str, parts)), str(tmp_path / "out"))
 
 
@@ -224,7 +266,9 @@ def slowly(*arguments):
 merging.write_marker = slowly
 merging.merge({list(map(str, parts))!r}, {str(out)!r})
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=dict(os.environ))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env=dict(os.environ)
+    )
     assert process.stdout is not None
     for _ in range(after):
         process.stdout.readline()
@@ -260,7 +304,9 @@ def test_nothing_is_taken_over_from_another_merge_that_was_killed(
         merge([a, clashing], str(out))
 
 
-def test_results_that_are_not_those_of_the_manifest_are_not_believed(parts: Parts, tmp_path: Path) -> None:
+def test_results_that_are_not_those_of_the_manifest_are_not_believed(
+    parts: Parts, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     manifest = merge(list(map(str, parts)), str(out))
     before = contents(out)

@@ -1,4 +1,6 @@
-"""Damage of every kind is found, named, and mended by the commands that are printed; nothing else is touched."""
+"""Damage of every kind is found, named, and mended by the commands that are printed; nothing else
+is touched.
+"""
 
 import hashlib
 import json
@@ -30,7 +32,9 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     shutil.copytree(photos, folder / "in")
     (folder / "in/ant/bad.png").write_text("no image")
-    task = plan(folder / "in", folder / "out", resolution=8, flips=True, shards=3, max_bad_fraction=0.1)
+    task = plan(
+        folder / "in", folder / "out", resolution=8, flips=True, shards=3, max_bad_fraction=0.1
+    )
     preprocess(task, progress=False)
     return folder / "out"
 
@@ -103,7 +107,9 @@ def test_printed_commands_bring_every_file_back(whole: Path, tmp_path: Path, how
         times = {path.name: path.stat().st_mtime_ns for path in copy.glob("*.array_record*")}
         follow(report.commands)
         assert contents(copy) == contents(whole), name
-        rebuilt = [shard for shard, time in times.items() if (copy / shard).stat().st_mtime_ns != time]
+        rebuilt = [
+            shard for shard, time in times.items() if (copy / shard).stat().st_mtime_ns != time
+        ]
         if "array_record" in name:  # the shard, and the mirrored one that is made with it
             assert {shard[-14:] for shard in rebuilt} <= {name[-14:]}
         elif name != "shards.jsonl":
@@ -123,7 +129,9 @@ def test_several_damaged_files_are_mended_together(whole: Path, tmp_path: Path) 
         assert name == MANIFEST_NAME or f"  {name}: " in result.stdout
     report = json.loads(command("verify", copy, "--json").stdout)
     assert not report["whole"]
-    assert [damage["file"] for damage in report["damaged"]] == [name for name in victims if name != MANIFEST_NAME]
+    assert [damage["file"] for damage in report["damaged"]] == [
+        name for name in victims if name != MANIFEST_NAME
+    ]
     assert all(line in result.stdout for line in report["commands"])
     follow(report["commands"])
     assert contents(copy) == contents(whole)
@@ -142,9 +150,15 @@ def test_what_is_no_finished_dataset_is_a_mistake(whole: Path, tmp_path: Path) -
     copy = Path(shutil.copytree(whole, tmp_path / "copy"))
     (copy / MANIFEST_NAME).unlink()
     (tmp_path / "newer").mkdir()
-    manifest = read_manifest(whole).canonical().replace('"schema_version": 2', '"schema_version": 3')
+    manifest = (
+        read_manifest(whole).canonical().replace('"schema_version": 2', '"schema_version": 3')
+    )
     (tmp_path / "newer" / MANIFEST_NAME).write_text(seal(manifest))
-    for where, message in ((copy, "not a finished"), (tmp_path / "x", "no such"), (tmp_path / "newer", "upgrade")):
+    for where, message in (
+        (copy, "not a finished"),
+        (tmp_path / "x", "no such"),
+        (tmp_path / "newer", "upgrade"),
+    ):
         result = command("verify", where)
         assert result.exit_code == 2
         assert message in result.stderr
@@ -170,7 +184,10 @@ def raw(key: str, label: int = 0, **changes: np.ndarray) -> bytes:
 @pytest.mark.parametrize(
     ("records", "problem"),
     [
-        ([raw("k2"), raw("k3", mean=np.full((2, 2, 4), np.nan, np.float16))], 'record 1: mean of "k3" is not finite'),
+        (
+            [raw("k2"), raw("k3", mean=np.full((2, 2, 4), np.nan, np.float16))],
+            'record 1: mean of "k3" is not finite',
+        ),
         ([raw("k2"), raw("k3", 2)], 'record 1: label 2 of "k3" is none of the classes'),
         ([raw("k2"), raw("k3", -1)], "label -1"),
         ([raw("k2"), b"no example"], "record 1: not a tf.train.Example"),
@@ -198,7 +215,10 @@ def test_statistics_are_those_of_the_records(tmp_path: Path, name: str, results:
     files = tuple(info for info in manifest.files if results or info.name != "shards.jsonl")
     manifest = manifest.model_copy(update={"files": files})
     for factor in (1 + 1e-8, 0.99):
-        values = (*getattr(manifest.channels, name)[:-1], factor * getattr(manifest.channels, name)[-1])
+        values = (
+            *getattr(manifest.channels, name)[:-1],
+            factor * getattr(manifest.channels, name)[-1],
+        )
         channels = manifest.channels.model_copy(update={name: values})
         write_manifest(out, manifest.model_copy(update={"channels": channels}))
         if factor > 1:
@@ -220,7 +240,9 @@ def test_wrong_sums_are_found_and_made_again(whole: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("keys", [("k1", "k0"), ("k0", "kX")])
-def test_mirrored_split_has_the_same_keys_in_the_same_order(tmp_path: Path, keys: tuple[str, str]) -> None:
+def test_mirrored_split_has_the_same_keys_in_the_same_order(
+    tmp_path: Path, keys: tuple[str, str]
+) -> None:
     out = tmp_path / "out"
     manifest = make(out, [{"k0": "ant", "k1": "bee"}], flips=True)
     assert not verify(str(out)).damaged
@@ -251,7 +273,9 @@ def test_counts_are_held_against_the_shards(tmp_path: Path) -> None:
         {"rejects.jsonl": "->{}\n"},
     ],
 )
-def test_files_for_tensorflow_datasets_agree_with_the_manifest(tmp_path: Path, changes: dict[str, str]) -> None:
+def test_files_for_tensorflow_datasets_agree_with_the_manifest(
+    tmp_path: Path, changes: dict[str, str]
+) -> None:
     out = tmp_path / "out"
     manifest = make(out, [{"k0": "ant", "k1": "bee"}])
     ((name, change),) = changes.items()
@@ -261,7 +285,9 @@ def test_files_for_tensorflow_datasets_agree_with_the_manifest(tmp_path: Path, c
     data = (out / name).read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     entries = tuple(
-        info.model_copy(update={"bytes": len(data), "sha256": sha256}) if info.name == name else info
+        info.model_copy(update={"bytes": len(data), "sha256": sha256})
+        if info.name == name
+        else info
         for info in manifest.files
     )
     write_manifest(out, manifest.model_copy(update={"files": entries}))

@@ -16,13 +16,19 @@ from tests.pipelines.datasets import VAE, make
 from tests.pipelines.running import plan
 
 # What the hub's documentation of dataset cards names: huggingface.co/docs/hub/datasets-cards
-SIZES = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M 100M<n<1B 1B<n<10B 10B<n<100B 100B<n<1T n>1T".split()
+SIZES = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M 100M<n<1B".split()
+SIZES += "1B<n<10B 10B<n<100B 100B<n<1T n>1T".split()
 FIELDS = {"pretty_name", "license", "task_categories", "size_categories", "tags", "viewer"}
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return make(tmp_path_factory.mktemp("card") / "photos", [{"a": "ant"}, {"b": "bee"}], flips=True, rejects=["c"])
+    return make(
+        tmp_path_factory.mktemp("card") / "photos",
+        [{"a": "ant"}, {"b": "bee"}],
+        flips=True,
+        rejects=["c"],
+    )
 
 
 def test_the_hub_reads_its_metadata(manifest: Manifest) -> None:
@@ -39,7 +45,9 @@ def test_the_hub_reads_its_metadata(manifest: Manifest) -> None:
     assert yaml.safe_load(dataset_card(manifest).split("---\n")[1]) == data
 
 
-@pytest.mark.parametrize(("records", "name"), [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (1_281_167, "1M<n<10M")])
+@pytest.mark.parametrize(
+    ("records", "name"), [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (1_281_167, "1M<n<10M")]
+)
 def test_size_categories(records: int, name: str) -> None:
     assert size_category(records) == name
     assert size_category(10**20) in SIZES
@@ -73,14 +81,18 @@ def test_says_what_is_in_the_manifest(manifest: Manifest) -> None:
 
 
 def test_the_first_classes_are_named(manifest: Manifest) -> None:
-    many = manifest.model_copy(update={"classes": tuple(f"<b>|*{number}" for number in range(1000))})
+    many = manifest.model_copy(
+        update={"classes": tuple(f"<b>|*{number}" for number in range(1000))}
+    )
     text = dataset_card(many)
     assert "The first 20 of 1,000. Line n of `label.labels.txt`" in text
     assert "| 19 | \\<b\\>\\|\\*19 |" in text
     assert "| 20 |" not in text
     alone = dataset_card(manifest.model_copy(update={"classes": ("all",)}))
     assert "## Classes" not in alone
-    assert DatasetCard(alone).data.to_dict()["task_categories"] == ["unconditional-image-generation"]
+    assert DatasetCard(alone).data.to_dict()["task_categories"] == [
+        "unconditional-image-generation"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +109,9 @@ def test_folders_of_the_maker_are_left_out(manifest: Manifest, descriptor: str, 
     source = manifest.source.model_copy(update={"descriptor": descriptor})
     vae = VAE.model_copy(update={"id": "/home/me/vae"})
     command = f"flowtrain preprocess {descriptor} OUT --vae /home/me/vae"
-    text = dataset_card(manifest.model_copy(update={"source": source, "vae": vae, "command": command}))
+    text = dataset_card(
+        manifest.model_copy(update={"source": source, "vae": vae, "command": command})
+    )
     assert f"| source | {told}, split train |" in text
     assert f"flowtrain preprocess {told} OUT --vae vae\n" in text
     assert "| VAE | vae, computed" in text
@@ -105,7 +119,9 @@ def test_folders_of_the_maker_are_left_out(manifest: Manifest, descriptor: str, 
 
 
 def test_its_code_opens_the_dataset(photos: Path, tmp_path: Path) -> None:
-    """Written by `preprocess`, the same wherever the dataset lies; the snippet runs as it stands."""
+    """Written by `preprocess`, the same wherever the dataset lies; the snippet runs as it
+    stands.
+    """
     texts = []
     for name in ("one", "two"):
         preprocess(plan(photos, tmp_path / name), progress=False)
@@ -118,5 +134,7 @@ def test_its_code_opens_the_dataset(photos: Path, tmp_path: Path) -> None:
     assert len(names["source"]) == len(LatentDataset(tmp_path / "one"))  # type: ignore[arg-type]
     commands = re.findall(r"```sh\n(.*?)```", texts[0], re.DOTALL)
     whole = shlex.split(LatentDataset(tmp_path / "one").manifest.command)
-    assert shlex.split(commands[-1]) == [photos.name if word == str(photos) else word for word in whole]
+    assert shlex.split(commands[-1]) == [
+        photos.name if word == str(photos) else word for word in whole
+    ]
     assert str(photos) not in texts[0]

@@ -1,4 +1,6 @@
-"""Datasets brought from object stores: the same bytes, checked, however often that was interrupted."""
+"""Datasets brought from object stores: the same bytes, checked, however often that was
+interrupted.
+"""
 
 import json
 import os
@@ -59,7 +61,9 @@ def downloaded(store: Store) -> list[str]:
     return sorted(path.rpartition("/")[2] for path in asked if "array_record" in path)
 
 
-def test_a_staged_dataset_has_the_bytes_of_the_original(store: Store, made: Path, tmp_path: Path) -> None:
+def test_a_staged_dataset_has_the_bytes_of_the_original(
+    store: Store, made: Path, tmp_path: Path
+) -> None:
     url = put(made, f"{store.url}/staged")
     paths.write(f"{url}/notes.txt", b"not of the dataset")
     told: list[int] = []
@@ -85,13 +89,34 @@ def test_the_train_command_brings_its_dataset(s3_store: Store, made: Path, tmp_p
     s3_store.proxy.reset()
     url = put(made, f"{s3_store.url}/trained")
     workdir, cache = tmp_path / "run", tmp_path / "cache"
-    words = ["train", url, "--workdir", str(workdir), "--cache-dir", str(cache), "--recipe", "debug", "--json"]
-    words += ["--set", "model.depth=1", "--set", "model.patch=1", "--set", "train.steps=1", "--validation", url]
+    words = [
+        "train",
+        url,
+        "--workdir",
+        str(workdir),
+        "--cache-dir",
+        str(cache),
+        "--recipe",
+        "debug",
+        "--json",
+    ]
+    words += [
+        "--set",
+        "model.depth=1",
+        "--set",
+        "model.patch=1",
+        "--set",
+        "train.steps=1",
+        "--validation",
+        url,
+    ]
     planned = CliRunner().invoke(main, [*words, "--dry-run"])
     assert planned.exit_code == 0, planned.stderr
     plan = json.loads(planned.stdout)["plan"]
     assert (plan["records"], plan["dataset"]) == (sum(map(len, KEYS)), url)
-    assert (downloaded(s3_store), cache.exists(), workdir.exists()) == ([], False, False), "a plan moves no records"
+    assert (downloaded(s3_store), cache.exists(), workdir.exists()) == ([], False, False), (
+        "a plan moves no records"
+    )
 
     trained = CliRunner().invoke(main, words)
     assert trained.exit_code == 0, trained.stderr
@@ -99,14 +124,17 @@ def test_the_train_command_brings_its_dataset(s3_store: Store, made: Path, tmp_p
     (copy,) = cache.glob("*/dataset")
     assert read_run(workdir).dataset.path == str(copy)
     assert contents(copy) == contents(made)
-    assert downloaded(s3_store) == sorted(shard.name for shard in read_manifest(made).shards)  # once for both
+    # once for both
+    assert downloaded(s3_store) == sorted(shard.name for shard in read_manifest(made).shards)
     assert "val_loss_ema" in (workdir / "metrics.jsonl").read_text()
 
     replayed = CliRunner().invoke(main, [*words, "--replay", "1", "--dry-run"])
     assert (replayed.exit_code, replayed.stdout.count('"key"')) == (0, 8), replayed.stderr
 
 
-def test_a_store_that_fails_now_and_then_is_asked_again(store: Store, made: Path, tmp_path: Path, quick: None) -> None:
+def test_a_store_that_fails_now_and_then_is_asked_again(
+    store: Store, made: Path, tmp_path: Path, quick: None
+) -> None:
     url = put(made, f"{store.url}/staging-failing")
     store.proxy.reset(now_and_then(0.2, seed=1))
     copy = stage(url, tmp_path / "cache")
@@ -119,9 +147,12 @@ def test_a_store_that_fails_for_good_is_one_line_and_the_next_command_goes_on(
 ) -> None:
     url = put(made, f"{store.url}/half")
     victim = "00002-of-00005"
-    store.proxy.reset(lambda number, method, path: "503" if method == "GET" and victim in path else PASS)
+    store.proxy.reset(
+        lambda number, method, path: "503" if method == "GET" and victim in path else PASS
+    )
     with pytest.raises(
-        UserError, match=rf"{url}/.*{victim}: cannot be read \(the object store fails .*repeat the command$"
+        UserError,
+        match=rf"{url}/.*{victim}: cannot be read \(the object store fails .*repeat the command$",
     ):
         stage(url, tmp_path / "cache")
     (copy,) = tmp_path.glob("cache/*/dataset")
@@ -131,8 +162,11 @@ def test_a_store_that_fails_for_good_is_one_line_and_the_next_command_goes_on(
     assert stage(url, tmp_path / "cache") == copy
     assert not there & {*downloaded(store)}
     assert contents(copy) == contents(made)
-    min(copy.glob(f"*{victim}")).unlink()  # a copy that was whole is half-made again, and has no manifest
-    store.proxy.reset(lambda number, method, path: "503" if method == "GET" and victim in path else PASS)
+    # a copy that was whole is half-made again, and has no manifest
+    min(copy.glob(f"*{victim}")).unlink()
+    store.proxy.reset(
+        lambda number, method, path: "503" if method == "GET" and victim in path else PASS
+    )
     with pytest.raises(UserError, match="the object store fails"):
         stage(url, tmp_path / "cache")
     store.proxy.reset()
@@ -165,7 +199,8 @@ def test_a_damaged_object_is_named(store: Store, made: Path, tmp_path: Path) -> 
     with pytest.raises(UserError) as caught:
         stage(url, tmp_path / "cache")
     assert str(caught.value) == (
-        f"{url}/{victim.name} is damaged (its bytes are not those of its checksum); `flowtrain data verify {url}` says "
+        f"{url}/{victim.name} is damaged (its bytes are not those of its checksum); `flowtrain "
+        f"data verify {url}` says "
         "how to mend it"
     )
     paths.delete(f"{url}/{victim.name}")
@@ -189,7 +224,9 @@ STAGE = "import sys; from pipelines.dataset.download import stage; stage(sys.arg
 def start(url: str, cache: Path, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", STAGE, url, str(cache)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
+    return subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment}
+    )
 
 
 def test_killed_half_way_and_repeated(s3_store: Store, made: Path, tmp_path: Path) -> None:
@@ -222,7 +259,9 @@ def test_killed_half_way_and_repeated(s3_store: Store, made: Path, tmp_path: Pat
     assert not there.keys() & {*fetched}
 
 
-def test_of_two_at_once_one_fetches_and_the_other_waits(s3_store: Store, made: Path, tmp_path: Path) -> None:
+def test_of_two_at_once_one_fetches_and_the_other_waits(
+    s3_store: Store, made: Path, tmp_path: Path
+) -> None:
     s3_store.proxy.reset()
     url = put(made, f"{s3_store.url}/staging-both")
     s3_store.proxy.reset()
@@ -234,7 +273,9 @@ def test_of_two_at_once_one_fetches_and_the_other_waits(s3_store: Store, made: P
     assert contents(copy) == contents(made)
 
 
-def test_another_dataset_at_the_same_place_is_another_copy(s3_store: Store, made: Path, tmp_path: Path) -> None:
+def test_another_dataset_at_the_same_place_is_another_copy(
+    s3_store: Store, made: Path, tmp_path: Path
+) -> None:
     s3_store.proxy.reset()
     url = put(made, f"{s3_store.url}/renewed")
     first = stage(url, tmp_path / "cache")
@@ -248,7 +289,9 @@ def test_another_dataset_at_the_same_place_is_another_copy(s3_store: Store, made
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../outside"])
-def test_names_outside_of_the_dataset_are_refused(s3_store: Store, made: Path, tmp_path: Path, name: str) -> None:
+def test_names_outside_of_the_dataset_are_refused(
+    s3_store: Store, made: Path, tmp_path: Path, name: str
+) -> None:
     s3_store.proxy.reset()
     outside = FileInfo(name=name, bytes=0, sha256="0" * 64)
     write_manifest(made, read_manifest(made).model_copy(update={"files": (outside,)}))
@@ -273,17 +316,23 @@ def test_no_room_is_one_line(
     s3_store.proxy.reset()
     url = put(made, f"{s3_store.url}/large")
     with pytest.raises(
-        UserError, match=r"/large needs ([\d,]+) bytes more in .*, and 409,600 are free; make room, or"
+        UserError,
+        match=r"/large needs ([\d,]+) bytes more in .*, and 409,600 are free; make room, or",
     ) as full:
         stage(url, disk)
     assert f"{staged_bytes(url):,}" in str(full.value)
     monkeypatch.setattr("pipelines.dataset.download._check_room", lambda *arguments: None)
-    with pytest.raises(UserError, match=rf"^cannot write {disk}/.* \(No space left on device\); make room and repeat"):
+    with pytest.raises(
+        UserError,
+        match=rf"^cannot write {disk}/.* \(No space left on device\); make room and repeat",
+    ):
         stage(url, disk)
     small_disk("size=8m")
     assert contents(stage(url, disk)) == contents(made)
 
 
 def test_a_local_dataset_needs_no_copy(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no URL of an object store; a dataset on a local disk needs no copy"):
+    with pytest.raises(
+        UserError, match="is no URL of an object store; a dataset on a local disk needs no copy"
+    ):
         stage(str(made), tmp_path / "cache")

@@ -34,8 +34,13 @@ def directory(tmp_path: Path) -> Path:
     number = 0
     for index, length in enumerate(LENGTHS):
         name = shard_name("train", index, len(LENGTHS))
-        records = [encode_record(f"k{n}", n % 2, {"latent": value(n)}, SPECS) for n in range(number, number + length)]
-        shards.append(ShardInfo(name=name, split="train", **write_shard(tmp_path / name, records)._asdict()))
+        records = [
+            encode_record(f"k{n}", n % 2, {"latent": value(n)}, SPECS)
+            for n in range(number, number + length)
+        ]
+        shards.append(
+            ShardInfo(name=name, split="train", **write_shard(tmp_path / name, records)._asdict())
+        )
         number += length
     manifest = Manifest(
         layout=Layout.LATENT,
@@ -98,7 +103,10 @@ def test_records_of_another_layout_are_named(directory: Path) -> None:
     dataset = LatentDataset(directory)
     name = dataset.manifest.shards[0].name
     write_shard(directory / name, [b"no example"] * 5)
-    with pytest.raises(UserError, match=r"00000-of-00003: a record does not fit .*; delete it and repeat the command"):
+    with pytest.raises(
+        UserError,
+        match=r"00000-of-00003: a record does not fit .*; delete it and repeat the command",
+    ):
         list(dataset.records())
 
 
@@ -119,4 +127,6 @@ def test_a_missing_or_cut_file_of_any_kind_makes_a_dataset_not_whole(directory: 
         assert not dataset_whole(str(directory), manifest)
         (directory / info.name).write_bytes(data)
     assert dataset_whole(str(directory), manifest)
-    assert not dataset_whole(str(directory), manifest.model_copy(update={"sealed": ("settings.json",)}))
+    assert not dataset_whole(
+        str(directory), manifest.model_copy(update={"sealed": ("settings.json",)})
+    )

@@ -31,7 +31,9 @@ def test_statistics_of_moments() -> None:
     mean = values["mean"].astype(np.float64)
     noise = np.exp(values["logvar"].astype(np.float64))
     np.testing.assert_allclose(statistics.mean, mean.mean((0, 1, 2)), rtol=1e-13)
-    np.testing.assert_allclose(statistics.std, np.sqrt(mean.var((0, 1, 2)) + noise.mean((0, 1, 2))), rtol=1e-9)
+    np.testing.assert_allclose(
+        statistics.std, np.sqrt(mean.var((0, 1, 2)) + noise.mean((0, 1, 2))), rtol=1e-9
+    )
 
 
 def test_a_posterior_sample_has_these_statistics() -> None:
@@ -47,9 +49,14 @@ def test_merge_does_not_depend_on_the_order() -> None:
     parts = [ChannelSums.of(Layout.MOMENTS, tensors(3, seed)) for seed in range(20)]
     merged = ChannelSums.merge(parts, 4)
     assert merged == ChannelSums.merge(parts[::-1], 4)
-    whole = {name: np.concatenate([tensors(3, seed)[name] for seed in range(20)]) for name in ("mean", "logvar")}
+    whole = {
+        name: np.concatenate([tensors(3, seed)[name] for seed in range(20)])
+        for name in ("mean", "logvar")
+    }
     assert merged.positions == 20 * 3 * 15
-    np.testing.assert_allclose(merged.squares, ChannelSums.of(Layout.MOMENTS, whole).squares, rtol=1e-13)
+    np.testing.assert_allclose(
+        merged.squares, ChannelSums.of(Layout.MOMENTS, whole).squares, rtol=1e-13
+    )
 
 
 def test_images_are_measured_in_the_model_range() -> None:
@@ -88,7 +95,9 @@ def test_marker_counts_only_while_it_fits_the_file(tmp_path: Path) -> None:
     result = ShardResult(
         shard=3,
         items=2,
-        files=(ShardInfo(name="shard", split="train", records=1, bytes=7, sha256=sha256_file(path)),),
+        files=(
+            ShardInfo(name="shard", split="train", records=1, bytes=7, sha256=sha256_file(path)),
+        ),
         rejects=(Reject(key="ü/\n", reason="bad", exception="OSError", size=4),),
         channels=ChannelSums(positions=1, total=(0.1,), squares=(1e-300,), noise=(3.0,)),
         errors=ErrorSums(),

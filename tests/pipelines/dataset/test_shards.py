@@ -6,7 +6,8 @@ from pipelines.dataset.shards import ShardWriter, count_records, read_shard, wri
 from schemas.errors import UserError
 from schemas.files import sha256_file
 
-RECORDS = [bytes([number]) * (number * 37 % 211 + 1) for number in range(50)] * 12  # more than one chunk
+# more than one chunk
+RECORDS = [bytes([number]) * (number * 37 % 211 + 1) for number in range(50)] * 12
 
 
 def test_round_trip_with_ranges(tmp_path: Path) -> None:

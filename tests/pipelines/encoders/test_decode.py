@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pipelines.encoders.decode import decode_batch_size, decode_raw, decode_samples, decoding_vae, denormalise
+from pipelines.encoders.decode import (
+    decode_batch_size,
+    decode_raw,
+    decode_samples,
+    decoding_vae,
+    denormalise,
+)
 from pipelines.encoders.describe import describe_vae
 from pipelines.encoders.weights import Vae
 from schemas.errors import UserError
@@ -38,7 +44,8 @@ def test_decoded_pixels_are_the_vaes_output_quantised_once(vae: VaeInfo) -> None
     output = np.asarray(decoding_vae(vae).decode(jnp.asarray(raw)))  # about [-1, 1]
     images = decode_raw(raw, vae, SIDE)
     assert images.shape == (5, SIDE, SIDE, 3)
-    # One shape against another may differ by rounding, and so by one level where a value lies between two.
+    # One shape against another may differ by rounding, and so by one level where a value lies
+    # between two.
     difference = np.abs(images.astype(int) - to_uint8(output).astype(int))
     assert difference.max() <= 1
     assert np.mean(difference > 0) < 0.01
@@ -48,7 +55,11 @@ def test_decoded_pixels_are_the_vaes_output_quantised_once(vae: VaeInfo) -> None
 
 
 def test_an_image_does_not_depend_on_its_batch(vae: VaeInfo) -> None:
-    raw = np.random.default_rng(2).normal(size=(decode_batch_size(SIDE) + 3, LATENT, LATENT, 4)).astype(np.float32)
+    raw = (
+        np.random.default_rng(2)
+        .normal(size=(decode_batch_size(SIDE) + 3, LATENT, LATENT, 4))
+        .astype(np.float32)
+    )
     whole = decode_raw(raw, vae, SIDE)
     np.testing.assert_array_equal(decode_raw(raw[-2:], vae, SIDE), whole[-2:])
     np.testing.assert_array_equal(decode_raw(raw[100:130], vae, SIDE), whole[100:130])
@@ -75,7 +86,9 @@ def test_batch_sizes_follow_the_resolution() -> None:
 
 @pytest.fixture
 def roomy_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
-    """Makes the decoder run out of memory, as JAX does, on more images than told; returns the batches that it got."""
+    """Makes the decoder run out of memory, as JAX does, on more images than told; returns the
+    batches that it got.
+    """
 
     def limit(most: int) -> list[int]:
         decode, sizes = Vae.decode, list[int]()
@@ -91,7 +104,9 @@ def roomy_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     return limit
 
 
-def test_a_batch_that_does_not_fit_is_halved(vae: VaeInfo, roomy_for: Callable[[int], list[int]]) -> None:
+def test_a_batch_that_does_not_fit_is_halved(
+    vae: VaeInfo, roomy_for: Callable[[int], list[int]]
+) -> None:
     raw = np.random.default_rng(3).normal(size=(130, LATENT, LATENT, 4)).astype(np.float32)
     expected = decode_raw(raw, vae, SIDE)
     sizes = roomy_for(100)
@@ -104,8 +119,12 @@ def test_a_batch_that_does_not_fit_is_halved(vae: VaeInfo, roomy_for: Callable[[
     assert sizes[5:] == [64]  # it is remembered
 
 
-def test_an_image_that_does_not_fit_is_told(vae: VaeInfo, roomy_for: Callable[[int], list[int]]) -> None:
+def test_an_image_that_does_not_fit_is_told(
+    vae: VaeInfo, roomy_for: Callable[[int], list[int]]
+) -> None:
     sizes = roomy_for(0)
-    with pytest.raises(UserError, match=r"^out of memory: VAE .* does not decode one image of 8 pixels; "):
+    with pytest.raises(
+        UserError, match=r"^out of memory: VAE .* does not decode one image of 8 pixels; "
+    ):
         decode_raw(np.zeros((1, LATENT, LATENT, 4), np.float32), vae, SIDE)
     assert sizes == [256, 128, 64, 32, 16, 8, 4, 2, 1]

@@ -12,7 +12,9 @@ from pipelines.encoders.weight_files import CONFIG_FILE, WEIGHTS_FILE
 from schemas.errors import UserError
 
 
-def test_everything_that_a_manifest_says_of_a_vae(tiny_vae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_a_manifest_says_of_a_vae(
+    tiny_vae: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tiny_vae.parent)
     info = describe_vae("tiny", None, "bfloat16")
     assert info is not None
@@ -59,7 +61,9 @@ def test_precision_suits_the_machine(tiny_vae: Path) -> None:
     assert info.dtype == default_dtype() == "float32"  # the tests run on CPUs
 
 
-def test_without_weights_that_can_be_read_there_is_no_description(tiny_vae: Path, tmp_path: Path) -> None:
+def test_without_weights_that_can_be_read_there_is_no_description(
+    tiny_vae: Path, tmp_path: Path
+) -> None:
     broken = Path(shutil.copytree(tiny_vae, tmp_path / "broken"))
     weights = (broken / WEIGHTS_FILE).read_bytes()
     (broken / WEIGHTS_FILE).write_bytes(weights[: len(weights) // 2])

@@ -28,7 +28,9 @@ def test_moments_are_those_of_the_vae_in_float16(tiny_vae: Path) -> None:
     encoder = VaeEncoder(info(tiny_vae))
     tensors = encoder.start(pixels)()
     for ours, theirs in zip(
-        (tensors["mean"], tensors["logvar"]), load_vae(str(tiny_vae)).encode(from_uint8(pixels)), strict=True
+        (tensors["mean"], tensors["logvar"]),
+        load_vae(str(tiny_vae)).encode(from_uint8(pixels)),
+        strict=True,
     ):
         assert ours.dtype == np.float16
         np.testing.assert_array_equal(ours, np.asarray(theirs).astype(np.float16))
@@ -59,12 +61,17 @@ def test_pixels_pass_through() -> None:
 
 def test_precision_is_that_of_the_settings(tiny_vae: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
-    wide, narrow = (VaeEncoder(info(tiny_vae, dtype)).start(pixels)()["mean"] for dtype in ("float32", "bfloat16"))
+    wide, narrow = (
+        VaeEncoder(info(tiny_vae, dtype)).start(pixels)()["mean"]
+        for dtype in ("float32", "bfloat16")
+    )
     error = np.abs(wide.astype(np.float32) - narrow).max() / np.abs(wide).max()
     assert 1e-3 < error < 5e-2
 
 
-def test_on_a_cpu_parts_of_a_batch_give_what_the_batch_gives(tiny_vae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_parts_of_a_batch_give_what_the_batch_gives(
+    tiny_vae: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     encoder = VaeEncoder(info(tiny_vae))
     whole = encoder.start(pixels)()
@@ -72,7 +79,9 @@ def test_on_a_cpu_parts_of_a_batch_give_what_the_batch_gives(tiny_vae: Path, mon
     monkeypatch.setattr(encoder, "_cpu_pixels", 2 * 16 * 16)
     seen = []
     encode = encoder._vae.encode_pixels
-    monkeypatch.setattr(type(encoder._vae), "encode_pixels", lambda _, part: seen.append(part.shape) or encode(part))
+    monkeypatch.setattr(
+        type(encoder._vae), "encode_pixels", lambda _, part: seen.append(part.shape) or encode(part)
+    )
     parts = encoder.start(pixels)()
     assert seen == [(2, 16, 16, 3)] * 3
     for name, values in whole.items():
@@ -81,7 +90,8 @@ def test_on_a_cpu_parts_of_a_batch_give_what_the_batch_gives(tiny_vae: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("images", "side", "size"), [(32, 256, 4), (32, 16, 32), (10, 256, 2), (7, 256, 1), (4, 1024, 1)]
+    ("images", "side", "size"),
+    [(32, 256, 4), (32, 16, 32), (10, 256, 2), (7, 256, 1), (4, 1024, 1)],
 )
 def test_parts_have_one_shape(images: int, side: int, size: int) -> None:
     assert part_size(images, side**2, encode.CPU_PIXELS["AutoencoderKL"]) == size
@@ -90,7 +100,9 @@ def test_parts_have_one_shape(images: int, side: int, size: int) -> None:
 def test_batches_are_compiled_once(tiny_vae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     traced = []
     encode = AutoencoderKL.encode
-    monkeypatch.setattr(AutoencoderKL, "encode", lambda model, x: traced.append(x.shape) or encode(model, x))
+    monkeypatch.setattr(
+        AutoencoderKL, "encode", lambda model, x: traced.append(x.shape) or encode(model, x)
+    )
     weights._compiled.cache_clear()
     encoder = VaeEncoder(info(tiny_vae))
     batches = np.random.default_rng(0).integers(0, 256, (3, 8, 32, 32, 3), dtype=np.uint8)
@@ -99,7 +111,9 @@ def test_batches_are_compiled_once(tiny_vae: Path, monkeypatch: pytest.MonkeyPat
     assert traced == [(8, 32, 32, 3)]
 
 
-def test_devices_take_turns_and_do_not_show(tiny_vae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_take_turns_and_do_not_show(
+    tiny_vae: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batches = np.random.default_rng(0).integers(0, 256, (3, 2, 16, 16, 3), dtype=np.uint8)
     first, second = jax.local_devices()[:2]
     one, two = VaeEncoder(info(tiny_vae)), VaeEncoder(info(tiny_vae), [first, second])

@@ -42,7 +42,9 @@ def hub() -> Iterator[Hub]:
         yield served
 
 
-def look_up(home: Path, *names: tuple[str, str | None], **environment: str) -> list[str | dict[str, str]]:
+def look_up(
+    home: Path, *names: tuple[str, str | None], **environment: str
+) -> list[str | dict[str, str]]:
     """The content of each file, or what the user is told."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(

@@ -26,14 +26,22 @@ def golden() -> dict[str, np.ndarray]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
-def golden_vae(golden: dict[str, np.ndarray], directory: Path, case: str, dtype: str = "float32") -> Vae:
+def golden_vae(
+    golden: dict[str, np.ndarray], directory: Path, case: str, dtype: str = "float32"
+) -> Vae:
     """The golden file's weights, written out as a diffusers directory and read back."""
     with safe_open(GOLDEN, framework="numpy") as file:
         config = json.loads(file.metadata()["config"])
-    weights = {name.removeprefix("weights/"): value for name, value in golden.items() if name.startswith("weights/")}
+    weights = {
+        name.removeprefix("weights/"): value
+        for name, value in golden.items()
+        if name.startswith("weights/")
+    }
     if case == "large":
         added = np.float32(LARGE_MEAN)
-        weights = {name: value + added if feeds_a_norm(name) else value for name, value in weights.items()}
+        weights = {
+            name: value + added if feeds_a_norm(name) else value for name, value in weights.items()
+        }
     (directory / "config.json").write_text(json.dumps(config))
     save_file(weights, directory / "diffusion_pytorch_model.safetensors")
     return load_vae(str(directory), dtype)
@@ -50,14 +58,21 @@ def test_equals_the_pytorch_class(golden: dict[str, np.ndarray], tmp_path: Path,
     assert relative_error(decoded, golden[f"{case}/decoded"]) < 1e-4
 
 
-def test_bfloat16_is_near_and_returns_float32(golden: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_bfloat16_is_near_and_returns_float32(
+    golden: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     vae = golden_vae(golden, tmp_path, "plain", "bfloat16")
     mean, logvar = vae.encode(jnp.asarray(golden["inputs"]))
     decoded = vae.decode(jnp.asarray(golden["plain/mean"]))
     assert {mean.dtype, logvar.dtype, decoded.dtype} == {jnp.dtype("float32")}
     error = relative_error(decoded, golden["plain/decoded"])
     assert 1e-4 < error < 5e-2  # below: the compute type was not used at all
-    for values in (mean, logvar, decoded):  # the last layers add up in float32, and do not round their results either
+    # the last layers add up in float32, and do not round their results either
+    for values in (
+        mean,
+        logvar,
+        decoded,
+    ):
         assert float((values.astype(jnp.bfloat16).astype(jnp.float32) != values).mean()) > 0.9
 
 

@@ -6,7 +6,10 @@ from pipelines.encoders.kl import ACTIVATIONS as FUNCTIONS
 from pipelines.encoders.kl_config import ACTIVATIONS, VaeConfig
 from schemas.errors import UserError
 
-BLOCKS = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+BLOCKS = {
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+}
 SMALL = {"block_out_channels": [8, 16], "norm_num_groups": 4, **BLOCKS}
 
 
@@ -28,8 +31,17 @@ def test_config_of_the_default_vae_as_published() -> None:
             "up_block_types": ["UpDecoderBlock2D"] * 4,
         }
     )
-    assert (config.factor, config.latent_channels, config.scaling_factor, config.shift_factor) == (8, 4, 0.18215, 0.0)
-    assert (config.use_quant_conv, config.use_post_quant_conv, config.mid_block_add_attention) == (True, True, True)
+    assert (config.factor, config.latent_channels, config.scaling_factor, config.shift_factor) == (
+        8,
+        4,
+        0.18215,
+        0.0,
+    )
+    assert (config.use_quant_conv, config.use_post_quant_conv, config.mid_block_add_attention) == (
+        True,
+        True,
+        True,
+    )
 
 
 def test_activations_that_are_accepted_are_there() -> None:
@@ -65,21 +77,41 @@ def test_config_of_stable_diffusion_3_as_published() -> None:
         1.5305,
         0.0609,
     )
-    assert (config.use_quant_conv, config.use_post_quant_conv, config.mid_block_add_attention) == (False, False, True)
+    assert (config.use_quant_conv, config.use_post_quant_conv, config.mid_block_add_attention) == (
+        False,
+        False,
+        True,
+    )
     assert VaeConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_null_shift_is_no_shift_and_old_files_get_diffusers_defaults() -> None:
     config = VaeConfig.from_dict({**SMALL, "shift_factor": None})
-    assert (config.shift_factor, config.scaling_factor, config.use_quant_conv) == (0.0, 0.18215, True)
+    assert (config.shift_factor, config.scaling_factor, config.use_quant_conv) == (
+        0.0,
+        0.18215,
+        True,
+    )
 
 
 def test_the_digest_is_of_what_is_computed_and_not_of_how_it_is_said() -> None:
     digest = VaeConfig.from_dict({**SMALL, "scaling_factor": 1.0}).digest()
-    same = dict(reversed(list(SMALL.items()))) | {"scaling_factor": 1, "act_fn": "silu", "sample_size": 512}
+    same = dict(reversed(list(SMALL.items()))) | {
+        "scaling_factor": 1,
+        "act_fn": "silu",
+        "sample_size": 512,
+    }
     assert VaeConfig.from_dict(same).digest() == digest
-    changes = ({"act_fn": "relu"}, {"norm_num_groups": 2}, {"scaling_factor": 1.5}, {"use_quant_conv": False})
-    others = {VaeConfig.from_dict({**SMALL, "scaling_factor": 1.0, **change}).digest() for change in changes}
+    changes = (
+        {"act_fn": "relu"},
+        {"norm_num_groups": 2},
+        {"scaling_factor": 1.5},
+        {"use_quant_conv": False},
+    )
+    others = {
+        VaeConfig.from_dict({**SMALL, "scaling_factor": 1.0, **change}).digest()
+        for change in changes
+    }
     assert len(others | {digest}) == 5
 
 
@@ -88,7 +120,10 @@ def test_the_digest_is_of_what_is_computed_and_not_of_how_it_is_said() -> None:
     [
         ({"_class_name": "AutoencoderTiny"}, "AutoencoderTiny"),
         ({"_class_name": None, "block_out_channels": None}, "no _class_name"),
-        ({"down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]}, "AttnDownEncoderBlock2D"),
+        (
+            {"down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]},
+            "AttnDownEncoderBlock2D",
+        ),
         ({"up_block_types": ["UpDecoderBlock2D", "OddBlock"]}, "OddBlock"),
         ({"up_block_types": ["UpDecoderBlock2D"]}, "up_block_types"),
         ({"act_fn": "sine"}, "sine"),

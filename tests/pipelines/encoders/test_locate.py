@@ -1,4 +1,6 @@
-"""Which directory, which files and which digest a VAE's name stands for. The hub: test_vae_hub.py."""
+"""Which directory, which files and which digest a VAE's name stands for. The hub:
+test_vae_hub.py.
+"""
 
 import hashlib
 import json
@@ -8,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.encoders.locate import EMBEDDED_DIRECTORY, find_vae, read_vae_config, vae_digest, weight_files
+from pipelines.encoders.locate import (
+    EMBEDDED_DIRECTORY,
+    find_vae,
+    read_vae_config,
+    vae_digest,
+    weight_files,
+)
 from pipelines.encoders.weight_files import INDEX_FILE, WEIGHTS_FILE, choose_weights
 from schemas.errors import UserError
 
@@ -32,7 +40,9 @@ def fails(name: str | Path, revision: str | None = None) -> str:
     return str(caught.value)
 
 
-def test_a_directory_is_named_so_that_it_is_found_again(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_is_named_so_that_it_is_found_again(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(saved.parent)
     found = find_vae("vae")
     assert (found.name, found.directory, found.revision) == (str(saved), saved, None)
@@ -93,14 +103,18 @@ def test_digest_of_one_file_and_of_several_is_what_sha256sum_says(saved: Path) -
     index = {"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}
     (saved / INDEX_FILE).write_text(json.dumps(index))
     assert [file.name for file in weight_files(saved)] == ["a.safetensors", "b.safetensors"]
-    printed = subprocess.run("sha256sum *.safetensors", shell=True, cwd=saved, capture_output=True, check=True).stdout
+    printed = subprocess.run(
+        "sha256sum *.safetensors", shell=True, cwd=saved, capture_output=True, check=True
+    ).stdout
     assert vae_digest(saved) == hashlib.sha256(printed).hexdigest()
     (saved / "a.safetensors").unlink()
     with pytest.raises(UserError, match=r"a\.safetensors"):
         vae_digest(saved)
 
 
-@pytest.mark.parametrize("weight_map", [None, {}, [], {"x": "../elsewhere.safetensors"}, {"x": "a.bin"}, {"x": 1}])
+@pytest.mark.parametrize(
+    "weight_map", [None, {}, [], {"x": "../elsewhere.safetensors"}, {"x": "a.bin"}, {"x": 1}]
+)
 def test_indices_that_lead_nowhere_are_refused(saved: Path, weight_map: object) -> None:
     (saved / WEIGHTS_FILE).unlink()
     (saved / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))

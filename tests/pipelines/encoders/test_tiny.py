@@ -41,7 +41,10 @@ def test_every_tensor_of_the_two_files_has_one_place(tmp_path: Path):
     vae = load_vae(str(write_halves(tmp_path, halves)))
     leaves = jax.tree_util.tree_leaves(vae.params)
     assert len(leaves) == sum(len(tensors) for tensors in halves.values())
-    assert tensor_name(("decoder", "layers", 2, "pool", 1, "scale")) == "decoder.layers.2.pool.1.weight"
+    assert (
+        tensor_name(("decoder", "layers", 2, "pool", 1, "scale"))
+        == "decoder.layers.2.pool.1.weight"
+    )
 
 
 def test_bfloat16_is_near_and_returns_float32(tmp_path: Path):
@@ -60,12 +63,20 @@ def test_latents_are_clamped_softly_where_they_enter_the_decoder(tmp_path: Path)
     np.testing.assert_allclose(vae.decode(z), vae.decode(10 * z), atol=1e-5)
 
 
-@pytest.mark.parametrize(("folder", "least"), [("celebahq_sample", 30.0), ("imagenet_sample", 26.0)])
+@pytest.mark.parametrize(
+    ("folder", "least"), [("celebahq_sample", 30.0), ("imagenet_sample", 26.0)]
+)
 def test_taef2_reconstructs_photographs(shared_data: Path, folder: str, least: float):
     """In dB at 128 px; another image's latent gives 10 dB, exchanged red and blue 17."""
     vae = load_vae(str(shared_data / "taef2"))
-    paths = sorted(path for path in (shared_data / folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    pixels = np.stack([CROPS["adm"](decode_image(path.read_bytes()), 128) for path in paths[::4][:6]])
+    paths = sorted(
+        path
+        for path in (shared_data / folder).rglob("*")
+        if path.suffix.lower() in (".jpg", ".jpeg")
+    )
+    pixels = np.stack(
+        [CROPS["adm"](decode_image(path.read_bytes()), 128) for path in paths[::4][:6]]
+    )
     (z,) = vae.encode_pixels(jnp.asarray(pixels))
     decoded = to_uint8(np.asarray(vae.decode(jnp.asarray(np.asarray(z, np.float16), jnp.float32))))
     error = ((decoded.astype(float) - pixels) ** 2).mean()

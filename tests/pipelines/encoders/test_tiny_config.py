@@ -16,7 +16,9 @@ def shapes(channels: int, pool: bool) -> dict[str, tuple[int, ...]]:
 
 
 def test_a_config_comes_back_from_what_it_writes():
-    config = TinyConfig(latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159, act_fn="silu", pool=True)
+    config = TinyConfig(
+        latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159, act_fn="silu", pool=True
+    )
     assert TinyConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -45,7 +47,11 @@ def test_the_shapes_of_an_encoder_tell_its_variant(channels: int, pool: bool):
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        (shapes(8, False), "here has 8 latent channels without pooling blocks, which is no known variant; known are 4"),
+        (
+            shapes(8, False),
+            "here has 8 latent channels without pooling blocks, which is no known variant; known "
+            "are 4",
+        ),
         (shapes(4, True), "here has 4 latent channels with pooling blocks"),
         ({"conv_in.weight": (64, 3, 3, 3)}, "its layers are not numbered"),
         ({"0.weight": (64, 3, 3, 3), "extra": (1,)}, "its layers are not numbered"),

@@ -1,4 +1,6 @@
-"""Which files a tiny autoencoder in two parts is, what each is good for, and what is said where one is missing."""
+"""Which files a tiny autoencoder in two parts is, what each is good for, and what is said where one
+is missing.
+"""
 
 import pickle
 import shutil
@@ -36,7 +38,11 @@ def test_the_encoder_is_who_made_the_latents_and_the_decoder_is_told_beside_it(h
     assert info is not None
     assert info.sha256 == vae_digest(halves) == sha256_file(halves / "taef2_encoder.safetensors")
     assert info.decoder_sha256 == sha256_file(halves / "taef2_decoder.safetensors")
-    assert (info.network, info.layout, info.latent_channels) == ("AutoencoderTiny", Layout.LATENT, 32)
+    assert (info.network, info.layout, info.latent_channels) == (
+        "AutoencoderTiny",
+        Layout.LATENT,
+        32,
+    )
     (halves / "taef2_decoder.safetensors").unlink()
     alone = describe_vae(str(halves), dtype="float32")
     assert alone == info.model_copy(update={"decoder_sha256": None})
@@ -75,7 +81,9 @@ def test_the_authors_own_pth_files_are_read_without_running_them(halves: Path):
         write_state_dict(halves / f"taef2_{half}.pth", tensors)
     after = load_vae(str(halves))
     assert after.parts == before.parts
-    for mine, theirs in zip(jax.tree.leaves(after.params), jax.tree.leaves(before.params), strict=True):
+    for mine, theirs in zip(
+        jax.tree.leaves(after.params), jax.tree.leaves(before.params), strict=True
+    ):
         np.testing.assert_array_equal(mine, theirs)
     huge = {"14.weight": tensor(Stored("FloatStorage", "0", 1), 0, (10**6, 10**6), (0, 0))}
     write_archive(halves / "taef2_decoder.pth", huge, {"0": bytes(4)})
@@ -92,13 +100,18 @@ def test_what_a_directory_lacks_is_said(halves: Path):
         read_vae_config(find_vae(str(halves)).directory)
     (halves / "taesd_encoder.safetensors").unlink()
     (halves / "taef2_encoder.safetensors").unlink()
-    with pytest.raises(UserError, match=r"has taef2_decoder\.safetensors but no taef2_encoder\.safetensors"):
+    with pytest.raises(
+        UserError, match=r"has taef2_decoder\.safetensors but no taef2_encoder\.safetensors"
+    ):
         read_vae_config(halves)
 
 
 def test_a_config_goes_before_the_names_of_files(halves: Path):
     (halves / "config.json").write_text('{"_class_name": "VQModel"}')
-    with pytest.raises(UserError, match="is of a VQModel; supported are diffusers' AutoencoderKL and AutoencoderTiny"):
+    with pytest.raises(
+        UserError,
+        match="is of a VQModel; supported are diffusers' AutoencoderKL and AutoencoderTiny",
+    ):
         read_vae_config(halves)
 
 
@@ -106,12 +119,16 @@ def test_damaged_and_misfitting_files_are_named(halves: Path):
     encoder = halves / "taef2_encoder.safetensors"
     content = encoder.read_bytes()
     encoder.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"taef2_encoder\.safetensors: not a readable safetensors file"):
+    with pytest.raises(
+        UserError, match=r"taef2_encoder\.safetensors: not a readable safetensors file"
+    ):
         describe_vae(str(halves), dtype="float32")
     decoder = random_halves()["decoder"]
     del decoder["7.weight"]
     write_halves(halves, {"encoder": random_halves()["encoder"], "decoder": decoder})
-    with pytest.raises(UserError, match=r"lacks 1 tensors that its network asks for, first decoder.layers.6.weight"):
+    with pytest.raises(
+        UserError, match=r"lacks 1 tensors that its network asks for, first decoder.layers.6.weight"
+    ):
         load_vae(str(halves))
     write_halves(halves, {"decoder": random_halves(channels=16)["decoder"]})
     with pytest.raises(UserError, match=r"has decoder.layers.0.weight of shape \(64, 16, 3, 3\)"):

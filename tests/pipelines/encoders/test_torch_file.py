@@ -1,4 +1,6 @@
-"""PyTorch's two file formats, made by hand: PyTorch is not needed here (tests/parity has its own files)."""
+"""PyTorch's two file formats, made by hand: PyTorch is not needed here (tests/parity has its own
+files).
+"""
 
 import io
 import os
@@ -32,11 +34,21 @@ HALVES = np.array([0x3F80, 0xC040], "<u2")  # bfloat16 1.0 and -3.0
 
 
 def state_dict() -> Call:
-    """Two views of one storage, a parameter of another, a bfloat16; with the `_metadata` that PyTorch adds."""
+    """Two views of one storage, a parameter of another, a bfloat16; with the `_metadata` that
+    PyTorch adds.
+    """
     entries = [
         ["rows", tensor(Stored("FloatStorage", "0", 12), 4, (2, 4), (4, 1))],
         ["transposed", tensor(Stored("FloatStorage", "0", 12), 0, (4, 3), (1, 4))],
-        ["int", Call("torch._utils _rebuild_parameter", tensor(Stored("LongStorage", "1", 2), 1, (), ()), True, None)],
+        [
+            "int",
+            Call(
+                "torch._utils _rebuild_parameter",
+                tensor(Stored("LongStorage", "1", 2), 1, (), ()),
+                True,
+                None,
+            ),
+        ],
         ["brain", tensor(Stored("BFloat16Storage", "2", 2), 0, (2,), (1,))],
         ["empty", tensor(Stored("FloatStorage", "0", 12), 12, (0, 5), (5, 1))],
     ]
@@ -58,12 +70,20 @@ STORAGES = {"0": A.tobytes(), "1": B.tobytes(), "2": HALVES.tobytes()}
 
 
 def test_archive(tmp_path: Path) -> None:
-    check(read_torch_file(write_archive(tmp_path / "w.pth", state_dict(), STORAGES, version=b"3\n")))
+    check(
+        read_torch_file(write_archive(tmp_path / "w.pth", state_dict(), STORAGES, version=b"3\n"))
+    )
 
 
 def test_archive_of_a_big_endian_machine(tmp_path: Path) -> None:
-    swapped = {"0": A.astype(">f4").tobytes(), "1": B.astype(">i8").tobytes(), "2": HALVES.astype(">u2").tobytes()}
-    check(read_torch_file(write_archive(tmp_path / "w.pth", state_dict(), swapped, byteorder=b"big")))
+    swapped = {
+        "0": A.astype(">f4").tobytes(),
+        "1": B.astype(">i8").tobytes(),
+        "2": HALVES.astype(">u2").tobytes(),
+    }
+    check(
+        read_torch_file(write_archive(tmp_path / "w.pth", state_dict(), swapped, byteorder=b"big"))
+    )
 
 
 def test_old_stream_with_a_view_of_a_storage(tmp_path: Path) -> None:
@@ -84,7 +104,9 @@ def test_a_module_gives_its_tensors_the_names_of_its_attributes(tmp_path: Path) 
     """Not their order, nor their storages': and what is no tensor is left out."""
     rows = tensor(Stored("FloatStorage", "0", 12), 0, (3, 4), (4, 1))
     ints = tensor(Stored("LongStorage", "1", 2), 0, (2,), (1,))
-    tree = module_tree({"body.1.weight": rows, "body.0.weight": ints, "bias": ints, "body.0.tied": rows})
+    tree = module_tree(
+        {"body.1.weight": rows, "body.0.weight": ints, "bias": ints, "body.0.tied": rows}
+    )
     tree.attributes |= {
         "padding": Call("torch.jit._pickle build_intlist", [1, 0]),
         "kept": Call("torch.jit._pickle build_tensorlist", [rows]),
@@ -113,12 +135,23 @@ def _within_itself() -> Module:
         (lambda: Call("__torch__.os;x system", "x"), "asks for"),
         (lambda: Call("__torch__x system", "x"), "asks for"),
         (
-            lambda: Module("__torch__.net Net", {"a": tensor(Module("__torch__.net Net", {}), 0, (1,), (1,))}),
+            lambda: Module(
+                "__torch__.net Net", {"a": tensor(Module("__torch__.net Net", {}), 0, (1,), (1,))}
+            ),
             "not a PyT",
         ),
         (lambda: {"a": Module("__torch__.net Net", {})}, "entry 'a' is no tensor"),
     ],
-    ids=["shared", "arguments", "tuple", "number", "module", "no module", "as a storage", "within a state dict"],
+    ids=[
+        "shared",
+        "arguments",
+        "tuple",
+        "number",
+        "module",
+        "no module",
+        "as a storage",
+        "within a state dict",
+    ],
 )
 def test_modules_that_are_none(tmp_path: Path, make: Callable[[], Any], message: str) -> None:
     with pytest.raises(UserError, match=rf"w\.pt: [^\n]*{message}"):
@@ -142,7 +175,9 @@ def test_other_names_are_refused_and_not_called(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "w.pth", HOSTILE[name](), {})
-    with pytest.raises(UserError, match=r"w\.pth: it asks for '[\w.]+', which no weights need: refused"):
+    with pytest.raises(
+        UserError, match=r"w\.pth: it asks for '[\w.]+', which no weights need: refused"
+    ):
         read_torch_file(path)
     assert os.listdir() == ["w.pth"]  # noqa: PTH208
 
@@ -192,7 +227,9 @@ def test_a_pickle_cannot_move_a_window(tmp_path: Path) -> None:
         (13, (1,), (1,)),
     ],
 )
-def test_tensors_stay_within_their_storage(tmp_path: Path, offset: Any, shape: Any, strides: Any) -> None:
+def test_tensors_stay_within_their_storage(
+    tmp_path: Path, offset: Any, shape: Any, strides: Any
+) -> None:
     content = {"a": tensor(Stored("FloatStorage", "0", 12), offset, shape, strides)}
     for write in (write_archive, write_stream):
         with pytest.raises(UserError, match="fetch the file again"):
@@ -262,7 +299,11 @@ def test_other_archives_and_contents(tmp_path: Path) -> None:
         archive.writestr("w/data.pkl", pickled({}))
     with pytest.raises(UserError, match="compressed"):
         read_torch_file(path)
-    for content, message in [([1], "no mapping"), ({"a": 1}, "'a' is no tensor"), ({3: state_dict()}, "'3'")]:
+    for content, message in [
+        ([1], "no mapping"),
+        ({"a": 1}, "'a' is no tensor"),
+        ({3: state_dict()}, "'3'"),
+    ]:
         with pytest.raises(UserError, match=message):
             read_torch_file(write_archive(path, content, STORAGES))
     with pytest.raises(UserError, match="no such file"):

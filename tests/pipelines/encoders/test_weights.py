@@ -37,13 +37,20 @@ def saved(model: AutoencoderKL, tmp_path: Path) -> Path:
 def edit(directory: Path, **changes: np.ndarray | None) -> None:
     """Replace tensors of a saved VAE, drop those that are None."""
     tensors = {**load_file(directory / WEIGHTS_FILE), **changes}
-    save_file({name: value for name, value in tensors.items() if value is not None}, directory / WEIGHTS_FILE)
+    save_file(
+        {name: value for name, value in tensors.items() if value is not None},
+        directory / WEIGHTS_FILE,
+    )
 
 
 def test_saved_and_loaded_is_the_same_network(model: AutoencoderKL, saved: Path) -> None:
     vae = load_vae(str(saved))
     assert (vae.name, vae.config) == (str(saved), CONFIG)
-    assert vae.digest == hashlib.sha256((saved / WEIGHTS_FILE).read_bytes()).hexdigest() == vae_digest(saved)
+    assert (
+        vae.digest
+        == hashlib.sha256((saved / WEIGHTS_FILE).read_bytes()).hexdigest()
+        == vae_digest(saved)
+    )
     before, after = jax.tree.leaves(nnx.state(model, nnx.Param)), jax.tree.leaves(vae.params)
     assert len(before) == len(after) > 50
     for a, b in zip(before, after, strict=True):
@@ -79,8 +86,16 @@ def test_old_attention_names_are_read(saved: Path, as_convolution: bool) -> None
 
 def test_half_precision_files_are_widened(saved: Path) -> None:
     exact = load_vae(str(saved)).params
-    edit(saved, **{name: value.astype(np.float16) for name, value in load_file(saved / WEIGHTS_FILE).items()})
-    for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(load_vae(str(saved)).params), strict=True):
+    edit(
+        saved,
+        **{
+            name: value.astype(np.float16)
+            for name, value in load_file(saved / WEIGHTS_FILE).items()
+        },
+    )
+    for a, b in zip(
+        jax.tree.leaves(exact), jax.tree.leaves(load_vae(str(saved)).params), strict=True
+    ):
         assert b.dtype == jnp.float32
         np.testing.assert_allclose(a, b, atol=1e-3)
 
@@ -88,15 +103,24 @@ def test_half_precision_files_are_widened(saved: Path) -> None:
 def test_bfloat16_files_are_read(saved: Path) -> None:
     from safetensors.flax import save_file as save_jax
 
-    narrow = {name: jnp.asarray(value, jnp.bfloat16) for name, value in load_file(saved / WEIGHTS_FILE).items()}
+    narrow = {
+        name: jnp.asarray(value, jnp.bfloat16)
+        for name, value in load_file(saved / WEIGHTS_FILE).items()
+    }
     save_jax(narrow, saved / WEIGHTS_FILE)
-    assert {leaf.dtype for leaf in jax.tree.leaves(load_vae(str(saved)).params)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(load_vae(str(saved)).params)} == {
+        jnp.dtype("float32")
+    }
 
 
 def test_pixels_on_the_device_are_those_of_the_host(saved: Path) -> None:
     pixels = np.arange(256, dtype=np.uint8)[np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3))]
     vae = load_vae(str(saved))
-    for a, b in zip(vae.encode_pixels(jnp.asarray(pixels)), vae.encode(jnp.asarray(from_uint8(pixels))), strict=True):
+    for a, b in zip(
+        vae.encode_pixels(jnp.asarray(pixels)),
+        vae.encode(jnp.asarray(from_uint8(pixels))),
+        strict=True,
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -106,7 +130,10 @@ def test_weights_in_several_files_are_put_together(saved: Path) -> None:
     (saved / WEIGHTS_FILE).unlink()
     weight_map = {name: f"part-{number % 3}.safetensors" for number, name in enumerate(tensors)}
     for part in set(weight_map.values()):
-        save_file({name: value for name, value in tensors.items() if weight_map[name] == part}, saved / part)
+        save_file(
+            {name: value for name, value in tensors.items() if weight_map[name] == part},
+            saved / part,
+        )
     (saved / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
     for a, b in zip(whole, jax.tree.leaves(load_vae(str(saved)).params), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -149,12 +176,17 @@ def test_the_embedded_vae_is_small_and_named() -> None:
     config = read_vae_config(EMBEDDED_DIRECTORY)
     assert (config.factor, config.latent_channels) == (4, 4)
     assert (EMBEDDED_DIRECTORY / WEIGHTS_FILE).stat().st_size <= 3_000_000
-    assert json.loads((EMBEDDED_DIRECTORY / "config.json").read_text())["_class_name"] == "AutoencoderKL"
+    assert (
+        json.loads((EMBEDDED_DIRECTORY / "config.json").read_text())["_class_name"]
+        == "AutoencoderKL"
+    )
     assert "PSNR" in (EMBEDDED_DIRECTORY / "README.md").read_text()
 
 
 def mean_psnr(images: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean over uint8 images of each one's PSNR through the posterior mean, range 2, and the latents."""
+    """Mean over uint8 images of each one's PSNR through the posterior mean, range 2, and the
+    latents.
+    """
     vae = load_vae("embedded")
     x = jnp.asarray(images, jnp.float32) / 127.5 - 1
     levels, latents = [], []
@@ -189,8 +221,16 @@ def test_the_embedded_vae_on_held_out_colour_images(shared_data: Path) -> None:
         for member in tar:
             by_class.setdefault(member.name.split("/")[0], []).append(member)
         # every tenth of a class, by name, was held out; every tenth of those is enough here
-        chosen = [m for members in by_class.values() for m in sorted(members, key=lambda m: m.name)[9::100]]
+        chosen = [
+            m
+            for members in by_class.values()
+            for m in sorted(members, key=lambda m: m.name)[9::100]
+        ]
         files = [tar.extractfile(member) for member in chosen]
-        images = [np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB")) for file in files if file is not None]
+        images = [
+            np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"))
+            for file in files
+            if file is not None
+        ]
     assert len(images) >= 250
     assert mean_psnr(np.stack(images)[:500])[0] >= 22

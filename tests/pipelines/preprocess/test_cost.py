@@ -13,12 +13,16 @@ def test_pixels_cost_bytes_and_time_only(photos: Path, tmp_path: Path) -> None:
     assert facts["bytes_per_shard"] == 15 * 20 * 20 * 3
     assert facts["flops_per_image"] is facts["flops"] is facts["vae_dtype"] is None
     assert facts["hours"] == pytest.approx(60 / 2 / 3600, abs=0.01)
-    assert facts["command"].startswith(f"flowtrain preprocess {photos} OUT --split train --resolution 20 ")
+    assert facts["command"].startswith(
+        f"flowtrain preprocess {photos} OUT --split train --resolution 20 "
+    )
 
 
 def test_mirrored_images_cost_as_much_again(photos: Path, tiny_vae: Path, tmp_path: Path) -> None:
     once, twice = (
-        describe(plan(photos, tmp_path / "out", vae=str(tiny_vae), flips=flips), images_per_second=0.001)
+        describe(
+            plan(photos, tmp_path / "out", vae=str(tiny_vae), flips=flips), images_per_second=0.001
+        )
         for flips in (False, True)
     )
     assert once["flops_per_image"] == encoder_flops(str(tiny_vae), 16)

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dataset.shard_results import NOT_FINITE, ChannelSums, ErrorSums, Reject, ShardFailure, ShardResult
+from pipelines.dataset.shard_results import (
+    NOT_FINITE,
+    ChannelSums,
+    ErrorSums,
+    Reject,
+    ShardFailure,
+    ShardResult,
+)
 from pipelines.preprocess.finish import finish, take_failure
 from pipelines.preprocess.index import INDEX_NAME, write_index
 from pipelines.preprocess.plan import Plan
@@ -41,16 +48,29 @@ def result(task: Plan, shard: int, records: int = 20) -> ShardResult:
 def test_order_of_arrival_does_not_show(task: Plan) -> None:
     texts = []
     for order in ((0, 1, 2), (2, 0, 1)):
-        finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in order])
+        finish(
+            task.directory,
+            task.settings,
+            0.0,
+            0.0,
+            FAILURE,
+            [result(task, shard) for shard in order],
+        )
         texts.append(task.directory.read(MANIFEST_NAME))
     assert texts[0] == texts[1]
-    assert [s.name[-14:-9] for s in read_manifest(task.directory.local()).shards] == ["00000", "00001", "00002"]
+    assert [s.name[-14:-9] for s in read_manifest(task.directory.local()).shards] == [
+        "00000",
+        "00001",
+        "00002",
+    ]
     assert take_failure(task.directory, FAILURE) is None
 
 
 @pytest.mark.parametrize("shards", [(0, 1), (0, 1, 1), (0, 1, 2, 2)])
 def test_lost_or_doubled_shards_are_noticed(task: Plan, shards: tuple[int, ...]) -> None:
-    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in shards])
+    finish(
+        task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in shards]
+    )
     assert "of 3 shards came back" in (take_failure(task.directory, FAILURE) or "")
     assert not task.directory.exists(MANIFEST_NAME)
     assert "cannot finish" in (take_failure(task.directory, FAILURE) or "")
@@ -59,7 +79,14 @@ def test_lost_or_doubled_shards_are_noticed(task: Plan, shards: tuple[int, ...])
 @pytest.mark.parametrize("name", ["rejects.jsonl", "shards.jsonl", "features.json", MANIFEST_NAME])
 def test_file_that_cannot_be_written_is_told(task: Plan, name: str) -> None:
     task.directory.local(name).mkdir(parents=True)
-    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in range(3)])
+    finish(
+        task.directory,
+        task.settings,
+        0.0,
+        0.0,
+        FAILURE,
+        [result(task, shard) for shard in range(3)],
+    )
     assert "(Is a directory); mend that or choose another directory, then repeat" in (
         take_failure(task.directory, FAILURE) or ""
     )
@@ -68,13 +95,29 @@ def test_file_that_cannot_be_written_is_told(task: Plan, name: str) -> None:
 def test_full_disk_leaves_no_word_and_is_told_all_the_same(task: Plan) -> None:
     task.directory.local(FAILURE).parent.touch()  # nothing can be written below it
     task.directory.local("rejects.jsonl").mkdir()
-    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in range(3)])
+    finish(
+        task.directory,
+        task.settings,
+        0.0,
+        0.0,
+        FAILURE,
+        [result(task, shard) for shard in range(3)],
+    )
     assert "make room and repeat the command" in (take_failure(task.directory, FAILURE) or "")
 
 
 def test_lost_records_are_our_fault(task: Plan) -> None:
-    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, 0), result(task, 1, 19), result(task, 2)])
-    assert "shard 1 accounts for 19 of its 20 images" in (take_failure(task.directory, FAILURE) or "")
+    finish(
+        task.directory,
+        task.settings,
+        0.0,
+        0.0,
+        FAILURE,
+        [result(task, 0), result(task, 1, 19), result(task, 2)],
+    )
+    assert "shard 1 accounts for 19 of its 20 images" in (
+        take_failure(task.directory, FAILURE) or ""
+    )
     assert not task.directory.exists(MANIFEST_NAME)
 
 
@@ -84,8 +127,17 @@ def test_shards_that_are_not_there_any_more_are_noticed(task: Plan, content: byt
     task.directory.remove(name)
     if content is not None:
         task.directory.write(name, content)
-    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in range(3)])
-    assert f"{name} was lost or replaced meanwhile; repeat" in (take_failure(task.directory, FAILURE) or "")
+    finish(
+        task.directory,
+        task.settings,
+        0.0,
+        0.0,
+        FAILURE,
+        [result(task, shard) for shard in range(3)],
+    )
+    assert f"{name} was lost or replaced meanwhile; repeat" in (
+        take_failure(task.directory, FAILURE) or ""
+    )
     assert not task.directory.exists(MANIFEST_NAME)
 
 
@@ -97,9 +149,13 @@ def test_failures_of_shards_are_told_once(task: Plan) -> None:
 
 
 def test_latents_that_are_not_finite_fail_the_build_whatever_the_thresholds(task: Plan) -> None:
-    reject = Reject(key="bee/7.png", reason="its latent is not finite in float16", exception=NOT_FINITE, size=9)
+    reject = Reject(
+        key="bee/7.png", reason="its latent is not finite in float16", exception=NOT_FINITE, size=9
+    )
     broken = result(task, 1, 19).model_copy(update={"rejects": (reject,)})
-    finish(task.directory, task.settings, 1.0, 0.0, FAILURE, [result(task, 0), broken, result(task, 2)])
+    finish(
+        task.directory, task.settings, 1.0, 0.0, FAILURE, [result(task, 0), broken, result(task, 2)]
+    )
     assert '1 of 60 images have latents that are not finite in float16 (first: "bee/7.png")' in (
         take_failure(task.directory, FAILURE) or ""
     )
@@ -108,23 +164,40 @@ def test_latents_that_are_not_finite_fail_the_build_whatever_the_thresholds(task
 
 
 def test_an_overflow_in_a_decoder_is_a_bad_image_and_no_bad_latent(task: Plan) -> None:
-    reject = Reject(key="bee/7.png", reason="cannot be decoded", exception=OverflowError.__name__, size=9)
+    reject = Reject(
+        key="bee/7.png", reason="cannot be decoded", exception=OverflowError.__name__, size=9
+    )
     bad = result(task, 1, 19).model_copy(update={"rejects": (reject,)})
-    finish(task.directory, task.settings, 0.02, 0.0, FAILURE, [result(task, 0), bad, result(task, 2)])
+    finish(
+        task.directory, task.settings, 0.02, 0.0, FAILURE, [result(task, 0), bad, result(task, 2)]
+    )
     assert take_failure(task.directory, FAILURE) is None
     assert read_manifest(task.directory.local()).counts.rejected == 1
 
 
 def test_statistics_that_are_not_finite_fail_the_build(task: Plan) -> None:
-    sums = ChannelSums(positions=1, total=(1.0,) * 3, squares=(2.0,) * 3, noise=(0.0, math.inf, 0.0))
+    sums = ChannelSums(
+        positions=1, total=(1.0,) * 3, squares=(2.0,) * 3, noise=(0.0, math.inf, 0.0)
+    )
     wild = result(task, 2).model_copy(update={"channels": sums})
-    finish(task.directory, task.settings, 1.0, 0.0, FAILURE, [result(task, 0), result(task, 1), wild])
-    assert "the statistics of the latents are not finite" in (take_failure(task.directory, FAILURE) or "")
+    finish(
+        task.directory, task.settings, 1.0, 0.0, FAILURE, [result(task, 0), result(task, 1), wild]
+    )
+    assert "the statistics of the latents are not finite" in (
+        take_failure(task.directory, FAILURE) or ""
+    )
     assert not task.directory.exists(MANIFEST_NAME)
 
 
 def test_manifest_holds_the_checksum_of_every_other_file(task: Plan) -> None:
-    finish(task.directory, task.settings, 0.0, 0.0, FAILURE, [result(task, shard) for shard in range(3)])
+    finish(
+        task.directory,
+        task.settings,
+        0.0,
+        0.0,
+        FAILURE,
+        [result(task, shard) for shard in range(3)],
+    )
     manifest = read_manifest(task.directory.local())
     listed = {info.name: (info.bytes, info.sha256) for info in manifest.files}
     found = {name: task.directory.read(name) for name in task.directory.names() if name != ".work"}

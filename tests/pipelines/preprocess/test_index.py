@@ -13,7 +13,10 @@ from schemas.storage.directory import LocalDirectory
 
 
 def items(count: int) -> list[Item]:
-    return [Item(f"class{number % 3}/{number}", number % 3, number, f"{number}\udcff") for number in range(count)]
+    return [
+        Item(f"class{number % 3}/{number}", number % 3, number, f"{number}\udcff")
+        for number in range(count)
+    ]
 
 
 def facts(index: Index) -> tuple[object, ...]:
@@ -35,7 +38,9 @@ def test_order_is_the_same_for_ever() -> None:
 
 
 def test_groups_stay_together_in_an_order_of_chance() -> None:
-    listed = [Item(f"{number:03d}", 0, number, "", group=f"group{number // 20}") for number in range(100)]
+    listed = [
+        Item(f"{number:03d}", 0, number, "", group=f"group{number // 20}") for number in range(100)
+    ]
     sizes = [item.size for item in build_index(listed, 0).items()]
     assert sorted(sizes) == list(range(100))
     groups = [(group, list(members)) for group, members in groupby(sizes, lambda size: size // 20)]
@@ -57,7 +62,9 @@ def test_duplicate_keys_are_dropped_and_counted() -> None:
 def test_digest_sees_keys_labels_sizes_and_the_fingerprint() -> None:
     one = Item("a", 0, 1, "")
     changed = (one, Item("b", 0, 1, ""), Item("a", 1, 1, ""), Item("a", 0, 2, ""))
-    digests = {build_index([item], 0).digest for item in changed} | {build_index([one], 0, "other bytes").digest}
+    digests = {build_index([item], 0).digest for item in changed} | {
+        build_index([one], 0, "other bytes").digest
+    }
     assert len(digests) == 5
 
 

@@ -23,7 +23,9 @@ with exclusive(LocalDirectory(sys.argv[1])):
 def test_one_at_a_time_and_free_again_when_the_holder_is_killed(tmp_path: Path) -> None:
     directory = LocalDirectory(str(tmp_path))
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="another command is writing"), exclusive(directory):
@@ -33,8 +35,12 @@ def test_one_at_a_time_and_free_again_when_the_holder_is_killed(tmp_path: Path) 
         pass
 
 
-def test_file_deleted_between_opening_and_locking_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The holder before us finishes at the worst moment: we then hold a file that nobody else can see."""
+def test_file_deleted_between_opening_and_locking_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder before us finishes at the worst moment: we then hold a file that nobody else can
+    see.
+    """
     path = tmp_path / WORK / "lock"
     real_open = lock._open
     opened = []

@@ -32,7 +32,9 @@ from tests.pipelines.running import plan
 
 
 class Probe:
-    """An encoder whose latent tells the pixel it came from, and that fails on very bright images."""
+    """An encoder whose latent tells the pixel it came from, and that fails on very bright
+    images.
+    """
 
     devices = 1
     decodes = True
@@ -44,7 +46,10 @@ class Probe:
         self.shapes.append(pixels.shape)
         corner = pixels[:, :8, :8, :1].astype(np.float16)
         corner[corner[:, 0, 0, 0] > 200] = np.inf
-        return lambda: {"mean": np.repeat(corner, 4, -1), "logvar": np.zeros((len(pixels), 8, 8, 4), np.float16)}
+        return lambda: {
+            "mean": np.repeat(corner, 4, -1),
+            "logvar": np.zeros((len(pixels), 8, 8, 4), np.float16),
+        }
 
     def reconstruct(self, tensors: Any) -> NDArray[np.uint8]:
         self.shapes.append(tensors["mean"].shape)
@@ -71,14 +76,19 @@ def test_latents_that_are_not_finite_are_rejected_from_both_splits(task: Plan) -
     assert 0 < len(result.rejects) < 30
     assert [file.records for file in result.files] == [30 - len(result.rejects)] * 2
     main, mirrored = (
-        [decode_record(r, task.settings.tensors) for r in read_shard(task.directory.local(file.name))]
+        [
+            decode_record(r, task.settings.tensors)
+            for r in read_shard(task.directory.local(file.name))
+        ]
         for file in result.files
     )
     assert [record.key for record in main] == [record.key for record in mirrored]
     rejected = {reject.key for reject in result.rejects}
     expected = [item.key for item in list(task.index.items())[:30] if item.key not in rejected]
     assert [record.key for record in main] == expected
-    assert any((a.tensors["mean"] != b.tensors["mean"]).any() for a, b in zip(main, mirrored, strict=True))
+    assert any(
+        (a.tensors["mean"] != b.tensors["mean"]).any() for a, b in zip(main, mirrored, strict=True)
+    )
 
 
 def test_every_batch_has_one_shape(task: Plan) -> None:
@@ -107,7 +117,9 @@ def test_quota_is_spread_evenly(shards: int) -> None:
 
 @pytest.mark.parametrize("lost", ["index.jsonl", "settings.json"])
 def test_worker_that_was_left_behind_writes_nothing_more(task: Plan, lost: str) -> None:
-    """Its dataset was finished and cleared away, or deleted and begun anew, while it was at work."""
+    """Its dataset was finished and cleared away, or deleted and begun anew, while it was at
+    work.
+    """
     directory = task.directory
     assert isinstance(directory, LocalDirectory)
 
@@ -132,14 +144,21 @@ def test_label_outside_the_classes_is_a_reject(task: Plan, monkeypatch: pytest.M
             return super().read(item)._replace(label=7 if "000" in item.key else 1)
 
     monkeypatch.setattr("pipelines.preprocess.make_shard.open_source", Odd)
-    results = [make_shard(task.directory, task.settings, piece, Probe, ignore) for piece in make_slices(task)]
-    rejects = [reject for result in results if isinstance(result, ShardResult) for reject in result.rejects]
+    results = [
+        make_shard(task.directory, task.settings, piece, Probe, ignore)
+        for piece in make_slices(task)
+    ]
+    rejects = [
+        reject for result in results if isinstance(result, ShardResult) for reject in result.rejects
+    ]
     assert [(r.key, r.reason, r.exception) for r in rejects if r.exception != NOT_FINITE] == [
         ("ant/000.png", "its label 7 is not one of the 3 classes", "ValueError")
     ]
 
 
-def test_images_are_read_ahead_but_not_without_bound(task: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_read_ahead_but_not_without_bound(
+    task: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While a batch is encoded, threads read on; how far does not depend on the shard."""
     read: list[str] = []
     leads: list[int] = []
@@ -159,7 +178,9 @@ def test_images_are_read_ahead_but_not_without_bound(task: Plan, monkeypatch: py
     monkeypatch.setattr("pipelines.preprocess.make_shard.open_source", Watched)
     monkeypatch.setattr("pipelines.preprocess.make_shard.reader_threads", lambda descriptor: 3)
     write_index(task.directory, f"{settings.work}/{INDEX_NAME}", task.index)
-    monkeypatch.setattr("pipelines.preprocess.make_shard.check_ours", lambda directory, settings: None)
+    monkeypatch.setattr(
+        "pipelines.preprocess.make_shard.check_ours", lambda directory, settings: None
+    )
     piece = Slice(0, 0, task.index.offsets([60])[0])
     slow = Slow()
     make_shard(task.directory, settings, piece, lambda: slow, ignore)
@@ -168,7 +189,9 @@ def test_images_are_read_ahead_but_not_without_bound(task: Plan, monkeypatch: py
     assert max(leads) <= 2 * max(2, 3)
 
 
-def test_threads_are_as_many_as_cores_or_as_the_wait_is_worth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_as_many_as_cores_or_as_the_wait_is_worth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(5)))
     assert reader_threads("/photos") == 5
     assert reader_threads("tar:gs://bucket/train.tar") == REMOTE_READERS

@@ -40,13 +40,17 @@ from tests.pipelines.running import contents, plan, run
 
 
 @pytest.fixture(scope="module")
-def made(photos: Path, tiny_vae: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Manifest]:
+def made(
+    photos: Path, tiny_vae: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Plan, Manifest]:
     """A dataset with mirrored encodings, four shards, a last batch that is not full."""
     task = plan(photos, tmp_path_factory.mktemp("made") / "out", vae=str(tiny_vae), flips=True)
     return task, preprocess(task, progress=False)
 
 
-def test_records_equal_a_direct_computation(made: tuple[Plan, Manifest], photos: Path, tiny_vae: Path) -> None:
+def test_records_equal_a_direct_computation(
+    made: tuple[Plan, Manifest], photos: Path, tiny_vae: Path
+) -> None:
     task, manifest = made
     dataset = LatentDataset(task.directory.local())
     source = open_source(str(photos), "train")
@@ -59,7 +63,8 @@ def test_records_equal_a_direct_computation(made: tuple[Plan, Manifest], photos:
         item = items[record.key]
         assert manifest.classes[record.label] == record.key.split("/")[0]
         assert (mirrored.key, mirrored.label) == (record.key, record.label)
-        # ADM's crop of an image with a shorter side under twice 16 is one bicubic resize and the centre.
+        # ADM's crop of an image with a shorter side under twice 16 is one bicubic resize and the
+        # centre.
         picture = Image.fromarray(source.read(item).pixels)
         scale = 16 / min(picture.size)
         picture = picture.resize(
@@ -96,12 +101,18 @@ def test_psnr_is_that_of_decoded_stored_means(
     task, manifest = made
     pixels = plan(photos, tmp_path / "pixels", flips=True)  # the same crops, in the same order
     preprocess(pixels, progress=False)
-    originals = {r.key: r.tensors["image"] for r in LatentDataset(pixels.directory.local()).records()}
+    originals = {
+        r.key: r.tensors["image"] for r in LatentDataset(pixels.directory.local()).records()
+    }
     vae = load_vae(str(tiny_vae))
     errors = []
     for shard in range(4):  # eight of each shard
-        for record in list(LatentDataset(task.directory.local()).records(start=15 * shard, stop=15 * shard + 8)):
-            decoded = to_uint8(np.asarray(vae.decode(record.tensors["mean"][None].astype(np.float32))))[0]
+        for record in list(
+            LatentDataset(task.directory.local()).records(start=15 * shard, stop=15 * shard + 8)
+        ):
+            decoded = to_uint8(
+                np.asarray(vae.decode(record.tensors["mean"][None].astype(np.float32)))
+            )[0]
             errors.append(np.mean((decoded.astype(float) - originals[record.key]) ** 2))
     assert manifest.reconstruction is not None
     assert manifest.reconstruction.records == len(errors) == 32
@@ -123,7 +134,9 @@ def test_tensorflow_datasets_opens_it(made: tuple[Plan, Manifest]) -> None:
                 np.testing.assert_array_equal(example[name], record.tensors[name])
 
 
-def test_directory_is_clean_and_names_its_command(made: tuple[Plan, Manifest], photos: Path, tiny_vae: Path) -> None:
+def test_directory_is_clean_and_names_its_command(
+    made: tuple[Plan, Manifest], photos: Path, tiny_vae: Path
+) -> None:
     task, manifest = made
     shards = [shard.name for shard in manifest.shards]
     assert len(shards) == 8
@@ -141,10 +154,13 @@ def test_directory_is_clean_and_names_its_command(made: tuple[Plan, Manifest], p
         ]
     )
     assert manifest.command == (
-        f"flowtrain preprocess {photos} OUT --split train --resolution 16 --crop adm --vae {tiny_vae} "
+        f"flowtrain preprocess {photos} OUT --split train --resolution 16 --crop adm --vae "
+        f"{tiny_vae} "
         "--vae-dtype float32 --shards 4 --batch-size 8 --seed 0 --flips"
     )
-    assert not any(str(task.directory.root) in text for text in (manifest.to_json(), manifest.command))
+    assert not any(
+        str(task.directory.root) in text for text in (manifest.to_json(), manifest.command)
+    )
 
 
 def test_pixels_are_stored_as_they_are(photos: Path, tmp_path: Path) -> None:
@@ -196,16 +212,20 @@ def test_runner_does_not_show_in_the_bytes(
     monkeypatch: pytest.MonkeyPatch,
     beam_args: list[str],
 ) -> None:
-    # Workers with the devices of this process: a number of its own gives XLA another thread pool, which on some
-    # processors shows in a last bit.
+    # Workers with the devices of this process: a number of its own gives XLA another thread pool,
+    # which on some processors shows in a last bit.
     monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={len(jax.devices())}")
     task = plan(photos, tmp_path / "out", vae=str(tiny_vae), flips=True)
     preprocess(task, beam_args, progress=False)
     assert contents(tmp_path / "out") == contents(made[0].directory.local())
 
 
-def test_neighbours_in_a_batch_do_not_show_in_a_record(made: tuple[Plan, Manifest], tiny_vae: Path) -> None:
-    """Padding cannot leak: the encoder gives an image the same bits in any company, in batches of one size."""
+def test_neighbours_in_a_batch_do_not_show_in_a_record(
+    made: tuple[Plan, Manifest], tiny_vae: Path
+) -> None:
+    """Padding cannot leak: the encoder gives an image the same bits in any company, in batches of
+    one size.
+    """
     vae = load_vae(str(tiny_vae))
     rng = np.random.default_rng(0)
     images = from_uint8(rng.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8))
@@ -216,7 +236,9 @@ def test_neighbours_in_a_batch_do_not_show_in_a_record(made: tuple[Plan, Manifes
 
 
 def test_beam_counts_what_was_done(photos: Path, tmp_path: Path) -> None:
-    """Of a run that finds a shard of four done already, with an image that is listed twice and one that is bad."""
+    """Of a run that finds a shard of four done already, with an image that is listed twice and one
+    that is bad.
+    """
     archive, bad = tmp_path / "in.tar", tmp_path / "bad.png"
     bad.write_text("no image")
     with tarfile.open(archive, "w") as file:
@@ -233,9 +255,16 @@ def test_beam_counts_what_was_done(photos: Path, tmp_path: Path) -> None:
     assert isinstance(done, ShardResult)
     config = Config(directory, settings, slices, 0.1, 0.0)
     result = run_pipeline(functools.partial(define_pipeline, config=config))
-    counters = {entry.key.metric.name: entry.committed for entry in result.metrics().query()["counters"]}
+    counters = {
+        entry.key.metric.name: entry.committed for entry in result.metrics().query()["counters"]
+    }
     manifest = LatentDataset(tmp_path / "out").manifest
-    assert manifest.counts.model_dump() == {"source": IMAGES + 2, "written": IMAGES, "rejected": 1, "duplicate": 1}
+    assert manifest.counts.model_dump() == {
+        "source": IMAGES + 2,
+        "written": IMAGES,
+        "rejected": 1,
+        "duplicate": 1,
+    }
     assert counters == {
         "read": IMAGES + 1 - done.items,
         "decoded": IMAGES - done.records,
@@ -254,7 +283,9 @@ def test_graph_is_linear(photos: Path, tmp_path: Path) -> None:
     assert all(len(part.outputs) == 1 for part in root.transforms_stack[0].parts)
 
 
-def test_finished_dataset_is_left_alone(made: tuple[Plan, Manifest], photos: Path, tiny_vae: Path) -> None:
+def test_finished_dataset_is_left_alone(
+    made: tuple[Plan, Manifest], photos: Path, tiny_vae: Path
+) -> None:
     before = contents(made[0].directory.local())
     again = plan(photos, made[0].directory.local(), vae=str(tiny_vae), flips=True)
     assert again.finished_manifest() == made[1]
@@ -262,7 +293,9 @@ def test_finished_dataset_is_left_alone(made: tuple[Plan, Manifest], photos: Pat
 
 
 @pytest.mark.parametrize("markers", [True, False])
-def test_truncated_and_missing_shards_are_rebuilt(photos: Path, tmp_path: Path, markers: bool) -> None:
+def test_truncated_and_missing_shards_are_rebuilt(
+    photos: Path, tmp_path: Path, markers: bool
+) -> None:
     out = tmp_path / "out"
     manifest = preprocess(plan(photos, out), progress=False)
     before = contents(out)
@@ -272,7 +305,9 @@ def test_truncated_and_missing_shards_are_rebuilt(photos: Path, tmp_path: Path, 
     second.unlink()
     if not markers:
         (out / "shards.jsonl").unlink()
-    with pytest.raises(UserError, match=r"00001-of-00004: the shard has 1000 bytes.*delete it and repeat"):
+    with pytest.raises(
+        UserError, match=r"00001-of-00004: the shard has 1000 bytes.*delete it and repeat"
+    ):
         LatentDataset(out)
     again = plan(photos, out)
     assert again.finished_manifest() is None
@@ -290,9 +325,12 @@ def test_damaged_shard_is_rebuilt_as_its_line_says(photos: Path, tmp_path: Path)
     damaged = bytearray(victim.read_bytes())
     damaged[3000] ^= 1
     victim.write_bytes(damaged)
-    with pytest.raises(UserError, match=r"00001-of-00004: .*; delete it and repeat the command in manifest.json"):
+    with pytest.raises(
+        UserError, match=r"00001-of-00004: .*; delete it and repeat the command in manifest.json"
+    ):
         list(LatentDataset(out).records())
-    assert plan(photos, out).finished_manifest() == manifest  # sizes are all that a repeated command looks at
+    # sizes are all that a repeated command looks at
+    assert plan(photos, out).finished_manifest() == manifest
     victim.unlink()
     words = shlex.split(manifest.command)[2:]
     assert run(*(out if word == "OUT" else word for word in words)).exit_code == 0
@@ -320,7 +358,9 @@ def test_dataset_is_unfinished_while_it_is_rebuilt(photos: Path, tmp_path: Path)
 
 
 def test_only_what_is_missing_is_made_again(photos: Path, tmp_path: Path) -> None:
-    """States that a killed run can leave: shard without marker, marker without shard, marker of other bytes."""
+    """States that a killed run can leave: shard without marker, marker without shard, marker of
+    other bytes.
+    """
     out = tmp_path / "out"
     expected = contents(preprocess_into(photos, tmp_path / "undisturbed"))
     task = plan(photos, out, max_bad_fraction=0.0)
@@ -341,7 +381,9 @@ def test_only_what_is_missing_is_made_again(photos: Path, tmp_path: Path) -> Non
     assert (out / names[0]).stat().st_mtime_ns == kept
 
 
-def test_results_that_are_not_those_of_the_manifest_are_not_believed(photos: Path, tmp_path: Path) -> None:
+def test_results_that_are_not_those_of_the_manifest_are_not_believed(
+    photos: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     manifest = preprocess(plan(photos, out), progress=False)
     before = contents(out)
@@ -385,7 +427,9 @@ def test_manifest_with_work_left_over_is_cleared_away(photos: Path, tmp_path: Pa
     assert not plan(photos, out).cluttered
 
 
-@pytest.mark.parametrize("left", [".work/lock", ".work/done/00000.json", ".work.gone.1/index.jsonl"])
+@pytest.mark.parametrize(
+    "left", [".work/lock", ".work/done/00000.json", ".work.gone.1/index.jsonl"]
+)
 def test_kill_after_the_manifest_leaves_a_dataset_for_any_versions_and_thresholds(
     photos: Path, tmp_path: Path, left: str
 ) -> None:
@@ -396,14 +440,28 @@ def test_kill_after_the_manifest_leaves_a_dataset_for_any_versions_and_threshold
     before = contents(out)
     (out / left).parent.mkdir(parents=True)
     (out / left).write_text("{}")
-    arguments = (photos, out, "--resolution", 16, "--vae", "none", "--shards", 4, "--batch-size", 8, "--json")
+    arguments = (
+        photos,
+        out,
+        "--resolution",
+        16,
+        "--vae",
+        "none",
+        "--shards",
+        4,
+        "--batch-size",
+        8,
+        "--json",
+    )
     result = run(*arguments, "--max-bad-fraction", 0)
     assert (result.exit_code, json.loads(result.stdout)["state"]) == (0, "was finished already")
     assert contents(out) == before
     assert not list(out.glob(".work*"))
 
 
-def test_stricter_thresholds_leave_a_dataset_with_a_missing_shard_as_it_is(photos: Path, tmp_path: Path) -> None:
+def test_stricter_thresholds_leave_a_dataset_with_a_missing_shard_as_it_is(
+    photos: Path, tmp_path: Path
+) -> None:
     shutil.copytree(photos, tmp_path / "in")
     (tmp_path / "in/ant/bad.png").write_text("no image")
     out = tmp_path / "out"
@@ -411,7 +469,9 @@ def test_stricter_thresholds_leave_a_dataset_with_a_missing_shard_as_it_is(photo
     whole = contents(out)
     (out / manifest.shards[0].name).unlink()
     before = contents(out)
-    with pytest.raises(UserError, match=r"1 of 61 images were rejected.*repeat with --max-bad-fraction 0\.017"):
+    with pytest.raises(
+        UserError, match=r"1 of 61 images were rejected.*repeat with --max-bad-fraction 0\.017"
+    ):
         preprocess(plan(tmp_path / "in", out), progress=False)
     assert {name: data for name, data in contents(out).items() if name != ".work/lock"} == before
     preprocess(plan(tmp_path / "in", out, max_bad_fraction=0.017), progress=False)
@@ -429,10 +489,18 @@ def test_bad_images_are_rejected_and_counted(photos: Path, tmp_path: Path) -> No
     (folder / "bee" / "text.png").write_text("no image")
     whole = (photos / "bee" / "001.jpg").read_bytes()
     (folder / "ant" / "cut.jpg").write_bytes(whole[: len(whole) - 40])
-    task = plan(folder, tmp_path / "out", shards=33, max_bad_fraction=0.1)  # some shards hold nothing but a reject
+    # some shards hold nothing but a reject
+    task = plan(folder, tmp_path / "out", shards=33, max_bad_fraction=0.1)
     manifest = preprocess(task, progress=False)
-    assert manifest.counts.model_dump() == {"source": 33, "written": 30, "rejected": 3, "duplicate": 0}
-    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert manifest.counts.model_dump() == {
+        "source": 33,
+        "written": 30,
+        "rejected": 3,
+        "duplicate": 0,
+    }
+    rejects = [
+        json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
+    ]
     assert [(r["key"], r["exception"], r["size"]) for r in rejects] == [
         ("ant/cut.jpg", "OSError", len(whole) - 40),
         ("ant/empty.jpg", "ImageError", 0),
@@ -450,7 +518,9 @@ def test_source_that_fails_to_be_read_is_no_bad_image(photos: Path, tmp_path: Pa
     task = plan(folder, tmp_path / "out")
     victim = list(task.index.items())[7]
     (folder / victim.key).rename(tmp_path / "aside")
-    with pytest.raises(UserError, match=f"cannot read {victim.key} of .*No such file.*repeat the command"):
+    with pytest.raises(
+        UserError, match=f"cannot read {victim.key} of .*No such file.*repeat the command"
+    ):
         preprocess(task, progress=False)
     done = sorted(path.name for path in (tmp_path / "out/.work").glob("*/done/*"))
     assert len(done) == 3  # the other shards are done and stay

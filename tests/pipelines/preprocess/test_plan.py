@@ -12,7 +12,9 @@ def test_shards_are_chosen_when_left_out(photos: Path, tmp_path: Path) -> None:
     assert plan("embedded:digits", tmp_path / "b", shards=None, resolution=32).settings.shards == 4
 
 
-def test_vae_is_named_so_that_it_is_found_again(tiny_vae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vae_is_named_so_that_it_is_found_again(
+    tiny_vae: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tiny_vae.parent)
     info = describe_vae("tiny")
     assert info is not None

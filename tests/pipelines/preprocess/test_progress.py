@@ -10,7 +10,9 @@ from pipelines.preprocess.progress import ProgressBar, Ticker
 from schemas.storage.directory import LocalDirectory
 
 
-def test_bar_counts_done_shards_and_ticks_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_counts_done_shards_and_ticks_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = LocalDirectory(str(tmp_path))
     directory.write(marker_name("work", 0), "{}")
     shown = io.StringIO()
@@ -24,7 +26,9 @@ def test_bar_counts_done_shards_and_ticks_of_the_others(tmp_path: Path, monkeypa
     assert "img/s" in last
 
 
-def test_silent_where_stderr_is_no_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_silent_where_stderr_is_no_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with ProgressBar(LocalDirectory(str(tmp_path)), "work", [1]) as bar:
         assert bar.ticks is None
         Ticker(bar.ticks, 0).add(1)

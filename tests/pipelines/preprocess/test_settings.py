@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.preprocess.settings import check_ownership, current_versions, differences, read_settings, write_settings
+from pipelines.preprocess.settings import (
+    check_ownership,
+    current_versions,
+    differences,
+    read_settings,
+    write_settings,
+)
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, SETTINGS_NAME
 from tests.pipelines.running import plan
@@ -16,7 +22,9 @@ def test_settings_survive_the_disk(photos: Path, tiny_vae: Path, tmp_path: Path)
     check_ownership(task.directory, task.settings)
 
 
-def test_differences_are_named_with_both_values(photos: Path, tiny_vae: Path, tmp_path: Path) -> None:
+def test_differences_are_named_with_both_values(
+    photos: Path, tiny_vae: Path, tmp_path: Path
+) -> None:
     one = plan(photos, tmp_path / "out", vae=str(tiny_vae)).settings
     assert differences(one, one) == []
     other = plan(photos, tmp_path / "out", vae="none", shards=5).settings

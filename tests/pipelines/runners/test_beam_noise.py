@@ -15,9 +15,13 @@ def test_warnings_are_silent_inside_only(caplog: pytest.LogCaptureFixture) -> No
     assert [record.message for record in caplog.records] == ["grave", "outside"]
 
 
-def test_threads_that_lose_their_worker_are_silent_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_lose_their_worker_are_silent_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told: list[str] = []
-    monkeypatch.setattr(threading, "excepthook", lambda arguments: told.append(str(arguments.exc_value)))
+    monkeypatch.setattr(
+        threading, "excepthook", lambda arguments: told.append(str(arguments.exc_value))
+    )
     with quiet_threads():
         for error in (
             grpc.RpcError("lost"),

@@ -51,10 +51,18 @@ VAE = VaeInfo(
 def imagenet(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """As it would be for 1,281,167 images in `gs://`."""
     settings = plan(photos, tmp_path_factory.mktemp("none") / "out").settings
-    source = settings.source.model_copy(update={"descriptor": "tar:gs://bucket/ILSVRC2012_img_train.tar"})
+    source = settings.source.model_copy(
+        update={"descriptor": "tar:gs://bucket/ILSVRC2012_img_train.tar"}
+    )
     classes = tuple(f"n{number:08d}" for number in range(1000))
     settings = settings.model_copy(
-        update={"source": source, "classes": classes, "records": IMAGENET, "shards": SHARDS, "vae": VAE}
+        update={
+            "source": source,
+            "classes": classes,
+            "records": IMAGENET,
+            "shards": SHARDS,
+            "vae": VAE,
+        }
     )
     slices = tuple(Slice(shard, 90_000 * shard, 90_000) for shard in range(SHARDS))
     return Config(RemoteDirectory("gs://bucket/latents"), settings, slices, 0.01, 15.0)
@@ -62,7 +70,8 @@ def imagenet(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 def build(config: Config, *options: str) -> Any:
     return run_pipeline(
-        functools.partial(define_pipeline, config=config), [*SUBMISSION, *GPU, "--dry_run=True", *options]
+        functools.partial(define_pipeline, config=config),
+        [*SUBMISSION, *GPU, "--dry_run=True", *options],
     )
 
 
@@ -83,7 +92,9 @@ def test_job_asks_for_the_machines_of_the_options(imagenet: Config) -> None:
     from apache_beam.runners.dataflow.internal import apiclient
 
     job = build(imagenet).job
-    environment = apiclient.Environment([], job.options, "8", "gs://bucket/graph", job.proto_pipeline).proto
+    environment = apiclient.Environment(
+        [], job.options, "8", "gs://bucket/graph", job.proto_pipeline
+    ).proto
     (pool,) = environment.worker_pools
     assert pool.machine_type == "g2-standard-8"
     assert pool.autoscaling_settings.max_num_workers == 16
@@ -92,7 +103,8 @@ def test_job_asks_for_the_machines_of_the_options(imagenet: Config) -> None:
     assert list(environment.service_options) == [GPU[2].partition("=")[2]]
     assert "no_use_multiple_sdk_containers" in environment.experiments
     assert "use_multiple_sdk_containers" not in environment.experiments
-    # Nothing is installed when a worker starts, no session is unpickled: what is staged is a list for the log.
+    # Nothing is installed when a worker starts, no session is unpickled: what is staged is a list
+    # for the log.
     (staged,) = dependencies(job)
     assert b"submission_environment_dependencies" in staged.role_payload
 
@@ -115,11 +127,24 @@ def test_wheel_is_staged_where_there_is_no_image(tmp_path: Path) -> None:
     assert any(wheel.name.encode() in payload for payload in staged)
 
 
-def test_command_builds_the_job_and_writes_nothing(photos: Path, tmp_path: Path, google_store: Store) -> None:
+def test_command_builds_the_job_and_writes_nothing(
+    photos: Path, tmp_path: Path, google_store: Store
+) -> None:
     source, out = f"{google_store.url}/photos", f"{google_store.url}/latents"
     for path in sorted(photos.rglob("*.png")):
         paths.write(paths.join(source, str(path.relative_to(photos))), path.read_bytes())
-    options = ["--resolution", 16, "--shards", 3, "--vae", "none", "--json", "--", *SUBMISSION, "--dry_run=True"]
+    options = [
+        "--resolution",
+        16,
+        "--shards",
+        3,
+        "--vae",
+        "none",
+        "--json",
+        "--",
+        *SUBMISSION,
+        "--dry_run=True",
+    ]
     result = run(source, out, *options)
     told = json.loads(result.stdout)
     assert told["out"] == out
@@ -138,9 +163,17 @@ def test_command_builds_the_job_and_writes_nothing(photos: Path, tmp_path: Path,
         (PLACE[:1], {}, "needs --region, --temp_location"),
         ([*PLACE[:2], "--temp_location=/tmp"], {}, "--temp_location=/tmp: Dataflow wants gs://"),
         (PLACE, {}, "needs this package on its workers"),
-        ([*PLACE, "--extra_package=a.whl", GPU[2]], {}, "GPUs on Dataflow need --sdk_container_image"),
+        (
+            [*PLACE, "--extra_package=a.whl", GPU[2]],
+            {},
+            "GPUs on Dataflow need --sdk_container_image",
+        ),
         (SUBMISSION, {"OUT": "/data/out"}, "OUT /data/out is on this machine"),
-        (SUBMISSION, {"OUT": "gs://bucket/out", "SOURCE": "tar:/data/a.tar"}, "SOURCE tar:/data/a.tar is on this"),
+        (
+            SUBMISSION,
+            {"OUT": "gs://bucket/out", "SOURCE": "tar:/data/a.tar"},
+            "SOURCE tar:/data/a.tar is on this",
+        ),
         (SUBMISSION, {"--vae": "/models/vae"}, "give a hub id, or embedded"),
     ],
 )
@@ -154,8 +187,12 @@ def test_what_cannot_work_is_refused_before_anything_is_made(
 
 
 def test_places_that_workers_reach_are_taken() -> None:
-    check_runner(SUBMISSION, {"OUT": "gs://bucket/out", "SOURCE": "embedded:digits", "--vae": VAE.id})
-    assert not any(map(is_local, ["zip:s3://bucket/a.zip", "tar:gs://b/a.tar,gs://b/c.tar", "gs://b/photos"]))
+    check_runner(
+        SUBMISSION, {"OUT": "gs://bucket/out", "SOURCE": "embedded:digits", "--vae": VAE.id}
+    )
+    assert not any(
+        map(is_local, ["zip:s3://bucket/a.zip", "tar:gs://b/a.tar,gs://b/c.tar", "gs://b/photos"])
+    )
     assert is_local("tar:gs://bucket/a.tar,/data/b.tar")
 
 
@@ -174,13 +211,19 @@ def instructions(file: str) -> list[str]:
 
 def arguments_of_image() -> dict[str, str]:
     """Defaults of the build arguments."""
-    pairs = [line.removeprefix("ARG ").split("=") for line in instructions("Dockerfile") if line.startswith("ARG ")]
+    pairs = [
+        line.removeprefix("ARG ").split("=")
+        for line in instructions("Dockerfile")
+        if line.startswith("ARG ")
+    ]
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
 def test_image_has_the_beam_and_the_python_that_the_package_allows() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (beam,) = (line for line in map(Requirement, project["dependencies"]) if line.name == "apache-beam")
+    (beam,) = (
+        line for line in map(Requirement, project["dependencies"]) if line.name == "apache-beam"
+    )
     given = arguments_of_image()
     assert beam.specifier.contains(given["BEAM_VERSION"])
     assert f"Programming Language :: Python :: {given['PYTHON_VERSION']}" in project["classifiers"]
@@ -194,5 +237,8 @@ def test_image_copies_what_is_there_and_all_of_the_package() -> None:
     allowed = {line[1:] for line in instructions("Dockerfile.dockerignore") if line.startswith("!")}
     assert sources == allowed
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    needed = {*project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"], project["project"]["readme"]}
+    needed = {
+        *project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"],
+        project["project"]["readme"],
+    }
     assert needed | {"pyproject.toml", *project["project"]["license-files"]} == sources

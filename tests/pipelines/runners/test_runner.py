@@ -46,7 +46,9 @@ def test_options_reach_the_provision_info_of_workers() -> None:
         ("--runner=no.such.Runner", "No module named 'no'"),
     ],
 )
-def test_what_beam_would_pass_over_is_refused(option: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_beam_would_pass_over_is_refused(
+    option: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError) as caught:
         parse_options([option])
     assert message in str(caught.value)
@@ -57,7 +59,10 @@ def test_what_beam_would_pass_over_is_refused(option: str, message: str, capfd: 
     ("options", "message"),
     [
         ([], "PortableRunner needs the job service of a runner: --job_endpoint=HOST:PORT"),
-        (["--job_endpoint=localhost:1"], "no job service answers at --job_endpoint=localhost:1; start it"),
+        (
+            ["--job_endpoint=localhost:1"],
+            "no job service answers at --job_endpoint=localhost:1; start it",
+        ),
         (["--job_endpoint=nowhere"], "no job service answers at --job_endpoint=nowhere; start it"),
     ],
 )
@@ -70,7 +75,8 @@ def test_missing_job_service_is_told_at_once(options: list[str], message: str) -
 
 
 @pytest.mark.parametrize(
-    ("runner", "module", "extra"), [("dask", "dask", "dask"), ("DataflowRunner", "google.cloud", "cloud")]
+    ("runner", "module", "extra"),
+    [("dask", "dask", "dask"), ("DataflowRunner", "google.cloud", "cloud")],
 )
 def test_missing_extra_is_named(runner: str, module: str, extra: str, tmp_path: Path) -> None:
     missing = tmp_path / "missing.py"  # an environment without a package, in a process of its own
@@ -89,9 +95,12 @@ def test_missing_extra_is_named(runner: str, module: str, extra: str, tmp_path: 
     assert line.endswith(f"pip install 'flowtrain[{extra}]'"), line
 
 
-@pytest.mark.skipif(importlib.util.find_spec("dask") is None, reason="dask: pip install 'flowtrain[dask]'")
+@pytest.mark.skipif(
+    importlib.util.find_spec("dask") is None, reason="dask: pip install 'flowtrain[dask]'"
+)
 @pytest.mark.parametrize(
-    ("elements", "given", "size"), [(100, [], 1), (1281, [], 11), (1281, ["--dask_partition_size=5"], 5)]
+    ("elements", "given", "size"),
+    [(100, [], 1), (1281, [], 11), (1281, ["--dask_partition_size=5"], 5)],
 )
 def test_dask_spreads_the_elements(elements: int, given: list[str], size: int) -> None:
     from apache_beam.runners.dask.dask_runner import DaskOptions
@@ -105,9 +114,11 @@ def test_dask_spreads_the_elements(elements: int, given: list[str], size: int) -
 
 
 def test_line_that_says_most() -> None:
-    trace = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\nValueError: the reason\n\n'
+    trace = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n'
+    trace += "ValueError: the reason\n\n"
     assert one_line(RuntimeError(trace)) == "ValueError: the reason"
-    remote = 'x: <_InactiveRpcError of RPC:\n\tstatus = StatusCode.UNAVAILABLE\n\tdetails = "nobody there"\n>'
+    remote = "x: <_InactiveRpcError of RPC:\n\tstatus = StatusCode.UNAVAILABLE\n"
+    remote += '\tdetails = "nobody there"\n>'
     assert one_line(RuntimeError(remote)) == "nobody there"
     assert one_line(TimeoutError()) == "TimeoutError"
 

@@ -1,4 +1,6 @@
-"""A faithful miniature of ILSVRC2012: training tar of tars, validation tar, devkit, and the same as a folder."""
+"""A faithful miniature of ILSVRC2012: training tar of tars, validation tar, devkit, and the same as
+a folder.
+"""
 
 import io
 import tarfile
@@ -29,9 +31,16 @@ class Miniature:
 def make_miniature(root: Path) -> Miniature:
     """Lay out everything below `root`."""
     rng = np.random.default_rng(0)
-    synsets = tuple(f"n{number:08d}" for number in rng.permutation(np.arange(SYNSETS) * 37911 + 1440764).tolist())
+    synsets = tuple(
+        f"n{number:08d}"
+        for number in rng.permutation(np.arange(SYNSETS) * 37911 + 1440764).tolist()
+    )
     truth = tuple((rng.permutation(VALIDATION) % SYNSETS + 1).tolist())
-    folder, train, validation = root / "train", root / "ILSVRC2012_img_train.tar", root / "ILSVRC2012_img_val.tar"
+    folder, train, validation = (
+        root / "train",
+        root / "ILSVRC2012_img_train.tar",
+        root / "ILSVRC2012_img_val.tar",
+    )
     with tarfile.open(train, "w", format=tarfile.GNU_FORMAT) as outer:
         for name in sorted(synsets):
             (folder / name).mkdir(parents=True)
@@ -51,7 +60,9 @@ def make_miniature(root: Path) -> Miniature:
 
 
 def make_devkit(path: Path, synsets: tuple[str, ...], truth: tuple[int, ...]) -> None:
-    """`meta.mat` in the structure of the real one: leaves first, then what lies above them, numbered on."""
+    """`meta.mat` in the structure of the real one: leaves first, then what lies above them,
+    numbered on.
+    """
     kinds = [
         ("ILSVRC2012_ID", object),
         ("WNID", object),
@@ -68,7 +79,16 @@ def make_devkit(path: Path, synsets: tuple[str, ...], truth: tuple[int, ...]) ->
         leaf = row < len(synsets)
         children = np.zeros((1, 0)) if leaf else np.array([[1.0, 2.0]])
         number = row + 1.0 if leaf else 1000.0 + row
-        table[row, 0] = (number, name, f"word {row}, other", "gloss", float(children.size), children, 1.0, 3.0)
+        table[row, 0] = (
+            number,
+            name,
+            f"word {row}, other",
+            "gloss",
+            float(children.size),
+            children,
+            1.0,
+            3.0,
+        )
     meta = io.BytesIO()
     savemat(meta, {"synsets": table})
     with tarfile.open(path, "w:gz") as archive:

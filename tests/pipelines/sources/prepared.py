@@ -1,4 +1,6 @@
-"""Prepared TFDS builders, Parquet files and zips, written without TensorFlow from images that are given."""
+"""Prepared TFDS builders, Parquet files and zips, written without TensorFlow from images that are
+given.
+"""
 
 import json
 import zipfile
@@ -68,8 +70,12 @@ def make_parquet(
     features: dict[str, Any] = {"image": {"_type": "Image"}}
     if labels is not None:
         columns["label"] = pa.array(labels, pa.int64())
-        features["label"] = {"names": list(names), "_type": "ClassLabel"} if names else {"dtype": "int64"}
-    table = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        features["label"] = (
+            {"names": list(names), "_type": "ClassLabel"} if names else {"dtype": "int64"}
+        )
+    table = pa.table(columns).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, path, row_group_size=rows)
     return path

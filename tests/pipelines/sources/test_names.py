@@ -3,7 +3,9 @@ import pytest
 from pipelines.sources.names import is_hidden, is_image, leads_out, plain, readable
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "x/y.JPEG", "a.b.png", "x.d/a.WebP", "a.tiff", "ž/日本.gif"])
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "x/y.JPEG", "a.b.png", "x.d/a.WebP", "a.tiff", "ž/日本.gif"]
+)
 def test_images_by_extension(name: str) -> None:
     assert is_image(name)
 

@@ -76,17 +76,26 @@ def test_a_row_group_is_read_once_in_the_order_of_a_dataset(
         assert len(list(pool.map(source.read, items))) == 3 * COUNT
     assert len(reads) == len(set(reads)) == 3 * 4
     assert len(source._kept._kept) == GROUPS_KEPT
-    groups = [key for key, _ in groupby(item.location.replace(":", " ", 2).split()[::2] for item in items)]
+    groups = [
+        key for key, _ in groupby(item.location.replace(":", " ", 2).split()[::2] for item in items)
+    ]
     assert len(groups) == 3 * 4
 
 
 def test_splits_by_file_names(tmp_path: Path, pictures: list[bytes]) -> None:
     for split, count in (("train", 2), ("validation", 1)):
         for number in range(count):
-            make_parquet(tmp_path / f"data/{split}-{number:05d}-of-{count:05d}-0a1b2c3d.parquet", pictures[:4])
-    train, validation = (open_source(f"parquet:{tmp_path}", split) for split in ("train", "validation"))
+            make_parquet(
+                tmp_path / f"data/{split}-{number:05d}-of-{count:05d}-0a1b2c3d.parquet",
+                pictures[:4],
+            )
+    train, validation = (
+        open_source(f"parquet:{tmp_path}", split) for split in ("train", "validation")
+    )
     assert len({item.key for item in train.index()}) == 8
-    assert next(item.key for item in validation.index()).startswith("data/validation-00000-of-00001-")
+    assert next(item.key for item in validation.index()).startswith(
+        "data/validation-00000-of-00001-"
+    )
     assert "no split 'test'; it has train and validation" in refusal(tmp_path, "test")
     (tmp_path / "data/train-00000-of-00002-0a1b2c3d.parquet").unlink()
     assert "the files 00000 are missing (1 in all)" in refusal(tmp_path)
@@ -125,7 +134,9 @@ def test_fingerprint_is_of_content_and_not_of_place(tmp_path: Path, pictures: li
     one = make_parquet(tmp_path / "a/x.parquet", pictures)
     same = make_parquet(tmp_path / "b/x.parquet", pictures)
     other = make_parquet(tmp_path / "c/x.parquet", [*pictures[:-1], png()])
-    first, second, third = (open_source(f"parquet:{path}", "train").fingerprint for path in (one, same, other))
+    first, second, third = (
+        open_source(f"parquet:{path}", "train").fingerprint for path in (one, same, other)
+    )
     assert first == second != third
 
 
@@ -139,17 +150,25 @@ def test_rows_without_bytes_or_label_are_rejected(tmp_path: Path, pictures: list
             source.read(item)
         except ImageError as error:
             reasons.append((item.key[-1], error.reason))
-    assert reasons[:3] == [("1", "no bytes, only the path 1.jpg"), ("2", "no label"), ("3", "no class of the label 7")]
+    assert reasons[:3] == [
+        ("1", "no bytes, only the path 1.jpg"),
+        ("2", "no label"),
+        ("3", "no class of the label 7"),
+    ]
     assert "not a readable JPEG" in reasons[3][1]
     assert len(reasons) == 4
 
 
 def test_plain_bytes_and_another_name_for_the_image(tmp_path: Path, pictures: list[bytes]) -> None:
-    table = pa.table({"img": pa.array(pictures, pa.large_binary()), "label": pa.array([1] * COUNT, pa.uint8())})
+    table = pa.table(
+        {"img": pa.array(pictures, pa.large_binary()), "label": pa.array([1] * COUNT, pa.uint8())}
+    )
     parquet.write_table(table, tmp_path / "x.parquet")
     source = open_source(f"parquet:{tmp_path / 'x.parquet'}", "train")
     assert source.classes == ("0", "1")
-    np.testing.assert_array_equal(source.read(next(source.index())).pixels, decode_image(pictures[0]))
+    np.testing.assert_array_equal(
+        source.read(next(source.index())).pixels, decode_image(pictures[0])
+    )
 
 
 def test_what_cannot_be_read_is_told(tmp_path: Path, pictures: list[bytes]) -> None:
@@ -170,10 +189,14 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, pictures: list[bytes]) -> N
     make_parquet(tmp_path / "mixed/b.parquet", pictures[:2])
     assert "has no column label" in refusal(tmp_path / "mixed")
     make_parquet(tmp_path / "mixed/0.parquet", pictures[:2])
-    assert f"has a column label, and {tmp_path}/mixed/0.parquet has none" in refusal(tmp_path / "mixed")
+    assert f"has a column label, and {tmp_path}/mixed/0.parquet has none" in refusal(
+        tmp_path / "mixed"
+    )
 
 
-def test_damage_that_shows_when_images_are_read_is_not_a_bad_image(tmp_path: Path, pictures: list[bytes]) -> None:
+def test_damage_that_shows_when_images_are_read_is_not_a_bad_image(
+    tmp_path: Path, pictures: list[bytes]
+) -> None:
     path = make_parquet(tmp_path / "x.parquet", pictures, rows=100)
     source = open_source(f"parquet:{path}", "train")
     item = next(source.index())

@@ -18,7 +18,11 @@ def test_any_sequence_of_reads_equals_a_file(tmp_path: Path) -> None:
             assert file.size == len(expected.getvalue())
             for _ in range(300):
                 if rng.random() < 0.6:
-                    size = int(rng.choice([0, 1, 512, 5000, 100_000, -1], p=[0.1, 0.2, 0.4, 0.2, 0.09, 0.01]))
+                    size = int(
+                        rng.choice(
+                            [0, 1, 512, 5000, 100_000, -1], p=[0.1, 0.2, 0.4, 0.2, 0.09, 0.01]
+                        )
+                    )
                     assert file.read(size) == expected.read(size)
                 else:
                     whence = int(rng.integers(0, 3))

@@ -1,4 +1,6 @@
-"""Sources on object stores, against servers on loopback: the same items and pixels as locally, in few requests."""
+"""Sources on object stores, against servers on loopback: the same items and pixels as locally, in
+few requests.
+"""
 
 import io
 import os
@@ -70,14 +72,19 @@ def test_folder(store: Store, place: str, tmp_path: Path) -> None:
 def test_tar_of_tars_with_the_devkit(store: Store, place: str, miniature: Miniature) -> None:
     for path in (miniature.train, miniature.devkit):
         paths.write(f"{place}/{path.name}", path.read_bytes())
-    remote = open_source(f"tar:{place}/{miniature.train.name},{place}/{miniature.devkit.name}", "train")
+    remote = open_source(
+        f"tar:{place}/{miniature.train.name},{place}/{miniature.devkit.name}", "train"
+    )
     store.proxy.reset()
     assert len(list(remote.index())) == SYNSETS * IMAGES
-    assert gets(store) < SYNSETS * (2 * IMAGES + 3)  # small ones here: at most two requests a member
+    # small ones here: at most two requests a member
+    assert gets(store) < SYNSETS * (2 * IMAGES + 3)
     assert same(remote, open_source(f"tar:{miniature.train}", "train")) == SYNSETS * IMAGES
 
 
-def test_archive_packed_anew_with_the_same_members_is_noticed(store: Store, place: str, tmp_path: Path) -> None:
+def test_archive_packed_anew_with_the_same_members_is_noticed(
+    store: Store, place: str, tmp_path: Path
+) -> None:
     def pack(names: Sequence[str]) -> str:
         with tarfile.open(tmp_path / "x.tar", "w") as archive:
             for name in names:
@@ -88,7 +95,8 @@ def test_archive_packed_anew_with_the_same_members_is_noticed(store: Store, plac
         paths.write(f"{place}/x.tar", (tmp_path / "x.tar").read_bytes())
         return build_index(open_source(f"tar:{place}/x.tar", "train").index(), 0).state
 
-    assert pack(["cat/1.png", "cat/2.png"]) != pack(["cat/2.png", "cat/1.png"])  # within one second, too
+    # within one second, too
+    assert pack(["cat/1.png", "cat/2.png"]) != pack(["cat/2.png", "cat/1.png"])
 
 
 def test_a_read_is_one_request(store: Store, place: str, miniature: Miniature) -> None:
@@ -135,7 +143,10 @@ def test_headers_between_large_members_take_little(store: Store, place: str) -> 
 
 
 def test_zip_and_parquet(store: Store, place: str, miniature: Miniature, tmp_path: Path) -> None:
-    contents = {str(path.relative_to(miniature.folder)): path.read_bytes() for path in miniature.folder.rglob("*.JPEG")}
+    contents = {
+        str(path.relative_to(miniature.folder)): path.read_bytes()
+        for path in miniature.folder.rglob("*.JPEG")
+    }
     local = make_zip(tmp_path / "x.zip", contents)
     paths.write(f"{place}/x.zip", local.read_bytes())
     store.proxy.reset()
@@ -145,18 +156,28 @@ def test_zip_and_parquet(store: Store, place: str, miniature: Miniature, tmp_pat
     assert same(remote, open_source(f"zip:{local}", "train")) == SYNSETS * IMAGES
     for number in range(2):
         path = make_parquet(
-            tmp_path / f"hub/train-{number:05d}-of-00002.parquet", list(contents.values())[:9], [0] * 9, ["cat"]
+            tmp_path / f"hub/train-{number:05d}-of-00002.parquet",
+            list(contents.values())[:9],
+            [0] * 9,
+            ["cat"],
         )
         paths.write(f"{place}/hub/{path.name}", path.read_bytes())
-    one, other = (open_source(f"parquet:{root}", "train") for root in (f"{place}/hub", tmp_path / "hub"))
+    one, other = (
+        open_source(f"parquet:{root}", "train") for root in (f"{place}/hub", tmp_path / "hub")
+    )
     assert same(one, other) == 18
     assert one.fingerprint == other.fingerprint
 
 
 def test_builder(store: Store, place: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
-    local = make_builder(tmp_path, features, [{"image": jpeg(rng), "label": row % 2} for row in range(7)])
+    features = {
+        "image": tfds.features.Image(),
+        "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+    }
+    local = make_builder(
+        tmp_path, features, [{"image": jpeg(rng), "label": row % 2} for row in range(7)]
+    )
     for path in local.iterdir():
         paths.write(f"{place}/tiny/1.0.0/{path.name}", path.read_bytes())
     one, other = (open_source(f"tfds:{root}", "train") for root in (f"{place}/tiny/1.0.0", local))
@@ -170,12 +191,19 @@ def test_builder(store: Store, place: str, tmp_path: Path) -> None:
         list(open_source(f"tfds:{place}/nothing", "train").index())
 
 
-@pytest.mark.parametrize("where", ["schemas.storage.paths.download", "pipelines.sources.tfds_builder._read"])
+@pytest.mark.parametrize(
+    "where", ["schemas.storage.paths.download", "pipelines.sources.tfds_builder._read"]
+)
 def test_what_a_killed_reader_of_a_builder_leaves_is_swept(
     s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
-    local = make_builder(tmp_path / "local", features, [{"image": jpeg(np.random.default_rng(0)), "label": 0}])
+    features = {
+        "image": tfds.features.Image(),
+        "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+    }
+    local = make_builder(
+        tmp_path / "local", features, [{"image": jpeg(np.random.default_rng(0)), "label": 0}]
+    )
     url = f"{s3_store.url}/killed-reader/tiny/1.0.0"
     s3_store.proxy.reset()
     for path in local.iterdir():
@@ -193,7 +221,9 @@ source = open_source("tfds:{url}", "train")
 source.read(next(iter(source.index())))
 """
     environment = {**os.environ, **s3_store.environment, "TMPDIR": str(temporary)}
-    died = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    died = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
     assert died.returncode == -signal.SIGKILL, died.stderr
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     assert list(temporary.iterdir())
@@ -201,12 +231,16 @@ source.read(next(iter(source.index())))
     assert list(temporary.iterdir()) == []
 
 
-def test_through_trouble(store: Store, place: str, miniature: Miniature, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_through_trouble(
+    store: Store, place: str, miniature: Miniature, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(paths, "PAUSE", 0.01)
     monkeypatch.setattr(paths, "ATTEMPTS", 15)
     paths.write(f"{place}/x.tar", miniature.train.read_bytes())
     store.proxy.reset(now_and_then(0.2, seed=3))
-    assert same(open_source(f"tar:{place}/x.tar", "train"), open_source(f"tar:{miniature.train}", "train"))
+    assert same(
+        open_source(f"tar:{place}/x.tar", "train"), open_source(f"tar:{miniature.train}", "train")
+    )
 
 
 def test_what_is_not_there_is_told_in_one_line(store: Store, place: str) -> None:

@@ -60,7 +60,9 @@ def test_any_member_equals_what_tar_extracts(miniature: Miniature, tmp_path: Pat
         subprocess.run(["tar", "xf", tmp_path / f"{name}.tar", "-C", tmp_path / name], check=True)
         for key, item in index(source).items():
             if key.startswith(name):
-                np.testing.assert_array_equal(source.read(item).pixels, decode_image((tmp_path / key).read_bytes()))
+                np.testing.assert_array_equal(
+                    source.read(item).pixels, decode_image((tmp_path / key).read_bytes())
+                )
 
 
 def test_nothing_is_extracted_and_a_copy_is_small(
@@ -91,7 +93,9 @@ def test_without_the_devkit_validation_images_are_one_class(miniature: Miniature
     assert {item.label for item in source.index()} == {0}
 
 
-def test_training_synsets_are_checked_against_the_devkit(miniature: Miniature, tmp_path: Path) -> None:
+def test_training_synsets_are_checked_against_the_devkit(
+    miniature: Miniature, tmp_path: Path
+) -> None:
     both = opened(miniature.train, miniature.devkit)
     assert both.classes == opened(miniature.train).classes
     assert len(index(both)) == SYNSETS * IMAGES
@@ -114,11 +118,19 @@ def refusal_of(*paths: Path) -> str:
 
 
 def test_validation_image_without_a_label_is_rejected(miniature: Miniature, tmp_path: Path) -> None:
-    path = plain_tar(tmp_path / "val.tar", "ILSVRC2012_val_00000031.JPEG", "cat.JPEG", "ILSVRC2012_val_00000001.JPEG")
+    path = plain_tar(
+        tmp_path / "val.tar",
+        "ILSVRC2012_val_00000031.JPEG",
+        "cat.JPEG",
+        "ILSVRC2012_val_00000001.JPEG",
+    )
     source = opened(path, miniature.devkit)
     items = index(source)
     assert items["ILSVRC2012_val_00000001.JPEG"].label >= 0
-    for name, reason in (("ILSVRC2012_val_00000031.JPEG", "labels of 30"), ("cat.JPEG", "not named like")):
+    for name, reason in (
+        ("ILSVRC2012_val_00000031.JPEG", "labels of 30"),
+        ("cat.JPEG", "not named like"),
+    ):
         with pytest.raises(ImageError, match=reason):
             source.read(items[name])
 
@@ -128,7 +140,9 @@ def test_damaged_devkit_is_named(damage: str, miniature: Miniature, tmp_path: Pa
     path = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
     with tarfile.open(miniature.devkit) as whole:
         contents = {member.name: whole.extractfile(member).read() for member in whole}
-    meta, truth = (next(name for name in contents if name.endswith(end)) for end in ("meta.mat", "truth.txt"))
+    meta, truth = (
+        next(name for name in contents if name.endswith(end)) for end in ("meta.mat", "truth.txt")
+    )
     if damage == "no member":
         del contents[truth]
     contents[meta] = b"?" * 500 if damage == "no table" else contents[meta]
@@ -157,7 +171,11 @@ def test_long_and_foreign_names(kind: int, tmp_path: Path) -> None:
 
 def test_dots_slashes_hidden_members_and_folders_around_everything(tmp_path: Path) -> None:
     path = plain_tar(
-        tmp_path / "x.tar", "./data/train//cat/1.png", "./data/train/dog/2.png", "./data/train/dog/._2.png", "./x.txt"
+        tmp_path / "x.tar",
+        "./data/train//cat/1.png",
+        "./data/train/dog/2.png",
+        "./data/train/dog/._2.png",
+        "./x.txt",
     )
     source = opened(path)
     assert source.classes == ("cat", "dog")
@@ -226,7 +244,15 @@ def test_a_cut_archive_never_passes_for_a_whole_one(miniature: Miniature, tmp_pa
     last = members[-1]
     end = last.offset_data + -(-last.size // 512) * 512
     path = tmp_path / "cut.tar"
-    cuts = {last.offset, last.offset + 100, last.offset + 512, last.offset_data + 700, end - 100, end, end + 300}
+    cuts = {
+        last.offset,
+        last.offset + 100,
+        last.offset + 512,
+        last.offset_data + 700,
+        end - 100,
+        end,
+        end + 300,
+    }
     cuts |= {members[3].offset, members[3].offset_data + 512 * 3, 100, 512, 1000}
     cuts |= set(np.random.default_rng(0).integers(1, end + 512, 60).tolist())
     for cut in cuts:
@@ -252,14 +278,19 @@ def test_cut_inner_tar_is_named(miniature: Miniature, tmp_path: Path) -> None:
 
 
 def test_hole_in_a_download_is_noticed(miniature: Miniature, tmp_path: Path) -> None:
-    whole = bytearray(plain_tar(tmp_path / "x.tar", *(f"cat/{number}.png" for number in range(3000))).read_bytes())
+    whole = bytearray(
+        plain_tar(tmp_path / "x.tar", *(f"cat/{number}.png" for number in range(3000))).read_bytes()
+    )
     whole[512 * 1000 :] = bytes(len(whole) - 512 * 1000)
     (tmp_path / "x.tar").write_bytes(whole)
     assert "damaged or not fully downloaded" in refusal(tmp_path / "x.tar")
 
 
 def test_joined_tars_are_refused(tmp_path: Path) -> None:
-    one, other = plain_tar(tmp_path / "a.tar", "cat/1.png"), plain_tar(tmp_path / "b.tar", "dog/2.png")
+    one, other = (
+        plain_tar(tmp_path / "a.tar", "cat/1.png"),
+        plain_tar(tmp_path / "b.tar", "dog/2.png"),
+    )
     (tmp_path / "x.tar").write_bytes(one.read_bytes() + other.read_bytes())
     assert "give them one by one" in refusal(tmp_path / "x.tar")
     both = opened(one, other)

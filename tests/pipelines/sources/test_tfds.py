@@ -41,15 +41,22 @@ def labelled(tmp_path: Path, pictures: list[bytes]) -> Path:
         "label": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
         "file_name": tfds.features.Text(),
     }
-    rows = [{"image": data, "label": row % 3, "file_name": f"{row}.JPEG"} for row, data in enumerate(pictures)]
+    rows = [
+        {"image": data, "label": row % 3, "file_name": f"{row}.JPEG"}
+        for row, data in enumerate(pictures)
+    ]
     return make_builder(tmp_path / "data", features, rows)
 
 
-def test_rows_are_items_and_records_know_their_labels(labelled: Path, pictures: list[bytes]) -> None:
+def test_rows_are_items_and_records_know_their_labels(
+    labelled: Path, pictures: list[bytes]
+) -> None:
     source = open_source(f"tfds:{labelled}", "train")
     assert source.classes == ("cat", "dog", "eel")
     items = list(source.index())
-    assert [(item.key, item.label) for item in items] == [(f"train/{n:07d}", UNLABELLED) for n in range(COUNT)]
+    assert [(item.key, item.label) for item in items] == [
+        (f"train/{n:07d}", UNLABELLED) for n in range(COUNT)
+    ]
     assert [item.group[-5:] for item in items] == ["00002"] * COUNT
     assert len({item.group for item in items}) == 2
     with ThreadPoolExecutor(4) as pool:
@@ -71,12 +78,15 @@ print(source.read(next(source.index())).pixels.shape, "tensorflow" in sys.module
     assert done.stdout == "(24, 30, 3) False\n"
 
 
-def test_found_by_name_in_a_data_dir_or_where_tfds_looks(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_found_by_name_in_a_data_dir_or_where_tfds_looks(
+    labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data_dir = labelled.parent.parent
     by_name = open_source(f"tfds:tiny@{data_dir}", "train")
     assert by_name.descriptor == f"tfds:{labelled}"
     assert by_name.fingerprint == open_source(f"tfds:{labelled}", "train").fingerprint
-    code = 'import sys; from pipelines.sources import open_source; print(open_source("tfds:tiny", "train").descriptor)'
+    code = "import sys; from pipelines.sources import open_source; "
+    code += 'print(open_source("tfds:tiny", "train").descriptor)'
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"tfds:{labelled}\n"
@@ -163,7 +173,11 @@ def test_few_files_are_open(tmp_path: Path, pictures: list[bytes]) -> None:
         source.read(item)
     gc.collect()
     links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
-    assert 0 < sum(name.startswith(str(path)) and "array_record" in name for name in links) <= SHARDS_KEPT, links
+    assert (
+        0
+        < sum(name.startswith(str(path)) and "array_record" in name for name in links)
+        <= SHARDS_KEPT
+    ), links
 
 
 def refusal(descriptor: str, split: str = "train") -> str:
@@ -173,7 +187,9 @@ def refusal(descriptor: str, split: str = "train") -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, pictures: list[bytes], labelled: Path) -> None:
+def test_what_cannot_be_read_is_told_in_one_line(
+    tmp_path: Path, pictures: list[bytes], labelled: Path
+) -> None:
     rows = [{"image": data} for data in pictures]
     records = make_builder(tmp_path / "records", {"image": image()}, rows, kind="tfrecord")
     assert "prepared as tfrecord" in refusal(f"tfds:{records}")
@@ -186,11 +202,15 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, pictures: list[
     assert "several images (left, right), none of them named image" in refusal(f"tfds:{both}")
     classes = {name: tfds.features.ClassLabel(num_classes=2) for name in ("fine", "coarse")}
     several = make_builder(
-        tmp_path / "classes", {"image": image(), **classes}, [{"image": pictures[0], "fine": 0, "coarse": 1}] * 2
+        tmp_path / "classes",
+        {"image": image(), **classes},
+        [{"image": pictures[0], "fine": 0, "coarse": 1}] * 2,
     )
     assert "several class labels (" in refusal(f"tfds:{several}")
     assert "no prepared dataset imagenet2012 in" in refusal(f"tfds:imagenet2012@{tmp_path}")
-    assert "tfds build imagenet2012 --file_format=array_record" in refusal(f"tfds:imagenet2012@{tmp_path}")
+    assert "tfds build imagenet2012 --file_format=array_record" in refusal(
+        f"tfds:imagenet2012@{tmp_path}"
+    )
     assert "no prepared dataset no_such_thing" in refusal(f"tfds:no_such_thing@{tmp_path}")
     assert "no dataset_info.json in this directory" in refusal(f"tfds:{tmp_path}")
     assert "give the directory of the builder" in refusal("tfds:imagenet2012@gs://bucket/tfds")
@@ -200,13 +220,17 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, pictures: list[
 
 def test_missing_and_broken_parts_are_told(labelled: Path) -> None:
     next(labelled.glob("*00001-of-00002")).unlink()
-    assert "tiny-train.array_record-00001-of-00002 is not there (1 such)" in refusal(f"tfds:{labelled}")
+    assert "tiny-train.array_record-00001-of-00002 is not there (1 such)" in refusal(
+        f"tfds:{labelled}"
+    )
     (labelled / "dataset_info.json").write_text("{")
     assert "cannot open it" in refusal(f"tfds:{labelled}")
 
 
 def test_images_that_are_numbers_in_disguise_are_refused(tmp_path: Path) -> None:
-    path = make_builder(tmp_path, {"image": tfds.features.Image(shape=(2, 2, 1))}, [{"image": png()}] * 2)
+    path = make_builder(
+        tmp_path, {"image": tfds.features.Image(shape=(2, 2, 1))}, [{"image": png()}] * 2
+    )
     assert len(list(open_source(f"tfds:{path}", "train").index())) == 2
     features = path / "features.json"
     features.write_text(features.read_text().replace('"dtype": "uint8"', '"dtype": "float32"'))

@@ -45,7 +45,9 @@ def test_members_equal_what_zipfile_reads(method: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     contents = {f"data/{name}/{n} żółw.jpg": jpeg(rng) for n in range(4) for name in ("cat", "dog")}
     path = make_zip(
-        tmp_path / "x.zip", {**contents, "__MACOSX/data/cat/._0.jpg": b"x", "data/readme.txt": b"x"}, method
+        tmp_path / "x.zip",
+        {**contents, "__MACOSX/data/cat/._0.jpg": b"x", "data/readme.txt": b"x"},
+        method,
     )
     source = pickle.loads(pickle.dumps(opened(path)))
     assert source.classes == ("cat", "dog")
@@ -53,11 +55,15 @@ def test_members_equal_what_zipfile_reads(method: int, tmp_path: Path) -> None:
     assert {f"data/{key}" for key in items} == contents.keys()
     for key, item in items.items():
         assert source.classes[item.label] == key.split("/")[0]
-        np.testing.assert_array_equal(source.read(item).pixels, decode_image(contents[f"data/{key}"]))
+        np.testing.assert_array_equal(
+            source.read(item).pixels, decode_image(contents[f"data/{key}"])
+        )
 
 
 def test_flat_zip_is_one_class(tmp_path: Path) -> None:
-    source = opened(make_zip(tmp_path / "x.zip", {"CelebA-HQ/1.png": png(), "CelebA-HQ/2.png": png()}))
+    source = opened(
+        make_zip(tmp_path / "x.zip", {"CelebA-HQ/1.png": png(), "CelebA-HQ/2.png": png()})
+    )
     assert len(source.classes) == 1
     source = opened(make_zip(tmp_path / "y.zip", {"1.png": png(), "2.png": png()}))
     assert source.classes == ("all",)
@@ -76,11 +82,14 @@ def test_directory_equals_zipfile_on_every_kind_of_member(tmp_path: Path) -> Non
     with zipfile.ZipFile(path) as archive, RangeFile(str(path)) as file:
         found = [(m.name, m.size, m.compressed, m.offset, m.crc) for m in directory(file, "x")]
         infos = archive.infolist()
-        assert found == [(m.filename, m.file_size, m.compress_size, m.header_offset, m.CRC) for m in infos]
+        assert found == [
+            (m.filename, m.file_size, m.compress_size, m.header_offset, m.CRC) for m in infos
+        ]
 
 
 def test_zip64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 10)  # so that the Zip64 records are written for a small one
+    # so that the Zip64 records are written for a small one
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 10)
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
     contents = {f"{n:03d}.png": png(size=(n + 1, 9)) for n in range(30)}
     path = make_zip(tmp_path / "x.zip", contents)
@@ -88,7 +97,9 @@ def test_zip64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = opened(path)
     items = by_key(source)
     assert len(items) == 30
-    assert all(source.read(item).pixels.shape == (9, int(key[:3]) + 1, 3) for key, item in items.items())
+    assert all(
+        source.read(item).pixels.shape == (9, int(key[:3]) + 1, 3) for key, item in items.items()
+    )
 
 
 def test_really_beyond_four_gigabytes(tmp_path: Path) -> None:
@@ -112,7 +123,9 @@ def test_local_header_longer_than_the_directory_tells(tmp_path: Path) -> None:
     data[28:30] = struct.pack("<H", 1000)
     data[35:35] = bytes(1000)  # behind the name
     end = data.rindex(b"PK\x05\x06")
-    data[end + 16 : end + 20] = struct.pack("<L", struct.unpack_from("<L", data, end + 16)[0] + 1000)
+    data[end + 16 : end + 20] = struct.pack(
+        "<L", struct.unpack_from("<L", data, end + 16)[0] + 1000
+    )
     path.write_bytes(data)
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
@@ -139,7 +152,9 @@ def test_damaged_member_is_rejected(tmp_path: Path) -> None:
 
 
 def test_deflate_bomb_is_not_unpacked(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "x.zip", {"a.bmp": bytes(50 << 20), "b.png": png()}, zipfile.ZIP_DEFLATED)
+    path = make_zip(
+        tmp_path / "x.zip", {"a.bmp": bytes(50 << 20), "b.png": png()}, zipfile.ZIP_DEFLATED
+    )
     data = bytearray(path.read_bytes())
     at = data.index(b"PK\x01\x02")
     data[at + 24 : at + 28] = struct.pack("<L", 1000)  # the directory promises less
@@ -176,7 +191,9 @@ def test_members_that_cannot_be_used_are_rejected_with_a_reason(tmp_path: Path) 
         "../evil.png": "its name leads out of the archive",
         "/etc/evil.png": "its name leads out of the archive",
         "cat/link.png": "a symbolic link, not a file",
-        "cat/lzma.png": "compressed by method 14 of zip; only stored (0) and deflated (8) members can be read",
+        "cat/lzma.png": (
+            "compressed by method 14 of zip; only stored (0) and deflated (8) members can be read"
+        ),
         "cat/secret.png": "encrypted; unpack the zip with its password",
         "dog/": "a class folder with no image in it",
     }
@@ -211,7 +228,11 @@ def test_a_cut_zip_never_passes_for_a_whole_one(tmp_path: Path) -> None:
 
 def test_what_is_no_zip_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
-    for data, what in ((b"", "an empty file"), (b"text", "not a zip"), (os.urandom(3000), "not a zip")):
+    for data, what in (
+        (b"", "an empty file"),
+        (b"text", "not a zip"),
+        (os.urandom(3000), "not a zip"),
+    ):
         path.write_bytes(data)
         assert what in refusal(path)
     make_zip(path, {})

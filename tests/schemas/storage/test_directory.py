@@ -61,13 +61,18 @@ def test_sweep_takes_half_written_files_only(tmp_path: Path) -> None:
     (tmp_path / f"{GONE}1/done").mkdir(parents=True)
     directory.sweep()
     assert not directory.exists(f"{GONE}1")
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [".work/keep", "keep"]
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == [
+        ".work/keep",
+        "keep",
+    ]
 
 
 def test_work_is_cleared_away_while_another_command_makes_it_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other one comes at the worst moment: its lock is there before the first of our files is deleted."""
+    """The other one comes at the worst moment: its lock is there before the first of our files is
+    deleted.
+    """
     directory = LocalDirectory(str(tmp_path))
     directory.write(f"{WORK}/done/00000.json", "{}")
     directory.write(f"{WORK}/lock", "")
@@ -79,13 +84,19 @@ def test_work_is_cleared_away_while_another_command_makes_it_anew(
 
     monkeypatch.setattr(shutil, "rmtree", rmtree)
     directory.clear_work()
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [WORK, f"{WORK}/lock"]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        WORK,
+        f"{WORK}/lock",
+    ]
     assert directory.read(f"{WORK}/lock") == b"theirs"
 
 
-def test_other_file_systems_and_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_file_systems_and_files_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(
-        UserError, match="hdfs://host/data: no such kind of storage; known are local paths, s3:// and gs"
+        UserError,
+        match="hdfs://host/data: no such kind of storage; known are local paths, s3:// and gs",
     ):
         open_directory("hdfs://host/data")
     (tmp_path / "file").touch()

@@ -39,7 +39,10 @@ def test_folder_of_a_killed_process_is_swept_and_no_other(place: Path) -> None:
     (place / "flowtrain-work-unlocked").mkdir()
     (place / "flowtrain-work-unlocked" / "file").touch()  # not ours to judge
     (place / "other").mkdir()
-    with subprocess.Popen([sys.executable, "-c", HOLD], stdin=-1, stdout=-1, text=True) as holder, temporary_folder():
+    with (
+        subprocess.Popen([sys.executable, "-c", HOLD], stdin=-1, stdout=-1, text=True) as holder,
+        temporary_folder(),
+    ):
         assert holder.stdout is not None
         folder = Path(holder.stdout.readline().strip())
         before = {*place.iterdir()}

@@ -418,7 +418,10 @@ class Block:
 sys.meta_path.insert(0, Block())
 from types import SimpleNamespace
 import jax, jax.numpy as jnp
-from flowtrain import counter, ema, latents, model, objective, optim, path, state
+from flowtrain import model, optim
+from flowtrain.flow import objective, path
+from flowtrain.records import counter, latents
+from flowtrain.state import ema, train_state
 blocked.remove("schemas")
 from flowtrain import step
 values = dict(depth=1, width=8, heads=2, patch=2, mlp_ratio=4.0, dtype="bfloat16")

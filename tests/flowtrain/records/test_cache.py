@@ -262,7 +262,7 @@ def test_a_map_that_is_replaced_or_deleted_is_read_on(dataset: Path, place: Path
 STAGE = """
 import sys
 from pathlib import Path
-from flowtrain import rows
+from flowtrain.records import rows
 from flowtrain.records.cache import open_records
 rows._CHUNK = 1
 def progress(records):

@@ -207,7 +207,7 @@ def test_a_dataset_without_manifest_or_from_the_future_is_refused(dataset: Path)
 OPEN = """
 import resource, sys
 from pathlib import Path
-from flowtrain import reader
+from flowtrain.records import reader
 from schemas.errors import UserError
 reader._OTHER_FILES = 40
 for hard in (100, 99):

@@ -257,7 +257,7 @@ def test_kill_and_repeat(parts: Parts, tmp_path: Path, after: int) -> None:
     # A pause after each shard, so that the kill falls between two of them.
     script = f"""
 import time
-from pipelines import merging
+from pipelines.curate import merge as merging
 mark = merging.write_marker
 def slowly(*arguments):
     mark(*arguments)

@@ -98,7 +98,7 @@ def roomy_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
             return decode(self, z) if len(z) <= most else jnp.zeros((1 << 44,))
 
         monkeypatch.setattr(Vae, "decode", limited)
-        monkeypatch.setattr(decode, "_fitting", {})
+        monkeypatch.setattr("pipelines.encoders.decode._fitting", {})
         return sizes
 
     return limit

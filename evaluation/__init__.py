@@ -1,3 +1,6 @@
-"""Checkpoints to numbers: generate samples, decode them, measure features, and tell the result with
-its protocol.
+"""Checkpoints to numbers: samples, their features, and distances told with their protocol.
+
+cli: the commands; evaluate, options: `flowtrain eval`; results: results.jsonl; protocols: how
+features are measured; progress: bars.
+Rooms: report, preview, draw, score, features, extractors, metrics.
 """

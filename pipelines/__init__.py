@@ -1,9 +1,12 @@
-"""Images to latents: Apache Beam pipelines, the VAE, and the reader and writer of latent
-datasets.
+"""Images to latents: Apache Beam pipelines, autoencoders, latent datasets.
+
+cli, data_cli: the commands `preprocess` and `data`; images: decoding and cropping; grid: pictures
+of pictures; beam_storage: object stores as Beam was told.
+Rooms: curate, preprocess, encoders, sources, dataset, runners.
 """
 
 from pipelines.beam_storage import connect
 from schemas.storage.objects import connect_with
 
-# in worker processes too, which import this package with whatever they are sent
+# In worker processes too, which import this package with whatever they are sent.
 connect_with(connect)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipelines.encoders.decode import decode_records
 from schemas.errors import UserError
 from schemas.layout import Layout
+from schemas.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from pipelines.dataset.finished import LatentDataset
@@ -79,8 +80,8 @@ class DatasetImages:
         return ""  # the digest is of their bytes
 
     def read(self, start: int, stop: int) -> Batch:
-        dataset = _dataset(self.directory)
-        if dataset.manifest.digest() != self.digest:
+        dataset, digest = _open_dataset(self.directory)
+        if digest != self.digest:
             raise UserError(
                 f"{self.directory}: the dataset changed while it was read; repeat the command"
             )
@@ -99,7 +100,8 @@ def dataset_images(
     Raises:
         UserError: no finished dataset, no such split, fewer than `num` records.
     """
-    manifest = _dataset(str(directory)).manifest
+    dataset, digest = _open_dataset(str(directory))
+    manifest = dataset.manifest
     split = split or manifest.split
     if split not in manifest.splits:
         raise UserError(f"{directory}: no split {split!r}; it has {' and '.join(manifest.splits)}")
@@ -110,7 +112,7 @@ def dataset_images(
         size=_at_most(records, num, str(directory)),
         resolution=manifest.resolution,
         classes=manifest.classes,
-        digest=manifest.digest(),
+        digest=digest,
         decoded=manifest.layout is not Layout.IMAGE and manifest.vae is not None,
     )
 
@@ -248,10 +250,24 @@ def _batch(path: str) -> NDArray[np.uint8]:
     return images
 
 
-def _dataset(directory: str) -> "LatentDataset":
+def _open_dataset(directory: str) -> tuple["LatentDataset", str]:
+    """A dataset and its digest. Opened again only when its manifest is another file than before."""
+    try:
+        status = Path(directory, MANIFEST_NAME).stat()
+        version = (status.st_ino, status.st_size, status.st_mtime_ns)
+    except OSError:  # opening it says what is wrong
+        version = None
+    return _read_dataset(directory, version)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_dataset(
+    directory: str, version: tuple[int, int, int] | None
+) -> tuple["LatentDataset", str]:
     from pipelines.dataset.finished import LatentDataset
 
-    return LatentDataset(Path(directory))
+    dataset = LatentDataset(Path(directory))
+    return dataset, dataset.manifest.digest()
 
 
 @functools.lru_cache(maxsize=4)

@@ -3,6 +3,7 @@ locate.
 """
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from evaluation.features.imagesets import batch_images, dataset_images, source_images
 from flowtrain.state.checkpoint import TrainedModel
+from schemas import manifest
 from schemas.errors import UserError
 from tests.evaluation.conftest import World
 from tests.pipelines.sources.miniature import png
@@ -27,6 +29,26 @@ def test_ranges_of_a_dataset_are_slices_of_the_whole(world: World) -> None:
     assert whole.labels.tolist() == [i % 3 for i in range(30)]
     assert whole.images.dtype == np.uint8
     assert len(np.unique(whole.images.reshape(30, -1), axis=0)) == 30
+
+
+def test_a_manifest_is_read_once_until_it_is_another(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(world.dataset, copy)
+    read = []
+    parse = manifest.parse_manifest
+    monkeypatch.setattr(manifest, "parse_manifest", lambda *text: read.append(1) or parse(*text))
+    images = dataset_images(copy)
+    for start in range(0, images.size, 5):
+        images.read(start, start + 5)
+    assert len(read) == 1
+    (copy / "manifest.json").write_text((copy / "manifest.json").read_text())
+    images.read(0, 5)
+    assert len(read) == 2
+    shutil.rmtree(copy)
+    with pytest.raises(UserError, match="manifest"):
+        images.read(0, 5)
 
 
 def test_samples_are_decoded_from_the_models_scale(

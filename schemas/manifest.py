@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from schemas.errors import UserError
@@ -92,6 +94,18 @@ class Normalization(Growing):
     def identity(cls, channels: int) -> Self:
         """Leaves everything as it is."""
         return cls(offset=(0.0,) * channels, scale=(1.0,) * channels)
+
+    def apply(self, raw: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Stored scale (..., c) to model scale, float32."""
+        offset = np.asarray(self.offset, np.float32)
+        scale = np.asarray(self.scale, np.float32)
+        return (raw.astype(np.float32) - offset) * scale
+
+    def undo(self, latents: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Model scale (..., c) to stored scale, float32."""
+        offset = np.asarray(self.offset, np.float32)
+        scale = np.asarray(self.scale, np.float32)
+        return latents.astype(np.float32) / scale + offset
 
     def then(self, second: "Normalization") -> "Normalization":
         """This one and then `second`, as one."""

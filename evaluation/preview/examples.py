@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.dataset.finished import LatentDataset
-from pipelines.encoders.decode import denormalise
 from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.manifest import Manifest
@@ -30,7 +29,7 @@ class Examples:
 
 
 def _raw_latent(record: Record, manifest: Manifest) -> NDArray[Any]:
-    return denormalise(record.tensors["latent"][None], manifest.stored_normalization())[0]
+    return manifest.stored_normalization().undo(record.tensors["latent"])
 
 
 # What a record holds, as (h, w, c) that the run's normalisation brings to the model's scale.
@@ -56,14 +55,9 @@ def read_examples(directory: Path, run: Run) -> Examples:
             "one"
         )
     records = pick(dataset.records(stop=min(len(dataset), SEARCHED)), len(manifest.classes))
-    raw = np.stack([_RAW[manifest.layout](record, manifest) for record in records]).astype(
-        np.float32
-    )
-    offset = np.asarray(run.normalization.offset, np.float32)[None, None, None, :]
-    scale = np.asarray(run.normalization.scale, np.float32)[None, None, None, :]
-    return Examples(
-        (raw - offset) * scale, np.array([record.label for record in records], np.int32)
-    )
+    raw = np.stack([_RAW[manifest.layout](record, manifest) for record in records])
+    labels = np.array([record.label for record in records], np.int32)
+    return Examples(run.normalization.apply(raw), labels)
 
 
 def pick(records: Iterable[Record], classes: int) -> list[Record]:

@@ -1,4 +1,4 @@
-"""Latents to uint8 pixels: denormalise, decode in batches of one shape, quantise once."""
+"""Latents to uint8 pixels: decode in batches of one shape, quantise once."""
 
 import functools
 import threading
@@ -74,13 +74,6 @@ def decode_batch_size(resolution: int) -> int:
     return max(1, min(_MOST_IMAGES, _PIXELS_A_BATCH // resolution**2))
 
 
-def denormalise(latents: NDArray[np.floating], normalization: Normalization) -> NDArray[np.float32]:
-    """Model scale to raw: (n, h, w, c) z -> z / scale + offset, float32."""
-    scale = np.asarray(normalization.scale, np.float32)[None, None, None, :]
-    offset = np.asarray(normalization.offset, np.float32)[None, None, None, :]
-    return latents.astype(np.float32) / scale + offset
-
-
 def decode_raw(
     raw: NDArray[np.floating], vae: VaeInfo | None, resolution: int
 ) -> NDArray[np.uint8]:
@@ -141,7 +134,7 @@ def decode_samples(
     resolution: int,
 ) -> NDArray[np.uint8]:
     """Latents in the model's scale -> uint8 images (n, H, W, 3)."""
-    return decode_raw(denormalise(latents, normalization), vae, resolution)
+    return decode_raw(normalization.undo(latents), vae, resolution)
 
 
 def decode_records(manifest: Manifest, records: Sequence[Record]) -> NDArray[np.uint8]:

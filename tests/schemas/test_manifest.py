@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from schemas.errors import UserError
@@ -129,6 +130,17 @@ def test_missing_and_damaged(tmp_path):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(UserError, match="not a readable manifest"):
             read_manifest(tmp_path)
+
+
+def test_a_normalization_and_its_inverse():
+    random = np.random.default_rng(0)
+    raw = random.normal(size=(3, 2, 2, 4)).astype(np.float32)
+    normalization = Normalization(offset=(0.5, -1.0, 0.0, 2.0), scale=(0.2, 1.0, 3.0, 0.7))
+    expected = (raw.astype(np.float64) - normalization.offset) * normalization.scale
+    assert normalization.apply(raw).dtype == np.float32
+    np.testing.assert_allclose(normalization.apply(raw), expected, atol=1e-6)
+    np.testing.assert_allclose(normalization.undo(expected), raw, atol=1e-6)
+    assert normalization.undo(expected.astype(np.float16)).dtype == np.float32
 
 
 def test_one_normalization_after_another():

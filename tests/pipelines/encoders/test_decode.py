@@ -13,7 +13,6 @@ from pipelines.encoders.decode import (
     decode_raw,
     decode_samples,
     decoding_vae,
-    denormalise,
 )
 from pipelines.encoders.describe import describe_vae
 from pipelines.encoders.weights import Vae
@@ -29,14 +28,6 @@ def vae(tiny_vae: Path) -> VaeInfo:
     info = describe_vae(str(tiny_vae), None, "float32")
     assert info is not None
     return info
-
-
-def test_denormalise_undoes_the_models_scale() -> None:
-    rng = np.random.default_rng(0)
-    raw = rng.normal(size=(3, 2, 2, 4)).astype(np.float32)
-    normalization = Normalization(offset=(0.5, -1.0, 0.0, 2.0), scale=(0.2, 1.0, 3.0, 0.7))
-    scaled = (raw - np.array(normalization.offset)) * np.array(normalization.scale)
-    np.testing.assert_allclose(denormalise(scaled, normalization), raw, atol=1e-6)
 
 
 def test_decoded_pixels_are_the_vaes_output_quantised_once(vae: VaeInfo) -> None:

@@ -18,7 +18,7 @@ def test_the_wheel_holds_recipes_weights_and_template(tmp_path):
         "flowtrain/recipes/*.toml",
         "pipelines/assets/*/*",
         "evaluation/assets/*/*",
-        "evaluation/templates/*",
+        "evaluation/report/templates/*",
     ]
     expected = {str(path.relative_to(ROOT)) for pattern in data for path in ROOT.glob(pattern)}
     assert {name.rpartition(".")[2] for name in expected} >= {

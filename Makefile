@@ -17,13 +17,14 @@ QUICK := --xla_backend_optimization_level=0
 quickstart: $(VENV)/.base  ## images to a scored model on two cores, offline: writes $(OUT)/run/report.html
 	$(BIN)/flowtrain quickstart $(OUT)
 
-test: lint  ## format, lint, types, import contracts, then the tests
+test: lint  ## format, lint, density, types, import contracts, then the tests
 	$(BIN)/python -m pytest tests --ignore=tests/parity --ignore=tests/flowtrain -n 2 --dist loadfile
 	XLA_FLAGS="$(QUICK)" $(BIN)/python -m pytest tests/flowtrain -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/python tests/density.py
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 

@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 
 from flowtrain.records.cache import open_records
-from flowtrain.records.data import Batch, BatchReader, make_loader
+from flowtrain.records.data import BatchReader, make_loader
 from flowtrain.records.reader import LatentReader
 from pipelines.dataset.finished import finish_dataset
 from pipelines.dataset.shards import write_shard
+from schemas.columns import Columns
 from schemas.layout import Layout, TensorSpec, layout_tensors
 from schemas.manifest import ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo
 from schemas.record import encode_record
@@ -105,7 +106,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     _print(_rates(loaders, options), options)
 
 
-def _ours(batches: BatchReader) -> Iterator[Batch]:
+def _ours(batches: BatchReader) -> Iterator[Columns]:
     return make_loader(batches, 1 << 30)
 
 

@@ -1,6 +1,4 @@
-"""The `flowtrain` command. Names every sub-command by import string, so `--help` imports nothing
-heavy.
-"""
+"""The `flowtrain` command; sub-commands are import strings, so `--help` is fast."""
 
 import errno
 import importlib
@@ -52,9 +50,7 @@ _STORAGE |= {errno.EISDIR, errno.ENAMETOOLONG}
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module when the command is run, and turns a `UserError` into one line and
-    status 2.
-    """
+    """Imports a command's module when it runs; a `UserError` becomes a line and status 2."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

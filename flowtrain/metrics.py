@@ -1,6 +1,4 @@
-"""The numbers of a run: steps are gathered into an interval, and an interval gives the numbers of
-one line.
-"""
+"""The numbers of a run: steps gathered into intervals, each the numbers of one line."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, SupportsFloat
@@ -42,11 +40,9 @@ class Interval:
     """
 
     def __init__(self, batch_size: int, flops_per_image: float, ceiling: float | None):
-        self._batch_size, self._flops_per_image, self._ceiling = (
-            batch_size,
-            flops_per_image,
-            ceiling,
-        )
+        self._batch_size = batch_size
+        self._flops_per_image = flops_per_image
+        self._ceiling = ceiling
         self.clear()
 
     def clear(self) -> None:
@@ -66,14 +62,11 @@ class Interval:
             waited: seconds of those that the loop stood waiting for a batch.
         """
         if seconds is not None:
-            self._timed, self._seconds, self._waited = (
-                self._timed + 1,
-                self._seconds + seconds,
-                self._waited + waited,
-            )
-        self._latest = {name: float(values[name]) for name in _LATEST} | {
-            "skipped": int(values["skipped"])
-        }
+            self._timed += 1
+            self._seconds += seconds
+            self._waited += waited
+        self._latest = {name: float(values[name]) for name in _LATEST}
+        self._latest["skipped"] = int(values["skipped"])
         if not values["finite"]:
             return
         self._made += 1
@@ -93,12 +86,11 @@ class Interval:
         others; `data_wait`: wait_s / step_s. `mfu`: the model's FLOP/s as a share of the measured
         ceiling of the devices (not of a data sheet). `loss_t0.0` ...: see `loss_by_time`.
         """
-        means = (
-            {name: total / self._made for name, total in self._sums.items()} if self._made else {}
-        )
-        return (
-            means | self._latest | self._speed() | loss_by_time(self._time_loss, self._time_count)
-        )
+        means = {}
+        if self._made:
+            means = {name: total / self._made for name, total in self._sums.items()}
+        by_time = loss_by_time(self._time_loss, self._time_count)
+        return means | self._latest | self._speed() | by_time
 
     def _speed(self) -> dict[str, float]:
         if not self._timed or self._seconds <= 0:

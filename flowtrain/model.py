@@ -35,8 +35,7 @@ _zeros = nnx.initializers.zeros_init()
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Fixed 2-D sin-cos position embedding, (rows * columns, width) float32, tokens in row-major
-    order.
+    """Fixed 2-D sin-cos positions, (rows * columns, width) float32, tokens row by row.
 
     The first half of the channels encodes the column and the second the row, each as sin then cos
     of position * 10000^(-k / (width / 4)): the convention of MAE and DiT, so that their weights
@@ -81,9 +80,7 @@ def time_features(t: jax.Array, config: ModelConfig) -> jax.Array:
 
 
 def layer_norm(x: jax.Array) -> jax.Array:
-    """Zero mean and unit variance over the last axis, in float32, two passes (no cancellation), no
-    affine.
-    """
+    """Zero mean, unit variance over the last axis, in float32, two passes, no affine."""
     x = x.astype(jnp.float32)
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(
@@ -92,9 +89,7 @@ def layer_norm(x: jax.Array) -> jax.Array:
 
 
 def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
-    """Unit mean square over the last axis, in float32, times `scale` (d,); in x's dtype (Zhang &
-    Sennrich 2019).
-    """
+    """Unit mean square over the last axis, in float32, times `scale` (d,), in x's dtype."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + NORM_EPSILON)
     return (wide * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
@@ -123,9 +118,7 @@ def _attention_kernel(dtype: Any, head_width: int) -> Literal["cudnn"] | None:
 
 
 class Block(nnx.Module):
-    """Attention and MLP, both modulated and gated by the condition. Identity at initialisation
-    (adaLN-Zero).
-    """
+    """Attention and MLP modulated and gated by the condition; adaLN-Zero starts as identity."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         width, hidden, dtype = (
@@ -279,9 +272,7 @@ class Network(NamedTuple):
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-    """What is worth keeping for the backward pass: matrix products and fused attention; the rest is
-    cheap.
-    """
+    """Values kept for the backward pass: matrix products, fused attention; others are cheap."""
     return primitive.name == "dot_general" or primitive.name.startswith("dot_product_attention_fwd")
 
 
@@ -292,9 +283,7 @@ def _anywhere(x: jax.Array) -> jax.Array:
 def make_network(
     config: ModelConfig, latent_shape: Shape, num_classes: int, constrain: Constrain = _anywhere
 ) -> Network:
-    """Split the module once; after this, plain `jax.jit` over dicts (nnx.jit costs more dispatch a
-    step).
-    """
+    """A module split once, for `jax.jit` over dicts: nnx.jit costs more dispatch a step."""
 
     def build(key: jax.Array) -> DiT:
         return DiT(config, latent_shape, num_classes, constrain, rngs=nnx.Rngs(key))
@@ -335,8 +324,7 @@ def count_parameters(params: Params) -> int:
 
 
 def forward_macs(config: ModelConfig, latent_shape: Shape) -> int:
-    """Multiply-accumulates of one forward pass of one image; FLOPs are twice that, a training step
-    three times those.
+    """Multiply-accumulates of one forward pass of one image (2 FLOPs each; a step takes 3).
 
     By formula, since XLA's cost analysis counts a loop body once: depth (12 T D^2 + 2 T^2 D + 6
     D^2) + 2 T p^2 c D + 2 D^2 + (256 D + D^2 for t), with 12 = 4 + 2 mlp_ratio.

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 def _rsqrt(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """peak / sqrt(max(step / rsqrt_steps, 1)): EDM2's inverse square root (Karras et al. 2024,
-    arXiv:2312.02696).
-    """
+    """peak / sqrt(max(step / rsqrt_steps, 1)), as EDM2 (Karras et al., arXiv:2312.02696)."""
     begin = config.warmup_steps  # rsqrt_steps count from the first step
     return lambda step: (
         config.learning_rate / jnp.sqrt(jnp.maximum((step + begin) / config.rsqrt_steps, 1.0))
@@ -34,9 +32,7 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, int], optax.Schedule]] = {
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate by number of updates made: linear over `warmup_steps`, then the recipe's
-    schedule to the end.
-    """
+    """Learning rate by updates made: linear over `warmup_steps`, then the schedule."""
     after = SCHEDULES[config.schedule](config, steps - config.warmup_steps)
     if config.warmup_steps == 0:
         return after
@@ -47,9 +43,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Adam; with decoupled weight decay (AdamW) and clipping by global norm when the recipe sets
-    them.
-    """
+    """Adam, with the recipe's decoupled weight decay (AdamW) and clipping by global norm."""
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm is not None else []
     decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
     return optax.chain(

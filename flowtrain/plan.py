@@ -90,8 +90,7 @@ def make_plan(data: Path, recipe: Recipe) -> Plan:
 
 
 def plan_for(reader: Records, where: str, recipe: Recipe) -> Plan:
-    """The same for records that are open already; `where`, a path or URL, is what the run calls the
-    dataset.
+    """As `make_plan` for open records; `where` is the dataset's path or URL in the run.
 
     Raises:
         UserError: as `make_plan`, but for the dataset itself.

@@ -27,36 +27,32 @@ class Progress:
 
     Args:
         sinks: take every line; closed by `close`.
+        interval: an empty one, which gathers the steps between two lines.
         start: steps made before.
         steps: the last step of the run.
-        batch_size: images of a step, over all devices.
         log_every: steps between two lines.
-        flops_per_image: 6 x `flowtrain.model.forward_macs`: training costs three forward passes.
-        ceiling: of `flowtrain.devices.ceiling.matmul_ceiling`, over all devices; None: no model
-            FLOPs utilisation.
         shown: whether stderr tells; of several processes one does.
     """
 
     def __init__(
         self,
         sinks: Sequence[Sink],
+        interval: Interval,
         *,
         start: int,
         steps: int,
-        batch_size: int,
         log_every: int,
-        flops_per_image: float,
-        ceiling: float | None,
         shown: bool = True,
     ):
-        self._sinks, self._steps, self._log_every = sinks, steps, log_every
-        self._interval = Interval(batch_size, flops_per_image, ceiling)
+        self._sinks = sinks
+        self._steps = steps
+        self._log_every = log_every
+        self._interval = interval
         self._watch = Stopwatch()
         self._line: dict[str, float] = {}  # the last one
         self._waited = 0.0
         self._pending: tuple[int, Mapping[str, Any]] | None = None
-        kind = _Bar if _has_room(sys.stderr) else _Lines
-        self._display: _Display = (kind if shown else _Nothing)(start, steps)
+        self._display = _display(start, steps, shown)
 
     def push(self, step: int, metrics: Mapping[str, Any], waited: float) -> dict[str, Any] | None:
         """Take the metrics of the dispatched `step` and read those of the step before.
@@ -82,9 +78,7 @@ class Progress:
         return self._read(*before) if before else None
 
     def validation(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """`loss`, `loss_ema`, `loss_t0.3`, ... of the validation after `step`: `val_loss`, ... in
-        the JSON lines.
-        """
+        """Losses of the validation after `step`: `loss` becomes `val_loss` in the JSON lines."""
         self.scalars(step, {f"val/{name}": value for name, value in values.items()})
 
     def text(self, step: int, name: str, text: str) -> None:
@@ -93,9 +87,7 @@ class Progress:
             sink.text(step, name, text)
 
     def scalars(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """Numbers under names `group/name`, such as `preview/fd` (`preview_fd` in the JSON
-        lines).
-        """
+        """Numbers by `group/name`, such as `preview/fd` (`preview_fd` in the JSON lines)."""
         plain = {
             name: value if isinstance(value, int) else float(value)
             for name, value in values.items()
@@ -114,8 +106,7 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self, doing: str = "pause") -> Iterator[None]:
-        """Around work that is no training step, which the bar calls `doing`: its time is not
-        counted.
+        """Around work between steps, which the bar calls `doing`; its time is not counted.
 
         What is pending is waited for, so that no step hides in the pause, and is read later as
         ever.
@@ -130,9 +121,7 @@ class Progress:
             self._display.describe(None)
 
     def rewind(self, step: int) -> None:
-        """Go back to `step`: what is pending is dropped, and bar and sinks forget what came after
-        it.
-        """
+        """Go back to `step`: drop what is pending; bar and sinks forget later steps."""
         self._pending, self._waited, self._line = None, 0.0, {}
         self._interval.clear()
         self._watch.reset()
@@ -162,9 +151,7 @@ class Progress:
 
 
 def status(line: Mapping[str, float], left: int) -> str:
-    """`loss 0.512 img/s 812 mfu 41% left 0:12:31`, with `left` steps to go; what the line does not
-    hold is left out.
-    """
+    """`loss 0.512 img/s 812 mfu 41% left 0:12:31` with `left` steps to go, as far as known."""
     parts = [f"loss {line['loss']:.4g}"] if "loss" in line else []
     if "images_per_s" in line:
         rate = line["images_per_s"]
@@ -192,9 +179,10 @@ class Stopwatch:
     def lap(self) -> float | None:
         """Seconds since the lap before; None at the first."""
         now = time.perf_counter()
-        seconds = (
-            self._seconds + (0.0 if self._pauses else now - self._since) if self._running else None
-        )
+        seconds = None
+        if self._running:
+            since = 0.0 if self._pauses else now - self._since
+            seconds = self._seconds + since
         self._running, self._seconds, self._since = True, 0.0, now
         return seconds
 
@@ -212,9 +200,7 @@ class Stopwatch:
 
 
 def _has_room(stream: TextIO) -> bool:
-    """Whether a bar can be drawn: on a terminal, and not on one without a size, as in some
-    containers.
-    """
+    """Whether a bar can be drawn: on a terminal that has a size (some containers' have none)."""
     return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 1
 
 
@@ -267,9 +253,7 @@ class _Bar:
 
 
 class _Lines:
-    """In a file or a pipe: the lines that the sinks get, 20 seconds apart at least, and always the
-    last one.
-    """
+    """In a file or a pipe: the sinks' lines, at least 20 seconds apart, and always the last."""
 
     def __init__(self, start: int, steps: int):
         self._steps, self._next = steps, float("-inf")
@@ -293,8 +277,8 @@ class _Lines:
         """Nothing is held."""
 
 
-class _Nothing:
-    """In a process whose like tells already."""
+class _Silent:
+    """In every process of a run but the main one, which alone writes to stderr."""
 
     def __init__(self, start: int, steps: int):
         """Nothing is shown."""
@@ -313,6 +297,15 @@ class _Nothing:
 
     def close(self) -> None:
         """See the class."""
+
+
+def _display(start: int, steps: int, shown: bool) -> _Display:
+    """A bar on a terminal, lines elsewhere, and neither where stderr is another process's."""
+    if not shown:
+        return _Silent(start, steps)
+    if _has_room(sys.stderr):
+        return _Bar(start, steps)
+    return _Lines(start, steps)
 
 
 def _write(text: str) -> None:

@@ -1,5 +1,4 @@
-"""`flowtrain quickstart`: the public commands, one after the other, on the embedded digits and the
-embedded VAE.
+"""`flowtrain quickstart`: the public commands in turn, on embedded digits and VAE.
 
 Each stage is a process of its own that talks to the next by files only, as on any other data.
 Repeating the command goes on where it stopped, because each of its commands does.

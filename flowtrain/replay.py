@@ -1,6 +1,4 @@
-"""`train --replay STEP`: exactly which records made a step, with every number that was drawn for
-them.
-"""
+"""`train --replay STEP`: the records of a step, with every number drawn for them."""
 
 from collections.abc import Iterator
 from pathlib import Path

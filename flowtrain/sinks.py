@@ -61,8 +61,7 @@ def key(name: str) -> str:
 
 
 def tag(name: str) -> str:
-    """The name in TensorBoard and wandb, where a group of charts is what stands before the first
-    slash.
+    """A name in TensorBoard and wandb, grouped by what stands before the first slash.
 
     The ten parts of the training loss are a group of their own: `train/loss_t0.3` is
     `loss_by_t/0.3-0.4`, and `val/loss_t0.3` is `val/loss_by_t/0.3-0.4`.
@@ -81,9 +80,7 @@ def _faults(workdir: Path) -> AbstractContextManager[None]:
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a last line torn by a kill, so that a resumed curve holds no
-    step twice.
-    """
+    """Drop lines after `step` and a torn last line, so that a resumed curve has each once."""
     if not path.exists():
         return
     kept = []
@@ -98,9 +95,7 @@ def cut_metrics(path: Path, step: int) -> None:
 
 
 class JsonLines:
-    """Appends one object a line to metrics.jsonl; numbers only. What is no finite number is left
-    out: JSON has none.
-    """
+    """One object a line in metrics.jsonl; numbers that are not finite are left out."""
 
     def __init__(self, workdir: Path, start: int):
         self._workdir = workdir

@@ -123,9 +123,7 @@ def make_train_step(setup: Setup, mesh: Mesh | None = None) -> TrainStep:
 def _gradient(
     setup: Setup, params: Params, batch: dict[str, jax.Array], key: jax.Array
 ) -> tuple[jax.Array, Params, jax.Array]:
-    """Losses (n,), the gradient of their mean, and t (n,); the batch in `accumulate` parts, one
-    after another.
-    """
+    """Losses (n,), their mean's gradient, t (n,); the batch in `accumulate` parts in turn."""
     recipe = setup.recipe
     path = make_objective(recipe.objective).path
     data = model_latents(key, batch, setup.layout, setup.offset, setup.scale)
@@ -154,15 +152,12 @@ def _gradient(
 
 
 def _cut(x: jax.Array, parts: int) -> jax.Array:
-    """(n, ...) -> (parts, n / parts, ...), every parts-th row together: no device has to hand rows
-    to another.
-    """
+    """(n, ...) -> (parts, n / parts, ...), every parts-th row together, on its device."""
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 
 def make_validation_step(setup: Setup, mesh: Mesh | None = None) -> Callable[..., Metrics]:
-    """`(params, batch, weight, key) -> {"loss", "time_loss", "time_count"}`, jitted: sums over the
-    records.
+    """`(params, batch, weight, key) -> {"loss", "time_loss", "time_count"}`, jitted sums.
 
     `weight` (n,) float32 is 1 for a record and 0 for padding; `loss` is () and the others (10,) by
     tenths of t. Nothing is dropped, and the draws of a record are the same in every call. On a

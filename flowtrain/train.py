@@ -27,10 +27,10 @@ from flowtrain.devices.sharding import (
     replicated,
     state_shardings,
 )
+from flowtrain.metrics import Interval
 from flowtrain.plan import Plan
 from flowtrain.progress import Progress
-from flowtrain.records.data import Batch, BatchReader, make_loader, seek
-from flowtrain.records.order import holdout_records
+from flowtrain.records.data import BatchReader, make_loader, seek
 from flowtrain.records.reader import LatentReader
 from flowtrain.sinks import JsonLines, Sink, TensorBoard
 from flowtrain.state.checkpoint import Checkpoints, TrainedModel, with_sharding
@@ -41,7 +41,8 @@ from flowtrain.state.snapshots import Snapshots
 from flowtrain.state.train_state import TrainState
 from flowtrain.state.workdir import claimed
 from flowtrain.step import Setup, init_state, make_train_step
-from flowtrain.validation import Validation
+from flowtrain.validation import make_validation
+from schemas.columns import Columns
 from schemas.errors import UserError
 from schemas.recipes import format_recipe
 
@@ -80,9 +81,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended: at `step`, because it was asked to stop or because the run is
-    complete.
-    """
+    """How a call of `train` ended: at `step`, stopped on request or complete."""
 
     step: int
     stopped: bool
@@ -124,22 +123,18 @@ def make_progress(
 ) -> Progress:
     """Bar and sinks; only the main process writes."""
     recipe = plan.recipe.train
-    ceiling = (
-        matmul_ceiling(plan.recipe.model.dtype, list(mesh.local_devices))
-        * mesh.size
-        / len(mesh.local_devices)
-    )
+    local_devices = list(mesh.local_devices)
+    local_ceiling = matmul_ceiling(plan.recipe.model.dtype, local_devices)
+    ceiling = local_ceiling * mesh.size / len(local_devices)
     sinks: list[Sink] = []
     if is_main():  # those that may refuse come first, before files are open
         sinks = [*(make() for make in more), JsonLines(workdir, start), TensorBoard(workdir, start)]
     progress = Progress(
         sinks,
+        Interval(recipe.batch_size, plan.flops_per_image, ceiling),
         start=start,
         steps=recipe.steps,
-        batch_size=recipe.batch_size,
         log_every=recipe.log_every,
-        flops_per_image=plan.flops_per_image,
-        ceiling=ceiling,
         shown=is_main(),
     )
     progress.text(start, "recipe", format_recipe(plan.recipe))
@@ -159,11 +154,12 @@ class Loop:
     snapshots: Snapshots
     progress: Progress = field(init=False)
     position: Position = field(init=False)
-    loader: grain.DatasetIterator[Batch] = field(init=False)
+    loader: grain.DatasetIterator[Columns] = field(init=False)
 
     def __post_init__(self) -> None:
         recipe = self.plan.recipe.train
-        self._placement, everywhere = batch_sharding(self.mesh), replicated(self.mesh)
+        self._placement = batch_sharding(self.mesh)
+        everywhere = replicated(self.mesh)
         self._key = jax.jit(lambda: jax.random.key(recipe.seed), out_shardings=everywhere)()
         self._batches = BatchReader(
             self.plan.reader,
@@ -174,10 +170,10 @@ class Loop:
             rows=rows(self._placement, recipe.batch_size),
             on_corrupt=recipe.on_corrupt,
         )
-        self._validation = _make_validation(
+        self._validation = make_validation(
             self.plan, self.setup, self.options.validate_on, self.mesh
         )
-        self._told: set[int] = set()  # damaged records that the user has read of
+        self._reported: set[int] = set()  # damaged records that the user has read of
 
     def begin(self) -> tuple[TrainState, Position]:
         """The state to go on from, and where that is; the loader is moved there."""
@@ -208,10 +204,10 @@ class Loop:
             if ends or self._anything_due(step):
                 reads.append(progress.flush())
             streaks = {int(read["step"]): int(read["streak"]) for read in reads if read is not None}
-            bad = [one for one, streak in streaks.items() if streak >= recipe.max_bad_steps]
-            if bad:
+            too_bad = [one for one, streak in streaks.items() if streak >= recipe.max_bad_steps]
+            if too_bad:
                 del state  # there may be no room for two
-                state = self._roll_back(bad[0])
+                state = self._roll_back(too_bad[0])
                 continue
             good = streaks.get(step, 0) == 0
             self._between_steps(state, step, stopped=stopped, good=good)
@@ -237,38 +233,63 @@ class Loop:
         return self.options.preview is not None and self.plan.recipe.preview.every > 0
 
     def _between_steps(self, state: TrainState, step: int, *, stopped: bool, good: bool) -> None:
-        """Whatever is due after `step`: validation, snapshot, preview, checkpoint, and news of
-        damaged records.
+        """Validation, snapshot, preview, checkpoint and news of damage, as due after `step`.
 
         A checkpoint is what a rollback goes back to, so none is made in the middle of bad steps,
         unless the call ends. One that is stopped has little time: it only saves.
         """
-        recipe, last = self.plan.recipe, step == self.plan.recipe.train.steps
-        saves = stopped or last or (good and step % recipe.train.checkpoint_every == 0)
+        recipe = self.plan.recipe.train
+        last = step == recipe.steps
         hurries = stopped and not last
-        judged = (
-            last
-            or (saves and recipe.train.keep_best > 0)
-            or step % recipe.train.validate_every == 0
-        )
-        loss = None
-        if self._validation and judged and not hurries:
-            loss = self._validate(self._validation, state, step)
-        if recipe.train.ema_power and good and step % recipe.train.ema_snapshot_every == 0:
-            self.snapshots.save(step, state.ema)
-        if self._previews and (last or step % recipe.preview.every == 0) and not hurries:
-            self._draw(state, step)
-        if saves:  # last, so that a kill loses none of the others
-            with self.progress.paused("save"):
-                self.checkpoints.save(
-                    step, state, dict(self.loader.get_state()), self._meta(), loss
-                )
-        for index, what in self._batches.damaged.items():
-            if index not in self._told:
-                self._told.add(index)
-                self.progress.note(f"skipped: {what}")
+        saves = stopped or last or (good and self._checkpoint_is_due(step))
 
-    def _validate(self, validation: Validation, state: TrainState, step: int) -> float:
+        loss = None
+        if self._validation_is_due(step, saves) and not hurries:
+            loss = self._validate(state, step)
+        if good and self._snapshot_is_due(step):
+            self.snapshots.save(step, state.ema)
+        if self._preview_is_due(step) and not hurries:
+            self._draw(state, step)
+        # The checkpoint comes after them: the step that a killed run goes on from has them all.
+        if saves:
+            self._save(state, step, loss)
+        self._report_damaged_records()
+
+    def _validation_is_due(self, step: int, saves: bool) -> bool:
+        """At the end, every `validate_every`, and for each checkpoint that may be the best one."""
+        if self._validation is None:
+            return False
+        recipe = self.plan.recipe.train
+        if step == recipe.steps or step % recipe.validate_every == 0:
+            return True
+        return saves and recipe.keep_best > 0
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        return step % self.plan.recipe.train.checkpoint_every == 0
+
+    def _snapshot_is_due(self, step: int) -> bool:
+        recipe = self.plan.recipe.train
+        return bool(recipe.ema_power) and step % recipe.ema_snapshot_every == 0
+
+    def _preview_is_due(self, step: int) -> bool:
+        if not self._previews:
+            return False
+        recipe = self.plan.recipe
+        return step == recipe.train.steps or step % recipe.preview.every == 0
+
+    def _save(self, state: TrainState, step: int, loss: float | None) -> None:
+        with self.progress.paused("save"):
+            self.checkpoints.save(step, state, dict(self.loader.get_state()), self._meta(), loss)
+
+    def _report_damaged_records(self) -> None:
+        for index, line in self._batches.damaged.items():
+            if index not in self._reported:
+                self._reported.add(index)
+                self.progress.note(f"skipped: {line}")
+
+    def _validate(self, state: TrainState, step: int) -> float:
+        validation = self._validation
+        assert validation is not None
         with self.progress.paused("validate"):
             raw, averaged = (
                 validation(params, self._key) for params in (state.params, state.ema[MAIN])
@@ -289,9 +310,9 @@ class Loop:
                 )
                 drawn = self.options.preview(trained)
         except Exception as error:  # a picture is not worth a run
-            told = " ".join(str(error).split())[:200]
+            message = " ".join(str(error).split())[:200]
             self.progress.note(
-                f"step {step}: no preview ({type(error).__name__}: {told}); training goes on"
+                f"step {step}: no preview ({type(error).__name__}: {message}); training goes on"
             )
             return
         for name, picture in drawn.images.items():
@@ -309,14 +330,14 @@ class Loop:
         recipe = self.plan.recipe.train
         good = self.checkpoints.latest_regular()
         row = f"{recipe.max_bad_steps} steps in a row" if recipe.max_bad_steps > 1 else "one step"
-        told = f"step {bad}: loss or gradient was not finite for {row}"
-        if good is None or len(self.position.rollbacks) >= recipe.max_rollbacks:
-            times = (
-                f"the run has gone back {len(self.position.rollbacks)} times (train.max_rollbacks)"
-            )
-            why = "there is no checkpoint to go back to" if good is None else times
+        event = f"step {bad}: loss or gradient was not finite for {row}"
+        times = len(self.position.rollbacks)
+        if good is None or times >= recipe.max_rollbacks:
+            reason = f"the run has gone back {times} times (train.max_rollbacks)"
+            if good is None:
+                reason = "there is no checkpoint to go back to"
             raise UserError(
-                f"{told}, and {why}; train in a new directory with a lower "
+                f"{event}, and {reason}; train in a new directory with a lower "
                 "optimizer.learning_rate, a longer "
                 "optimizer.warmup_steps or optimizer.clip_norm=1"
             )
@@ -324,7 +345,7 @@ class Loop:
         self.checkpoints.cut(good)
         self.progress.rewind(good)
         self.progress.note(
-            f"{told}; back to the checkpoint of step {good}, past the batches of the steps between"
+            f"{event}; back to the checkpoint of step {good}, past the batches of the steps between"
         )
         state, _ = self._restore(good, position)
         return state
@@ -333,11 +354,8 @@ class Loop:
         """The state of a checkpoint; `position` where it is not the checkpoint's own."""
         state, data, meta = self.checkpoints.restore(step, with_sharding(*self._places()))
         saved = Position(step, tuple((good, over) for good, over in meta["rollbacks"]))
-        if (
-            meta["step"] != step
-            or meta["dataset"] != self.plan.run.dataset.digest
-            or data != {"next_index": saved.batch}
-        ):
+        same_run = meta["step"] == step and meta["dataset"] == self.plan.run.dataset.digest
+        if not same_run or data != {"next_index": saved.batch}:
             raise UserError(
                 f"checkpoint {step} belongs to another run or data position ({meta}, {data}); "
                 "train elsewhere"
@@ -368,17 +386,3 @@ class Loop:
             "recipe": self.plan.recipe.model_dump(mode="json"),
             "rollbacks": [list(one) for one in self.position.rollbacks],
         }
-
-
-def _make_validation(
-    plan: Plan, setup: Setup, other: LatentReader | None, mesh: Mesh
-) -> Validation | None:
-    """On another dataset, or on the records held out of this one; None where there are neither."""
-    recipe = plan.recipe.train
-    if other is not None:
-        _, index = holdout_records(len(other), min(recipe.validation_records, len(other)))
-        return Validation(setup, other, index, recipe.batch_size, mesh)
-    if not recipe.holdout:
-        return None
-    _, index = holdout_records(len(plan.reader), min(recipe.holdout, recipe.validation_records))
-    return Validation(setup, plan.reader, index, recipe.batch_size, mesh)

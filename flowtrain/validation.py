@@ -1,6 +1,4 @@
-"""The loss on records that are not trained on: the same records, noise and t every time, so that it
-can be compared.
-"""
+"""The loss on records that are not trained on: always the same records, noise and t."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,8 +12,10 @@ from flowtrain.devices.hosts import put_batch, rows
 from flowtrain.devices.sharding import batch_sharding
 from flowtrain.metrics import loss_by_time
 from flowtrain.model import Params
+from flowtrain.plan import Plan
 from flowtrain.records.data import model_tensors
-from flowtrain.records.reader import DamagedRecordsError, Index, Records
+from flowtrain.records.order import holdout_records
+from flowtrain.records.reader import DamagedRecordsError, Index, LatentReader, Records
 from flowtrain.step import Setup, make_validation_step
 from schemas.columns import Columns
 
@@ -80,3 +80,25 @@ class Validation:
                 raise
             filled = np.where(damaged, index[~damaged][0], index)
             return self._gather(filled, np.where(damaged, np.float32(0), weight))
+
+
+def make_validation(
+    plan: Plan, setup: Setup, separate: LatentReader | None, mesh: Mesh
+) -> Validation | None:
+    """On a separate dataset, or on the records held out of the run's; None where neither exists.
+
+    Args:
+        plan: of the run.
+        setup: of its steps.
+        separate: another dataset of the same kind, which goes first.
+        mesh: of the run.
+    """
+    recipe = plan.recipe.train
+    if separate is not None:
+        records = min(recipe.validation_records, len(separate))
+        _, index = holdout_records(len(separate), records)
+        return Validation(setup, separate, index, recipe.batch_size, mesh)
+    if not recipe.holdout:
+        return None
+    _, index = holdout_records(len(plan.reader), min(recipe.holdout, recipe.validation_records))
+    return Validation(setup, plan.reader, index, recipe.batch_size, mesh)

@@ -19,8 +19,7 @@ _ROUNDS, _SECONDS = 8, 0.3
 
 
 def matmul_ceiling(dtype: Any, devices: Sequence[Any]) -> float:
-    """FLOP/s that `devices` reach together on products of square matrices: the best of a few timed
-    rounds.
+    """FLOP/s of `devices` together on square matrix products, the best of a few rounds.
 
     Model FLOPs utilisation is here the model's FLOP/s (three forward passes an image) over this
     number: a share of what these devices were seen to do, in this dtype and at JAX's default matmul

@@ -1,14 +1,11 @@
-"""JAX's persistent compilation cache, so that a function is compiled once for a machine, not once a
-command.
-"""
+"""JAX's persistent compilation cache: a function is compiled once a machine."""
 
 import os
 from pathlib import Path
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache directory; what the environment says already goes
-    first.
+    """Keep compiled programs in the user's cache folder, unless the environment says where.
 
     Through the environment and not `jax.config`, so that it imports nothing and worker processes
     inherit it. Call it before JAX is imported. An entry is keyed by the program, the flags and the

@@ -1,6 +1,4 @@
-"""Several processes, one run: who reads which rows of a batch, who writes files, and what all of
-them agree on.
-"""
+"""Several processes of one run: whose rows of a batch, who writes, what all agree on."""
 
 import socket
 import time
@@ -19,8 +17,7 @@ from schemas.errors import UserError
 def join(
     coordinator: str | None, processes: int | None, process: int | None, *, patience: float = 300.0
 ) -> None:
-    """Join the processes of a run; with nothing given, as the cluster's environment says (Slurm,
-    Cloud TPU, MPI).
+    """Join the processes of a run, by default as the cluster says (Slurm, Cloud TPU, MPI).
 
     Args:
         coordinator: HOST:PORT of process 0.
@@ -102,9 +99,7 @@ def any_process(flag: bool) -> bool:
 
 
 def on_one_device(tree: Any) -> Any:
-    """A tree of global arrays on this process's first device, whole; all processes must call it at
-    the same point.
-    """
+    """Global arrays whole on this process's first device; all processes call it together."""
     device = jax.local_devices()[0]
     if jax.process_count() > 1:
         tree = multihost_utils.process_allgather(tree, tiled=True)

@@ -21,8 +21,7 @@ Devices = Sequence[Any]  # of jax.Device, which type checkers do not take for a 
 
 
 def make_mesh(devices: Devices | None = None, fsdp: int = 1) -> Mesh:
-    """A (data, fsdp) mesh over all devices, or over those given, `fsdp` of them along the second
-    axis.
+    """A (data, fsdp) mesh over `devices`, or all, with `fsdp` of them along the second axis.
 
     Raises:
         UserError: the devices cannot be cut so.
@@ -39,8 +38,7 @@ def make_mesh(devices: Devices | None = None, fsdp: int = 1) -> Mesh:
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
-    """Whether a batch can be cut into equal parts, one for each device and each part of an
-    accumulation.
+    """Refuse a batch that cannot be cut equally over devices and parts of an accumulation.
 
     Raises:
         UserError: it cannot; the nearest size that can is named.
@@ -66,16 +64,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def constrain_batch(mesh: Mesh) -> Constrain:
-    """Keeps activations cut as the batch is; without it a mesh of two axes gathers and recomputes
-    them.
-    """
+    """Keeps activations cut as the batch is, which a mesh of two axes would gather."""
     sharding = batch_sharding(mesh)
     return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 
 
 def state_shardings(mesh: Mesh, abstract: Any) -> Any:
-    """A tree of shardings for a tree of arrays or ShapeDtypeStructs that holds parameters, averages
-    or moments.
+    """Shardings for a tree of parameters, averages or moments (arrays or ShapeDtypeStructs).
 
     The leaves of a block that have at least two axes are cut over `fsdp` along the largest axis
     that can be cut (the last of equals); the others, and all outside of the blocks, are small and

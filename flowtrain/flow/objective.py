@@ -119,8 +119,7 @@ def draw(
 def record_losses(
     predict: Predict, params: Params, data: jax.Array, draws: Draws, path: Path, output: str
 ) -> jax.Array:
-    """Squared error of the prediction for each record: data (n, h, w, c) in model scale -> (n,)
-    float32.
+    """Squared error (n,) float32 of predictions for data (n, h, w, c) in model scale.
 
     Args:
         predict: the network, `(params, x, t, label) -> (n, h, w, c)`.
@@ -138,8 +137,7 @@ def record_losses(
 def losses_by_time(
     losses: jax.Array, time: jax.Array, weight: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Sums (TIME_BINS,) float32 of `losses` (n,) whose t (n,) falls into each tenth of [0, 1], and
-    their counts.
+    """Sums and counts (TIME_BINS,) float32 of losses (n,) by tenths of their t (n,).
 
     With `weight` (n,) the counts are sums of weights; losses are taken as weighted already.
     """

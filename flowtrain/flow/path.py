@@ -44,9 +44,7 @@ class Path(ABC):
 
     @abstractmethod
     def grid(self, i: jax.Array, steps: jax.Array) -> jax.Array:
-        """The time, () float32, at which step `i` of `steps` begins, counted from the noise; 1
-        where i = steps.
-        """
+        """Time () float32 at the start of step `i` of `steps` from noise; 1 where i = steps."""
 
     def interpolate(self, noise: jax.Array, data: jax.Array, t: jax.Array) -> jax.Array:
         """The point x_t on the path."""
@@ -100,8 +98,7 @@ class LinearPath(Path):
 
 @dataclass(frozen=True)
 class VariancePreservingPath(Path):
-    """DDPM's forward process: alpha^2 + sigma^2 = 1, alpha^2 = prod(1 - beta) over `levels` linear
-    betas.
+    """DDPM's forward process: alpha^2 = prod(1 - beta) over linear betas, sigma^2 = 1 - alpha^2.
 
     Level k = 0 is data and k = `levels` the noisiest; t = 1 - k / levels. Between levels log alpha
     is linear in t. What other systems call timestep s = 0 ... levels - 1 is k - 1. float32 has t to
@@ -135,8 +132,7 @@ class VariancePreservingPath(Path):
         return d_alpha, -alpha * d_alpha / sigma
 
     def grid(self, i: jax.Array, steps: jax.Array) -> jax.Array:
-        """Whole levels, evenly spaced from the noisiest ("trailing" spacing, Lin et al. 2023,
-        arXiv:2305.08891).
+        """Whole levels, evenly spaced from the noisiest ("trailing", arXiv:2305.08891).
 
         In whole numbers, halves to even as NumPy rounds them, so that no device takes another
         level. More steps than levels repeat some.

@@ -7,6 +7,7 @@ sample alone: a sample does not depend on its neighbours.
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -119,8 +120,9 @@ def _ddim(
     *,
     eta: float = 0.0,
 ) -> jax.Array:
-    """To the next time with both ends as predicted here (Song et al. 2020, arXiv:2010.02502,
-    equation 12).
+    """Both ends as predicted here, at the next time (Song et al. 2020, equation 12).
+
+    arXiv:2010.02502.
 
     With eta = 1 the step draws from the posterior q(x_next | x_t, data): DDPM's ancestral sampling
     with the smaller of its two variances (Ho et al. 2020). On the linear path and with eta = 0 it
@@ -133,16 +135,13 @@ def _ddim(
     (alpha, sigma), (alpha_after, sigma_after) = path.coefficients(t), path.coefficients(after)
     # Correlation of the noise in x_next and x_t under q: written so that eta = 1 subtracts nothing
     # from a square.
-    kept = (alpha / alpha_after) * (sigma_after / sigma)
-    x = (
-        alpha_after * ends.data
-        + sigma_after * jnp.sqrt(1 - eta**2 + jnp.square(eta * kept)) * ends.noise
-    )
+    correlation = (alpha / alpha_after) * (sigma_after / sigma)
+    predicted_noise = jnp.sqrt(1 - eta**2 + jnp.square(eta * correlation))
+    x = alpha_after * ends.data + sigma_after * predicted_noise * ends.noise
     if eta == 0:
         return x
-    return x + eta * sigma_after * jnp.sqrt(jnp.maximum(1 - jnp.square(kept), 0.0)) * _fresh(
-        keys, i, x
-    )
+    fresh_noise = jnp.sqrt(jnp.maximum(1 - jnp.square(correlation), 0.0))
+    return x + eta * sigma_after * fresh_noise * _fresh(keys, i, x)
 
 
 def _fresh(keys: jax.Array, i: jax.Array, like: jax.Array) -> jax.Array:
@@ -235,7 +234,7 @@ def integrate(
         tolerance: relative and absolute, of `dopri5`.
     """
     if solver == ADAPTIVE:
-        return _dopri5(problem, noise, tolerance)
+        return _DormandPrince(problem, tolerance).solve(noise)
     count = jnp.asarray(steps, jnp.int32)
     x = jax.lax.fori_loop(
         0, count, lambda i, x: STEPPERS[solver](problem, x, keys, i, count), noise
@@ -243,85 +242,16 @@ def integrate(
     return Solution(x, jnp.full(noise.shape[:1], count * EVALUATIONS[solver], jnp.int32))
 
 
-def _dopri5(problem: Problem, noise: jax.Array, tolerance: float) -> Solution:
-    """Dormand & Prince 1980 with the fourth-order result as error estimate, steps chosen for each
-    sample alone.
-
-    A step is taken where the root mean square of error / (tolerance + tolerance max(|x|, |x_next|))
-    is at most 1; the next one is 0.9 error^(-1/5) times as long, between 0.2 and 10 times, or no
-    longer after a refusal (Hairer, Norsett, Wanner 1993, II.4, also for the first step). x is NaN
-    where `MOST_ADAPTIVE_STEPS` do not reach t = 1.
-    """
-
-    def per_sample(value: jax.Array) -> jax.Array:
-        return value.reshape(value.shape + (1,) * (noise.ndim - 1))
-
-    def norm(value: jax.Array, scale: jax.Array) -> jax.Array:
-        return jnp.sqrt(jnp.mean(jnp.square(value / scale), axis=tuple(range(1, noise.ndim))))
-
-    def slope(x: jax.Array, t: jax.Array) -> jax.Array:
-        return problem.path.convert(
-            problem.output, problem.predict(x, t, problem.label), x, t, "velocity"
-        )
-
-    def unfinished(state: _Adaptive) -> jax.Array:
-        return jnp.any((state.t < 1) & (state.tries < MOST_ADAPTIVE_STEPS))
-
-    def advance(state: _Adaptive) -> _Adaptive:
-        active = (state.t < 1) & (state.tries < MOST_ADAPTIVE_STEPS)
-        dt = jnp.minimum(state.dt, 1 - state.t)
-        slopes = [state.slope]
-        for row in _DORMAND_PRINCE[:-1]:
-            x = state.x + per_sample(dt) * _combined(row, slopes)
-            # of the last row x is the fifth-order result
-            slopes.append(slope(x, state.t + sum(row) * dt))
-        error = norm(
-            per_sample(dt) * _combined(_DORMAND_PRINCE[-1], slopes), _scale(state.x, x, tolerance)
-        )
-        error = jnp.where(jnp.isfinite(error), error, jnp.inf)
-        taken = active & (error <= 1)
-        end = dt >= 1 - state.t  # to exactly 1, whatever the sum rounds to
-        most = jnp.where(state.refused, 1.0, 10.0)
-        factor = jnp.clip(0.9 * jnp.maximum(error, 1e-10) ** -0.2, 0.2, most)
-        return _Adaptive(
-            x=jnp.where(per_sample(taken), x, state.x),
-            slope=jnp.where(per_sample(taken), slopes[-1], state.slope),
-            t=jnp.where(taken, jnp.where(end, 1.0, state.t + dt), state.t),
-            dt=jnp.where(active, dt * factor, state.dt),
-            tries=state.tries + active,
-            refused=active & ~taken,
-        )
-
-    t, first = jnp.zeros(noise.shape[:1]), slope(noise, jnp.zeros(noise.shape[:1]))
-    scale = _scale(noise, noise, tolerance)
-    sizes = norm(noise, scale), norm(first, scale)
-    guess = jnp.where(
-        jnp.minimum(*sizes) < 1e-5, 1e-6, 0.01 * sizes[0] / jnp.maximum(sizes[1], 1e-30)
-    )
-    guess = jnp.minimum(guess, 1.0)
-    beside = slope(noise + per_sample(guess) * first, guess)
-    steepest = jnp.maximum(sizes[1], norm(beside - first, scale) / guess)
-    dt = jnp.where(
-        steepest <= 1e-15,
-        jnp.maximum(1e-6, guess * 1e-3),
-        (0.01 / jnp.maximum(steepest, 1e-30)) ** 0.2,
-    )
-    start = _Adaptive(
-        noise,
-        first,
-        t,
-        jnp.minimum(jnp.minimum(100 * guess, dt), 1.0),
-        jnp.zeros_like(t, jnp.int32),
-        t > 0,
-    )
-    state = jax.lax.while_loop(unfinished, advance, start)
-    x = jnp.where(per_sample(state.t < 1), jnp.nan, state.x)
-    return Solution(x, 2 + (len(_DORMAND_PRINCE) - 1) * state.tries)
-
-
 class _Adaptive(NamedTuple):
-    """x and dx/dt there (n, ...); t, the next step, how many were tried, and whether the last was
-    refused, (n,).
+    """Where the adaptive solver is with each of n samples.
+
+    Attributes:
+        x: (n, ...).
+        slope: (n, ...) dx/dt at x.
+        t: (n,).
+        dt: (n,) the next step's length.
+        tries: (n,) int32 steps taken or refused so far.
+        refused: (n,) bool, whether the last step was refused.
     """
 
     x: jax.Array
@@ -331,13 +261,112 @@ class _Adaptive(NamedTuple):
     tries: jax.Array
     refused: jax.Array
 
+    def unfinished(self) -> jax.Array:
+        """(n,) bool."""
+        return (self.t < 1) & (self.tries < MOST_ADAPTIVE_STEPS)
+
+
+@dataclass(frozen=True, eq=False)
+class _DormandPrince:
+    """Dormand & Prince 1980, the fourth-order result as error estimate, each sample on its own.
+
+    A step is taken where the root mean square of error / (tolerance + tolerance max(|x|, |x_next|))
+    is at most 1; the next one is 0.9 error^(-1/5) times as long, between 0.2 and 10 times, or no
+    longer after a refusal (Hairer, Norsett, Wanner 1993, II.4, also for the first step). x is NaN
+    where `MOST_ADAPTIVE_STEPS` do not reach t = 1.
+    """
+
+    problem: Problem
+    tolerance: float
+
+    def solve(self, noise: jax.Array) -> Solution:
+        """From x (n, ...) at t = 0 to x at t = 1."""
+        state = jax.lax.while_loop(
+            lambda state: jnp.any(state.unfinished()), self.advance, self.start(noise)
+        )
+        x = jnp.where(_per_sample(state.t < 1, noise), jnp.nan, state.x)
+        # two evaluations at the start; the last slope of a step is the first one of the next
+        return Solution(x, 2 + (len(_DORMAND_PRINCE) - 1) * state.tries)
+
+    def start(self, noise: jax.Array) -> _Adaptive:
+        """The state before the first step, whose length follows from two slopes."""
+        t = jnp.zeros(noise.shape[:1])
+        first = self.slope(noise, jnp.zeros(noise.shape[:1]))
+        scale = self.scale(noise, noise)
+        sizes = _norm(noise, scale), _norm(first, scale)
+        guess = jnp.where(
+            jnp.minimum(*sizes) < 1e-5, 1e-6, 0.01 * sizes[0] / jnp.maximum(sizes[1], 1e-30)
+        )
+        guess = jnp.minimum(guess, 1.0)
+        beside = self.slope(noise + _per_sample(guess, noise) * first, guess)
+        steepest = jnp.maximum(sizes[1], _norm(beside - first, scale) / guess)
+        dt = jnp.where(
+            steepest <= 1e-15,
+            jnp.maximum(1e-6, guess * 1e-3),
+            (0.01 / jnp.maximum(steepest, 1e-30)) ** 0.2,
+        )
+        return _Adaptive(
+            x=noise,
+            slope=first,
+            t=t,
+            dt=jnp.minimum(jnp.minimum(100 * guess, dt), 1.0),
+            tries=jnp.zeros_like(t, jnp.int32),
+            refused=t > 0,
+        )
+
+    def advance(self, state: _Adaptive) -> _Adaptive:
+        """One step, taken or refused, of every sample that is not finished."""
+        active = state.unfinished()
+        dt = jnp.minimum(state.dt, 1 - state.t)
+        x, slopes = self.stages(state, dt)
+        error = _norm(
+            _per_sample(dt, x) * _combined(_DORMAND_PRINCE[-1], slopes), self.scale(state.x, x)
+        )
+        error = jnp.where(jnp.isfinite(error), error, jnp.inf)
+        taken = active & (error <= 1)
+        end = dt >= 1 - state.t  # to exactly 1, whatever the sum rounds to
+        longest = jnp.where(state.refused, 1.0, 10.0)
+        factor = jnp.clip(0.9 * jnp.maximum(error, 1e-10) ** -0.2, 0.2, longest)
+        return _Adaptive(
+            x=jnp.where(_per_sample(taken, x), x, state.x),
+            slope=jnp.where(_per_sample(taken, x), slopes[-1], state.slope),
+            t=jnp.where(taken, jnp.where(end, 1.0, state.t + dt), state.t),
+            dt=jnp.where(active, dt * factor, state.dt),
+            tries=state.tries + active,
+            refused=active & ~taken,
+        )
+
+    def stages(self, state: _Adaptive, dt: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        """The fifth-order result of a step of length dt (n,), and the slopes of its stages."""
+        x, slopes = state.x, [state.slope]
+        for row in _DORMAND_PRINCE[:-1]:
+            x = state.x + _per_sample(dt, state.x) * _combined(row, slopes)
+            slopes.append(self.slope(x, state.t + sum(row) * dt))
+        return x, slopes  # x of the last row is the result
+
+    def slope(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        """dx/dt at x (n, ...) and the samples' own times t (n,)."""
+        problem = self.problem
+        prediction = problem.predict(x, t, problem.label)
+        return problem.path.convert(problem.output, prediction, x, t, "velocity")
+
+    def scale(self, x: jax.Array, after: jax.Array) -> jax.Array:
+        """(n, ...) the error that is tolerated in each element."""
+        return self.tolerance + self.tolerance * jnp.maximum(jnp.abs(x), jnp.abs(after))
+
+
+def _per_sample(value: jax.Array, like: jax.Array) -> jax.Array:
+    """(n,) as (n, 1, ...), which broadcasts against `like` (n, ...)."""
+    return value.reshape(value.shape + (1,) * (like.ndim - 1))
+
+
+def _norm(value: jax.Array, scale: jax.Array) -> jax.Array:
+    """(n,) root mean square of value / scale over all axes but the first."""
+    return jnp.sqrt(jnp.mean(jnp.square(value / scale), axis=tuple(range(1, value.ndim))))
+
 
 def _combined(row: tuple[float, ...], slopes: list[jax.Array]) -> jax.Array:
     return functools.reduce(jnp.add, (a * slope for a, slope in zip(row, slopes, strict=True) if a))
-
-
-def _scale(x: jax.Array, after: jax.Array, tolerance: float) -> jax.Array:
-    return tolerance + tolerance * jnp.maximum(jnp.abs(x), jnp.abs(after))
 
 
 # Stages 2 to 7 from those before (each row's sum is its time), then fifth minus fourth order.

@@ -16,8 +16,7 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """The file of a shipped recipe, or the file that the user names (anything with a slash or a
-    .toml ending).
+    """A shipped recipe's file, or the user's (a name with a slash or ending in .toml).
 
     Raises:
         UserError: no such recipe (the nearest right name is given) or no such file.

@@ -1,5 +1,4 @@
-"""Where records are read from while training: the shards, or rows made of them once, on disk or in
-memory.
+"""Records for training: from shards, or from rows made once, on disk or in memory.
 
 On disk the rows are one file, mapped into memory, in a folder named after the digest of the
 dataset. Whoever wants it first makes it, from shards whose checksums are compared; other commands
@@ -34,7 +33,7 @@ from schemas.manifest import Manifest
 from schemas.sealed import seal, unseal
 
 Cache = Literal["none", "disk", "ram"]
-Progress = Callable[[int], object]
+RecordProgress = Callable[[int], object]  # is told a number of further records
 
 ROWS_NAME = "rows.bin"
 NOTE_NAME = "rows.json"
@@ -44,9 +43,7 @@ _MEMORY_SHARE = 0.8  # of what is available; the rest is for training
 
 
 def cache_directory(given: Path | None = None) -> Path:
-    """Where copies of datasets are kept: as given, or `flowtrain/datasets` in XDG_CACHE_HOME or
-    ~/.cache.
-    """
+    """The folder of staged datasets: as given, or in XDG_CACHE_HOME or ~/.cache."""
     if given is not None:
         return given
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -58,7 +55,7 @@ def open_records(
     directory: Path,
     cache: Cache = "none",
     cache_dir: Path | None = None,
-    progress: Progress = lambda records: None,
+    progress: RecordProgress = lambda records: None,
 ) -> Records:
     """Open a finished dataset for training. The batches are the same with each kind of cache.
 
@@ -76,11 +73,11 @@ def open_records(
     return _OPEN[cache](directory, cache_directory(cache_dir), progress)
 
 
-def _open_shards(directory: Path, cache_dir: Path, progress: Progress) -> Records:
+def _open_shards(directory: Path, cache_dir: Path, progress: RecordProgress) -> Records:
     return LatentReader(directory)
 
 
-def _open_in_memory(directory: Path, cache_dir: Path, progress: Progress) -> Records:
+def _open_in_memory(directory: Path, cache_dir: Path, progress: RecordProgress) -> Records:
     manifest = read_full_manifest(directory)
     check_memory(cache_bytes(manifest), available_memory())
     rows = np.empty(row_count(manifest), row_dtype(manifest.tensors))
@@ -91,7 +88,7 @@ def _open_in_memory(directory: Path, cache_dir: Path, progress: Progress) -> Rec
     return RowReader(directory, manifest, rows)
 
 
-def _open_on_disk(directory: Path, cache_dir: Path, progress: Progress) -> Records:
+def _open_on_disk(directory: Path, cache_dir: Path, progress: RecordProgress) -> Records:
     manifest = read_full_manifest(directory)
     folder = cache_dir / manifest.digest()
     with _reported(folder):
@@ -102,7 +99,7 @@ def _open_on_disk(directory: Path, cache_dir: Path, progress: Progress) -> Recor
         return MappedReader(directory, manifest, folder / ROWS_NAME)
 
 
-_OPEN: dict[Cache, Callable[[Path, Path, Progress], Records]] = {
+_OPEN: dict[Cache, Callable[[Path, Path, RecordProgress], Records]] = {
     "none": _open_shards,
     "ram": _open_in_memory,
     "disk": _open_on_disk,
@@ -153,8 +150,8 @@ def check_memory(needed: int, available: int) -> None:
     """
     if needed > available * _MEMORY_SHARE:
         raise UserError(
-            f"--cache ram needs {_told(needed)} of memory, and {_told(available)} are available, a "
-            "fifth of it for "
+            f"--cache ram needs {_readable_size(needed)} of memory, and "
+            f"{_readable_size(available)} are available, a fifth of it for "
             "training itself; use --cache disk or --cache none"
         )
 
@@ -167,20 +164,18 @@ def check_disk(folder: Path, needed: int, available: int) -> None:
     """
     if needed > available:
         raise UserError(
-            f"--cache disk needs {_told(needed)} in {folder}, and {_told(available)} are free; "
-            "make room, give another "
+            f"--cache disk needs {_readable_size(needed)} in {folder}, and "
+            f"{_readable_size(available)} are free; make room, give another "
             "place with --cache-dir, or use --cache none"
         )
 
 
-def _told(size: int) -> str:
+def _readable_size(size: int) -> str:
     return f"{size / 1e9:,.3g} GB" if size >= 1e6 else f"{size:,} bytes"
 
 
 def _note(manifest: Manifest, digest: str, modified: int) -> dict[str, Any]:
-    """What lies beside a file of rows: which dataset, in which layout, and how to know the file
-    again.
-    """
+    """The note beside a file of rows: its dataset and layout, and how to recognise it."""
     dtype = row_dtype(manifest.tensors)
     fields = {name: [spec.dtype, list(spec.shape)] for name, spec in manifest.tensors.items()}
     return {
@@ -217,9 +212,7 @@ def _is_noted(folder: Path, manifest: Manifest) -> bool:
 
 
 def _is_whole(folder: Path, manifest: Manifest) -> bool:
-    """Whether a file that was touched has the bytes that were written all the same; then the note
-    says so.
-    """
+    """Whether a touched file still has the bytes written; the note then says so."""
     note = _read_note(folder, manifest)
     if note is None or sha256_file(folder / ROWS_NAME) != note["sha256"]:
         return False
@@ -232,19 +225,15 @@ def _write_note(folder: Path, manifest: Manifest, digest: str) -> None:
     write_atomic(folder / NOTE_NAME, seal(json.dumps(note, indent=2) + "\n"))
 
 
-def _make(folder: Path, directory: Path, manifest: Manifest, progress: Progress) -> None:
-    """Write the rows under a name of their own, which is then changed. Only for the holder of the
-    lock.
-    """
-    # left by a command that was killed
-    for path in (
-        *folder.glob(".*.tmp"),
-        folder / NOTE_NAME,
-        folder / ROWS_NAME,
-    ):
+def _make(folder: Path, directory: Path, manifest: Manifest, progress: RecordProgress) -> None:
+    """Write the rows under a temporary name, then rename; only for the lock's holder."""
+    unfinished = folder.glob(".*.tmp")  # of a command that was killed
+    for path in (*unfinished, folder / NOTE_NAME, folder / ROWS_NAME):
         path.unlink(missing_ok=True)
     check_disk(folder, cache_bytes(manifest), shutil.disk_usage(folder).free)
-    temporary, digest = folder / f".{uuid.uuid4().hex}.tmp", sha256()
+
+    temporary = folder / f".{uuid.uuid4().hex}.tmp"
+    digest = sha256()
     try:
         with open(temporary, "wb") as file:
             for rows in read_rows(directory, manifest, progress):

@@ -1,5 +1,4 @@
-"""Randomness as a counter: every random number of a record is a function of (seed, purpose, epoch,
-record index).
+"""Randomness as a counter: numbers follow from (seed, purpose, epoch, record index).
 
 So a batch holds the same numbers however it is cut over workers, devices and hosts, and any step
 can be replayed. On device the function is Threefry through `jax.random.fold_in`; on the host, where
@@ -15,9 +14,7 @@ from numpy.typing import NDArray
 
 
 class Purpose(IntEnum):
-    """What a stream of numbers is for. The values are part of what a run is: never renumber
-    them.
-    """
+    """The use of a stream of numbers. Values are part of a run: never renumber them."""
 
     INIT = 0
     NOISE = 1
@@ -46,9 +43,7 @@ def sample_keys(key: jax.Array, purpose: Purpose, index: jax.Array) -> jax.Array
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): a bijection of 64-bit integers that
-    avalanches.
-    """
+    """SplitMix64's finaliser (Steele, Lea & Flood 2014), an avalanching 64-bit bijection."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -57,9 +52,7 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def host_bits(
     seed: int, purpose: Purpose, epoch: NDArray[np.integer] | int, index: NDArray[np.integer]
 ) -> NDArray[np.uint64]:
-    """64 random bits a record: `epoch` scalar or (n,), `index` (n,) -> (n,) uint64. Distinct
-    indices never collide.
-    """
+    """64 random bits a record, (n,) uint64, from epoch () or (n,) and distinct index (n,)."""
     gamma = np.uint64(0x9E3779B97F4A7C15)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
         state = np.zeros(1, np.uint64)

@@ -4,7 +4,6 @@ Reading by batch instead of by record is what makes Grain fast here: per-record 
 otherwise.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import grain
@@ -19,9 +18,8 @@ from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.pixels import from_uint8
 
-__all__ = ["Batch", "BatchReader", "LatentReader", "OnCorrupt", "Selection", "make_loader", "seek"]
+__all__ = ["BatchReader", "LatentReader", "OnCorrupt", "Selection", "make_loader", "seek"]
 
-Batch = Columns
 OnCorrupt = Literal["stop", "skip"]
 
 _THREADS = 4  # that read batches ahead, each of them record after record
@@ -29,8 +27,7 @@ _AHEAD = 8  # batches
 
 
 class BatchReader:
-    """Batch number -> arrays: a pure function of (dataset, seed, batch size), picklable and safe in
-    threads.
+    """Batch number -> arrays, a pure function of (dataset, seed, batch size); thread-safe.
 
     Args:
         reader: the records, from `flowtrain.records.cache.open_records`.
@@ -59,7 +56,7 @@ class BatchReader:
         self.flip = flip and reader.manifest.flips
         self.selection = Selection.all(len(reader)) if selection is None else selection
         self.rows = slice(None) if rows is None else rows
-        self._read = _READ[on_corrupt]
+        self._on_corrupt = on_corrupt
         self._damaged: dict[tuple[int, bool], str] = {}
 
     @property
@@ -68,7 +65,7 @@ class BatchReader:
         found = sorted(dict(self._damaged).items(), key=lambda item: (item[0][0], not item[0][1]))
         return {index: line for (index, _), line in found}
 
-    def __call__(self, batch: int) -> Batch:
+    def __call__(self, batch: int) -> Columns:
         """Arrays of the rows n of one batch.
 
         Returns:
@@ -82,7 +79,8 @@ class BatchReader:
         """
         epoch, index = batch_records(self.seed, int(batch), self.batch_size, self.selection)
         epoch, index = epoch[self.rows], index[self.rows]
-        index, arrays = self._read(self, epoch, index)
+        read = self._read_all if self._on_corrupt == "stop" else self._read_intact
+        index, arrays = read(epoch, index)
         arrays = model_tensors(arrays, self.reader.manifest.layout)
         return arrays | {"index": index.astype(np.int32), "epoch": epoch.astype(np.int32)}
 
@@ -96,9 +94,7 @@ class BatchReader:
         return index, self.reader.gather(index, self.mirrored(epoch, index))
 
     def _read_intact(self, epoch: NDArray[np.int64], index: Index) -> tuple[Index, Columns]:
-        """What stands in for a record follows from the dataset alone, not from what was read
-        before.
-        """
+        """A stand-in follows from the dataset alone, not from what was read before."""
         moves = np.zeros(len(index), np.int64)
         while moves.max() <= len(self.selection):
             mirrored = self.mirrored(epoch, index)
@@ -125,18 +121,14 @@ class BatchReader:
         )
 
 
-_READ: dict[OnCorrupt, Callable[[BatchReader, NDArray[np.int64], Index], tuple[Index, Columns]]] = {
-    "stop": BatchReader._read_all,
-    "skip": BatchReader._read_intact,
-}
-
-
 def model_tensors(columns: Columns, layout: Layout) -> Columns:
     """What a model is fed: columns as they are stored, but pixels as float32 in [-1, 1]."""
-    return columns | {"image": from_uint8(columns["image"])} if layout == Layout.IMAGE else columns
+    if layout != Layout.IMAGE:
+        return columns
+    return columns | {"image": from_uint8(columns["image"])}
 
 
-def make_loader(batches: BatchReader, steps: int) -> grain.DatasetIterator[Batch]:
+def make_loader(batches: BatchReader, steps: int) -> grain.DatasetIterator[Columns]:
     """An iterator over `steps` batches, read ahead in threads.
 
     Its state, `{"next_index": step}`, is the number of batches handed out, not of those read ahead.
@@ -149,6 +141,6 @@ def make_loader(batches: BatchReader, steps: int) -> grain.DatasetIterator[Batch
     )
 
 
-def seek(loader: grain.DatasetIterator[Batch], step: int) -> None:
+def seek(loader: grain.DatasetIterator[Columns], step: int) -> None:
     """Move a loader so that the next batch is number `step`."""
     loader.set_state({"next_index": step})

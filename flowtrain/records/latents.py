@@ -1,6 +1,4 @@
-"""From what a dataset stores to what the model sees: draw from the posterior, then normalise. Runs
-on device.
-"""
+"""Stored tensors to model input, on the device: draw from the posterior, then normalise."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +10,7 @@ from flowtrain.records.counter import Purpose, record_keys
 
 
 def _from_moments(key: jax.Array, batch: dict[str, Any]) -> jax.Array:
-    """A fresh sample of the VAE's posterior: mean + exp(logvar / 2) * eps, another one in every
-    epoch.
-    """
+    """A sample of the VAE's posterior, mean + exp(logvar / 2) * eps, new in every epoch."""
     mean = batch["mean"].astype(jnp.float32)
     deviation = jnp.exp(0.5 * batch["logvar"].astype(jnp.float32))
     keys = record_keys(key, Purpose.POSTERIOR, batch["epoch"], batch["index"])

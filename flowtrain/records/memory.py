@@ -1,6 +1,4 @@
-"""How much memory a process may still take: that of the machine, or less where a container is
-limited.
-"""
+"""Memory a process may still take: the machine's, or less in a limited container."""
 
 import os
 from collections.abc import Iterator
@@ -8,8 +6,7 @@ from pathlib import Path
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that can be taken without swapping or being killed; pages that only cache files count
-    as free.
+    """Bytes to be had without swapping or being killed; file cache counts as free.
 
     Where there is no /proc, as on macOS, the size of the whole memory.
     """

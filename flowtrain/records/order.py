@@ -33,8 +33,7 @@ class Selection:
 
     @classmethod
     def choose(cls, records: int, *, holdout: int = 0, overfit: int | None = None) -> Self:
-        """Those for training: all but `holdout` of them; of these the first `overfit`, when that is
-        given.
+        """The training records: all but `holdout`, or the first `overfit` of those.
 
         Raises:
             UserError: nothing is left to train on, or fewer records than `overfit`.
@@ -54,15 +53,12 @@ class Selection:
         return len(self.index)
 
     def after(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The record of the selection that follows each of `index`, which are in it; the first
-        follows the last.
-        """
+        """The next record of the selection after each of `index`; after the last, the first."""
         return self.index[(np.searchsorted(self.index, index) + 1) % len(self.index)]
 
 
 def holdout_records(records: int, holdout: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted indices, int64, of the records to train on and of the `holdout` ones that are kept
-    back.
+    """Sorted int64 indices: of the records to train on, and of the `holdout` kept back.
 
     They depend on the two numbers alone, so that runs of all seeds keep back the same records;
     those of a smaller holdout are among those of a larger one.
@@ -83,9 +79,7 @@ def epoch_order(seed: int, epoch: int, records: int) -> NDArray[np.int64]:
 def batch_records(
     seed: int, batch: int, batch_size: int, selection: Selection
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(epoch, index), each (batch_size,), of the records of batch number `batch`; indices are those
-    of the dataset.
-    """
+    """(epoch, index), each (batch_size,), of a batch's records; indices of the dataset."""
     position = batch * batch_size + np.arange(batch_size)
     epoch, visit = np.divmod(position, len(selection))
     place = np.empty(batch_size, np.int64)

@@ -34,8 +34,7 @@ class Records(Protocol):
         ...
 
     def gather(self, index: Index, mirrored: NDArray[np.bool_]) -> Columns:
-        """The records `index`, (n,) with n > 0, in that order, each from the main split or from its
-        mirror image.
+        """The n > 0 records at `index`, in order, from the main split or mirrored.
 
         Returns:
             One (n, h, w, c) array for each stored tensor in its stored dtype, and `label`, (n,)
@@ -88,8 +87,7 @@ class LatentReader:
     def read(
         self, index: Sequence[int] | NDArray[np.integer], *, mirrored: bool = False
     ) -> list[Record]:
-        """The records at `index`, keys included, in that order, from the main split or from its
-        mirror image.
+        """Records with keys at `index`, in order, from the main split or mirrored.
 
         Raises:
             DamagedRecordsError, UserError, IndexError: as `Records.gather`.
@@ -200,7 +198,8 @@ def read_full_manifest(directory: Path) -> Manifest:
     """The manifest of a dataset that has records, in all splits the same number.
 
     Raises:
-        UserError: it has not, or as `schemas.manifest.read_manifest`.
+        UserError: the dataset is empty, a split holds another number of records, or the manifest
+            cannot be read (see `schemas.manifest.read_manifest`).
     """
     manifest = read_manifest(directory)
     check_full(str(directory), manifest)
@@ -208,10 +207,10 @@ def read_full_manifest(directory: Path) -> Manifest:
 
 
 def check_full(where: str, manifest: Manifest) -> None:
-    """Whether a dataset has records, in all splits the same number, by its manifest.
+    """Refuse a dataset whose manifest counts no records, or not the same number in all splits.
 
     Raises:
-        UserError: it has not.
+        UserError: the dataset is empty, or a split holds another number of records.
     """
     if not manifest.counts.written:
         raise UserError(f"{where}: the dataset holds no records; use another one")
@@ -238,7 +237,7 @@ def check_shard_file(path: Path, shard: ShardInfo) -> None:
     """See that a shard is there with its size; contents are not read.
 
     Raises:
-        UserError: it is not.
+        UserError: the shard is missing or has another size.
     """
     if not path.is_file():
         raise UserError(f"{path}: shard is missing; {REMAKE}")
@@ -264,8 +263,7 @@ def _open(path: Path, shard: ShardInfo) -> ArrayRecordReader:
 
 
 def _check_damaged(path: Path, shard: ShardInfo, error: Exception) -> None:
-    """Tell damage from a disk that fails and from a writer that was wrong: these are nothing to
-    skip.
+    """Tell a damaged record, which may be skipped, from a failing disk or a wrong writer.
 
     Raises:
         UserError: the file is gone or cannot be read, or it is what was written.

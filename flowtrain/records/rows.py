@@ -1,5 +1,4 @@
-"""A dataset as fixed-size rows: all tensors of a record and its label, one after another, as flat
-as memory.
+"""A dataset as fixed-size rows: a record's tensors and label, one after another.
 
 Row i is record i of the main split; the mirror images follow in the same order. Decoding the shards
 costs most of the time that loading takes, and a row costs a copy.
@@ -26,9 +25,7 @@ _CHUNK = 256  # records that are decoded at once
 
 
 def row_dtype(tensors: Mapping[str, TensorSpec]) -> np.dtype[np.void]:
-    """A row: the tensors in the order of the manifest and the label as int32, little-endian,
-    without gaps.
-    """
+    """A row's dtype: tensors as in the manifest, label int32, little-endian, no gaps."""
     fields: list[Any] = [
         (name, np.dtype(spec.dtype).newbyteorder("<"), spec.shape) for name, spec in tensors.items()
     ]

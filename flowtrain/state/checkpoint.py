@@ -1,5 +1,4 @@
-"""Checkpoints on disk, hidden from the rest: an orbax manager with one item for each thing that is
-restored alone.
+"""Checkpoints on disk: an orbax manager, one item for each part restored alone.
 
 Items: `params`, `opt`, one for each moving average by its name (arrays), `data` (the loader's
     state) and `meta` (step,
@@ -35,9 +34,7 @@ PARAMS, OPT, DATA, META = "params", "opt", "data", "meta"
 
 @dataclass(frozen=True)
 class _Kept:
-    """An orbax policy of which checkpoints stay: the last ones, those of every so many steps, and
-    the best.
-    """
+    """Which checkpoints stay: the last, those of a period, and the best (orbax's policy)."""
 
     config: TrainConfig
 
@@ -47,9 +44,7 @@ class _Kept:
         *,
         context: policy.PreservationContext,
     ) -> list[bool]:
-        """One answer for each of `checkpoints`; without a finite validation loss, none is among the
-        best.
-        """
+        """An answer for each checkpoint; without a finite validation loss none is the best."""
         steps = sorted(one.step for one in checkpoints)
         losses = {one.step: one.metrics[LOSS] for one in checkpoints if one.metrics}
         # of equals, the later one
@@ -63,16 +58,12 @@ class _Kept:
 
 
 def _regular(steps: Sequence[int], config: TrainConfig) -> list[int]:
-    """Those that every run of this recipe makes, and not only one that was stopped there; in
-    order.
-    """
+    """Checkpoints in order that an unstopped run of this recipe makes too."""
     return sorted(step for step in steps if step % config.checkpoint_every == 0)
 
 
 class Checkpoints(StepFolders):
-    """The checkpoints of a work directory, open for writing: a `StepFolders` that stores a
-    `TrainState`.
-    """
+    """A work directory's checkpoints, open for writing: `StepFolders` of `TrainState`."""
 
     def __init__(self, workdir: Path, config: TrainConfig):
         super().__init__(workdir / CHECKPOINTS_DIR, "checkpoint", preserve=_Kept(config))
@@ -83,9 +74,7 @@ class Checkpoints(StepFolders):
         return next(reversed(self.steps()), None)
 
     def latest_regular(self) -> int | None:
-        """The newest that a run which was never stopped has too, or None; waits for one that is
-        being saved.
-        """
+        """The newest that an unstopped run has too, or None; waits for one being saved."""
         return next(reversed(_regular(self.steps(), self._config)), None)
 
     def save(
@@ -96,9 +85,7 @@ class Checkpoints(StepFolders):
         meta: Mapping[str, Any],
         validation_loss: float | None = None,
     ) -> None:
-        """Begin to save; returns when the arrays have been copied off, so their buffers may be
-        donated.
-        """
+        """Begin to save; on return the arrays are copied, and buffers may be donated."""
         counters = {"skipped": int(state.skipped), "streak": int(state.streak)}
         arrays = {PARAMS: state.params, OPT: state.opt, **state.ema}
         self.write(step, arrays, {DATA: dict(data), META: {**meta, **counters}}, validation_loss)
@@ -106,9 +93,7 @@ class Checkpoints(StepFolders):
     def restore(
         self, step: int, like: TrainState
     ) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
-        """(state, data, meta) of `step`. `like` is a tree of ShapeDtypeStructs with shardings:
-        where to put it.
-        """
+        """(state, data, meta) of `step`; `like` are ShapeDtypeStructs that say where to put it."""
         restored = self.read(step, {PARAMS: like.params, OPT: like.opt, **like.ema}, (DATA, META))
         meta = restored[META]
         if "skipped" not in meta:
@@ -128,9 +113,7 @@ class Checkpoints(StepFolders):
 
 
 def with_sharding(abstract: Any, shardings: Any) -> Any:
-    """ShapeDtypeStructs that say where each array goes, for `restore`; one sharding, or a tree of
-    them.
-    """
+    """ShapeDtypeStructs with places for `restore`: one sharding, or a tree of them."""
     if isinstance(shardings, NamedSharding | SingleDeviceSharding):
         shardings = jax.tree.map(lambda leaf: shardings, abstract)
     return jax.tree.map(
@@ -142,9 +125,7 @@ def with_sharding(abstract: Any, shardings: Any) -> Any:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What sampling needs of a run: `predict(params, x, t, label)` with shapes as
-    `DiT.__call__`.
-    """
+    """A run for sampling: `predict(params, x, t, label)` has shapes as `DiT.__call__`."""
 
     run: Run
     step: int
@@ -160,16 +141,12 @@ class TrainedModel:
 
 @functools.lru_cache(maxsize=8)
 def _network(config: str, latent_shape: tuple[int, int, int], classes: int) -> Network:
-    """The same functions for the same network (its config as JSON), so that checkpoints share what
-    was compiled.
-    """
+    """One network a config (as JSON), so that checkpoints share compiled functions."""
     return make_network(ModelConfig.model_validate_json(config), latent_shape, classes)
 
 
 def check_sampling(workdir: Path, step: int | None = None, weights: str = MAIN) -> None:
-    """Whether `load_for_sampling` would find its checkpoint and weights, without reading them.
-    Raises as it does.
-    """
+    """Refuse what `load_for_sampling` would, without reading the checkpoint's arrays."""
     run = read_run(workdir)
     if parse_width(weights) is not None:
         return  # snapshots tell when they are read

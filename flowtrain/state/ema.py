@@ -1,5 +1,4 @@
-"""Moving averages of the parameters, kept in float32: exponential ones, and power functions of the
-step.
+"""Moving averages of parameters in float32: exponential, and power functions of step.
 
 A power-function average has a width that is a share of the training so far, sigma_rel, so that one
 setting fits any length; and from snapshots of two of them the average of any other width can be
@@ -29,9 +28,7 @@ Rate = Callable[[jax.Array], jax.Array]
 
 
 def average_names(config: TrainConfig) -> tuple[str, ...]:
-    """Names of the averages that a run keeps, the main one first: `ema`, `ema0.999`,
-    `power0.05`.
-    """
+    """Names of a run's averages, the main one first: `ema`, `ema0.999`, `power0.05`."""
     return (MAIN, *(f"ema{decay}" for decay in config.ema_extra), *power_names(config))
 
 
@@ -77,7 +74,5 @@ def gamma_of_width(width: float) -> float:
 
 
 def update_ema(ema: Params, params: Params, rate: jax.Array | float) -> Params:
-    """(1 - rate) * ema + rate * params, leaf by leaf, written so that equal inputs are a fixed
-    point.
-    """
+    """(1 - rate) * ema + rate * params, leaf by leaf; equal inputs stay as they are."""
     return jax.tree.map(lambda average, new: average + rate * (new - average), ema, params)

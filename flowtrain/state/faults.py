@@ -1,6 +1,4 @@
-"""What machines say no to, as one line that says which knob to turn: full disks, full memories,
-damaged files.
-"""
+"""Failures of machines in one line: full disks, full memories, damaged files."""
 
 import errno
 import logging
@@ -27,9 +25,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _full(error: BaseException) -> str | None:
-    """What the system said, if it was that there is no room; TensorStore, under orbax, tells it in
-    words only.
-    """
+    """The system's message, if there was no room; TensorStore tells it in words only."""
     for one in _chain(error):
         for code, words in _FULL.items():
             if (isinstance(one, OSError) and one.errno == code) or words.lower() in str(
@@ -40,8 +36,7 @@ def _full(error: BaseException) -> str | None:
 
 
 def silence() -> None:
-    """Let orbax tell of nothing: it logs each phase of a save, and a traceback from each thread of
-    one that fails.
+    """Silence orbax, which logs each phase of a save and a traceback a failed thread.
 
     Errors are raised all the same.
     """
@@ -56,9 +51,7 @@ def _not_a_full_disk(record: logging.LogRecord) -> bool:
 
 
 def _unraisable(what: Any, before: Callable[[Any], object] = sys.unraisablehook) -> None:
-    """Drops what TensorStore says when it ends a write that orbax no longer waits for, since
-    another has failed.
-    """
+    """Drops TensorStore's trace of a write that orbax, after a failure, does not await."""
     if str(what.exc_value) != "Event loop is closed":
         before(what)
 
@@ -82,8 +75,7 @@ def check_room(directory: Path, arrays: Any, what: str, kept: str) -> None:
 
 @contextmanager
 def storage_faults(what: str, kept: str) -> Iterator[None]:
-    """Turn an error that comes from a full disk into a `UserError`: "`what` (No space ...); `kept`;
-    make room ...".
+    """Full disks as a `UserError`: "`what` (No space ...); `kept`; make room ...".
 
     What failed is of no more use: leave it, and open it again.
     """

@@ -1,5 +1,4 @@
-"""Folders of arrays by step, through an orbax manager: what checkpoints and snapshots have in
-common.
+"""Folders of arrays by step, through an orbax manager, for checkpoints and snapshots.
 
 `DIRECTORY/STEP/ITEM`. A save is asynchronous and is committed by a rename, and a deletion begins
 with one, so whatever a killed process leaves, a folder with the name of a step is whole.
@@ -96,8 +95,7 @@ class StepFolders:
         notes: Mapping[str, Any] | None = None,
         loss: float | None = None,
     ) -> None:
-        """Begin to save; returns when the arrays have been copied off, so their buffers may be
-        donated.
+        """Begin to save; on return the arrays are copied, and buffers may be donated.
 
         Args:
             step: one that there is no folder of.
@@ -117,9 +115,7 @@ class StepFolders:
     def read(
         self, step: int, targets: Mapping[str, Any], notes: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Some items of a step, and nothing else; `targets` are trees of ShapeDtypeStructs with
-        shardings.
-        """
+        """Some items of a step alone; `targets` are ShapeDtypeStructs with shardings."""
         self.wait()
         items: dict[str, Any] = {
             name: ocp.args.StandardRestore(tree) for name, tree in targets.items()

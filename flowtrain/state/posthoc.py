@@ -36,9 +36,7 @@ class Density(NamedTuple):
 
 
 def inner_product(a: Density, b: Density) -> NDArray[np.float64]:
-    """<p_a, p_b>, the integral over all tau of the product of the densities; in logarithms, since
-    t^gamma overflows.
-    """
+    """<p_a, p_b>, the densities' product over all tau; in logarithms (t^gamma overflows)."""
     t_a, gamma_a, t_b, gamma_b = (np.asarray(value, np.float64) for value in (*a, *b))
     exponent = gamma_a + gamma_b + 1
     logarithm = (
@@ -98,8 +96,7 @@ def parse_width(weights: str) -> float | None:
 def reconstruct(
     snapshots: Snapshots, width: float, target: Any, step: int | None = None
 ) -> tuple[int, Params]:
-    """(step, parameters) of the average of relative width `width` at `step`, or at the last
-    snapshot.
+    """(step, parameters) of the average of relative width `width`, by default at the last.
 
     Args:
         snapshots: of the run.

@@ -1,5 +1,4 @@
-"""Where a run is: the step, and the batches that were passed over when it went back to an earlier
-checkpoint.
+"""A run's position: its step, and the batches passed over when it went back.
 
 A run that goes back from step b to step s would meet the same batches again, and the same end. So
 it goes on from s with the batches after those of b, and the numbers of the ones between are never
@@ -18,9 +17,7 @@ ROLLBACKS = "rollbacks.json"
 
 @dataclass(frozen=True)
 class Position:
-    """After `step` steps. `rollbacks` holds, for each, (the step gone back to, batches passed over
-    so far).
-    """
+    """After `step` steps; `rollbacks` are (step gone back to, batches passed over so far)."""
 
     step: int = 0
     rollbacks: tuple[tuple[int, int], ...] = ()

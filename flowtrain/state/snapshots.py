@@ -1,6 +1,4 @@
-"""Snapshots of power-function averages, kept through a run, so that other widths can be made after
-it.
-"""
+"""Snapshots of power-function averages, from which other widths are made afterwards."""
 
 from pathlib import Path
 from typing import Any
@@ -28,16 +26,12 @@ class Snapshots(StepFolders):
         super().__init__(workdir / SNAPSHOTS, "snapshot", read_only=read_only or nothing)
 
     def save(self, step: int, ema: dict[str, Params]) -> None:
-        """Begin to save those of `step`, of which there is none yet; returns when the arrays have
-        been copied off.
-        """
+        """Begin to save those of `step`, a new one; returns when the arrays are copied."""
         if self.widths:
             self.write(step, {name: ema[name] for name in self.widths})
 
     def resume(self, step: int, ema: dict[str, Params]) -> None:
-        """As `cut`, and save the one of `step` from `ema` if a kill came between it and the
-        checkpoint of that step.
-        """
+        """As `cut`, and save `step`'s from `ema` if a kill came before its checkpoint."""
         self.cut(step)
         if step > 0 and step % self._every == 0 and step not in self.steps():
             self.save(step, ema)

@@ -1,6 +1,4 @@
-"""The work directory of a run: who may write into it, and whether a repeated command means the same
-run.
-"""
+"""The work directory: who may write into it, and whether a command means the same run."""
 
 import fcntl
 from collections.abc import Iterator
@@ -26,8 +24,7 @@ FREE_TABLES = ("sampler.", "preview.")
 
 @contextmanager
 def claimed(workdir: Path, run: Run) -> Iterator[None]:
-    """Hold the work directory for this run while in the context; it is made, or checked, and
-    `run.json` written.
+    """Hold the work directory for this run in the context: made or checked, with `run.json`.
 
     Of several processes the main one does that, and the others rely on it.
 
@@ -74,22 +71,9 @@ def check(workdir: Path, run: Run) -> None:
     Raises:
         UserError: it may not; the difference is named.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"{workdir}: is a file; give a directory for --workdir")
-    above = next(parent for parent in workdir.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise UserError(
-            f"{workdir}: cannot be made ({above}: Not a directory); give another --workdir"
-        )
+    _check_place(workdir)
     if not (workdir / RUN_NAME).exists():
-        strangers = (
-            [p.name for p in workdir.iterdir() if not _is_ours(p.name)] if workdir.is_dir() else []
-        )
-        if strangers:
-            raise UserError(
-                f"{workdir}: not empty ({sorted(strangers)[0]}) and no training run; give a new "
-                "directory for --workdir"
-            )
+        _check_empty(workdir)
         return
     before = read_run(workdir)
     if before.dataset.digest != run.dataset.digest:
@@ -98,15 +82,39 @@ def check(workdir: Path, run: Run) -> None:
             f"{_describe(run)}); "
             "give a new directory for --workdir"
         )
-    found = differences(before, run)
-    if found and _has_learned(workdir):
+    changes = differences(before, run)
+    if changes and _has_learned(workdir):
         raise UserError(
-            f"{workdir}: belongs to another recipe: {'; '.join(found)}; "
+            f"{workdir}: belongs to another recipe: {'; '.join(changes)}; "
             "repeat the command as it was, or give a new directory for --workdir"
         )
 
 
-def _is_ours(name: str) -> bool:
+def _check_place(workdir: Path) -> None:
+    """Whether `workdir` is a directory or can be made one."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"{workdir}: is a file; give a directory for --workdir")
+    above = next(parent for parent in workdir.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UserError(
+            f"{workdir}: cannot be made ({above}: Not a directory); give another --workdir"
+        )
+
+
+def _check_empty(workdir: Path) -> None:
+    """Whether a directory without a run holds nothing else, if it is there at all."""
+    if not workdir.is_dir():
+        return
+    foreign = [path.name for path in workdir.iterdir() if not _is_from_claim(path.name)]
+    if foreign:
+        raise UserError(
+            f"{workdir}: not empty ({sorted(foreign)[0]}) and no training run; give a new "
+            "directory for --workdir"
+        )
+
+
+def _is_from_claim(name: str) -> bool:
+    """Whether a claim that was killed before it wrote `run.json` leaves a file of this name."""
     return name == LOCK_NAME or (name.startswith(f".{RUN_NAME}.") and name.endswith(".tmp"))
 
 
@@ -121,30 +129,23 @@ def _describe(run: Run) -> str:
 
 
 def differences(before: Run, now: Run) -> list[str]:
-    """What two runs do not share of a recipe, of all that changes what is learned; one phrase for
-    each key.
-    """
+    """A phrase for each key of the recipe that two runs differ in and that changes the result."""
     old, new = _flat(before.recipe), _flat(now.recipe)
-    if (
-        now.recipe.optimizer.schedule in ENDLESS_SCHEDULES
-        and new["train.steps"] > old["train.steps"]
-    ):
-        # a longer run is the same run, unless its schedule depends on it
-        del (
-            old["train.steps"],
-            new["train.steps"],
-        )
+    longer = new["train.steps"] > old["train.steps"]
+    if longer and now.recipe.optimizer.schedule in ENDLESS_SCHEDULES:
+        # a longer run is the same run, unless its schedule depends on the length
+        del old["train.steps"], new["train.steps"]
+
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     return [
         f"{name} was {old.get(name)} and is now {new.get(name)}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in FREE and not name.startswith(FREE_TABLES)
+        for name in changed
+        if name not in FREE and not name.startswith(FREE_TABLES)
     ]
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    """Every value by `table.key`, those too that are left out of a file where they are at their
-    default.
-    """
+    """Every value by `table.key`, defaults too."""
     tables = {name: getattr(recipe, name) for name in type(recipe).model_fields}
     return {
         f"{name}.{key}": getattr(table, key)

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from flowtrain import progress as module
+from flowtrain.metrics import Interval
 from flowtrain.progress import Progress, Stopwatch, status
 from flowtrain.sinks import JsonLines, Sink, TensorBoard
 from schemas.run import METRICS_NAME
@@ -43,12 +44,10 @@ def made(
 ) -> Progress:
     return Progress(
         sinks,
+        Interval(4, flops, ceiling),
         start=start,
         steps=steps,
-        batch_size=4,
         log_every=log_every,
-        flops_per_image=flops,
-        ceiling=ceiling,
     )
 
 

@@ -22,8 +22,9 @@ from flowtrain.records.cache import (
     check_memory,
     open_records,
 )
-from flowtrain.records.data import Batch, BatchReader, Selection
+from flowtrain.records.data import BatchReader, Selection
 from flowtrain.records.reader import LatentReader, Records
+from schemas.columns import Columns
 from schemas.errors import UserError
 from schemas.files import sha256_file
 from schemas.manifest import Manifest, read_manifest, write_manifest
@@ -61,13 +62,13 @@ def assert_right(records: Records, dataset: Path) -> None:
     assert_same(batches_of(records), batches_of(LatentReader(dataset)))
 
 
-def batches_of(records: Records) -> list[Batch]:
+def batches_of(records: Records) -> list[Columns]:
     selection = Selection.choose(len(records), holdout=3)
     batches = BatchReader(records, batch_size=6, seed=5, flip=True, selection=selection)
     return [batches(number) for number in range(8)]
 
 
-def assert_same(found: list[Batch], expected: list[Batch]) -> None:
+def assert_same(found: list[Columns], expected: list[Columns]) -> None:
     for one, other in zip(found, expected, strict=True):
         assert list(one) == list(other)
         for name in one:

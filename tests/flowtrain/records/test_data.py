@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from flowtrain.records.counter import Purpose, host_bits
-from flowtrain.records.data import Batch, BatchReader, LatentReader, Selection, make_loader, seek
+from flowtrain.records.data import BatchReader, LatentReader, Selection, make_loader, seek
 from flowtrain.records.order import batch_records
+from schemas.columns import Columns
 from schemas.errors import UserError
 from schemas.pixels import from_uint8
 from tests.flowtrain.damage import flip_byte, write_pixels
@@ -32,14 +33,14 @@ def with_flips(tmp_path: Path) -> Path:
     return tmp_path / "flips"
 
 
-def assert_same(one: Batch, other: Batch) -> None:
+def assert_same(one: Columns, other: Columns) -> None:
     assert one.keys() == other.keys()
     for name in one:
         assert one[name].dtype == other[name].dtype
         np.testing.assert_array_equal(one[name], other[name])
 
 
-def assert_stored(batch: Batch, seed: int, flip: bool) -> None:
+def assert_stored(batch: Columns, seed: int, flip: bool) -> None:
     """Every row holds the tensors and the label of its index, of the mirror image where the counter
     says so.
     """

@@ -1,5 +1,4 @@
-"""Many records at once, one array a feature: what `schemas.record.decode_record` gives, without
-Python for each value.
+"""Many records decoded at once, one array a feature, without Python for each value.
 
 What `encode_record` writes differs between the records of a dataset in the key, the label and the
 contents of the tensors only, and features are in the order of their names. So those whose names
@@ -52,28 +51,36 @@ def _parse(serialized: Sequence[bytes], specs: Mapping[str, TensorSpec]) -> Colu
 
 
 def _cut(serialized: Sequence[bytes], specs: Mapping[str, TensorSpec]) -> Columns:
-    first, last = (
-        sorted(name for name in specs if name < KEY),
-        sorted(name for name in specs if name > LABEL),
-    )
-    if len(first) + len(last) < len(specs):
+    leading = sorted(name for name in specs if name < KEY)
+    trailing = sorted(name for name in specs if name > LABEL)
+    if len(leading) + len(trailing) < len(specs):
         raise _OtherLayout
+
     columns: Columns = {}
+    # from the front up to the key
     places = _starts(serialized)
-    for name in first:
+    for name in leading:
         header = _tensor_header(name, specs[name].nbytes)
         columns[name] = _tensors(serialized, places, header, specs[name])
         places = [place + len(header) + specs[name].nbytes for place in places]
-    keys, places = places, [len(data) for data in serialized]
-    for name in reversed(last):
+    key_begins = places
+
+    # from the back down to the label, which the key lies before
+    places = [len(data) for data in serialized]
+    for name in reversed(trailing):
         header = _tensor_header(name, specs[name].nbytes)
         places = [place - len(header) - specs[name].nbytes for place in places]
         columns[name] = _tensors(serialized, places, header, specs[name])
-    labels, places = _labels(serialized, places)
-    for data, begin, end in zip(serialized, keys, places, strict=True):
+    labels, key_ends = _labels(serialized, places)
+    _check_keys(serialized, key_begins, key_ends)
+    return {name: columns[name] for name in specs} | {LABEL: labels}
+
+
+def _check_keys(serialized: Sequence[bytes], begins: Sequence[int], ends: Sequence[int]) -> None:
+    """Whether nothing but the key's feature lies between the leading and the trailing ones."""
+    for data, begin, end in zip(serialized, begins, ends, strict=True):
         if not data.startswith(_key_header(end - begin), begin):
             raise _OtherLayout
-    return {name: columns[name] for name in specs} | {LABEL: labels}
 
 
 def _tensors(
@@ -82,9 +89,10 @@ def _tensors(
     """The tensors behind the headers that begin at `places`."""
     views = list(zip(map(memoryview, serialized), places, strict=True))
     start, end = len(header), len(header) + spec.nbytes
-    if min(places) < 0 or b"".join(
-        [view[place : place + start] for view, place in views]
-    ) != header * len(views):
+    if min(places) < 0:
+        raise _OtherLayout
+    headers = b"".join([view[place : place + start] for view, place in views])
+    if headers != header * len(views):
         raise _OtherLayout
     data = bytearray().join([view[place + start : place + end] for view, place in views])
     if len(data) != len(views) * spec.nbytes:
@@ -106,12 +114,10 @@ def _labels(
         wanted = np.frombuffer(header, np.uint8)
         digits = tail[:, -size:]
         more = [True] * (size - 1) + [False]  # whether another digit follows
-        fits = (tail[:, -size - len(wanted) : -size] == wanted).all(1) & (
-            (digits > 127) == more
-        ).all(1)
-        value = ((digits & 127).astype(np.int32) << np.arange(0, 7 * size, 7, dtype=np.int32)).sum(
-            1, dtype=np.int32
-        )
+        right_header = (tail[:, -size - len(wanted) : -size] == wanted).all(1)
+        fits = right_header & ((digits > 127) == more).all(1)
+        shifts = np.arange(0, 7 * size, 7, dtype=np.int32)
+        value = ((digits & 127).astype(np.int32) << shifts).sum(1, dtype=np.int32)
         labels[fits] = value[fits]
         begins[fits] -= size + len(header)
     if (labels < 0).any():
@@ -120,9 +126,7 @@ def _labels(
 
 
 def _varint(value: int) -> bytes:
-    """A number to the base of 128, lowest digit first; all bytes but the last have their high bit
-    set.
-    """
+    """A base-128 number, lowest digit first; all bytes but the last have their high bit set."""
     digits = bytearray()
     while value > 127:
         digits.append(value & 127 | 128)
@@ -136,9 +140,7 @@ def _field(number: int, size: int) -> bytes:
 
 
 def _header(name: str, kind: int, size: int) -> bytes:
-    """What precedes a value of `size` bytes: an entry of `Features.feature`, its key, a `Feature`,
-    the list in it.
-    """
+    """What precedes a value in a record: `Features.feature` entry, key, `Feature`, list."""
     value = _field(1, size)
     listed = _field(kind, len(value) + size)
     feature = _field(2, len(listed) + len(value) + size)

@@ -30,13 +30,10 @@ SIZES: dict[str, DiTSize] = {
 }
 
 # that do not depend on train.steps: such a run can be made longer
-ENDLESS_SCHEDULES = (
-    "constant",
-    "rsqrt",
-)
+ENDLESS_SCHEDULES = ("constant", "rsqrt")
 SCAN_FROM_DEPTH = 24  # L and XL
-# What may change between the commands of one run without changing, but for rounding, what an
-# undisturbed one computes.
+# Fields that a repeated command may change and still continue the same run: as long as no record is
+# damaged and no step goes wrong, the result is the same up to rounding.
 UNLEARNED = ("latent", "classes", "remat")  # of the model
 BOOKKEEPING = (
     *("log_every", "validate_every", "validation_records"),
@@ -68,8 +65,7 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class ModelConfig(Growing):
-    """The Diffusion Transformer. Give a `size`, or depth, width and heads, or a size and what
-    differs from it.
+    """The Diffusion Transformer: a `size`, or depth, width and heads, or a size with changes.
 
     The conventions of its input time and of its output are data, so that weights of other systems
     fit:
@@ -153,9 +149,7 @@ class ObjectiveConfig(Growing):
 
 
 class OptimizerConfig(Growing):
-    """Adam (AdamW when `weight_decay` is set), with an optional linear warm-up and gradient
-    clipping.
-    """
+    """Adam (AdamW with `weight_decay`), optionally with linear warm-up and clipping."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -324,9 +318,7 @@ class Recipe(Growing):
 
     @property
     def most_steps(self) -> float:
-        """Sampling steps that there are at most: one a noise level; of a flow as many as one
-        likes.
-        """
+        """The most sampling steps: one a noise level of a diffusion; of a flow no limit."""
         return (
             self.objective.diffusion_steps if self.objective.kind == "diffusion" else float("inf")
         )

@@ -10,9 +10,7 @@ from typing import BinaryIO
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which a reader of `path` sees whole or not at all, also after a power
-    cut.
-    """
+    """A file to write; readers of `path` see it whole or not at all, even after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -26,9 +24,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write `data` to `path` so that a reader sees the old file or the whole new one, also after a
-    power cut.
-    """
+    """Write `data`; readers of `path` see the old or the new file, even after a power cut."""
     with written_whole(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 

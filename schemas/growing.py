@@ -1,5 +1,4 @@
-"""What is written on disk may gain fields, and everything written before keeps its bytes and its
-digests.
+"""Tables on disk may gain fields, and those written before keep their bytes and digests.
 
 A field that was added later is left out of the JSON where it says what was true before there was
 such a field. So a manifest, a run or the settings of an earlier commit give the same text again,
@@ -12,9 +11,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 
 class Growing(BaseModel):
-    """A frozen table on disk. `added` names the fields that came later; each has the default that
-    was true before.
-    """
+    """A frozen table on disk. `added` names later fields, whose defaults were true before."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

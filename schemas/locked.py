@@ -1,6 +1,4 @@
-"""One process at a time at what several may want to make, on a local disk. The kernel lets go when
-the holder dies.
-"""
+"""One process at a time on a local disk; the kernel frees the lock of one that dies."""
 
 import fcntl
 import logging

@@ -1,6 +1,4 @@
-"""`manifest.json`: what a latent dataset is, written last and atomically. No manifest, no
-dataset.
-"""
+"""`manifest.json`: what a latent dataset is. Written last: without it, no dataset."""
 
 import json
 from collections.abc import Mapping
@@ -32,9 +30,7 @@ REBUILD = f"delete it and {REMAKE}"
 
 
 class SourceInfo(Growing):
-    """Where the records came from. `digest` is the SHA-256 of the sorted index (keys, labels,
-    sizes).
-    """
+    """The records' source. `digest` is the SHA-256 of the sorted index: keys, labels, sizes."""
 
     descriptor: str
     split: str
@@ -68,16 +64,12 @@ class VaeInfo(Growing):
 
     @property
     def layout(self) -> Layout:
-        """What a record of images that it encoded holds: the moments of a posterior, or one
-        latent.
-        """
+        """The layout of records that this VAE encodes: a posterior's moments, or one latent."""
         return Layout.MOMENTS if self.network == "AutoencoderKL" else Layout.LATENT
 
 
 class Normalization(Growing):
-    """From stored to model scale, per channel: z = (raw - offset) * scale. Both have one entry a
-    channel.
-    """
+    """From stored to model scale: z = (raw - offset) * scale, one entry of each a channel."""
 
     offset: tuple[float, ...]
     scale: tuple[float, ...]
@@ -132,8 +124,7 @@ class Counts(Growing):
 
 
 class ChannelStatistics(Growing):
-    """Per-channel mean and standard deviation of the raw tensors over all records and positions of
-    the main split.
+    """Mean and deviation of each channel of the main split's raw tensors.
 
     For the moments layout the deviation is that of a posterior sample: sqrt(var(mean) +
     E[exp(logvar)]). Images are measured in [-1, 1].
@@ -144,9 +135,7 @@ class ChannelStatistics(Growing):
 
 
 class Reconstruction(Growing):
-    """PSNR in dB (peak 255, over uint8 pixels) of decoded stored means against the cropped
-    originals.
-    """
+    """PSNR in dB (peak 255, uint8) of decoded stored means against the cropped originals."""
 
     psnr_db: float
     records: int = Field(ge=1)
@@ -181,9 +170,7 @@ class PartInfo(Growing):
 
 
 class Manifest(Growing):
-    """The card of a latent dataset (DESIGN: the latent dataset). Field order is the order on
-    disk.
-    """
+    """`manifest.json`: everything about a latent dataset but its records, in the order on disk."""
 
     schema_version: int = SCHEMA_VERSION
     layout: Layout
@@ -231,21 +218,15 @@ class Manifest(Growing):
 
     @property
     def generated(self) -> bool:
-        """Whether a model made the records; they are then in its scale, which `normalization`
-        tells.
-        """
+        """Whether a model made the records, which are then in its scale (`normalization`)."""
         return self.normalization is not None
 
     def stored_normalization(self) -> Normalization:
-        """From raw to stored values: samples are stored in the scale of their model, all else as
-        the VAE gave it.
-        """
+        """From raw to stored values: samples are stored in their model's scale, others raw."""
         return self.normalization or Normalization.identity(self.shape[2])
 
     def model_normalization(self) -> Normalization:
-        """Normalisation by the VAE's own scaling and shift: z = (raw - shift) * scaling; pixels are
-        left alone.
-        """
+        """Normalisation by the VAE: z = (raw - shift) * scaling; pixels are left alone."""
         if self.normalization is not None:
             return self.normalization
         channels = self.shape[2]
@@ -256,17 +237,14 @@ class Manifest(Growing):
         )
 
     def channel_normalization(self) -> Normalization:
-        """Normalisation by the measured statistics: zero mean and unit deviation in each
-        channel.
-        """
+        """Normalisation by measured statistics: zero mean and unit deviation of each channel."""
         return Normalization(
             offset=self.channels.mean,
             scale=tuple(1.0 / max(std, 1e-6) for std in self.channels.std),
         )
 
     def canonical(self) -> str:
-        """The text that the digest is taken of: as it was read, or, of a new manifest, its fields
-        in their order.
+        """The text under the digest: as it was read, or a new manifest's fields in order.
 
         The same manifest always gives the same bytes. What another commit wrote in another way
         keeps its own.
@@ -287,9 +265,7 @@ class Manifest(Growing):
         return seal(self.canonical())
 
     def digest(self) -> str:
-        """SHA-256 of the canonical text: the identity of the dataset, since it holds the checksum
-        of every file.
-        """
+        """SHA-256 of the canonical text: the dataset's identity, since every checksum is in it."""
         return digest_of(self.canonical())
 
 

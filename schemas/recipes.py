@@ -23,9 +23,7 @@ _GOVERNED: dict[tuple[str, str], tuple[str | None, dict[str, tuple[str, ...]]]] 
 
 
 def format_recipe(recipe: Recipe) -> str:
-    """A resolved recipe as TOML, which `load_recipe` reads back as the same; what is None is left
-    out.
-    """
+    """A resolved recipe as TOML, which `load_recipe` reads back; None is left out."""
     lines = []
     for table, content in recipe.model_dump(mode="json", exclude_none=True).items():
         lines += [
@@ -37,8 +35,7 @@ def format_recipe(recipe: Recipe) -> str:
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a TOML recipe and apply `table.key=value` overrides (values in TOML syntax; bare words
-    are strings).
+    """Read a TOML recipe and apply `table.key=value` overrides (TOML values or bare words).
 
     Raises:
         UserError: unreadable file, unknown key (the nearest right name is given), or a bad value.
@@ -55,9 +52,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def make_recipe(
     content: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "recipe"
 ) -> Recipe:
-    """Validate the content of a recipe after applying overrides. Raises `UserError` as
-    `load_recipe`.
-    """
+    """Validate a recipe's content after overrides; raises as `load_recipe`."""
     tables: dict[str, Any] = {
         name: dict(table) if isinstance(table, Mapping) else table
         for name, table in content.items()
@@ -85,9 +80,7 @@ def make_recipe(
 
 
 def _forget_governed(tables: dict[str, Any], table: str, key: str, value: Any) -> None:
-    """Before an override: what the file spells out for another value of a key of `_GOVERNED`
-    goes.
-    """
+    """Before an override of a key of `_GOVERNED`: drop what the file spells out for it."""
     unsaid, governed = _GOVERNED.get((table, key), (value, {}))
     if tables[table].get(key, unsaid) == value:
         return

@@ -1,6 +1,4 @@
-"""`run.json`: what a work directory was trained on and how, so that evaluation needs nothing but
-the directory.
-"""
+"""`run.json`: what was trained on and how; evaluation needs the work directory alone."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""JSON objects on disk that vouch for themselves: their last field is the SHA-256 of everything
-before it.
+"""JSON objects on disk whose last field is the SHA-256 of everything before it.
 
 A file that holds the checksums of others needs one of its own. The digest is taken over bytes and
 not over values, so that it tells a flipped bit anywhere, in white space too, and needs no agreement
@@ -19,9 +18,7 @@ def digest_of(text: str) -> str:
 
 
 def seal(text: str) -> str:
-    """Append the digest of `text`, an indented JSON object with at least one field that ends in a
-    line break.
-    """
+    """Append the digest of `text`, an indented JSON object with a field and a last line break."""
     if not text.endswith("\n}\n"):
         raise ValueError("only an indented JSON object with a line break after it can be sealed")
     return f'{text[:-3]},\n  "{FIELD}": "{digest_of(text)}"\n}}\n'

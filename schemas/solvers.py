@@ -1,6 +1,4 @@
-"""Solvers by name: what a step of each costs. Needs nothing but Python, so a plan can be made
-anywhere.
-"""
+"""Solvers by name and what a step of each costs; in plain Python, for any machine."""
 
 from typing import Literal
 

@@ -1,6 +1,6 @@
 """Feature moments as sums: mergeable in any grouping, finalised last.
 
-(n, sum, sum of outer products) in float64, as DESIGN section 4 asks: the same file holds a
+(n, sum, sum of outer products) in float64: sums can be added in any grouping. The same file holds a
 reference and a set of samples, and its `mu` and `sigma` keys are those that pytorch-fid and the ADM
 evaluator read.
 """
@@ -77,9 +77,7 @@ class Gaussian(NamedTuple):
 
 
 class ScoreSplits(NamedTuple):
-    """Sums of the Inception Score over s splits: rows (s,) int64, p log p (s,) and p (s, classes)
-    float64.
-    """
+    """Inception Score sums over s splits: rows (s,) int64, p log p (s,), p (s, classes)."""
 
     n: NDArray[np.int64]
     plogp: NDArray[np.float64]
@@ -138,8 +136,7 @@ def write_statistics(path: Path, statistics: FeatureStatistics) -> None:
 
 
 def read_statistics(path: Path) -> FeatureStatistics:
-    """Read statistics written here or by pytorch-fid / the ADM evaluator (`mu`, `sigma`). Pickles
-    are refused.
+    """Read statistics of this project, pytorch-fid or ADM (`mu`, `sigma`), without pickles.
 
     Raises:
         UserError: not an .npz, pickled content, or arrays that are no statistics.

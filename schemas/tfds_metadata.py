@@ -49,9 +49,7 @@ def features_json(specs: Mapping[str, TensorSpec], num_classes: int) -> str:
 
 
 def dataset_info_json(splits: Mapping[str, Sequence[tuple[int, int]]], description: str) -> str:
-    """Content of `dataset_info.json`; `splits` maps a split to the (records, bytes) of its shards,
-    in order.
-    """
+    """Content of `dataset_info.json`; `splits` gives (records, bytes) of each shard in order."""
     content = {
         "description": description,
         "fileFormat": "array_record",

@@ -4,9 +4,7 @@ from importlib import metadata
 
 
 def installed_version(package: str) -> str:
-    """The version of an installed distribution, or "not installed" (flowtrain run from its source
-    tree, say).
-    """
+    """An installed distribution's version, or "not installed" (run from a source tree)."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

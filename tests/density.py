@@ -73,7 +73,6 @@ ALLOWED: dict[str, set[str]] = {
         "pipelines/runners/dataflow.py:Dataflow.check",
         "pipelines/sources/parquet_files.py:of_split",
         "pipelines/sources/tfds_builder.py:open_split",
-        "schemas/columns.py:_cut",
     },
     TERNARIES: {
         "evaluation/preview/preview.py",

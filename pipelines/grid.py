@@ -18,8 +18,7 @@ PAPER = 255
 
 
 def tile(rows: Sequence[NDArray[np.uint8]], gap: int = GAP) -> NDArray[np.uint8]:
-    """Lay out rows of images, each (n_i, H, W, 3) uint8, on white: (rows * (H + gap) - gap, ...,
-    3).
+    """Rows of images (n_i, H, W, 3) uint8 on white: (rows * (H + gap) - gap, ..., 3).
 
     Raises:
         ValueError: no images, or images of several sizes.

@@ -47,9 +47,7 @@ _ADDRESS = re.compile(r"\s*<[^>]* at 0x[0-9a-fA-F]+>")
 
 
 class ImageError(Exception):
-    """An image that cannot be used. `reason` is one line without addresses; `exception` names what
-    was raised.
-    """
+    """An unusable image: `reason` is one line without addresses, `exception` a class's name."""
 
     def __init__(self, reason: str, exception: str = "ImageError"):
         super().__init__(reason)
@@ -93,17 +91,13 @@ def _too_large(size: str) -> str:
 
 
 def _is_filled_up(data: bytes) -> bool:
-    """Whether a JPEG ends in zeros instead of its end marker; its decoder would show them as grey
-    or noise.
-    """
+    """Whether a JPEG ends in zeros, which its decoder shows as grey, in place of its end marker."""
     zeros = data.endswith(bytes(_ZEROS)) and data.startswith(b"\xff\xd8")
     return zeros and not data.rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says. What cannot be parsed as EXIF is taken for none, as image
-    viewers do.
-    """
+    """The image turned as its EXIF says; unreadable EXIF counts as none, as in image viewers."""
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # PIL's parser lets through whatever it stumbles on, and the pixels are good

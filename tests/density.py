@@ -63,16 +63,9 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation/score/groups.py:choose",
         "flowtrain/train_cli.py:_check_options",
         "pipelines/cli.py:preprocess",
-        "pipelines/curate/verify.py:_check_keys",
-        "pipelines/curate/verify.py:verify",
-        "pipelines/encoders/tiny_config.py:_check",
-        "pipelines/encoders/torch_file.py:_read_archive",
         "pipelines/preprocess/finish.py:_complete",
         "pipelines/preprocess/plan.py:make_plan",
         "pipelines/preprocess/settings.py:check_ownership",
-        "pipelines/runners/dataflow.py:Dataflow.check",
-        "pipelines/sources/parquet_files.py:of_split",
-        "pipelines/sources/tfds_builder.py:open_split",
     },
     TERNARIES: {
         "evaluation/preview/preview.py",
@@ -83,23 +76,18 @@ ALLOWED: dict[str, set[str]] = {
     },
     COLUMNS: {
         "evaluation/extractors/inception_weights.py",
-        "pipelines/encoders/locate.py",
-        "pipelines/sources/tfds.py",
     },
     FILE_LINES: {
         "evaluation/cli.py",
         "evaluation/extractors/dinov2.py",
         "evaluation/metrics/neighbours.py",
         "pipelines/curate/merge.py",
-        "pipelines/curate/verify.py",
     },
     HOMONYMS: {
         "evaluation:Block",
         "evaluation:Comparison",
         "evaluation:Notify",
         "evaluation:Request",
-        "pipelines:Config",
-        "pipelines:Encoder",
     },
 }
 

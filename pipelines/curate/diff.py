@@ -1,5 +1,4 @@
-"""`data diff`: which settings and which records of two datasets differ. Records are matched by key,
-wherever they lie.
+"""`data diff`: settings and records that differ between two datasets, matched by key.
 
 Each dataset is read once into a few numbers a record: a hash of the key, one of the class, one of
 the tensors. Records whose tensors differ are then read again, in pairs, to say by how much.
@@ -25,11 +24,8 @@ from schemas.manifest import Manifest, ShardInfo
 from schemas.record import Record
 
 NAMED = 5  # records named of each kind
-# characters of a value that are shown, and of them before the first difference, about
-_WIDTH, _LEAD = (
-    80,
-    20,
-)
+_WIDTH = 80  # characters of a value that are shown
+_LEAD = 20  # of them before the first difference, about
 # where a long value may be cut: words and parts of paths, and what is between
 _PIECE = re.compile(r"[^\s/]+|[\s/]")
 _ONLY_IN_COMMAND = ("shards", "batch-size")  # options that no other setting tells
@@ -92,21 +88,20 @@ class Comparison:
             "records": {**records, "common": self.common, "max_abs_difference": self.largest},
         }
 
-    def _settings_told(self) -> list[tuple[str, tuple[Any, Any]]]:
-        """The settings without the command, which says most of them again, but with what it alone
-        says.
-        """
-        told = {name: pair for name, pair in self.settings.items() if name != "command"}
+    def _shown_settings(self) -> list[tuple[str, tuple[Any, Any]]]:
+        """The settings, and in place of the command, which repeats most, the options only in it."""
+        shown = {name: pair for name, pair in self.settings.items() if name != "command"}
         if "command" in self.settings:
             a, b = self.settings["command"]
             for option in _ONLY_IN_COMMAND:
-                if (pair := (_option(a, option), _option(b, option))) and pair[0] != pair[1]:
-                    told[option] = pair
-        return list((told or self.settings).items())
+                value_a, value_b = _option(a, option), _option(b, option)
+                if value_a != value_b:
+                    shown[option] = value_a, value_b
+        return list((shown or self.settings).items())
 
     def to_text(self) -> str:
         """For people: one line a setting, one a kind of record."""
-        lines = [f"{name}: {' -> '.join(_short(a, b))}" for name, (a, b) in self._settings_told()]
+        lines = [f"{name}: {' -> '.join(_short(a, b))}" for name, (a, b) in self._shown_settings()]
         if self.only_a.count:
             lines.append(self.only_a.to_text("only in A"))
         if self.only_b.count:
@@ -115,15 +110,11 @@ class Comparison:
             lines.append(self.labels.to_text("of another class"))
         if self.tensors.count:
             largest = ", ".join(f"{name} {value:.3g}" for name, value in self.largest.items())
-            lines.append(
-                self.tensors.to_text("with other tensors")
-                + (f" (at most {largest})" if largest else "")
-            )
+            bound = f" (at most {largest})" if largest else ""
+            lines.append(self.tensors.to_text("with other tensors") + bound)
         if self.same_records:
-            lines.append(
-                f"the {counted(self.common, 'record')} {'is' if self.common == 1 else 'are'} the "
-                "same"
-            )
+            verb = "is" if self.common == 1 else "are"
+            lines.append(f"the {counted(self.common, 'record')} {verb} the same")
         return "\n".join(lines)
 
 
@@ -139,15 +130,10 @@ def _short(*values: Any) -> list[str]:
     texts = [_json(value) for value in values]
     if max(map(len, texts)) <= _WIDTH:
         return texts
-    common = sum(
-        1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
-    )
-    begins = [
-        found.start()
-        for found in _PIECE.finditer(texts[0][:common])
-        if found.start() < common - _LEAD
-    ]
-    start = begins[-1] if begins else 0
+    letters = zip(*texts, strict=False)
+    common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, letters))
+    begins = [piece.start() for piece in _PIECE.finditer(texts[0][:common])]
+    start = max((begin for begin in begins if begin < common - _LEAD), default=0)
     return [_cut(text, start) for text in texts]
 
 
@@ -156,7 +142,7 @@ def _cut(text: str, start: int) -> str:
     end = len(text)
     if end - start > _WIDTH:
         # At least one piece is shown, however long.
-        ends = [found.end() for found in _PIECE.finditer(text, start)]
+        ends = [piece.end() for piece in _PIECE.finditer(text, start)]
         end = max((place for place in ends if place - start <= _WIDTH), default=ends[0])
     return f"{'...' * (start > 0)}{text[start:end].strip()}{'...' * (end < len(text))}"
 
@@ -171,11 +157,11 @@ def compare(a: StoredDataset, b: StoredDataset, progress: bool | None = False) -
     Raises:
         UserError: a shard cannot be read.
     """
-    settings = _settings(a.manifest, b.manifest)
     one, two = a.manifest, b.manifest
-    if [shard.sha256 for shard in one.shards] == [
-        shard.sha256 for shard in two.shards
-    ] and one.classes == two.classes:
+    settings = _settings(one, two)
+    checksums_a = [shard.sha256 for shard in one.shards]
+    checksums_b = [shard.sha256 for shard in two.shards]
+    if checksums_a == checksums_b and one.classes == two.classes:
         none = Difference()
         return Comparison(settings, none, none, none, none, common=one.counts.written)
     total = one.counts.written + two.counts.written
@@ -202,17 +188,16 @@ def _settings(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
     return flat
 
 
 @dataclass(frozen=True)
 class _Summary:
-    """One entry a record, in the order of the dataset: hashes of key, class and tensors (of all
-    splits read).
-    """
+    """Hashes of key, class and tensors of each record, in the dataset's order."""
 
     keys: NDArray[np.uint64]
     labels: NDArray[np.uint64]
@@ -240,9 +225,7 @@ def _summarise(dataset: StoredDataset, splits: int, bar: Any) -> _Summary:
 
 
 def _class_hashes(classes: Sequence[str]) -> NDArray[np.uint64]:
-    """A class is its name and, since a table may hold a name twice, how many before it have the
-    same.
-    """
+    """Hashes of classes: of the name, and of how many classes before it have the same name."""
     before: Counter[str] = Counter()
     hashes = []
     for name in classes:
@@ -294,9 +277,7 @@ def _named(dataset: StoredDataset, rows: NDArray[np.intp]) -> Difference:
 def _largest(
     a: StoredDataset, b: StoredDataset, pairs: Sequence[_Pair], bar: Any
 ) -> dict[str, float]:
-    """Largest absolute difference of each tensor over pairs of rows and the splits that both
-    have.
-    """
+    """Largest absolute difference of each tensor over pairs of rows and shared splits."""
     largest = dict.fromkeys(a.manifest.tensors, 0.0)
     splits = list(zip(a.manifest.splits, b.manifest.splits, strict=False))
     bar.reset(total=len(pairs) * len(splits))
@@ -317,16 +298,12 @@ def _both(
 ) -> Iterator[tuple[Record, Record]]:
     """Pairs of records, by pairs of shards, so that two shards at a time are enough."""
     groups: dict[tuple[int, int], list[_Pair]] = {}
-    starts_a, starts_b = (
-        _starts(a.manifest.split_shards(mine)),
-        _starts(b.manifest.split_shards(theirs)),
-    )
+    starts_a = _starts(a.manifest.split_shards(mine))
+    starts_b = _starts(b.manifest.split_shards(theirs))
     for row, other in pairs:
-        places = [
-            int(np.searchsorted(starts, at, side="right")) - 1
-            for starts, at in ((starts_a, row), (starts_b, other))
-        ]
-        groups.setdefault((places[0], places[1]), []).append((row, other))
+        shard_a = int(np.searchsorted(starts_a, row, side="right")) - 1
+        shard_b = int(np.searchsorted(starts_b, other, side="right")) - 1
+        groups.setdefault((shard_a, shard_b), []).append((row, other))
     for _, group in sorted(groups.items()):
         left = a.at(mine, [row for row, _ in group])
         right = b.at(theirs, [other for _, other in group])

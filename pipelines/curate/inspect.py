@@ -53,9 +53,7 @@ class Inspection:
         return "\n".join(lines)
 
     def _bars(self) -> list[str]:
-        """Every class in order of the labels; of many the fullest ones, and what the others hold
-        together.
-        """
+        """Counts by class in order of labels; of many, the fullest and the sum of the others."""
         counts, names = np.array(self.histogram), self.dataset.manifest.classes
         top, many = max(int(counts.max()), 1), len(names) > LISTED
         shown = np.argsort(-counts, kind="stable")[:FULLEST] if many else np.arange(len(names))
@@ -93,8 +91,7 @@ def inspect(dataset: StoredDataset, progress: bool | None = False) -> Inspection
 
 
 def check_drawable(dataset: StoredDataset) -> None:
-    """See that the records can be made pictures, before the work for them is done. Loads the VAE,
-    where one is needed.
+    """Refuse records that cannot be drawn, before any work; loads a VAE where one is needed.
 
     Raises:
         UserError: the VAE cannot be had, or is another one.

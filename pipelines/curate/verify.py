@@ -1,5 +1,4 @@
-"""`data verify`: is every byte of a dataset what its manifest says, and does every record hold what
-it should?
+"""`data verify`: every byte is as its manifest says, every record as it should be.
 
 Nothing is taken on trust, the manifest included: it and `settings.json` carry their own digests,
 the manifest those of all other files. Records are decoded although the checksums would tell damage,
@@ -10,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipelines.curate.agreement import Damage, check_agreement
 from pipelines.curate.repair import repair_commands
 from pipelines.dataset.anywhere import (
     StoredDataset,
@@ -34,7 +34,6 @@ from schemas.errors import UserError
 from schemas.files import sha256_file
 from schemas.manifest import (
     MANIFEST_NAME,
-    REJECTS_NAME,
     RESULTS_NAME,
     FileInfo,
     Manifest,
@@ -44,7 +43,6 @@ from schemas.manifest import (
 from schemas.record import Record, decode_record
 from schemas.sealed import unseal
 from schemas.storage import paths
-from schemas.tfds_metadata import FEATURES_NAME, INFO_NAME, LABELS_NAME
 
 MAX_WORKERS = 8
 # of the channel statistics, relative to the root mean square: sums in another order round otherwise
@@ -54,18 +52,8 @@ _OTHER_BYTES = "its bytes are not those of the checksum in the manifest"
 
 
 @dataclass(frozen=True)
-class Damage:
-    """A file that is not what it should be."""
-
-    file: str
-    problem: str
-
-
-@dataclass(frozen=True)
 class Report:
-    """What `verify` found. `commands` rebuild what is damaged, and nothing else, when run one after
-    the other.
-    """
+    """Findings of `verify`. `commands`, run in turn, rebuild damaged files and nothing else."""
 
     root: str
     files: int
@@ -78,9 +66,8 @@ class Report:
 
 
 @dataclass
-class _Shard:
-    """What was read of a shard. `keys` are hashes; where there is damage the arrays are empty and
-    nothing is summed.
+class _ReadShard:
+    """A shard's keys (hashed) and labels; of a damaged one both are empty, and so are the sums.
 
     `channels` are the sums over the records of the main split.
     """
@@ -108,43 +95,59 @@ def verify(where: str, progress: bool | None = False) -> Report:
         sizes = {entry.name: entry.size for entry in paths.entries(root)}
     except OSError as error:
         raise UserError(f"{root}: cannot be listed ({error.strerror or error})") from error
-    damaged: list[Damage] = []
     try:
         manifest = parse_manifest(data, MANIFEST_NAME)
     except UserError as error:
         if _from_elsewhere(data):
             raise UserError(f"{root}: {error}") from None
-        problem, _, _ = str(error).removeprefix(f"{MANIFEST_NAME}: ").partition(";")
-        damaged.append(Damage(MANIFEST_NAME, f"{problem}; no other file was checked"))
-        repair = repair_commands(root, None, [MANIFEST_NAME], sizes)
-        return Report(root, 1, len(data), 0, tuple(damaged), (), *repair)
-    dataset = StoredDataset(root, manifest)
+        return _report_of_manifest(root, data, str(error), sizes)
+
+    shards, damaged = _damages(StoredDataset(root, manifest), progress)
+    files = {info.name for info in (*manifest.shards, *manifest.files)}
+    files |= {*manifest.sealed, MANIFEST_NAME}
+    commands, note = repair_commands(
+        root, manifest, sorted({damage.file for damage in damaged}), sizes
+    )
+    return Report(
+        root,
+        files=len(files),
+        bytes=len(data) + sum(sizes.get(name, 0) for name in files - {MANIFEST_NAME}),
+        records=sum(len(shard.keys) for shard in shards),
+        damaged=tuple(sorted(damaged, key=lambda damage: damage.file)),
+        foreign=tuple(sorted(sizes.keys() - files)),
+        commands=commands,
+        note=note,
+    )
+
+
+def _report_of_manifest(root: str, data: bytes, error: str, sizes: Mapping[str, int]) -> Report:
+    """The report about a dataset whose manifest is damaged, so that no other file is checked."""
+    problem, _, _ = error.removeprefix(f"{MANIFEST_NAME}: ").partition(";")
+    damage = Damage(MANIFEST_NAME, f"{problem}; no other file was checked")
+    commands, note = repair_commands(root, None, [MANIFEST_NAME], sizes)
+    return Report(root, 1, len(data), 0, (damage,), (), commands, note)
+
+
+def _damages(
+    dataset: StoredDataset, progress: bool | None
+) -> tuple[list[_ReadShard], list[Damage]]:
+    """What all shards hold, and all that is damaged."""
+    manifest = dataset.manifest
     total = sum(info.bytes for info in (*manifest.shards, *manifest.files))
     with tqdm(
         total=total, unit="B", unit_scale=True, desc="verify", disable=_disabled(progress)
     ) as bar:
         shards = _read_shards(dataset, bar)
-        damaged += [Damage(shard.info.name, shard.problem) for shard in shards if shard.problem]
+        damaged = [Damage(shard.info.name, shard.problem) for shard in shards if shard.problem]
         damaged += _check_files(dataset, bar)
     damaged += _check_sealed(dataset)
     damaged += _check_keys(dataset, shards)
+    # Contradictions follow from damage: they tell something of whole files only.
     if not damaged:
-        damaged += _check_agreement(dataset)
+        damaged += check_agreement(dataset)
     if not damaged:
         damaged += _check_statistics(manifest, shards)
-    known = {info.name for info in (*manifest.shards, *manifest.files)} | {
-        *manifest.sealed,
-        MANIFEST_NAME,
-    }
-    return Report(
-        root,
-        len(known),
-        len(data) + sum(sizes.get(name, 0) for name in known - {MANIFEST_NAME}),
-        sum(len(shard.keys) for shard in shards),
-        tuple(sorted(damaged, key=lambda damage: damage.file)),
-        tuple(sorted(sizes.keys() - known)),
-        *repair_commands(root, manifest, sorted({damage.file for damage in damaged}), sizes),
-    )
+    return shards, damaged
 
 
 def _disabled(progress: bool | None) -> bool | None:
@@ -152,9 +155,7 @@ def _disabled(progress: bool | None) -> bool | None:
 
 
 def _from_elsewhere(data: bytes) -> bool:
-    """Whether a manifest that cannot be read is whole all the same: written by another release, not
-    damaged.
-    """
+    """Whether an unreadable manifest is whole: another release's, and not damaged."""
     try:
         unseal(data)
     except ValueError:
@@ -162,22 +163,24 @@ def _from_elsewhere(data: bytes) -> bool:
     return True
 
 
-def _read_shards(dataset: StoredDataset, bar: Any) -> list[_Shard]:
-    """All shards, in the order of the manifest; several at a time, since hashing leaves Python to
-    the others.
-    """
+def _read_shards(dataset: StoredDataset, bar: Any) -> list[_ReadShard]:
+    """All shards, in the manifest's order; several at a time, since hashing frees Python."""
     workers = min(MAX_WORKERS, os.cpu_count() or 1, max(1, len(dataset.manifest.shards)))
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(lambda info: _read_shard(dataset, info, bar), dataset.manifest.shards))
 
 
-def _read_shard(dataset: StoredDataset, info: ShardInfo, bar: Any) -> _Shard:
+def _read_shard(dataset: StoredDataset, info: ShardInfo, bar: Any) -> _ReadShard:
     try:
         with local_copy(dataset.root, info.name) as path:
             problem = _file_problem(path, info)
-            return _Shard(info, problem) if problem else _read_records(path, dataset.manifest, info)
+            return (
+                _ReadShard(info, problem)
+                if problem
+                else _read_records(path, dataset.manifest, info)
+            )
     except OSError as error:
-        return _Shard(info, _unreadable(error))
+        return _ReadShard(info, _unreadable(error))
     finally:
         bar.update(info.bytes)
 
@@ -192,31 +195,31 @@ def _file_problem(path: Path, info: ShardInfo | FileInfo) -> str | None:
 
 
 def _unreadable(error: OSError) -> str:
-    return (
-        "missing"
-        if isinstance(error, FileNotFoundError)
-        else f"cannot be read ({error.strerror or error})"
-    )
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    return f"cannot be read ({error.strerror or error})"
 
 
-def _read_records(path: Path, manifest: Manifest, info: ShardInfo) -> _Shard:
+def _read_records(path: Path, manifest: Manifest, info: ShardInfo) -> _ReadShard:
     """Decode every record; the first that is not as it should be is the shard's problem."""
-    keys, labels = np.zeros(info.records, np.uint64), np.zeros(info.records, np.int64)
-    count, sums = 0, _Sums(manifest)
+    keys = np.zeros(info.records, np.uint64)
+    labels = np.zeros(info.records, np.int64)
+    sums = _Sums(manifest)
+    count = 0
     try:
         for count, serialized in enumerate(read_shard(path), 1):
             record = _checked(serialized, manifest)
             if isinstance(record, str):
-                return _Shard(info, f"record {count - 1}: {record}")
+                return _ReadShard(info, f"record {count - 1}: {record}")
             if count <= info.records:
                 keys[count - 1], labels[count - 1] = key_hash(record.key), record.label
             if info.split == manifest.split:
                 sums.add(record)
     except UserError:
-        return _Shard(info, f"cannot be read beyond record {count}")
+        return _ReadShard(info, f"cannot be read beyond record {count}")
     if count != info.records:
-        return _Shard(info, f"{count} records instead of {info.records}")
-    return _Shard(info, None, keys, labels, sums.done())
+        return _ReadShard(info, f"{count} records instead of {info.records}")
+    return _ReadShard(info, None, keys, labels, sums.done())
 
 
 def _checked(serialized: bytes, manifest: Manifest) -> Record | str:
@@ -234,9 +237,7 @@ def _checked(serialized: bytes, manifest: Manifest) -> Record | str:
 
 
 class _Sums:
-    """Adds up the channels of records, a batch at a time: one by one small ones take six times as
-    long.
-    """
+    """Adds up channels of records in batches; one at a time takes six times as long."""
 
     def __init__(self, manifest: Manifest):
         self._layout, self._channels = manifest.layout, manifest.shape[2]
@@ -290,10 +291,8 @@ def _check_sealed(dataset: StoredDataset) -> Iterator[Damage]:
                 yield Damage(name, "belongs to another dataset")
 
 
-def _check_keys(dataset: StoredDataset, shards: Sequence[_Shard]) -> Iterator[Damage]:
-    """Keys are unique; the mirrored split has the keys and labels of the main one, in the same
-    order.
-    """
+def _check_keys(dataset: StoredDataset, shards: Sequence[_ReadShard]) -> Iterator[Damage]:
+    """Keys are unique; the mirrored split has the main one's keys and labels, in order."""
     main, *others = (
         [shard for shard in shards if shard.info.split == split]
         for split in dataset.manifest.splits
@@ -303,23 +302,24 @@ def _check_keys(dataset: StoredDataset, shards: Sequence[_Shard]) -> Iterator[Da
     for mirrored in others:
         if len(mirrored) != len(main):
             yield Damage(MANIFEST_NAME, f"{len(mirrored)} mirrored shards for {len(main)}")
-        for one, other in zip(main, mirrored, strict=False):
-            if one.problem or other.problem:
-                continue
-            if not (
-                np.array_equal(one.keys, other.keys) and np.array_equal(one.labels, other.labels)
-            ):
-                yield Damage(
-                    other.info.name, f"other keys or labels, or another order, than {one.info.name}"
-                )
+        yield from _check_mirrored(main, mirrored)
+
+
+def _check_mirrored(main: Sequence[_ReadShard], mirrored: Sequence[_ReadShard]) -> Iterator[Damage]:
+    for one, mirror in zip(main, mirrored, strict=False):
+        if one.problem or mirror.problem:
+            continue
+        same_keys = np.array_equal(one.keys, mirror.keys)
+        if not same_keys or not np.array_equal(one.labels, mirror.labels):
+            yield Damage(
+                mirror.info.name, f"other keys or labels, or another order, than {one.info.name}"
+            )
 
 
 def _name_repeated(
-    dataset: StoredDataset, main: Sequence[_Shard], hashes: NDArray[np.uint64]
+    dataset: StoredDataset, main: Sequence[_ReadShard], hashes: NDArray[np.uint64]
 ) -> Iterator[Damage]:
-    """Read the shards again in which a key seems to appear twice: names it, and tells chance from
-    damage.
-    """
+    """Name the keys whose hashes repeat, if they are truly equal: reads those shards again."""
     first: dict[str, str] = {}
     for shard in main:
         if not np.isin(shard.keys, hashes).any():
@@ -334,80 +334,17 @@ def _name_repeated(
                     first[key] = shard.info.name
 
 
-def _check_agreement(dataset: StoredDataset) -> Iterator[Damage]:
-    """Files with the right checksums that contradict the manifest: a writer was wrong. Only for
-    what is there.
-    """
-    manifest = dataset.manifest
-    listed = {info.name for info in manifest.files}
-    for split in manifest.splits:
-        if sum(shard.records for shard in manifest.split_shards(split)) != manifest.counts.written:
-            yield Damage(
-                MANIFEST_NAME, f"the shards of {split} do not add up to the records written"
-            )
-    for name, check in _AGREEMENT.items():
-        if name in listed:
-            try:
-                agrees = check(paths.read(dataset.where(name)), manifest)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                agrees = False
-            if not agrees:
-                yield Damage(name, "does not agree with the manifest")
-
-
-def _check_statistics(manifest: Manifest, shards: Sequence[_Shard]) -> Iterator[Damage]:
-    """The statistics of the channels are those of the records; where they come from wrong sums,
-    these are to blame.
-    """
+def _check_statistics(manifest: Manifest, shards: Sequence[_ReadShard]) -> Iterator[Damage]:
+    """Channel statistics against the records'; wrong sums in the results file are named."""
     sums = [part for shard in shards for part in shard.channels]
     if not sums:
         return
-    found, told = ChannelSums.merge(sums, manifest.shape[2]).statistics(), manifest.channels
-    scale = TOLERANCE * np.hypot(told.mean, told.std)
-    near = [
-        np.abs(np.subtract(a, b)) <= scale
-        for a, b in ((found.mean, told.mean), (found.std, told.std))
-    ]
-    if not np.all(near):
+    actual = ChannelSums.merge(sums, manifest.shape[2]).statistics()
+    stated = manifest.channels
+    scale = TOLERANCE * np.hypot(stated.mean, stated.std)
+    near_mean = np.abs(np.subtract(actual.mean, stated.mean)) <= scale
+    near_std = np.abs(np.subtract(actual.std, stated.std)) <= scale
+    if not np.all(near_mean & near_std):
         listed = any(info.name == RESULTS_NAME for info in manifest.files)
         name = RESULTS_NAME if listed else MANIFEST_NAME
         yield Damage(name, "the mean and deviation of the channels are not those of the records")
-
-
-def _features_agree(data: bytes, manifest: Manifest) -> bool:
-    features = json.loads(data)["featuresDict"]["features"]
-    stored = {
-        name: (
-            tuple(int(size) for size in entry["tensor"]["shape"]["dimensions"]),
-            entry["tensor"]["dtype"],
-        )
-        for name, entry in features.items()
-        if "tensor" in entry
-    }
-    classes = int(features["label"]["classLabel"]["numClasses"])
-    specs = {name: (spec.shape, spec.dtype) for name, spec in manifest.tensors.items()}
-    return stored == specs and classes == len(manifest.classes)
-
-
-def _info_agrees(data: bytes, manifest: Manifest) -> bool:
-    splits = {
-        split["name"]: [int(length) for length in split["shardLengths"]]
-        for split in json.loads(data)["splits"]
-    }
-    return splits == {
-        split: [s.records for s in manifest.split_shards(split)] for split in manifest.splits
-    }
-
-
-_AGREEMENT = {
-    FEATURES_NAME: _features_agree,
-    INFO_NAME: _info_agrees,
-    LABELS_NAME: lambda data, manifest: (
-        data.decode() == "".join(f"{name}\n" for name in manifest.classes)
-    ),
-    REJECTS_NAME: lambda data, manifest: len(data.splitlines()) == manifest.counts.rejected,
-    RESULTS_NAME: lambda data, manifest: (
-        [shard["files"][0]["name"] for shard in map(json.loads, data.splitlines())]
-        == [shard.name for shard in manifest.split_shards(manifest.split)]
-    ),
-}

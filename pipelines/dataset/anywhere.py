@@ -1,6 +1,4 @@
-"""A finished dataset wherever it lies: its manifest, its files as bytes, its shards one at a time
-as local files.
-"""
+"""A finished dataset, local or remote: manifest, small files, shards as local files."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -130,8 +128,7 @@ def _begun(root: str) -> bool:
 
 @contextmanager
 def local_copy(root: str, name: str) -> Iterator[Path]:
-    """A local path with the content of a file, while the context lasts; a remote file is downloaded
-    for that time.
+    """A local path to a file while the context lasts; a remote file is downloaded for it.
 
     Raises:
         OSError: the storage fails.

@@ -1,5 +1,4 @@
-"""The dataset card: `README.md` with the metadata that the Hugging Face hub reads, then what a
-person asks.
+"""The dataset card: `README.md`, metadata for the Hugging Face hub and facts for people.
 
 Made from the manifest alone, so the same dataset has the same card anywhere.
 """
@@ -90,9 +89,7 @@ def dataset_card(manifest: Manifest) -> str:
 
 
 def facts(manifest: Manifest, whole_paths: bool = True) -> list[tuple[str, str]]:
-    """What there is to know, as name and value; the card and `data inspect` show the same, but for
-    folders.
-    """
+    """Facts of a dataset as (name, value), for the card and `data inspect`."""
     counts, vae, named = manifest.counts, manifest.vae, str if whole_paths else _without_folder
     size = sum(shard.bytes for shard in manifest.shards)
     tensors = ", ".join(
@@ -141,8 +138,7 @@ def _source(manifest: Manifest, named: Callable[[str], str]) -> str:
 
 
 def _without_folder(word: str) -> str:
-    """The last part of a local path, after the kind of source where there is one; any other word as
-    it is.
+    """A local path's last part, after the kind of source; any other word as it is.
 
     Where the maker of a dataset keeps things is nobody's business.
     """
@@ -151,9 +147,7 @@ def _without_folder(word: str) -> str:
 
 
 def _classes(manifest: Manifest) -> list[str]:
-    """The names of the first classes, as sections; none where there is one class, which is as good
-    as none.
-    """
+    """The names of the first classes, as sections; none where there is one class only."""
     names = manifest.classes
     if len(names) < 2:
         return []

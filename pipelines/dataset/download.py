@@ -1,5 +1,4 @@
-"""Bring a finished dataset from an object store to a local disk, where training reads single
-records at random.
+"""Stages a dataset: a whole copy on a local disk, where training reads records at random.
 
 Every file is compared with its checksum before it takes its name, and the manifest comes last: what
 has a manifest is whole. The same command again fetches only what is missing.
@@ -37,8 +36,7 @@ def staged_bytes(url: str) -> int:
 
 
 def stage(url: str, directory: str | Path, progress: Progress = lambda size: None) -> Path:
-    """Copy the dataset at `url`, byte for byte, to a folder below `directory` that is named after
-    its digest.
+    """Copy the dataset at `url`, byte for byte, to `directory/DIGEST`.
 
     Args:
         url: `gs://` or `s3://`.
@@ -88,9 +86,7 @@ def _check_names(dataset: StoredDataset) -> None:
 
 
 def _is_whole(target: LocalDirectory, manifest: Manifest) -> bool:
-    """Whether a copy was finished and all its files have their sizes still; contents are not
-    read.
-    """
+    """Whether a copy was finished and its files have their sizes; contents are not read."""
     if not target.exists(MANIFEST_NAME):
         return False
     there = {entry.name: entry.size for entry in paths.entries(target.root)}

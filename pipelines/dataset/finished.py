@@ -43,8 +43,7 @@ class LatentDataset:
     def records(
         self, split: str | None = None, start: int = 0, stop: int | None = None
     ) -> Iterator[Record]:
-        """Records `start` to `stop` (exclusive, default all) of a split (default the main one), in
-        order.
+        """Records [start, stop) of a split, in order; default all of the main split.
 
         Raises:
             UserError: no such split, or a damaged shard.
@@ -87,9 +86,7 @@ def check_shards(directory: Path, manifest: Manifest) -> None:
 
 
 def dataset_whole(root: str, manifest: Manifest) -> bool:
-    """Whether every file of a dataset (a path or a URL) is there with its size; contents are not
-    read.
-    """
+    """Whether each file of a dataset (path or URL) has its size; contents are not read."""
     sizes = {entry.name: entry.size for entry in paths.entries(root)}
     listed = {info.name: info.bytes for info in (*manifest.shards, *manifest.files)}
     return listed.items() <= sizes.items() and sizes.keys() >= {*manifest.sealed}
@@ -98,8 +95,7 @@ def dataset_whole(root: str, manifest: Manifest) -> bool:
 def finish_dataset(
     directory: Directory, manifest: Manifest, others: Sequence[str] = ()
 ) -> Manifest:
-    """Make a directory of shards a dataset: card, the files TensorFlow Datasets needs, then the
-    manifest, last.
+    """Make a directory of shards a dataset: card, files for TFDS, and last the manifest.
 
     Args:
         directory: where the shards lie.

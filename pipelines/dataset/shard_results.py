@@ -1,6 +1,4 @@
-"""What a shard leaves behind besides its files: counts, checksums, rejects and sums. Merged
-exactly, in any order.
-"""
+"""Results of a shard besides its files: counts, checksums, rejects, and exact sums."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,9 +26,7 @@ NOT_FINITE = "NotFinite"
 
 
 class Reject(_Frozen):
-    """An item that was left out. `exception` is the class of what was raised or `NOT_FINITE`,
-    `size` is in bytes.
-    """
+    """An item left out. `exception` is the class raised or `NOT_FINITE`, `size` is in bytes."""
 
     key: str
     reason: str
@@ -39,9 +35,7 @@ class Reject(_Frozen):
 
 
 class ChannelSums(_Frozen):
-    """Per-channel float64 sums over `positions` values: x, x squared, and the posterior variance
-    exp(logvar).
-    """
+    """Per-channel float64 sums over `positions` values of x, x squared and exp(logvar)."""
 
     positions: int = 0
     total: tuple[float, ...]
@@ -78,9 +72,7 @@ class ChannelSums(_Frozen):
         )
 
     def statistics(self) -> ChannelStatistics:
-        """Mean and deviation; for moments that of a posterior sample, sqrt(var(mean) +
-        E[exp(logvar)]).
-        """
+        """Mean and deviation; of moments sqrt(var(mean) + E[exp(logvar)]), of posterior samples."""
         total, squares, noise = (np.array(sums) for sums in (self.total, self.squares, self.noise))
         mean = total / self.positions
         variance = squares / self.positions - mean**2 + noise / self.positions
@@ -135,8 +127,7 @@ class ErrorSums(_Frozen):
         )
 
     def reconstruction(self) -> Reconstruction | None:
-        """PSNR of the mean squared error of all records together, in dB; None when nothing was
-        decoded.
+        """PSNR in dB of the mean squared error over all records; None if nothing was decoded.
 
         A perfect reconstruction counts as an error of one level in one value, since JSON has no
         infinity.
@@ -164,9 +155,7 @@ class ShardResult(_Frozen):
 
 
 class ShardFailure(_Frozen):
-    """A shard that could not be made for a reason the user can mend; the run tells it when all
-    others are done.
-    """
+    """A shard that failed for a reason the user can mend; told when all others are done."""
 
     shard: int
     message: str
@@ -178,9 +167,7 @@ def marker_name(work: str, shard: int) -> str:
 
 
 def read_marker(directory: Directory, work: str, shard: int) -> ShardResult | None:
-    """The result of a shard that is done, None when it has to be made: no marker, or not the files
-    it describes.
-    """
+    """A done shard's result; None without a marker, or where its files are not as described."""
     try:
         result = ShardResult.model_validate_json(directory.read(marker_name(work, shard)))
     except (FileNotFoundError, ValidationError):
@@ -195,8 +182,9 @@ def write_marker(directory: Directory, work: str, result: ShardResult) -> None:
 
 
 def recall_markers(directory: Directory, work: str) -> None:
-    """Mark what a dataset that was finished once says of its shards, so that only those are made
-    that are not whole.
+    """Write the done-markers of a finished dataset again, from its results file.
+
+    A run that makes the dataset anew then keeps the shards that are whole, and makes the others.
     """
     if directory.exists(RESULTS_NAME):
         for line in directory.read(RESULTS_NAME).splitlines():
@@ -207,8 +195,7 @@ def recall_markers(directory: Directory, work: str) -> None:
 
 
 def drop_damaged_results(directory: Directory, manifest: Manifest) -> None:
-    """Delete the results of a dataset that is to be made again in part, when they are not those of
-    its manifest.
+    """Delete a results file that is not the manifest's, before a dataset is made again in part.
 
     Whoever believed them would merge wrong counts or statistics. Without them all shards are made
     again.

@@ -1,6 +1,4 @@
-"""Shard files: ArrayRecord with one record a group, written whole or not at all, byte for byte
-reproducible.
-"""
+"""Shard files: ArrayRecord, one record a group, written whole and byte for byte the same."""
 
 import os
 import uuid
@@ -29,8 +27,7 @@ class ShardFile(NamedTuple):
 
 
 class ShardWriter:
-    """Writes serialized records to a local file. A context manager; `close` returns the facts of
-    the file.
+    """Writes serialized records to a local file; `close` returns the file's facts.
 
     Raises:
         OSError: the file cannot be written, for example because the disk is full.
@@ -104,9 +101,7 @@ def read_shard(path: Path, start: int = 0, stop: int | None = None) -> Iterator[
 
 
 def read_some(path: Path, rows: Sequence[int]) -> list[bytes]:
-    """The serialized records at `rows` of a shard, in that order. Raises `UserError` as
-    `read_shard`.
-    """
+    """The serialized records at `rows` of a shard, in that order; raises as `read_shard`."""
     with _open(path) as reader:
         return [
             record

@@ -58,8 +58,7 @@ def _vae(
 
 
 def decoding_vae(info: VaeInfo) -> "Vae":
-    """The VAE that a manifest names, once a process. It decodes in float32, whatever the latents
-    were encoded in.
+    """The VAE that a manifest names, loaded once a process, in float32 whatever encoded.
 
     Raises:
         UserError: it cannot be had, or has other weights or another config than the latents were
@@ -138,9 +137,7 @@ def decode_samples(
 
 
 def decode_records(manifest: Manifest, records: Sequence[Record]) -> NDArray[np.uint8]:
-    """Pixels (n, H, W, 3) of records of any layout: the posterior mean of moments, latents, or the
-    stored pixels.
-    """
+    """Pixels (n, H, W, 3) of records: decoded means of moments or latents, or the stored ones."""
 
     def stack(name: str) -> NDArray[Any]:
         return np.stack([record.tensors[name] for record in records])

@@ -1,6 +1,4 @@
-"""A VAE as settings and manifests state it: found, digested, its precision chosen. The weights are
-not loaded.
-"""
+"""A VAE as settings and manifests state it; its weights are digested and not loaded."""
 
 from pipelines.encoders.locate import (
     CONFIGS,
@@ -53,9 +51,7 @@ def describe_vae(
 
 
 def default_dtype() -> str:
-    """bfloat16 where there is an accelerator, float32 on a CPU, where the narrower type gains
-    nothing. Imports JAX.
-    """
+    """bfloat16 on an accelerator; float32 on a CPU, where bfloat16 gains nothing. Imports JAX."""
     import jax
 
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"

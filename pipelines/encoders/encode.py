@@ -24,8 +24,7 @@ CPU_PIXELS = {"AutoencoderKL": 2**18, "AutoencoderTiny": 2**15}
 
 
 class Encoder(Protocol):
-    """Works on batches of one fixed size, so that everything is compiled once and batches round
-    alike.
+    """Encodes batches of one fixed size: compiled once, and batches round alike.
 
     Attributes:
         devices: how many batches it works on at the same time.
@@ -37,9 +36,7 @@ class Encoder(Protocol):
     decodes: bool
 
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
-        """Begin to encode (n, H, W, 3); the result is a call that waits for the tensors, (n, ...)
-        each.
-        """
+        """Begin to encode (n, H, W, 3); the returned call waits for the tensors, (n, ...) each."""
         ...
 
     def reconstruct(self, tensors: Tensors) -> NDArray[np.uint8]:
@@ -153,18 +150,14 @@ class VaeEncoder:
         return to_uint8(decoded)
 
     def _parts(self, rows: NDArray[Any], shape: tuple[int, ...]) -> Iterator[NDArray[Any]]:
-        """Rows in parts of one shape, where `shape` is that of their images: on an accelerator all
-        of them at once.
-        """
+        """Rows in parts of one shape, for images of `shape`; an accelerator takes all at once."""
         count, height, width = shape[:3]
         size = part_size(count, height * width, self._cpu_pixels) if self._on_cpu else count
         return (rows[first : first + size] for first in range(0, count, size))
 
 
 def part_size(images: int, pixels: int, most: int) -> int:
-    """The largest divisor of a number of images that has at most `most` pixels, of so many an
-    image; at least 1.
-    """
+    """The largest divisor of `images` with at most `most` pixels together; at least 1."""
     fitting = (
         size for size in range(2, images + 1) if images % size == 0 and size * pixels <= most
     )
@@ -172,8 +165,7 @@ def part_size(images: int, pixels: int, most: int) -> int:
 
 
 def load_encoder(vae: VaeInfo | None) -> Encoder:
-    """The encoder of a dataset, None for one of pixels; this is where JAX and the weights are
-    loaded.
+    """The encoder for a VAE, or for pixels without one; this loads JAX and the weights.
 
     Raises:
         UserError: the VAE cannot be had, or is another one here.

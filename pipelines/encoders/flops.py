@@ -1,6 +1,4 @@
-"""The work of a VAE, counted by XLA on the untransformed program: nothing is compiled, no weights
-are read.
-"""
+"""The work of a VAE, as XLA counts it without compiling or reading weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +7,7 @@ from pipelines.encoders.locate import find_vae, read_vae_config
 
 
 def encoder_flops(vae: str, resolution: int, revision: str | None = None) -> int | None:
-    """Floating-point operations (a multiply-add is two) to encode one square RGB image; None where
-    XLA does not count.
+    """FLOPs (a multiply-add is two) to encode one RGB image; None where XLA counts none.
 
     Raises:
         UserError: no such VAE.
@@ -29,9 +26,7 @@ def encoder_flops(vae: str, resolution: int, revision: str | None = None) -> int
 
 
 def _flops(analysis: Any) -> int | None:
-    """The figure in what JAX hands on from the backend: a dictionary, or one for each computation,
-    or nothing.
-    """
+    """The count in JAX's cost analysis: a dictionary, or one a computation, or nothing."""
     parts = analysis if isinstance(analysis, Sequence) else [analysis or {}]
     counted = [part["flops"] for part in parts if "flops" in part]
     return int(sum(counted)) if counted else None

@@ -1,5 +1,4 @@
-"""The Hugging Face hub: files fetched into its cache or found there, and what went wrong in one
-line.
+"""Files of the Hugging Face hub, fetched or cached; failures are told in one line.
 
 The hub's client respects `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`, `HF_ENDPOINT` and `HF_TOKEN`.
 It tries six times in half a minute and tells of each try, so what is not in the cache is asked for
@@ -43,8 +42,7 @@ def fetch_file(repository: str, name: str, revision: str | None = None) -> Path:
 
 
 def see_hub(repository: str, file: str, revision: str | None) -> None:
-    """Ask the hub once whether it is there, unless the file is in the cache or the client is told
-    to stay offline.
+    """Ask the hub once whether it answers, unless the file is cached or the client is offline.
 
     Raises:
         LocalEntryNotFoundError: it gave no answer.

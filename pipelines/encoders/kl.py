@@ -1,5 +1,4 @@
-"""AutoencoderKL of latent diffusion (Rombach et al. 2022, arXiv:2112.10752) in flax.nnx, laid out
-as diffusers' class.
+"""AutoencoderKL (Rombach et al. 2022, arXiv:2112.10752) in flax.nnx, laid out as diffusers'.
 
 Attribute names equal diffusers' parameter names, so that `pipelines.encoders.weights` maps
 checkpoints mechanically. Images and latents are NHWC here. Whatever the compute type is, norm
@@ -34,9 +33,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @dataclass(frozen=True)
 class LayerBuilder:
-    """What every layer of one network shares: compute type, groups, activation, source of initial
-    weights.
-    """
+    """What the layers of a network share: compute type, groups, activation, initial weights."""
 
     rngs: nnx.Rngs
     dtype: jnp.dtype
@@ -65,9 +62,7 @@ class LayerBuilder:
         padding: int | None = None,
         bias: bool = True,
     ) -> nnx.Conv:
-        """A convolution that pads by half its kernel; unless told to, one with a stride pads
-        nothing.
-        """
+        """A convolution that pads by half its kernel; one with a stride pads only if told to."""
         edge = padding
         if edge is None:
             edge = 0 if stride > 1 else kernel // 2
@@ -120,9 +115,7 @@ class GroupNorm(nnx.Module):
 
 
 class ResnetBlock(nnx.Module):
-    """norm, activation, conv, twice, beside a skip connection (1x1 convolution where the width
-    changes).
-    """
+    """Norm, activation, conv, twice; the skip connection is 1x1 where the width changes."""
 
     def __init__(self, inputs: int, outputs: int, build: LayerBuilder):
         self.activation = build.activation
@@ -139,9 +132,7 @@ class ResnetBlock(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Self-attention over all positions with one head as wide as the features, with a skip
-    connection.
-    """
+    """Self-attention over all positions, one head as wide as the features, with a skip."""
 
     def __init__(self, channels: int, build: LayerBuilder):
         self.precision = build.precision
@@ -162,9 +153,7 @@ class Attention(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Halves the resolution: stride 2 after padding one row below and one column to the right, as
-    diffusers does.
-    """
+    """Halves the resolution: stride 2, padded below and to the right as in diffusers."""
 
     def __init__(self, channels: int, build: LayerBuilder):
         self.conv = build.conv(channels, channels, stride=2)
@@ -191,9 +180,7 @@ def double(x: jax.Array) -> jax.Array:
 
 
 class MidBlock(nnx.Module):
-    """Two residual blocks at the lowest resolution, with attention between them unless the config
-    drops it.
-    """
+    """Two residual blocks at the lowest resolution, with or without attention between them."""
 
     def __init__(self, channels: int, attention: bool, build: LayerBuilder):
         self.resnets = nnx.List([ResnetBlock(channels, channels, build) for _ in range(2)])
@@ -234,10 +221,8 @@ class UpBlock(nnx.Module):
         return x
 
 
-class Encoder(nnx.Module):
-    """(n, H, W, in_channels) -> (n, H/factor, W/factor, 2 latent_channels): mean and log-variance
-    side by side.
-    """
+class KlEncoder(nnx.Module):
+    """(n, H, W, in_channels) -> (n, H/factor, W/factor, 2 latent_channels): mean, log-variance."""
 
     def __init__(self, config: VaeConfig, build: LayerBuilder):
         widths = config.block_out_channels
@@ -262,7 +247,7 @@ class Encoder(nnx.Module):
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
-class Decoder(nnx.Module):
+class KlDecoder(nnx.Module):
     """(n, h, w, latent_channels) -> (n, factor h, factor w, out_channels)."""
 
     def __init__(self, config: VaeConfig, build: LayerBuilder):
@@ -300,8 +285,8 @@ class AutoencoderKL(nnx.Module):
             rngs, jnp.dtype(dtype), config.norm_num_groups, ACTIVATIONS[config.act_fn]
         )
         latent = config.latent_channels
-        self.encoder = Encoder(config, build)
-        self.decoder = Decoder(config, build)
+        self.encoder = KlEncoder(config, build)
+        self.decoder = KlDecoder(config, build)
         self.quant_conv = (
             build.exact.conv(2 * latent, 2 * latent, kernel=1) if config.use_quant_conv else None
         )
@@ -326,9 +311,7 @@ class AutoencoderKL(nnx.Module):
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """Images of latents: (n, h, w, latent_channels), raw -> (n, factor h, factor w, 3) float32,
-        not clipped.
-        """
+        """Raw latents (n, h, w, channels) -> (n, factor h, factor w, 3) float32, not clipped."""
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)
         return self.decoder(z)

@@ -1,6 +1,4 @@
-"""`config.json` of diffusers' AutoencoderKL: what it says of the network, checked. Needs only the
-standard library.
-"""
+"""`config.json` of diffusers' AutoencoderKL, checked; needs the standard library only."""
 
 import hashlib
 import json
@@ -88,9 +86,7 @@ class VaeConfig:
         return config
 
     def digest(self) -> str:
-        """SHA-256 (hex) of all fields as JSON with sorted keys: of what is computed, not of how the
-        file says it.
-        """
+        """SHA-256 (hex) of all fields as JSON with sorted keys: of the network, not of the file."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:

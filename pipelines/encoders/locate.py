@@ -1,5 +1,4 @@
-"""A VAE on disk: where it lies, what its config says, its weight files and their digest. Needs no
-JAX.
+"""A VAE on disk: its directory, config, weight files and their digest. Needs no JAX.
 
 A VAE is a directory with `config.json` and safetensors (diffusers' layout: one file, or several
 under an index), or a tiny autoencoder's two files without a config
@@ -30,7 +29,7 @@ from schemas.errors import UserError
 EMBEDDED = "embedded"
 EMBEDDED_DIRECTORY = Path(__file__).parent.parent / "assets" / "embedded-vae"
 
-Config = VaeConfig | TinyConfig
+NetworkConfig = VaeConfig | TinyConfig
 # By diffusers' name of the class, which a config may leave out for the first.
 CONFIGS: dict[str, type[VaeConfig] | type[TinyConfig]] = {
     kl_config.CLASS: VaeConfig,
@@ -39,15 +38,14 @@ CONFIGS: dict[str, type[VaeConfig] | type[TinyConfig]] = {
 
 PTH = ".pth"  # a state dict as torch.save writes it; read without running its pickle
 _HUB_ID = re.compile(
-    r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<folder>\w[\w.-]*(?:/\w[\w.-]*)*))?"
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+    r"(?::(?P<folder>\w[\w.-]*(?:/\w[\w.-]*)*))?"
 )
 
 
 @dataclass(frozen=True)
 class VaeFiles:
-    """A VAE that is on this machine. `name` finds it again, from any working directory; `revision`
-    is a commit.
-    """
+    """A VAE on this machine. `name` finds it from any directory; `revision` is a commit."""
 
     name: str
     revision: str | None
@@ -72,10 +70,10 @@ def find_vae(name: str, revision: str | None = None) -> VaeFiles:
     path = Path(name).expanduser()
     if path.is_dir():
         _no_revision(name, revision)
-        whole = (
-            not (path / CONFIG_FILE).is_file() and (path / PIPELINE_FOLDER / CONFIG_FILE).is_file()
-        )
-        path = (path / PIPELINE_FOLDER if whole else path).absolute()
+        of_pipeline = path / PIPELINE_FOLDER
+        if not (path / CONFIG_FILE).is_file() and (of_pipeline / CONFIG_FILE).is_file():
+            path = of_pipeline
+        path = path.absolute()
         return VaeFiles(str(path), None, path)
     if path.exists():
         raise UserError(
@@ -102,9 +100,8 @@ def _no_revision(name: str, revision: str | None) -> None:
         )
 
 
-def read_vae_config(directory: Path) -> Config:
-    """What network a VAE directory holds: by its `config.json`, or by the shapes of a tiny
-    autoencoder's encoder.
+def read_vae_config(directory: Path) -> NetworkConfig:
+    """The network in a VAE directory, by `config.json` or a tiny encoder's tensor shapes.
 
     Raises:
         UserError: neither is there, no JSON object in the config, or a network that is not
@@ -148,8 +145,7 @@ def split_halves(directory: Path) -> Halves | None:
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a safetensors file, from its header, or of a `.pth` with a
-    state dict.
+    """Tensor shapes by name, of a safetensors file's header or of a `.pth` state dict.
 
     Raises:
         UserError: it is none, or not whole.
@@ -161,7 +157,8 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     try:
         # the header is whole and fits the length of the file
         with safe_open(file, framework="numpy") as content:
-            return {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
+            names = list(content.keys())
+            return {name: tuple(content.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{file}: not a readable safetensors file ({error}); fetch it again"
@@ -169,8 +166,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
-    """The weight files of a VAE directory: in order of their names, or an encoder and its decoder,
-    where it is there.
+    """The weight files of a VAE directory, by name; or an encoder and, if there, its decoder.
 
     Raises:
         UserError: as `choose_weights`, or a file that the index names is missing.
@@ -178,19 +174,15 @@ def weight_files(directory: Path) -> tuple[Path, ...]:
     halves = split_halves(directory)
     if halves is not None:
         return halves.files
-    chosen = directory / choose_weights(
-        [path.name for path in directory.iterdir() if path.is_file()], str(directory)
-    )
-    return (
-        tuple(directory / name for name in indexed_files(chosen))
-        if chosen.name == INDEX_FILE
-        else (chosen,)
-    )
+    files = [path.name for path in directory.iterdir() if path.is_file()]
+    chosen = directory / choose_weights(files, str(directory))
+    if chosen.name != INDEX_FILE:
+        return (chosen,)
+    return tuple(directory / name for name in indexed_files(chosen))
 
 
 def vae_digest(directory: Path) -> str:
-    """SHA-256 (hex) of the weights: of the file, or, of several, of the lines `SHA256  NAME` that
-    sha256sum prints.
+    """SHA-256 (hex) of the weight file; of several, of the lines that sha256sum prints for them.
 
     Of a tiny autoencoder in two files it is that of the encoder, which alone made the latents.
     """

@@ -1,5 +1,4 @@
-"""AutoencoderTiny in flax.nnx: the tiny autoencoder that stands in for a diffusion model's VAE
-(TAESD and its family).
+"""AutoencoderTiny (TAESD and its family) in flax.nnx, a small stand-in for a model's VAE.
 
 Ollin Boer Bohan's TAESD (github.com/madebyollin/taesd) as diffusers' `AutoencoderTiny` lays it out;
 its `pool` blocks are TAEF2's, the one for FLUX.2. There is no posterior: an image has one latent,
@@ -37,9 +36,7 @@ class Activation(nnx.Module):
 
 
 class TinyBlock(nnx.Module):
-    """Three convolutions with a skip connection, ReLU of the sum; with `pool` a branch over groups
-    goes before.
-    """
+    """Three convolutions with a skip connection, then ReLU; `pool` adds a branch before."""
 
     def __init__(self, width: int, pool: bool, build: LayerBuilder):
         function = Activation(build.activation)
@@ -105,9 +102,7 @@ class TinyEncoder(nnx.Module):
 
 
 class TinyDecoder(nnx.Module):
-    """(n, h, w, latent_channels) -> (n, factor h, factor w, out_channels) float32, about [-1, 1],
-    not clipped.
-    """
+    """(n, h, w, latent_channels) -> (n, factor h, factor w, out_channels) float32, not clipped."""
 
     def __init__(self, config: TinyConfig, build: LayerBuilder):
         width = config.decoder_block_out_channels[0]
@@ -162,7 +157,5 @@ class AutoencoderTiny(nnx.Module):
         return (self.encoder(x),)
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """Images of latents: (n, h, w, latent_channels), raw -> (n, factor h, factor w, 3) float32,
-        not clipped.
-        """
+        """Raw latents (n, h, w, channels) -> (n, factor h, factor w, 3) float32, not clipped."""
         return self.decoder(z)

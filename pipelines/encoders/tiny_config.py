@@ -1,5 +1,4 @@
-"""Tiny autoencoders (TAESD and its family): the network as diffusers' config or a file's shapes
-tell it.
+"""The network of a tiny autoencoder (TAESD's family), by its config or its tensor shapes.
 
 Two layouts are in use. diffusers' `AutoencoderTiny` is a directory with `config.json` and one
 safetensors file. The author's own (github.com/madebyollin/taesd) is two files without a config,
@@ -36,8 +35,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """The part of an `AutoencoderTiny`'s `config.json` that decides what the network computes, and
-    `pool`.
+    """What decides an `AutoencoderTiny`'s network: fields of its `config.json`, and `pool`.
 
     The defaults are diffusers'. `pool` is FLUX.2's: a branch over groups in every block of the
     lowest resolution, for which diffusers 0.42 has no name.
@@ -57,9 +55,7 @@ class TinyConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels per latent cell along one side: every stage but the first halves the
-        resolution.
-        """
+        """Pixels per latent cell along one side; stages after the first halve the resolution."""
         return 2 ** (len(self.num_encoder_blocks) - 1)
 
     @classmethod
@@ -91,8 +87,7 @@ class TinyConfig:
 
     @classmethod
     def from_encoder(cls, shapes: Shapes, where: str) -> "TinyConfig":
-        """The network whose encoder has tensors of these names and shapes, in the author's own
-        layout.
+        """The network whose encoder, in the author's own layout, has tensors of these shapes.
 
         Args:
             shapes: name to shape in PyTorch's order of axes, (out, in, height, width) of a
@@ -125,16 +120,12 @@ class TinyConfig:
         return cls(latent_channels=channels, pool=pool)
 
     def digest(self) -> str:
-        """SHA-256 (hex) of all fields as JSON with sorted keys, and of the class, whose fields
-        could be another's.
-        """
+        """SHA-256 (hex) of the class and all fields as JSON with sorted keys."""
         content = {"_class_name": CLASS, **asdict(self)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of a `config.json` that diffusers (where there is no `pool`) and `from_dict`
-        read back.
-        """
+        """A `config.json` that `from_dict` reads back, and diffusers too where `pool` is False."""
         content = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -148,9 +139,7 @@ class TinyConfig:
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:
-    """A value of the type of the default: a list of whole numbers becomes a tuple, a whole number a
-    float.
-    """
+    """A value in the default's type: lists of whole numbers become tuples, whole numbers floats."""
     if isinstance(default, tuple):
         right = isinstance(value, list | tuple) and all(type(entry) is int for entry in value)
         value = tuple(value) if right else value
@@ -169,6 +158,11 @@ def _typed(key: str, value: Any, default: Any) -> Any:
 
 
 def _check(config: TinyConfig) -> None:
+    _check_values(config)
+    _check_stages(config)
+
+
+def _check_values(config: TinyConfig) -> None:
     if config.act_fn not in ACTIVATIONS:
         raise UserError(
             f"the autoencoder's config.json has act_fn {config.act_fn!r}; supported are "
@@ -196,6 +190,9 @@ def _check(config: TinyConfig) -> None:
             f"the autoencoder's config.json has shift_factor {config.shift_factor}; it must be a "
             "number"
         )
+
+
+def _check_stages(config: TinyConfig) -> None:
     stages = len(config.num_encoder_blocks)
     for side in ("encoder", "decoder"):
         widths: tuple[int, ...] = getattr(config, f"{side}_block_out_channels")

@@ -1,6 +1,4 @@
-"""A tiny autoencoder in its author's own layout: two weight files without a config, NAME_encoder
-and NAME_decoder.
-"""
+"""Tiny autoencoders in their author's layout: NAME_encoder and NAME_decoder, no config."""
 
 import re
 from dataclasses import dataclass
@@ -18,9 +16,7 @@ _LAYERS_BEFORE = {"encoder": 0, "decoder": 1}
 
 @dataclass(frozen=True)
 class Halves:
-    """The two files, by which the network's parts go; `decoder` is None where there is only an
-    encoder.
-    """
+    """The two weight files; `decoder` is None where there is only an encoder."""
 
     encoder: Path
     decoder: Path | None
@@ -32,9 +28,7 @@ class Halves:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts of the network that can be had, as `pipelines.encoders.tiny.AutoencoderTiny`
-        calls them.
-        """
+        """The parts that are there, by the names in `pipelines.encoders.tiny.AutoencoderTiny`."""
         return ("encoder",) if self.decoder is None else ("encoder", "decoder")
 
 
@@ -68,8 +62,7 @@ def find_halves(directory: Path) -> Halves | None:
 
 
 def layer_name(half: str, name: str) -> str:
-    """diffusers' name of a tensor of one file: ('decoder', '1.weight') ->
-    'decoder.layers.0.weight'.
+    """diffusers' name of a tensor: ('decoder', '1.weight') -> 'decoder.layers.0.weight'.
 
     A name that is numbered otherwise stays recognisable, and fits no place in the network.
     """

@@ -1,5 +1,4 @@
-"""Reading PyTorch's weight files (state dicts, TorchScript) without PyTorch and without running
-their pickles.
+"""Reads PyTorch's weight files without PyTorch and without running their pickles.
 
 A pickle is a program: whoever loads one runs it. The reader below knows the handful of names that a
 state dict needs, each bound to a plain record of its own, and refuses every other name before
@@ -51,8 +50,7 @@ _STORAGES: Mapping[str, str] = {
 
 
 def read_torch_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict that `torch.save` wrote, or of a module that `torch.jit.save`
-    wrote.
+    """The tensors of a state dict (`torch.save`) or of a module (`torch.jit.save`), by name.
 
     A mapping whose `state_dict` entry is itself a mapping (a training checkpoint) gives that entry.
     bfloat16 becomes float32, every other type stays; arrays are read-only views, which may share
@@ -125,9 +123,7 @@ class _Storage(_Inert):
 
 @dataclass
 class _Window(_Inert):
-    """Elements [start, start + numel) of a storage, which old files may hand out as a storage of
-    its own.
-    """
+    """Elements [start, start + numel) of a storage; old files name such views."""
 
     storage: _Storage
     start: int
@@ -139,9 +135,7 @@ class _StateDict(_Inert, dict):  # type: ignore[type-arg]
 
 
 class _Tensor(_Inert):
-    """Stands for `torch._utils._rebuild_tensor_v2`: where a tensor lies in its storage,
-    unchecked.
-    """
+    """Stands for `torch._utils._rebuild_tensor_v2`: a place in a storage, unchecked."""
 
     def __init__(self, window: Any, offset: Any, shape: Any, strides: Any, *_: object):
         self.window, self.offset, self.shape, self.strides = window, offset, shape, strides
@@ -154,18 +148,14 @@ class _Tensor(_Inert):
         """
         shape, strides = tuple(self.shape), tuple(self.strides)
         numbers = (self.offset, *shape, *strides)
-        if not all(type(number) is int and number >= 0 for number in numbers) or len(shape) != len(
-            strides
-        ):
+        whole = all(type(number) is int and number >= 0 for number in numbers)
+        if not whole or len(shape) != len(strides):
             raise UserError("a tensor with an impossible shape; fetch the file again")
         values = self.window.storage.values[self.window.start :]
         if 0 in shape:
             return np.zeros(shape, values.dtype)
-        end = (
-            self.offset
-            + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-            + 1
-        )
+        axes = zip(shape, strides, strict=True)
+        end = self.offset + sum((size - 1) * stride for size, stride in axes) + 1
         if end > min(self.window.numel, len(values)):
             raise UserError(
                 f"a tensor reaches element {end} of a storage of {self.window.numel}; fetch the "
@@ -176,18 +166,14 @@ class _Tensor(_Inert):
 
 
 class _Passed(_Inert):
-    """Stands for what gives its first argument back: `_rebuild_parameter`, and TorchScript's typed
-    lists.
-    """
+    """Stands for functions that return their first argument: parameters, typed lists."""
 
     def __new__(cls, data: Any, *_: object) -> Any:
         return data
 
 
 class _Module:
-    """Stands for every class of a TorchScript archive: what its attributes are, and nothing that
-    they do.
-    """
+    """Stands for every class of a TorchScript archive, and keeps its attributes alone."""
 
     attributes: Mapping[str, Any] = {}
 
@@ -227,31 +213,29 @@ class _Storages:
     by_key: dict[str, _Storage] = field(default_factory=dict)
 
     def find(self, saved_id: Any) -> _Window:
-        """What a persistent id stands for: ("storage", type, key, device, number of elements,
-        [view]).
-        """
+        """The window of a persistent id ("storage", type, key, device, elements, [view])."""
         tag, kind, key, _, numel, *view = saved_id
-        if (
-            tag != "storage"
-            or not isinstance(kind, _StorageType)
-            or type(key) is not str
-            or type(numel) is not int
-        ):
+        typed = type(key) is str and type(numel) is int
+        if tag != "storage" or not isinstance(kind, _StorageType) or not typed:
             raise UserError("it holds something else than tensors; give a state dict (.pth)")
+
         storage = self.by_key.setdefault(key, _Storage(key, kind.code, numel))
-        if (storage.code, storage.numel) != (
-            kind.code,
-            numel,
-        ) or not 0 <= storage.nbytes <= self.limit:
+        same = storage.code == kind.code and storage.numel == numel
+        if not same or not 0 <= storage.nbytes <= self.limit:
             raise UserError(f"storage {key!r} does not fit into the file; fetch it again")
-        _, start, length = (view or [None])[0] or (None, 0, numel)
-        if (
-            type(start) is not int
-            or type(length) is not int
-            or not 0 <= start <= start + length <= numel
-        ):
-            raise UserError(f"a view leaves storage {key!r}; fetch the file again")
-        return _Window(storage, start, length)
+
+        if view and view[0]:
+            _, start, length = view[0]
+            return _view(storage, start, length)
+        return _Window(storage, 0, numel)
+
+
+def _view(storage: _Storage, start: Any, length: Any) -> _Window:
+    """Part of a storage, as old files hand it out."""
+    whole = type(start) is int and type(length) is int
+    if not whole or not 0 <= start <= start + length <= storage.numel:
+        raise UserError(f"a view leaves storage {storage.key!r}; fetch the file again")
+    return _Window(storage, start, length)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -262,14 +246,11 @@ class _Unpickler(pickle.Unpickler):
         self._storages = storages
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if self._storages is not None and (module_name, global_name) in _KNOWN:
-            return _KNOWN[module_name, global_name]
-        if (
-            self._storages is not None
-            and _COMPILED.fullmatch(module_name)
-            and global_name.isidentifier()
-        ):
-            return _Module
+        if self._storages is not None:
+            if (module_name, global_name) in _KNOWN:
+                return _KNOWN[module_name, global_name]
+            if _COMPILED.fullmatch(module_name) and global_name.isidentifier():
+                return _Module
         name = f"{module_name}.{global_name}"
         raise UserError(
             f"it asks for {name[:60]!r}, which no weights need: refused, nothing of it was run"
@@ -302,14 +283,9 @@ def _read_archive(file: IO[bytes]) -> Any:
         if len(roots) != 1:
             raise UserError("a zip archive without PyTorch's data.pkl; give a state dict (.pth)")
         root = roots[0]
-        wanted = (f"{root}data.pkl", f"{root}data/", f"{root}byteorder")
-        read = [member for name, member in members.items() if name.startswith(wanted)]
-        # nor can one unpack to any size
-        if any(member.compress_type != zipfile.ZIP_STORED for member in read):
-            raise UserError(
-                "a compressed archive, which PyTorch does not write; give a state dict (.pth)"
-            )
-        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
+        # before a byte of a member is read
+        _check_uncompressed(members, (f"{root}data.pkl", f"{root}data/", f"{root}byteorder"))
+        order = _archive_order(archive, f"{root}byteorder")
         storages = _Storages(limit=sum(member.file_size for member in members.values()))
         with archive.open(f"{root}data.pkl") as stream:
             content = _unpickle(io.BytesIO(stream.read()), storages)
@@ -317,8 +293,24 @@ def _read_archive(file: IO[bytes]) -> Any:
             member = members.get(f"{root}data/{key}")
             if member is None or member.file_size != storage.nbytes:
                 raise UserError(f"storage {key!r} is missing or cut; fetch the file again")
-            storage.fill(archive.read(member), ">" if order == b"big" else "<")
+            storage.fill(archive.read(member), order)
         return content
+
+
+def _check_uncompressed(members: Mapping[str, zipfile.ZipInfo], prefixes: tuple[str, ...]) -> None:
+    """Refuse compressed members, which could unpack to any size."""
+    read = [member for name, member in members.items() if name.startswith(prefixes)]
+    if any(member.compress_type != zipfile.ZIP_STORED for member in read):
+        raise UserError(
+            "a compressed archive, which PyTorch does not write; give a state dict (.pth)"
+        )
+
+
+def _archive_order(archive: zipfile.ZipFile, name: str) -> _Order:
+    """The order of bytes that a member tells; archives without it are of before it was told."""
+    if name not in archive.namelist():
+        return "<"
+    return ">" if archive.read(name) == b"big" else "<"
 
 
 def _read_stream(file: IO[bytes]) -> Any:

@@ -1,6 +1,4 @@
-"""The files of a VAE in diffusers' layout, by name: its config, and which files hold its
-weights.
-"""
+"""The files of a VAE in diffusers' layout, by name: its config and its weights."""
 
 import json
 import re

@@ -19,7 +19,7 @@ import numpy as np
 from pipelines.encoders.kl_config import VaeConfig
 from pipelines.encoders.locate import (
     PTH,
-    Config,
+    NetworkConfig,
     decoder_digest,
     find_vae,
     read_vae_config,
@@ -60,8 +60,7 @@ PARTS = ("encoder", "decoder")
 
 @dataclass(frozen=True)
 class Vae:
-    """A loaded VAE: `encode` and `decode` are compiled once per shape, shared by all VAEs of one
-    config and type.
+    """A loaded VAE; VAEs of one config and type share what is compiled, once a shape.
 
     `digest` and `decoder_digest` are as `schemas.manifest.VaeInfo` has them, `parts` those of the
     network that could be
@@ -69,7 +68,7 @@ class Vae:
     """
 
     name: str
-    config: Config
+    config: NetworkConfig
     digest: str
     dtype: str
     graphdef: nnx.GraphDef
@@ -91,9 +90,7 @@ class Vae:
         return self._compiled("encode")(self.params, x)
 
     def encode_pixels(self, pixels: jax.Array) -> tuple[jax.Array, ...]:
-        """`encode` of uint8 images (n, H, W, 3), which are a quarter of the bytes to move to the
-        device.
-        """
+        """`encode` of uint8 images (n, H, W, 3), a quarter of the bytes to move to a device."""
         return self._compiled("encode_pixels")(self.params, pixels)
 
     def decode(self, z: jax.Array) -> jax.Array:
@@ -115,7 +112,7 @@ class Vae:
 
 
 def abstract_network(
-    config: Config, dtype: str = "float32", parts: tuple[str, ...] = PARTS
+    config: NetworkConfig, dtype: str = "float32", parts: tuple[str, ...] = PARTS
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """Structure of the network and, in place of its parameters, their shapes."""
     from flax import nnx
@@ -144,7 +141,7 @@ _NETWORKS: dict[type, Callable[..., Network]] = {VaeConfig: _kl, TinyConfig: _ti
 
 @cache
 def _compiled(
-    config: Config, dtype: str, method: str, parts: tuple[str, ...]
+    config: NetworkConfig, dtype: str, method: str, parts: tuple[str, ...]
 ) -> Callable[..., Any]:
     import jax
     from flax import nnx
@@ -170,8 +167,7 @@ _METHODS: dict[str, Callable[[Network, jax.Array], Any]] = {
 
 
 def load_vae(name: str, dtype: str = "float32", revision: str | None = None) -> Vae:
-    """Find a VAE, read its config and weights, and check that they fit each other to the last
-    tensor.
+    """Find a VAE, read its config and weights, and check that every tensor fits.
 
     Args:
         name: as for `pipelines.encoders.locate.find_vae`.
@@ -209,10 +205,8 @@ def load_vae(name: str, dtype: str = "float32", revision: str | None = None) -> 
     )
 
 
-def save_vae(model: Network, config: Config, directory: Path) -> None:
-    """Write `config.json` and the weights (float32) in diffusers' layout; diffusers loads the
-    directory as it is.
-    """
+def save_vae(model: Network, config: NetworkConfig, directory: Path) -> None:
+    """Write `config.json` and float32 weights in diffusers' layout, which diffusers loads."""
     from flax import nnx
     from safetensors.numpy import save_file
 
@@ -230,9 +224,7 @@ def save_vae(model: Network, config: Config, directory: Path) -> None:
 
 
 def tensor_name(path: tuple[str | int, ...]) -> str:
-    """diffusers' name of a parameter of ours: ('encoder', 'conv_in', 'kernel') ->
-    'encoder.conv_in.weight'.
-    """
+    """diffusers' name: ('encoder', 'conv_in', 'kernel') -> 'encoder.conv_in.weight'."""
     return ".".join([*(str(part) for part in path[:-1]), _LEAF_NAMES[str(path[-1])]])
 
 
@@ -266,9 +258,7 @@ def _read_tensors(files: Iterable[Path]) -> dict[str, np.ndarray]:
 
 
 def _modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rename the attention projections of old checkpoints; some of them are stored as 1x1
-    convolutions.
-    """
+    """Rename old checkpoints' attention projections, which may be 1x1 convolutions."""
     renamed = {}
     for name, value in tensors.items():
         parts = name.split(".")

@@ -1,5 +1,6 @@
-"""Progress of a run: finished shards are counted in the dataset, others by what workers on this
-machine note down.
+"""Progress of a run: the records of finished shards, and of shards that this machine works on.
+
+Finished shards have markers in the dataset; workers on this machine count the rest in files.
 """
 
 import os

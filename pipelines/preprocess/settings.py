@@ -77,8 +77,9 @@ class Settings(Growing):
 
     @property
     def work(self) -> str:
-        """Folder of what a run in progress needs. Named for the settings: nobody takes what was
-        begun with others.
+        """Folder of a run in progress, named by a digest of these settings.
+
+        So a run with other settings finds none of its markers.
         """
         return f"{WORK}/{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]}"
 

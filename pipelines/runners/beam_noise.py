@@ -1,5 +1,7 @@
-"""Beam talks where a command has nothing to say: of a client that nobody misses, or of what is told
-in one line.
+"""Silences Beam's log and the traces of its threads, where a command reports in a line of its own.
+
+Beam logs, for one, that an object store's optional client is not installed, and threads that lose
+their worker print a traceback each.
 """
 
 import logging
@@ -10,9 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_log() -> Iterator[None]:
-    """Silences the log up to warnings; for the first import of Beam, and for reading its
-    options.
-    """
+    """Silences the log up to warnings, for Beam's first import and for reading its options."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -23,9 +23,7 @@ def quiet_log() -> Iterator[None]:
 
 @contextmanager
 def quiet_threads() -> Iterator[None]:
-    """Drops the traces of Beam's threads that lose their worker; the run itself fails of it and is
-    reported.
-    """
+    """Drops the traces of Beam's threads that lose their worker: the run fails and is reported."""
     before = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:

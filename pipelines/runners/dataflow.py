@@ -1,6 +1,4 @@
-"""Google Cloud Dataflow: what a job needs, which defaults fit this work, and what was built when it
-is only built.
-"""
+"""Google Cloud Dataflow: a job's requirements, defaults for this work, and built jobs."""
 
 import re
 from collections.abc import Mapping
@@ -40,39 +38,9 @@ class Dataflow(Elsewhere):
 
     def check(self, options: PipelineOptions, places: Mapping[str, str]) -> None:
         """See `Elsewhere`."""
-        cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
-        needed = {
-            "project": cloud.project,
-            "region": cloud.region,
-            "temp_location": cloud.temp_location,
-        }
-        missing = [f"--{name}" for name, value in needed.items() if not value]
-        if missing:
-            raise UserError(
-                f"DataflowRunner needs {', '.join(missing)}; docs/runners.md has a whole command"
-            )
-        for name, place in {
-            "temp_location": cloud.temp_location,
-            "staging_location": cloud.staging_location,
-        }.items():
-            if place and not place.startswith("gs://"):
-                raise UserError(f"--{name}={place}: Dataflow wants gs://BUCKET/PATH here")
-        image = options.view_as(WorkerOptions).sdk_container_image
-        if not (image or setup.setup_file or setup.extra_packages):
-            raise UserError(
-                "DataflowRunner needs this package on its workers: --sdk_container_image=IMAGE, "
-                "built from "
-                "dataflow/Dockerfile, or, for CPUs and slower to start, --extra_package=WHEEL (pip "
-                "wheel --no-deps .)"
-            )
-        if not image and any(
-            "worker_accelerator" in option for option in cloud.dataflow_service_options or ()
-        ):
-            raise UserError(
-                "GPUs on Dataflow need --sdk_container_image=IMAGE, built from dataflow/Dockerfile "
-                "with "
-                "--build-arg EXTRAS=cloud,cuda"
-            )
+        cloud = options.view_as(GoogleCloudOptions)
+        _check_project(cloud)
+        _check_packages(options, cloud)
         for name, place in places.items():
             if is_local(place):
                 raise UserError(
@@ -94,6 +62,46 @@ class Dataflow(Elsewhere):
             debug.add_experiment(containers[1])
         if not debug.number_of_worker_harness_threads:
             debug.number_of_worker_harness_threads = HARNESS_THREADS
+
+
+def _check_project(cloud: GoogleCloudOptions) -> None:
+    """Refuse a job without a project and a region, or with files elsewhere than on GCS."""
+    needed = {
+        "project": cloud.project,
+        "region": cloud.region,
+        "temp_location": cloud.temp_location,
+    }
+    missing = [f"--{name}" for name, value in needed.items() if not value]
+    if missing:
+        raise UserError(
+            f"DataflowRunner needs {', '.join(missing)}; docs/runners.md has a whole command"
+        )
+    for name, place in {
+        "temp_location": cloud.temp_location,
+        "staging_location": cloud.staging_location,
+    }.items():
+        if place and not place.startswith("gs://"):
+            raise UserError(f"--{name}={place}: Dataflow wants gs://BUCKET/PATH here")
+
+
+def _check_packages(options: PipelineOptions, cloud: GoogleCloudOptions) -> None:
+    """Refuse workers that would have neither this package nor, on GPUs, CUDA."""
+    setup = options.view_as(SetupOptions)
+    image = options.view_as(WorkerOptions).sdk_container_image
+    if not (image or setup.setup_file or setup.extra_packages):
+        raise UserError(
+            "DataflowRunner needs this package on its workers: --sdk_container_image=IMAGE, "
+            "built from "
+            "dataflow/Dockerfile, or, for CPUs and slower to start, --extra_package=WHEEL (pip "
+            "wheel --no-deps .)"
+        )
+    services = cloud.dataflow_service_options or ()
+    if not image and any("worker_accelerator" in option for option in services):
+        raise UserError(
+            "GPUs on Dataflow need --sdk_container_image=IMAGE, built from dataflow/Dockerfile "
+            "with "
+            "--build-arg EXTRAS=cloud,cuda"
+        )
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,5 @@ def built_job(result: PipelineResult) -> BuiltJob:
 
 
 def is_local(place: str) -> bool:
-    """Whether a directory, a source or a VAE is on this machine: any path in it, as in `tar:A,B`,
-    is absolute.
-    """
+    """Whether a directory, source or VAE is on this machine: it names an absolute path."""
     return any(PurePath(_KIND.sub("", part)).is_absolute() for part in place.split(","))

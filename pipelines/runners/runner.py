@@ -113,8 +113,7 @@ def only_builds(beam_args: Sequence[str]) -> bool:
 
 
 def parse_options(beam_args: Sequence[str]) -> tuple[PipelineRunner, PipelineOptions]:
-    """The runner, and its options, which Beam's file systems get too: object stores can be read
-    from then on.
+    """The runner and its options; Beam's file systems get them too, for object stores.
 
     Beam itself would pass over what it does not know with a warning.
 
@@ -147,9 +146,7 @@ def parse_options(beam_args: Sequence[str]) -> tuple[PipelineRunner, PipelineOpt
 
 
 def runner_name(options: PipelineOptions) -> str:
-    """The name of the runner's class; in any case and without `Runner`, as Beam takes it, for those
-    known here.
-    """
+    """The runner's class name, from a name in any case and without `Runner`."""
     given = options.view_as(StandardOptions).runner or IN_PROCESS[0]
     last = given.rpartition(".")[2].lower()
     return _ALIASES.get(last) or _ALIASES.get(f"{last}runner") or given
@@ -189,9 +186,7 @@ class _LocalRunner(FnApiRunner):
     def run_via_runner_api(
         self, pipeline_proto: beam_runner_api_pb2.Pipeline, options: PipelineOptions
     ) -> RunnerResult:
-        """Begin the worker processes through `pipelines.runners.worker`; `exec`, so that no shell
-        comes in between.
-        """
+        """Begin worker processes through `pipelines.runners.worker`, by `exec` without a shell."""
         command = f"exec {shlex.quote(sys.executable)} -m pipelines.runners.worker {os.getpid()}"
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == python_urns.SUBPROCESS_SDK:

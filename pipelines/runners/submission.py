@@ -1,6 +1,4 @@
-"""What is particular about the runners that work outside this process: what they need, and what
-their failures mean.
-"""
+"""Runners that work in other processes: their requirements and their failures."""
 
 import atexit
 import logging
@@ -39,17 +37,14 @@ class Elsewhere:
     module = ""
 
     def check(self, options: PipelineOptions, places: Mapping[str, str]) -> None:
-        """Refuse what cannot work. `places` are what workers read and write, by the names the user
-        knows.
+        """Refuse options that cannot work. `places` are what workers read and write, by name.
 
         Raises:
             UserError: something is missing or out of reach.
         """
 
     def settle(self, pipeline: beam.Pipeline) -> None:
-        """Fill in the options that the user has left open, in those of the pipeline: it has its own
-        copy.
-        """
+        """Fill in options that the user left open, in the pipeline's own copy of them."""
 
     def explain(self, error: Exception, options: PipelineOptions) -> str | None:
         """What an error of the run means and what to do, when it is more than its own text says."""
@@ -77,9 +72,7 @@ class Portable(Elsewhere):
             )
 
     def settle(self, pipeline: beam.Pipeline) -> None:
-        """See `Elsewhere`. What workers in this process would log comes back in the failure of the
-        job.
-        """
+        """See `Elsewhere`. Logs of workers in this process come back in the job's failure."""
         if pipeline.options.view_as(PortableOptions).environment_type == "LOOPBACK":
             logging.getLogger("apache_beam.runners.worker").setLevel(logging.CRITICAL)
 
@@ -163,9 +156,7 @@ def died(error: Exception) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """The line of an error that says most: the last one of a trace, the details of a remote
-    call.
-    """
+    """An error's most telling line: a trace's last, or the details of a remote call."""
     text = str(error).strip()
     details = re.findall(r'^\s*details = "(.*)"', text, re.MULTILINE)
     lines = details or [

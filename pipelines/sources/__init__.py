@@ -19,8 +19,7 @@ EMBEDDED: dict[str, Callable[[str], Source]] = {"digits": DigitsSource}
 
 
 def open_source(descriptor: str, split: str) -> Source:
-    """Open a folder of images (a path, or a URL of an object store) or, after its scheme, another
-    kind of source.
+    """Open a folder of images, by path or URL, or another kind of source after its scheme.
 
     Raises:
         UserError: unknown kind or name, or nothing there.

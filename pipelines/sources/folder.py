@@ -1,6 +1,4 @@
-"""A folder of image files, local or on an object store. Sub-folders are classes; a folder without
-any is one class.
-"""
+"""Folders of image files, local or on an object store: sub-folders are classes."""
 
 import errno
 import os

@@ -1,5 +1,4 @@
-"""The development kit of ILSVRC2012: which synsets there are, and the labels of the validation
-images.
+"""ILSVRC2012's development kit: the synsets, and the labels of the validation images.
 
 Russakovsky et al., "ImageNet Large Scale Visual Recognition Challenge", 2015.
 `ILSVRC2012_devkit_t12.tar.gz` holds `data/meta.mat`, a table of synsets numbered by ILSVRC2012_ID,
@@ -27,9 +26,7 @@ _SHOWN = 5  # names in a message
 
 
 def is_devkit(path: str) -> bool:
-    """Whether a file among those of a tar source is taken for a devkit: a compressed tar with
-    devkit in its name.
-    """
+    """Whether a file of a tar source is taken for a devkit: a compressed tar named so."""
     return re.search(r"devkit[^/]*\.(tar\.gz|tgz)$", path) is not None
 
 
@@ -72,9 +69,7 @@ class Devkit:
 
 
 class ValidationLabels:
-    """The class of `ILSVRC2012_val_00000001.JPEG` is the synset in the first line of the ground
-    truth.
-    """
+    """Classes by ground truth: its line n is the synset of validation image number n."""
 
     def __init__(self, devkit: Devkit):
         self.classes = tuple(sorted(devkit.synsets.values()))
@@ -144,9 +139,7 @@ def _content(
 
 
 def _synsets(meta: bytes, path: str) -> dict[int, str]:
-    """WordNet IDs of the leaves by number; what lies above them in WordNet has children, and no
-    images.
-    """
+    """WordNet IDs by number, of leaves alone: synsets with children have no images."""
     import numpy as np
     from scipy.io import loadmat
 

@@ -1,6 +1,4 @@
-"""Names of files in a source: which are images, which are left out, and how a name is written
-down.
-"""
+"""File names in a source: which are images, which are left out, how names are written."""
 
 from pipelines.images import SUFFIXES
 
@@ -27,9 +25,7 @@ def is_hidden(name: str) -> bool:
 
 
 def plain(name: str) -> str:
-    """The name of an archive's member without `./` and doubled slashes; a folder keeps the slash at
-    its end.
-    """
+    """An archive member's name without `./` and doubled slashes; a folder keeps its last slash."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     start, end = "/" * name.startswith("/"), "/" * (name.endswith("/") and bool(parts))
     return start + "/".join(parts) + end
@@ -41,8 +37,6 @@ def leads_out(name: str) -> bool:
 
 
 def readable(name: str) -> str:
-    """A name as valid UTF-8 on one line; bytes that are not, and line ends, are written as
-    escapes.
-    """
+    """A name as valid UTF-8 on one line; other bytes and line ends become escapes."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return text.replace("\n", "\\n").replace("\r", "\\r")

@@ -64,7 +64,7 @@ class ParquetSource(Source):
         """SHA-256 (hex) of the files' names, sizes and footers."""
         digest = hashlib.sha256()
         for name in self._names:
-            with _told(self._file(name)):
+            with _reported(self._file(name)):
                 size, tail = footer(self._file(name))
             digest.update(json.dumps([readable(name), size]).encode() + b"\n" + tail)
         return digest.hexdigest()
@@ -116,7 +116,7 @@ class ParquetSource(Source):
     def _row_groups(self, name: str) -> Iterator[tuple[RowGroup, int]]:
         """Row groups of a file, and when the file last changed."""
         path, columns = self._file(name), self._columns
-        with _told(path):
+        with _reported(path):
             modified = paths.modified(path)
             for group in row_groups(path, columns):
                 yield group, modified
@@ -136,17 +136,15 @@ class ParquetSource(Source):
     @cached_property
     def _columns(self) -> Columns:
         path = self._file(self._names[0])
-        with _told(path):
+        with _reported(path):
             return find_columns(path)
 
     @cached_property
     def _names(self) -> list[str]:
-        """Names of the files below the path, those of the split only; a single file has its own
-        name.
-        """
+        """Names of the split's files below the path, or the single file's own name."""
         if self._single:
             return [PurePosixPath(self._path).name]
-        with _told(self._path):
+        with _reported(self._path):
             found = sorted(
                 entry.name for entry in paths.entries(self._path) if entry.name.endswith(SUFFIX)
             )
@@ -163,8 +161,8 @@ class ParquetSource(Source):
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
-    """Storage that fails while a source is listed is told in one line."""
+def _reported(path: str) -> Iterator[None]:
+    """Turns an OSError, while a source is listed, into one line about its path."""
     try:
         yield
     except OSError as error:

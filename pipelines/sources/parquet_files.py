@@ -1,6 +1,4 @@
-"""What Parquet files in the image layout of Hugging Face datasets tell without an image being
-read.
-"""
+"""What Hugging Face's Parquet files tell without an image being read."""
 
 import json
 import re
@@ -21,9 +19,7 @@ _SHOWN = 3
 
 
 class Columns(NamedTuple):
-    """The columns of a file that count. `names` are those of the classes, None where it does not
-    tell them.
-    """
+    """The columns of images and labels. `names` are the classes', None where it has none."""
 
     path: str
     image: str
@@ -32,9 +28,7 @@ class Columns(NamedTuple):
 
 
 class RowGroup(NamedTuple):
-    """Rows that are stored together: number in the file, number of the first row, labels of all
-    (None without).
-    """
+    """Rows stored together: group number, first row's number, labels (None without)."""
 
     number: int
     first: int
@@ -43,8 +37,7 @@ class RowGroup(NamedTuple):
 
 @contextmanager
 def open_parquet(path: str) -> Iterator[Any]:
-    """A file by path or URL as a `pyarrow.parquet.ParquetFile`, of which only the footer has been
-    read.
+    """A `pyarrow.parquet.ParquetFile` by path or URL, of which only the footer has been read.
 
     Raises:
         UserError: not a Parquet file, damaged or cut short.
@@ -67,9 +60,7 @@ def open_parquet(path: str) -> Iterator[Any]:
 
 
 def footer(path: str) -> tuple[int, bytes]:
-    """Bytes of a file, and its footer: the schema, and sizes, places and ranges of the columns of
-    each row group.
-    """
+    """Size in bytes and footer: the schema, and where each row group's columns lie."""
     size = paths.size(path)
     length, magic = _END.unpack(
         paths.read(path, max(0, size - _END.size), _END.size).rjust(_END.size, b"\0")
@@ -80,8 +71,7 @@ def footer(path: str) -> tuple[int, bytes]:
 
 
 def find_columns(path: str) -> Columns:
-    """Which columns of a file hold the images and the labels: those named so, or the only ones that
-    can be meant.
+    """The columns that are named image and label, or the only possible ones.
 
     Raises:
         UserError: no such column, several, or labels that are not whole numbers.
@@ -90,13 +80,7 @@ def find_columns(path: str) -> Columns:
 
     with open_parquet(path) as file:
         schema = file.schema_arrow
-    images = [
-        field.name
-        for field in schema
-        if kinds.is_binary(field.type)
-        or kinds.is_large_binary(field.type)
-        or (kinds.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
-    ]
+    images = [field.name for field in schema if _holds_images(field.type)]
     image = _choose(
         "image", images, path, "column of images (a struct with bytes, or bytes)", schema.names
     )
@@ -114,17 +98,26 @@ def find_columns(path: str) -> Columns:
     return Columns(path, image, label, _class_names(schema, label))
 
 
+def _holds_images(kind: Any) -> bool:
+    """Whether a column of this Arrow type may be one of images: bytes, or a struct with bytes."""
+    import pyarrow.types as kinds
+
+    if kinds.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0
+    return kinds.is_binary(kind) or kinds.is_large_binary(kind)
+
+
 def _label_column(path: str, schema: Any) -> str | None:
+    if "label" in schema.names:
+        return "label"
     classed = [name for name in _features(schema.metadata) if name in schema.names]
-    return (
-        "label"
-        if "label" in schema.names
-        else _choose("label", classed, path, "column of labels", schema.names)
-    )
+    return _choose("label", classed, path, "column of labels", schema.names)
 
 
 def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
-    return None if label is None else _features(schema.metadata).get(label)
+    if label is None:
+        return None
+    return _features(schema.metadata).get(label)
 
 
 def row_groups(path: str, columns: Columns) -> Iterator[RowGroup]:
@@ -181,23 +174,20 @@ def _check_same(path: str, schema: Any, columns: Columns) -> None:
         )
 
 
-def _first_difference(mine: tuple[str, ...] | None, others: tuple[str, ...] | None) -> str:
-    """Where two tables of classes differ; a sentence that the name of the file with the second one
-    ends.
-    """
-    if mine is None or others is None:
-        return (
-            "names its classes, unlike" if others is None else "does not name its classes, unlike"
-        )
-    told = [[json.dumps(name) for name in names] for names in (mine, others)]
-    rows = enumerate(zip_longest(*told, fillvalue="none"))
+def _first_difference(names: tuple[str, ...] | None, first: tuple[str, ...] | None) -> str:
+    """Where the classes of a file differ from those of the first file, whose name ends the line."""
+    if first is None:
+        return "names its classes, unlike"
+    if names is None:
+        return "does not name its classes, unlike"
+    quoted = [[json.dumps(name) for name in table] for table in (names, first)]
+    rows = enumerate(zip_longest(*quoted, fillvalue="none"))
     number, (one, other) = next((number, pair) for number, pair in rows if pair[0] != pair[1])
     return f"class {number} is {one}, and {other} in"
 
 
 def of_split(names: Sequence[str], split: str, where: str) -> list[str]:
-    """Those of the files that belong to a split, by names like train-00000-of-00005.parquet; all,
-    if none is so named.
+    """The split's files, by names like train-00000-of-00005.parquet; all, if none is so named.
 
     Raises:
         UserError: no such split, it is there in several folders, or one of its files is missing.
@@ -211,38 +201,53 @@ def of_split(names: Sequence[str], split: str, where: str) -> list[str]:
     if not chosen:
         known = " and ".join(sorted({match["split"] for _, match in parts}))
         raise UserError(f"{where}: no split {split!r}; it has {known} (--split)")
-    folders = sorted({str(PurePosixPath(name).parent) for name, _ in chosen})
+    _check_folder([name for name, _ in chosen], split, where)
+    _check_numbers([match for _, match in chosen], split, where)
+    return [name for name, _ in chosen]
+
+
+def _check_folder(names: Sequence[str], split: str, where: str) -> None:
+    """Refuse files of one split that lie in several folders."""
+    folders = sorted({str(PurePosixPath(name).parent) for name in names})
     if len(folders) > 1:
-        shown = " and ".join(folders[:_SHOWN]) + (", ..." if len(folders) > _SHOWN else "")
+        shown = _first_few(folders, " and ")
         raise UserError(
             f"{where}: files of {split!r} are in {len(folders)} folders ({shown}), as those of "
             "several configurations; "
             f"name the one that is meant, like {where}/{folders[-1]}, or take the others out"
         )
-    counts = {int(match["count"]) for _, match in chosen}
+
+
+def _check_numbers(matches: Sequence[re.Match[str]], split: str, where: str) -> None:
+    """Refuse files of one split that are not numbered from 0 to their count, each of them there."""
+    counts = {int(match["count"]) for match in matches}
     if len(counts) > 1:
         raise UserError(
             f"{where}: files of {split!r} cut into {' and '.join(map(str, sorted(counts)))}; keep "
             "one kind"
         )
-    missing = sorted(set(range(*counts)) - {int(match["number"]) for _, match in chosen})
+    missing = sorted(set(range(*counts)) - {int(match["number"]) for match in matches})
     if missing:
-        shown = ", ".join(f"{number:05d}" for number in missing[:_SHOWN]) + (
-            ", ..." if len(missing) > _SHOWN else ""
-        )
+        shown = _first_few([f"{number:05d}" for number in missing], ", ")
         raise UserError(
             f"{where}: of {split!r} the files {shown} are missing ({len(missing)} in all); fetch "
             "them"
         )
-    return [name for name, _ in chosen]
+
+
+def _first_few(words: Sequence[str], separator: str) -> str:
+    more = ", ..." if len(words) > _SHOWN else ""
+    return separator.join(words[:_SHOWN]) + more
 
 
 def _choose(
     name: str, candidates: Sequence[str], path: str, what: str, columns: Sequence[str]
 ) -> str | None:
     """The candidate of that name, or the only one; None without any."""
-    if name in candidates or len(candidates) < 2:
-        return name if name in candidates else next(iter(candidates), None)
+    if name in candidates:
+        return name
+    if len(candidates) < 2:
+        return next(iter(candidates), None)
     raise UserError(
         f"{path}: more than one {what}: {', '.join(candidates)}; name the right one {name}"
     )
@@ -251,18 +256,14 @@ def _choose(
 def _features(metadata: dict[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
     """Names of the classes, by column, as Hugging Face's `datasets` leaves them in the schema."""
     try:
-        features = (
-            json.loads((metadata or {}).get(b"huggingface", b"{}"))
-            .get("info", {})
-            .get("features", {})
-        )
-        return {
-            name: tuple(map(str, feature["names"]))
+        described = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+        features = described.get("info", {}).get("features", {})
+        labels = {
+            name: feature.get("names")
             for name, feature in features.items()
-            if isinstance(feature, dict)
-            and feature.get("_type") == "ClassLabel"
-            and feature.get("names")
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
+        return {name: tuple(map(str, names)) for name, names in labels.items() if names}
     except (ValueError, AttributeError, TypeError):
         return {}
 

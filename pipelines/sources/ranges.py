@@ -1,6 +1,4 @@
-"""A range of a file, local or on an object store, as a file of its own to be read here and
-there.
-"""
+"""A range of a file, local or on an object store, as a file with random access."""
 
 import io
 import os

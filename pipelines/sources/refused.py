@@ -1,6 +1,4 @@
-"""Items that are known to be unusable when a source is listed: they are listed all the same, and
-rejected when read.
-"""
+"""Items that a listing already knows to be unusable: listed, and rejected when read."""
 
 from pipelines.images import ImageError
 from pipelines.sources.base import Item

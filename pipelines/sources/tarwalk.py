@@ -1,5 +1,4 @@
-"""The members of a tar, by their headers alone: nothing is extracted, and what lies between is not
-read.
+"""The members of a tar, by their headers alone; contents are not read.
 
 Python's `tarfile` parses the headers (GNU long names, PAX, large sizes), but takes whatever it does
 not understand for the end of the archive. Here an archive that does not end as a tar ends is
@@ -26,8 +25,7 @@ _OTHERS = {
 
 
 def walk(file: RangeFile, name: str) -> Iterator[tarfile.TarInfo]:
-    """Members of an uncompressed tar in the order they lie in; `offset_data` and `size` tell where
-    their bytes are.
+    """Members of an uncompressed tar, in order; their bytes are at `offset_data`, `size` long.
 
     Args:
         file: the tar.

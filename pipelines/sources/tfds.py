@@ -21,8 +21,7 @@ SHARDS_KEPT = 3  # open at a time; rows of a shard stay together
 
 
 class TfdsSource(Source):
-    """A split of a builder. Labels come with the records; without a class label in them there is
-    one class.
+    """A split of a builder; without a class label in its records it has one class.
 
     A shard on an object store is copied to the local disk as a whole, for as long as it is read
     from.
@@ -75,8 +74,9 @@ class TfdsSource(Source):
         number, place = map(int, item.location.split(":"))
         shard = self._kept.get(number, lambda: self._open_shard(*opened.shards[number][:2]))
         record = shard.read(place)
+        example_class = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]
         try:
-            parsed = tf_example_pb2.Example.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+            parsed = example_class.FromString(record)
         except DecodeError as error:
             raise ImageError("its record is not a tf.train.Example", "DecodeError") from error
         example = parsed.features.feature
@@ -96,17 +96,17 @@ class TfdsSource(Source):
                 self._cached = open_split(self._directory, self.split)
             return self._cached
 
-    def _open_shard(self, name: str, records: int) -> "_Shard":
+    def _open_shard(self, name: str, records: int) -> "_OpenShard":
         path = paths.join(self._directory, name)
         if not paths.is_url(path):
-            return _Shard(path, records, path)
+            return _OpenShard(path, records, path)
         with temporary_folder() as place:  # an open file outlives its name
             local = place / name
             paths.download(path, local)
-            return _Shard(str(local), records, path)
+            return _OpenShard(str(local), records, path)
 
 
-class _Shard:
+class _OpenShard:
     """An array_record file, open.
 
     Raises:
@@ -136,11 +136,8 @@ class _Shard:
         try:
             with self._lock:
                 return self._reader.read([place])[0]
-        except (
-            RuntimeError,
-            ValueError,
-            IndexError,
-        ) as error:  # array_record has no kinds of its own
+        # array_record has no kinds of its own
+        except (RuntimeError, ValueError, IndexError) as error:
             raise ImageError(
                 "its record cannot be read: the shard is damaged", type(error).__name__
             ) from error

@@ -1,9 +1,8 @@
-"""A prepared TensorFlow Datasets builder, local or on an object store, and what it tells without a
-record read.
-"""
+"""A prepared TensorFlow Datasets builder, and what it tells without a record read."""
 
 import hashlib
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,7 @@ _DEPTHS = ("uint8", "uint16")  # other images are stored as numbers in disguise
 
 @dataclass(frozen=True)
 class Split:
-    """A split of a builder: its shards as (file name, records, time of change), and the features
-    that count.
-    """
+    """A split: shards as (file name, records, time of change), and the features that are used."""
 
     shards: tuple[tuple[str, int, int], ...]
     image: str
@@ -61,9 +58,8 @@ def builder_directory(name: str) -> str:
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
     try:
-        builder = builder_from_files(
-            dataset, **({"data_dir": str(Path(data_dir).expanduser())} if data_dir else {})
-        )
+        options = {"data_dir": str(Path(data_dir).expanduser())} if data_dir else {}
+        builder = builder_from_files(dataset, **options)
     except (DatasetNotFoundError, ValueError, OSError) as error:
         where = f"in {data_dir}" if data_dir else "where TFDS looks (TFDS_DATA_DIR)"
         raise UserError(
@@ -74,8 +70,7 @@ def builder_directory(name: str) -> str:
 
 
 def builder_digest(directory: str) -> str:
-    """SHA-256 (hex) of the two files that describe the builder: splits, shards, their records and
-    bytes, features.
+    """SHA-256 (hex) of the two files that describe the builder's splits, shards and features.
 
     Raises:
         UserError: one of them cannot be read.
@@ -93,37 +88,15 @@ def open_split(directory: str, split: str) -> Split:
         UserError: it cannot be opened, its format has no random access, no such split, shards that
             are missing, no image, or more than one that could be meant.
     """
-    import tensorflow_datasets as tfds
-
-    names = _list(directory)
+    files = _list(directory)
     for needed in (INFO, FEATURES):
-        if needed not in names:
+        if needed not in files:
             raise UserError(
                 f"tfds:{directory}: no {needed} in it; give the directory of a prepared builder"
             )
-    with ExitStack() as stack:
-        local = directory
-        # TFDS would want TensorFlow to read there; what describes a builder is small
-        if paths.is_url(directory):
-            local = str(stack.enter_context(temporary_folder()))
-            for name in names:
-                if name in (INFO, FEATURES) or name.endswith(_LABELS):
-                    Path(local, name).write_bytes(_read(directory, name))
-        try:
-            info = tfds.builder_from_directory(local).info
-            formats = {kind.value for kind in info.available_file_formats()}
-        except Exception as error:  # TFDS raises whatever its parsers stumble on
-            brief = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(
-                f"tfds:{directory}: TensorFlow Datasets cannot open it ({brief}); prepare it again"
-            ) from error
-        if FORMAT not in formats:
-            raise UserError(
-                f"tfds:{directory}: prepared as {' and '.join(sorted(formats))}, which needs "
-                "TensorFlow to be read; "
-                f"prepare it with `tfds build {info.name} --file_format={FORMAT}`"
-            )
-        info.set_file_format(FORMAT, override=True, override_if_initialized=True)
+    with _local_description(directory, files) as local:
+        info = _read_info(directory, local)
+        _choose_format(info, directory)
         if split not in info.splits:
             raise UserError(
                 f"tfds:{directory}: no split {split!r}; it has "
@@ -131,21 +104,70 @@ def open_split(directory: str, split: str) -> Split:
             )
         parts = info.splits[split].file_instructions
         counts = [(Path(part.filename).name, part.examples_in_shard) for part in parts]
-        features: dict[str, Any] = (
-            dict(sorted(info.features.items()))
-            if isinstance(info.features, tfds.features.FeaturesDict)
-            else {}
-        )
-    missing = [name for name, _ in counts if name not in names]
+        features = _features(info)
+    missing = [name for name, _ in counts if name not in files]
     if missing:
         raise UserError(
             f"tfds:{directory}: {missing[0]} is not there ({len(missing)} such); prepare the "
             "builder again"
         )
-    image, label = _image_feature(features, directory), _label_feature(features, directory)
+    image = _image_feature(features, directory)
+    label = _label_feature(features, directory)
     classes = (FLAT_CLASS,) if label is None else tuple(features[label].names)
-    shards = tuple((name, records, names[name]) for name, records in counts)
+    shards = tuple((name, records, files[name]) for name, records in counts)
     return Split(shards, image, label, classes)
+
+
+@contextmanager
+def _local_description(directory: str, files: Mapping[str, int]) -> Iterator[str]:
+    """A local directory with the files that describe a builder, for as long as the context lasts.
+
+    TFDS would want TensorFlow to read on an object store; what describes a builder is small.
+    """
+    if not paths.is_url(directory):
+        yield directory
+        return
+    with temporary_folder() as local:
+        for name in files:
+            if name in (INFO, FEATURES) or name.endswith(_LABELS):
+                (local / name).write_bytes(_read(directory, name))
+        yield str(local)
+
+
+def _read_info(directory: str, local: str) -> Any:
+    """The `tfds.core.DatasetInfo` of the builder in `directory`, described in `local`."""
+    import tensorflow_datasets as tfds
+
+    try:
+        info = tfds.builder_from_directory(local).info
+        info.available_file_formats()  # fails on a format that TFDS does not know
+    except Exception as error:  # TFDS raises whatever its parsers stumble on
+        brief = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"tfds:{directory}: TensorFlow Datasets cannot open it ({brief}); prepare it again"
+        ) from error
+    return info
+
+
+def _choose_format(info: Any, directory: str) -> None:
+    """Have the shards of the one format with random access listed."""
+    formats = {kind.value for kind in info.available_file_formats()}
+    if FORMAT not in formats:
+        raise UserError(
+            f"tfds:{directory}: prepared as {' and '.join(sorted(formats))}, which needs "
+            "TensorFlow to be read; "
+            f"prepare it with `tfds build {info.name} --file_format={FORMAT}`"
+        )
+    info.set_file_format(FORMAT, override=True, override_if_initialized=True)
+
+
+def _features(info: Any) -> dict[str, Any]:
+    """The features of a record by name, in their order; none where a record is a single value."""
+    import tensorflow_datasets as tfds
+
+    if not isinstance(info.features, tfds.features.FeaturesDict):
+        return {}
+    return dict(sorted(info.features.items()))
 
 
 def _list(directory: str) -> dict[str, int]:
@@ -178,11 +200,9 @@ def _image_feature(features: dict[str, Any], directory: str) -> str:
 
     images = [name for name, feature in features.items() if type(feature) is tfds.features.Image]
     if "image" not in images and len(images) != 1:
-        found = (
-            f"several images ({', '.join(images)}), none of them named image"
-            if images
-            else "no image"
-        )
+        found = "no image"
+        if images:
+            found = f"several images ({', '.join(images)}), none of them named image"
         raise UserError(
             f"tfds:{directory}: {found} among its features ({', '.join(features)}); it cannot be "
             "encoded"

@@ -1,6 +1,4 @@
-"""`zip:FILE[,FILE]`: images in zips, read where they lie. Folders are classes; a zip without any is
-one class.
-"""
+"""`zip:FILE[,FILE]`: images in zips, read where they lie; folders are classes."""
 
 import stat
 import zlib

@@ -1,5 +1,4 @@
-"""The directory at the end of a zip, entry by entry: Python's `zipfile` would hold all of them at
-once.
+"""A zip's central directory, entry by entry; Python's `zipfile` holds all entries at once.
 
 Layout and names of the fields: PKWARE's APPNOTE.TXT 6.3, sections 4.3.12 (entries), 4.3.14 to
 4.3.16 (where the directory is, with and without Zip64), 4.5.3 (Zip64 sizes in the extra field).
@@ -29,9 +28,7 @@ _WINDOWS = (0, 10)  # systems whose programs may have written backslashes
 
 @dataclass(frozen=True)
 class Member:
-    """An entry of the directory. `offset` is that of the local header, `head` the bytes of it that
-    the entry tells.
-    """
+    """An entry. `offset` is the local header's, `head` those bytes of it that the entry tells."""
 
     name: str
     size: int
@@ -96,9 +93,7 @@ def _member(fixed: bytes, file: RangeFile) -> Member:
 
 
 def _long(extra: bytes, *values: int) -> list[int]:
-    """Those of the values that are marked as too long, from the Zip64 field, where they stand in
-    this order.
-    """
+    """Zip64's values for the fields that are marked as too long, in the fields' order."""
     fields = iter(())
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)

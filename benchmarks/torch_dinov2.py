@@ -1,6 +1,6 @@
 """DINOv2's vision transformer in PyTorch with the tensors of ours, for `benchmarks/gpu.py`.
 
-Positions come from `evaluation.extractors.dinov2.interpolate_positions`, which
+Positions come from `evaluation.extractors.dinov2_weights.interpolate_positions`, which
 `tests/parity/test_dinov2.py` compares with PyTorch's; images have the network's size, so nothing is
 resized.
 """
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.extractors.dinov2 import DEVIATION, EPSILON, MEAN, DinoV2Config, convert
+from evaluation.extractors.dinov2 import DEVIATION, EPSILON, MEAN
+from evaluation.extractors.dinov2_weights import DinoV2Config, convert
 
 
 def dinov2(

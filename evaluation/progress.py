@@ -1,19 +1,19 @@
-"""Progress bars as a caller hands them in (`tqdm.tqdm` fits), and a way for workers to move one:
-small files.
-"""
+"""What a command shows while it works: warnings, and bars that workers move by small files."""
 
 import contextlib
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
+
+Notify = Callable[[str], object]  # takes a warning, one line
 
 _INTERVAL = 0.3  # seconds
 
 
 class Bar(Protocol):
-    """The part of a tqdm bar that is used."""
+    """The part of a progress bar that is used; `tqdm.tqdm` fits."""
 
     def update(self, n: int, /) -> object: ...
     def set_description(self, desc: str, /, refresh: bool = True) -> object: ...

@@ -1,6 +1,4 @@
-"""Protocols by name: everything between an image and a feature row. A number without its protocol
-says nothing.
-"""
+"""Protocols by name: all between an image and its features, part of every number."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -142,9 +140,7 @@ class EvaluationProtocol(Recipe):
         return f"{self.extractor_digest[:12]}{last_layer}"
 
     def for_distance(self) -> "EvaluationProtocol":
-        """Without the parts that only the Inception Score depends on: equal where distances may be
-        compared.
-        """
+        """Without the Inception Score's own fields: equal where distances compare."""
         return self.model_copy(update={"splits": "none", "last_layer": ""})
 
     @property
@@ -155,9 +151,7 @@ class EvaluationProtocol(Recipe):
 
     @classmethod
     def resolve(cls, recipe: Recipe, extractor: Extractor, resolution: int) -> "EvaluationProtocol":
-        """Fill in what the loaded extractor and the images say. Weights that are not the published
-        ones give no FID.
-        """
+        """Fill in the extractor's and the images' part; unpublished weights give no FID."""
         values = recipe.model_dump()
         if not is_published(recipe.extractor, extractor.digest):
             values |= {
@@ -194,9 +188,7 @@ def find_protocol(name: str) -> Recipe:
 
 
 def read_protocol(content: Mapping[str, Any]) -> EvaluationProtocol | None:
-    """The protocol inside a statistics file; None for files of other evaluators, which say
-    nothing.
-    """
+    """A statistics file's protocol; None in files of other evaluators."""
     known = {name: content[name] for name in EvaluationProtocol.model_fields if name in content}
     try:
         return EvaluationProtocol.model_validate(known)

@@ -1,6 +1,4 @@
-"""`results.jsonl`: one line a measured number, with everything that it depends on. Never computed
-twice.
-"""
+"""`results.jsonl`: a line a number with all that it depends on, computed once."""
 
 import fcntl
 import hashlib

@@ -40,7 +40,6 @@ ALLOWED: dict[str, set[str]] = {
         "pipelines/preprocess/plan.py:make_plan",
     },
     PARAMETERS: {
-        "evaluation/preview/preview.py:_reconstruct",
         "flowtrain/flow/sampler.py:_advance",
         "flowtrain/flow/sampler.py:_integrate_guided",
         "flowtrain/flow/sampler.py:sample",
@@ -48,18 +47,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     COMPLEXITY: {
         "evaluation/evaluate.py:plan",
-        "evaluation/extractors/dinov2.py:read_config",
-        "evaluation/extractors/inception_weights.py:read_inception",
-        "evaluation/extractors/inception_weights.py:read_tensors",
-        "evaluation/features/pipeline.py:_finish",
         "evaluation/options.py:_check",
         "evaluation/options.py:settings_of",
         "evaluation/options.py:swept",
-        "evaluation/preview/sheet.py:sheet",
-        "evaluation/report/page.py:collect",
-        "evaluation/report/side_by_side.py:collect",
-        "evaluation/report/side_by_side.py:comparable",
-        "evaluation/score/compare.py:compare_only",
         "evaluation/score/groups.py:choose",
         "flowtrain/train_cli.py:_check_options",
         "pipelines/cli.py:preprocess",
@@ -68,25 +58,14 @@ ALLOWED: dict[str, set[str]] = {
         "pipelines/preprocess/settings.py:check_ownership",
     },
     TERNARIES: {
-        "evaluation/preview/preview.py",
-        "evaluation/report/cards.py",
-        "evaluation/report/tables.py",
         "pipelines/preprocess/cost.py",
         "pipelines/preprocess/finish.py",
     },
-    COLUMNS: {
-        "evaluation/extractors/inception_weights.py",
-    },
     FILE_LINES: {
         "evaluation/cli.py",
-        "evaluation/extractors/dinov2.py",
-        "evaluation/metrics/neighbours.py",
         "pipelines/curate/merge.py",
     },
     HOMONYMS: {
-        "evaluation:Block",
-        "evaluation:Comparison",
-        "evaluation:Notify",
         "evaluation:Request",
     },
 }

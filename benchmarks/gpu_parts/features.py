@@ -41,7 +41,7 @@ def inception_tensors(seed: int = 0) -> dict[str, NDArray[np.float32]]:
 
 def dinov2_tensors(config: Any) -> dict[str, NDArray[np.float32]]:
     """Weights of variance 1 / inputs; norms and layer scales near 1."""
-    from evaluation.extractors.dinov2 import _expected_shapes
+    from evaluation.extractors.dinov2_weights import _expected_shapes
 
     rng, tensors = np.random.default_rng(0), {}
     for name, shape in _expected_shapes(config).items():
@@ -56,7 +56,7 @@ def dinov2_tensors(config: Any) -> dict[str, NDArray[np.float32]]:
 
 def dinov2_config(tiny: bool) -> Any:
     """ViT-L/14 of 518 pixels, or two blocks of 128 channels."""
-    from evaluation.extractors.dinov2 import DinoV2Config
+    from evaluation.extractors.dinov2_weights import DinoV2Config
 
     return DinoV2Config(128, 2, 512, 14, 37) if tiny else DinoV2Config(1024, 24, 4096, 14, 37)
 

@@ -40,21 +40,19 @@ class Extractor(Protocol):
     def last_layer(self) -> str | None: ...
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """uint8 (n, H, W, 3) in [0, 255] -> features (n, dim), logits (n, classes) and perhaps
-        more; any n >= 1.
-        """
+        """uint8 (n, H, W, 3), n >= 1 -> features (n, dim), logits (n, classes), perhaps more."""
         ...
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a person says that the weights of an extractor are, and their SHA-256 if they are not
-    the published ones.
+    """The weights that a user names in place of an extractor's published ones.
 
-    The SHA-256 is that of the file; for Inception it may be that of the tensors too
-    (`features_digest`).
-
-    None: as published, from the installed package, the cache or the public release.
+    Attributes:
+        path: a file or a directory; None for the published weights, from the installed package, the
+            cache or the public release.
+        sha256: of the file, or, for Inception, of the tensors (`features_digest`); None for the
+            published one.
     """
 
     path: str | None = None
@@ -113,11 +111,14 @@ def _verified(extractor: Extractor, weights: Weights) -> Extractor:
 
 
 class Entry(NamedTuple):
-    """How an extractor is loaded, from a preparation and weights, its features, the first digits of
-    its published SHA-256, and other digests that stand for the same weights.
+    """An extractor that a protocol may name.
 
-    "" takes any: those of the package itself, and networks of which no digest could be found in
-    print.
+    Attributes:
+        load: loads it, given how images are prepared and where the weights are.
+        dim: number of its features.
+        published: the first digits of the weights' published SHA-256. "" where no digest is
+            published, or the weights come with this package: any digest is taken.
+        aliases: further digests of the same weights.
     """
 
     load: Callable[[str, Weights], Extractor]
@@ -136,8 +137,7 @@ EXTRACTORS: Mapping[str, Entry] = {
 
 
 def load_extractor(name: str, prepare: str = "", weights: Weights | None = None) -> Extractor:
-    """Load a feature network; seconds of work, so keep it (`evaluation.extractors.cache.extractor`
-    does).
+    """Load a feature network, which takes seconds; `evaluation.extractors.cache` keeps it.
 
     Args:
         name: of `EXTRACTORS`.

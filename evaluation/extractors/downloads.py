@@ -1,6 +1,4 @@
-"""Weight files of public feature networks: from a given place, from the cache, or downloaded; never
-unverified.
-"""
+"""Weight files of feature networks: given, cached or downloaded, and always verified."""
 
 import hashlib
 import http.client
@@ -70,9 +68,7 @@ def find_weights(file: WeightFile, given: Path | None = None) -> Path | None:
 
 
 def checked_digits(expected: str) -> str:
-    """The digits of a SHA-256, or its first ones, in lower case. Raises `UserError` where they are
-    none.
-    """
+    """First digits of a SHA-256 in lower case; raises `UserError` where they are none."""
     digits = expected.strip().lower()
     if not _SHORTEST <= len(digits) <= 64 or not set(digits) <= set("0123456789abcdef"):
         raise UserError(
@@ -82,8 +78,7 @@ def checked_digits(expected: str) -> str:
 
 
 def download(file: WeightFile) -> Path:
-    """Fetch into the cache under a temporary name, verify, rename: nothing half or wrong ever lies
-    there.
+    """Fetch to a temporary name in the cache, verify, rename: never half or wrong.
 
     Raises:
         UserError: it cannot be had, or what came is not the published file.

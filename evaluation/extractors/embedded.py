@@ -1,5 +1,4 @@
-"""The embedded feature network: a small classifier of digits and of CIFAR-10's classes, shipped
-with the package.
+"""The embedded feature network: a small classifier of digits and CIFAR-10's classes.
 
 Its pooled last layer gives features for a Fréchet distance that needs no download. That distance is
 written FD(embedded); it is not an FID and not to be compared with one.
@@ -135,9 +134,7 @@ class EmbeddedExtractor:
 
 
 def load_embedded(directory: Path = ASSET_DIRECTORY) -> EmbeddedExtractor:
-    """The network that the package ships, or another of the same kind in `directory`; loaded once a
-    process.
-    """
+    """The shipped network, or one of its kind in `directory`; loaded once a process."""
     return _load(directory)
 
 
@@ -169,9 +166,7 @@ def _load(directory: Path) -> EmbeddedExtractor:
 
 
 def save_embedded(model: FeatureNetwork, config: FeatureConfig, directory: Path) -> None:
-    """Write `config.json` and the weights, under the names of their attributes, for
-    `load_embedded`.
-    """
+    """Write `config.json` and weights named after attributes, for `load_embedded`."""
     from safetensors.numpy import save_file
 
     values = nnx.to_pure_dict(nnx.state(model, nnx.Param))
@@ -184,8 +179,6 @@ def save_embedded(model: FeatureNetwork, config: FeatureConfig, directory: Path)
 
 
 def _names(values: dict[str, Any]) -> list[str]:
-    """Dotted names of the leaves of nested dicts, in the order of the leaves:
-    'stages.0.conv1.kernel'.
-    """
+    """Dotted names of nested dicts' leaves, in their order: 'stages.0.conv1.kernel'."""
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(values)[0]]
     return [".".join(str(entry.key) for entry in path) for path in paths]

@@ -193,9 +193,7 @@ def _width(step: _Conv | _Pool | _Block, channels: int) -> int:
 
 
 def layout() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the network's tensors in pytorch-fid's names, in PyTorch's order of
-    axes.
-    """
+    """Shapes of the tensors by pytorch-fid's names, in PyTorch's order of axes."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in _convolutions((*_TO_SPATIAL, *_TO_POOL), 3):
         shapes[f"{name}.conv.weight"] = shape
@@ -205,8 +203,7 @@ def layout() -> dict[str, tuple[int, ...]]:
 
 
 def network(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Features (n, 2048), logits without bias (n, 1008) and spatial features (n, 2023) of prepared
-    images.
+    """Features (n, 2048), logits without bias (n, 1008), spatial features (n, 2023).
 
     Without the last layer there are no logits: (n, 0).
 
@@ -272,9 +269,7 @@ def _pool(step: _Pool, x: jax.Array) -> jax.Array:
 
 
 def _counts(height: int, width: int) -> np.ndarray:
-    """(1, height, width, 1) float32: how many pixels of the image lie in the 3x3 window around each
-    of them.
-    """
+    """(1, height, width, 1) float32: pixels of the image in the 3x3 window around each."""
     rows, columns = (
         np.convolve(np.ones(size, np.float32), np.ones(3, np.float32), "same")
         for size in (height, width)
@@ -333,8 +328,7 @@ class InceptionExtractor:
     last_layer: str | None = None  # see `Extractor`
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """Features, logits and spatial features. The logits lack the last layer's bias, as the
-        Inception Score wants.
+        """Features, spatial features, and logits without bias, as the Inception Score wants.
 
         Args:
             images: (n, H, W, 3) uint8, any size.
@@ -353,8 +347,7 @@ class InceptionExtractor:
 def load_inception(
     path: Path, prepare: str, expected: str | None = FEATURES_SHA256, batch: int | None = None
 ) -> InceptionExtractor:
-    """Load the network from a local file (`evaluation.extractors.inception_weights.find_inception`
-    finds it).
+    """Load the network from a local file, as `find_inception` finds it.
 
     Args:
         path: the weight file, in any of the layouts of `read_inception`.

@@ -31,7 +31,10 @@ PACKAGE_FILE = "default_1.pt"
 # of it have published it; torch hub puts the first 8 digits into the names of both files.
 INCEPTION_WEIGHTS = WeightFile(
     name="pt_inception-2015-12-05-6726825d.pth",
-    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    url=(
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+        "pt_inception-2015-12-05-6726825d.pth"
+    ),
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     size=95_628_359,
     other_names=(
@@ -46,6 +49,7 @@ FEATURES_SHA256 = "0f63d5db216c0d1f3e291ee9c64aece34901b07d9423f1f85759d84b65bb1
 
 Shapes = Mapping[str, tuple[int, ...]]
 _LAST_LAYER = ("fc.weight", "fc.bias")
+_GAMMA = ".bn.weight"  # end of the name of a batch norm's scale
 _NETWORK = f"the FID Inception network ({INCEPTION_WEIGHTS.name})"
 
 # TensorFlow's names of convolutions within blocks, and pytorch-fid's.
@@ -110,9 +114,7 @@ _PARTS = {
 
 
 def tensorflow_names() -> dict[str, str]:
-    """Names of the tensors in StyleGAN3's archive, each with pytorch-fid's; there is no `bn.weight`
-    in it.
-    """
+    """Pytorch-fid's names by those of StyleGAN3's archive, which has no `bn.weight`."""
     convolutions = {name: f"Conv2d_{ours}" for name, ours in _STEM.items()}
     for block, (ours, names) in _BLOCKS.items():
         convolutions |= {f"{block}.{name}": f"{ours}.{branch}" for name, branch in names.items()}
@@ -144,8 +146,7 @@ class InceptionWeights:
 
 
 def features_digest(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> str:
-    """SHA-256 (hex) over everything that features depend on: the convolutions with their batch
-    norms.
+    """SHA-256 (hex) over what features depend on: convolutions and their batch norms.
 
     Hashed are, tensor after tensor in the order of `shapes` without the last layer, a line with
     name and shape and the values as little-endian float32.
@@ -167,8 +168,7 @@ def _digest(tensors: Mapping[str, np.ndarray], names: Iterable[str]) -> str:
 
 
 def find_inception(given: Path | None, expected: str | None = None) -> Path:
-    """Where the weights are: as given, in the cache, in the installed package, or downloaded into
-    the cache.
+    """The weight file: as given, cached, in the installed package, or downloaded.
 
     Args:
         given: a file, or a directory that holds it under one of its names.
@@ -180,17 +180,16 @@ def find_inception(given: Path | None, expected: str | None = None) -> Path:
     if expected is not None:
         checked_digits(expected)
     found = find_weights(INCEPTION_WEIGHTS, given)
-    # The package's archive is another file than the published one: whoever names that file's digest
-    # means that file.
-    if found is None and (
-        expected is None or not _is_one_of(expected, (INCEPTION_WEIGHTS.sha256,))
-    ):
-        found = _packaged()
     if found is not None:
         return found
-    if expected is not None and not _is_one_of(
-        expected, (FEATURES_SHA256, INCEPTION_WEIGHTS.sha256)
-    ):
+    # The package's archive is another file than the published one: whoever names that file's digest
+    # means that file.
+    means_file = expected is not None and _is_one_of(expected, (INCEPTION_WEIGHTS.sha256,))
+    packaged = None if means_file else _packaged()
+    if packaged is not None:
+        return packaged
+    published = (FEATURES_SHA256, INCEPTION_WEIGHTS.sha256)
+    if expected is not None and not _is_one_of(expected, published):
         raise UserError(
             f"--extractor-sha256 {expected}: not the published weights; say where it is "
             "(--extractor-weights)"
@@ -222,29 +221,26 @@ def read_inception(
     """
     tensors = read_tensors(path, shapes)
     digest = features_digest(tensors, shapes)
-    whole = ""  # only looked at where something depends on it
+    wanted = "" if expected is None else checked_digits(expected)  # every digest begins with ""
     has_last_layer = "fc.weight" in tensors
-    wanted = None if expected is None else checked_digits(expected)
-    if (
-        has_last_layer
-        or digest != FEATURES_SHA256
-        or (wanted is not None and not digest.startswith(wanted))
-    ):
-        whole = sha256_file(path)
+    # The file is hashed only where something depends on it.
+    tensors_suffice = digest == FEATURES_SHA256 and digest.startswith(wanted)
+    whole = "" if tensors_suffice and not has_last_layer else sha256_file(path)
+
     published = whole == INCEPTION_WEIGHTS.sha256
     if published:
         digest = FEATURES_SHA256
-    if wanted is not None and not _is_one_of(wanted, (digest, whole)):
+    if not _is_one_of(wanted, (digest, whole)):
         raise UserError(
             f"{path}: SHA-256 {whole}, of its tensors {digest}, expected {wanted}; "
             f"replace it by {INCEPTION_WEIGHTS.url}, or name its own digest with --extractor-sha256"
         )
-    last_layer = None
     if published:
-        last_layer = ""
-    elif has_last_layer and (wanted is None or whole.startswith(wanted)):
-        last_layer = _digest(tensors, _LAST_LAYER)
-    return InceptionWeights(tensors, digest, last_layer)
+        return InceptionWeights(tensors, digest, last_layer="")
+    # A last layer counts where the digest that was asked for is the whole file's.
+    if has_last_layer and whole.startswith(wanted):
+        return InceptionWeights(tensors, digest, _digest(tensors, _LAST_LAYER))
+    return InceptionWeights(tensors, digest, last_layer=None)
 
 
 def _is_one_of(wanted: str, digests: Iterable[str]) -> bool:
@@ -261,22 +257,28 @@ def read_tensors(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; download {INCEPTION_WEIGHTS.url}")
     tensors = {name: value for name, value in _raw_tensors(path).items() if not _unused(name)}
-    names = {name: name for name in shapes}
-    prefix = _tensorflow_prefix(tensors)
-    if prefix is not None:
-        names = {f"{prefix}{theirs}": ours for theirs, ours in tensorflow_names().items()}
-    elif not any(name.endswith(".bn.weight") for name in tensors):
-        names = {name: name for name in shapes if not name.endswith(".bn.weight")}
+    names = _names_in_file(tensors, shapes)
     if not any(names.get(name) in _LAST_LAYER for name in tensors):
         names = {theirs: ours for theirs, ours in names.items() if ours not in _LAST_LAYER}
     check_layout(tensors, {theirs: shapes[ours] for theirs, ours in names.items()}, path, _NETWORK)
-    found = {ours: tensors[theirs] for theirs, ours in names.items()}
-    gammas = {
-        name: np.ones(shape, np.float32)
-        for name, shape in shapes.items()
-        if name.endswith(".bn.weight")
+    return _gammas(shapes) | {ours: tensors[theirs] for theirs, ours in names.items()}
+
+
+def _gammas(shapes: Shapes) -> dict[str, np.ndarray]:
+    """The scales of batch norms in a file that has none: ones."""
+    return {
+        name: np.ones(shape, np.float32) for name, shape in shapes.items() if name.endswith(_GAMMA)
     }
-    return gammas | found
+
+
+def _names_in_file(tensors: Iterable[str], shapes: Shapes) -> dict[str, str]:
+    """Pytorch-fid's name by the name that a file of the layout of these tensors has."""
+    prefix = _tensorflow_prefix(tensors)
+    if prefix is not None:
+        return {f"{prefix}{theirs}": ours for theirs, ours in tensorflow_names().items()}
+    if any(name.endswith(_GAMMA) for name in tensors):
+        return {name: name for name in shapes}
+    return {name: name for name in shapes if not name.endswith(_GAMMA)}
 
 
 def _raw_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -294,13 +296,8 @@ def _safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 (it is no mapping)
                 yield name, file.get_tensor(name)
-    except (
-        SafetensorError,
-        KeyError,
-        TypeError,
-        ValueError,
-        OSError,
-    ) as error:  # a KeyError of types NumPy lacks
+    # a KeyError of types NumPy lacks
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"{path}: not safetensors with float32 ({reason}); fetch it again"
@@ -308,18 +305,12 @@ def _safetensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _tensorflow_prefix(tensors: Iterable[str]) -> str | None:
-    """What precedes TensorFlow's names: a wrapper's attribute, or "". None in pytorch-fid's
-    layout.
-    """
+    """What precedes TensorFlow's names: a wrapper's attribute, or "". None in another layout."""
     first = "layers.conv.weight"
-    return next(
-        (
-            name.removesuffix(first)
-            for name in tensors
-            if name == first or name.endswith(f".{first}")
-        ),
-        None,
-    )
+    for name in tensors:
+        if name == first or name.endswith(f".{first}"):
+            return name.removesuffix(first)
+    return None
 
 
 def _unused(name: str) -> bool:

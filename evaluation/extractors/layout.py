@@ -1,6 +1,4 @@
-"""Whether tensors from a file are those of a network: names and shapes, told in one line when they
-are not.
-"""
+"""Compares tensors of a file with a network's names and shapes."""
 
 from collections.abc import Mapping
 from pathlib import Path

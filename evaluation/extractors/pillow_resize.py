@@ -19,8 +19,7 @@ _SUPPORT = 2.0
 
 
 def pillow_bicubic(images: jax.Array, size: int) -> jax.Array:
-    """What `Image.resize((size, size), Image.Resampling.BICUBIC)` gives; other aspect ratios are
-    stretched.
+    """Pillow's `resize((size, size), BICUBIC)`; other aspect ratios are stretched.
 
     Args:
         images: (n, H, W, c) uint8.
@@ -46,9 +45,7 @@ def _resize_axis(images: jax.Array, axis: int, size: int) -> jax.Array:
 
 @cache
 def _taps(before: int, after: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Indices (taps, after) of the pixels that make a pixel, and their weights (taps, after) times
-    2^22.
-    """
+    """Indices and weights, times 2^22, (taps, after) of the pixels that make a pixel."""
     scale = before / after
     stretch = max(scale, 1.0)
     center = (np.arange(after) + 0.5) * scale
@@ -62,9 +59,7 @@ def _taps(before: int, after: int) -> tuple[NDArray[np.int32], NDArray[np.int32]
 
 
 def keys_cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
-    """The cubic convolution kernel at distances x, zero beyond 2 (Keys 1981, equation 4 for any
-    a).
-    """
+    """Cubic convolution kernel at distances x, 0 beyond 2 (Keys 1981, equation 4, any a)."""
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a

@@ -1,5 +1,4 @@
-"""How evaluators bring images to the size and range of their network; the same images, other
-numbers.
+"""Evaluators' ways to bring images to their network's size; other ways, other numbers.
 
 Every resize takes uint8 (n, H, W, 3) and gives float32 (n, size, size, 3), still in [0, 255],
 unrounded. Two of them sample without antialiasing, which is what the evaluators they are named
@@ -17,8 +16,7 @@ from numpy.typing import NDArray
 
 
 def tf1_bilinear(images: jax.Array, size: int) -> jax.Array:
-    """TensorFlow 1's `resize_bilinear` without align_corners or half-pixel centres, as its
-    Inception graph has it.
+    """TensorFlow 1's `resize_bilinear` without align_corners or half-pixel centres.
 
     Output pixel i samples at i * H / size; neighbours beyond the edge repeat it. Columns first,
     then rows, each a + (b - a) * w in float32: the kernel's order
@@ -50,8 +48,7 @@ def torch_bilinear(images: jax.Array, size: int) -> jax.Array:
 
 
 def pil_bicubic(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-    """Pillow's antialiased bicubic (a = -0.5) of each channel as 32-bit floats, clipped to [0,
-    255]: clean-fid's rule.
+    """Pillow's antialiased bicubic (a = -0.5) of float32 channels, clipped: clean-fid's.
 
     Runs on the host and needs Pillow.
     """
@@ -78,9 +75,7 @@ def by_255(x: jax.Array) -> jax.Array:
 
 
 class Preparation(NamedTuple):
-    """What happens to uint8 images before a network: `host` outside of its compiled function,
-    `device` within.
-    """
+    """Steps before a network: `host` outside of its compiled function, `device` within."""
 
     host: Callable[[NDArray[np.uint8], int], NDArray[np.generic]]
     device: Callable[[jax.Array, int], jax.Array]
@@ -104,9 +99,7 @@ PREPARATIONS: Mapping[str, Preparation] = {
 def _neighbours(
     x: jax.Array, axis: int, position: NDArray[np.float32]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Values on both sides of each position along an axis, and how far it is from the first (rank
-    4, float32).
-    """
+    """Values on both sides of positions along an axis, and the distance to the first."""
     low = position.astype(np.int32)
     high = np.minimum(low + 1, x.shape[axis] - 1)
     shape = [1] * x.ndim

@@ -1,5 +1,4 @@
-"""Where images come from: a latent dataset, a source of image files, or an ADM batch. All give
-uint8 pixels in order.
+"""Sets of images, in order, uint8: a latent dataset, a source, or an ADM batch.
 
 An `ImageSet` is a small picklable value; workers open what it names, once a process.
 """
@@ -60,9 +59,7 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True)
 class DatasetImages:
-    """The first `size` records of a split of a dataset, decoded: posterior means, samples, or
-    stored pixels.
-    """
+    """The first `size` records of a split, decoded: means, samples or stored pixels."""
 
     directory: str
     split: str
@@ -119,8 +116,7 @@ def dataset_images(
 
 @dataclass(frozen=True)
 class SourceImages:
-    """`size` items of a source, evenly spaced in the order of their keys, cropped as `preprocess`
-    does.
+    """`size` items of a source, evenly spaced by key, cropped as `preprocess` does.
 
     Keys are sorted by class, so the first ones would be those of a few classes.
     """
@@ -179,8 +175,7 @@ def source_images(
 
 
 def read_item(source: "Source", item: "Item", crop: str, resolution: int) -> "Picture | None":
-    """One image, cropped to (resolution, resolution, 3), and its label, or None when it cannot be
-    used.
+    """An image (resolution, resolution, 3) and its label; None when it is unusable.
 
     Raises:
         UserError: its bytes cannot be had, which says nothing about the image.

@@ -48,9 +48,7 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How images are measured: options for Beam, a progress bar, where weights are, and whether
-    rows are kept.
-    """
+    """How images are measured: Beam options, bar, weights, and whether rows are kept."""
 
     beam_args: tuple[str, ...] = ()
     make_bar: MakeBar | None = None
@@ -64,9 +62,7 @@ DEFAULTS = MeasureOptions()
 def protocol_of(
     recipe: Recipe, resolution: int, weights: Weights | None = None
 ) -> EvaluationProtocol:
-    """The protocol with the weights that are to be had here. Raises `UserError` when they are
-    not.
-    """
+    """The protocol with this machine's weights; raises `UserError` without them."""
     extractor = cache.extractor(recipe.extractor, recipe.prepare, weights or PUBLISHED)
     return EvaluationProtocol.resolve(recipe, extractor, resolution)
 
@@ -74,8 +70,7 @@ def protocol_of(
 def measure_images(
     images: ImageSet, protocol: EvaluationProtocol, out: Path, options: MeasureOptions = DEFAULTS
 ) -> Measured:
-    """Statistics of `images`, measured and written to `out`, in the place of what is there; one
-    command at a time.
+    """Statistics of `images`, measured into `out` anew; one command at a time.
 
     Raises:
         UserError: an image set that changed or has fewer than two readable images; a broken shard;
@@ -120,8 +115,7 @@ def _measure_images(
 def kept_statistics(
     images: ImageSet, protocol: EvaluationProtocol, out: Path, options: MeasureOptions = DEFAULTS
 ) -> Measured:
-    """As `measure_images`, but read back from `out` when the same was measured before; for files of
-    our own only.
+    """As `measure_images`, but read from `out` if it holds the same; own files only.
 
     Raises:
         UserError: as `measure_images`.

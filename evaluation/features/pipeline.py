@@ -1,5 +1,4 @@
-"""The evaluation pipeline: images of any origin -> features -> sums -> statistics, on any Beam
-runner.
+"""The evaluation pipeline on Beam: images of any origin -> features -> sums -> statistics.
 
 Workers leave the sums of their ranges in files beside the result, which all of them must see; the
 last step adds up.
@@ -82,45 +81,41 @@ class Done(NamedTuple):
 
 
 def cut(size: int, most: int = MOST_RANGES, fewest: int = FEWEST_IMAGES) -> list[Range]:
-    """Cut [0, size) into at most `most` ranges of at least `fewest`; a function of the size
-    alone.
-    """
+    """[0, size) as at most `most` ranges of at least `fewest`, by the size alone."""
     count = max(1, min(most, size // fewest))
     bounds = [size * i // count for i in range(count + 1)]
     return [Range(i, bounds[i], bounds[i + 1]) for i in range(count)]
 
 
-def measure(part: Range, config: Config) -> Done:
+def measure(range_: Range, config: Config) -> Done:
     """Read, decode and featurise one range, in order, unless a run that was killed has done so.
 
     Models are loaded here, on first use in the process.
     """
     try:
-        if _is_measured(part, config):
-            tick(progress_folder(config), part.index, part.stop - part.start)
+        if _is_measured(range_, config):
+            tick(progress_folder(config), range_.index, range_.stop - range_.start)
         else:
-            path = range_files.sums_path(Path(config.out), parts_key(config), part.index)
-            write_sums(path, _measure(part, config), measured_of(config))
+            path = range_files.sums_path(Path(config.out), parts_key(config), range_.index)
+            write_sums(path, _measure(range_, config), measured_of(config))
     except UserError as error:
-        return Done(part.index, str(error))
+        return Done(range_.index, str(error))
     except OSError as error:
         where = range_files.root(Path(config.out))
         if not str(error.filename or where).startswith(str(where)):
             raise
-        return Done(part.index, range_files.unwritable(where, error))
-    return Done(part.index)
+        return Done(range_.index, range_files.unwritable(where, error))
+    return Done(range_.index)
 
 
-def _is_measured(part: Range, config: Config) -> bool:
-    """Whether the files of a range are there. Images that could not be read may be mended since:
-    asked again.
-    """
+def _is_measured(range_: Range, config: Config) -> bool:
+    """Whether a range's files are there, without unreadable images, which may be mended."""
     out, key = Path(config.out), parts_key(config)
-    sums = read_sums(range_files.sums_path(out, key, part.index), measured_of(config))
+    sums = read_sums(range_files.sums_path(out, key, range_.index), measured_of(config))
     if sums is None or sums.rejected:
         return False
     shape = sums.moments.n, config.protocol.dim
-    return not config.keep_features or rows.part_is_whole(out, key, part.index, shape)
+    return not config.keep_features or rows.range_is_whole(out, key, range_.index, shape)
 
 
 def measured_of(config: Config) -> dict[str, Any]:
@@ -155,23 +150,21 @@ def extractor_of(protocol: EvaluationProtocol, weights: Weights) -> Extractor:
     return extractor
 
 
-def _measure(part: Range, config: Config) -> Sums:
+def _measure(range_: Range, config: Config) -> Sums:
     protocol, images = config.protocol, config.images
     extractor = extractor_of(protocol, config.weights)
     names = np.array(extractor.class_names)
     split_of = SPLITS[protocol.splits](images.size)
-    moments, spatial = (
-        Moments.zero(protocol.dim),
-        Moments.zero(extractor.spatial_dim if protocol.spatial else 0),
-    )
+    moments = Moments.zero(protocol.dim)
+    spatial = Moments.zero(extractor.spatial_dim if protocol.spatial else 0)
     labels = np.zeros(len(images.classes), np.int64)
     scores: Splits = {}
     correct = rejected = 0
     with rows.writer(
-        Path(config.out), parts_key(config), part.index, keep=config.keep_features
+        Path(config.out), parts_key(config), range_.index, keep=config.keep_features
     ) as keep:
-        for start in range(part.start, part.stop, FOLD):
-            stop = min(start + FOLD, part.stop)
+        for start in range(range_.start, range_.stop, FOLD):
+            stop = min(start + FOLD, range_.stop)
             batch = images.read(start, stop)
             rejected += batch.rejected
             if len(batch.images):
@@ -191,7 +184,7 @@ def _measure(part: Range, config: Config) -> Sums:
                     scores = add_splits(scores, split_sums(found.logits, chosen))
                 correct += _correct(found.logits, names, np.array(images.classes)[batch.labels])
                 labels += np.bincount(batch.labels, minlength=len(labels))
-            tick(progress_folder(config), part.index, moments.n + rejected)
+            tick(progress_folder(config), range_.index, moments.n + rejected)
     return Sums(moments, labels, correct, rejected, spatial if protocol.spatial else None, scores)
 
 
@@ -203,13 +196,13 @@ SPLITS = {
 
 
 def _correct(logits: NDArray[np.float32], names: NDArray[np.str_], labels: NDArray[np.str_]) -> int:
-    return int((names[logits.argmax(axis=-1)] == labels).sum()) if len(names) else 0
+    if not len(names):
+        return 0
+    return int((names[logits.argmax(axis=-1)] == labels).sum())
 
 
 class InOrder(beam.CombineFn):
-    """Collects the ranges; adding them in order of their index makes the result independent of
-    timing.
-    """
+    """Collects the ranges by index, so that sums do not depend on timing."""
 
     def create_accumulator(self) -> list[Done]:
         return []
@@ -237,28 +230,17 @@ def finish(done: Sequence[Done], config: Config) -> str:
 
 
 def _finish(done: Sequence[Done], config: Config) -> str:
-    ranges, out, key, of = (
-        cut(config.images.size),
-        Path(config.out),
-        parts_key(config),
-        measured_of(config),
-    )
-    if [each.index for each in done] != [each.index for each in ranges]:
-        raise RuntimeError(f"got ranges {[each.index for each in done]} of {len(ranges)}")
+    ranges = cut(config.images.size)
+    indices = [each.index for each in done]
+    if indices != [range_.index for range_ in ranges]:
+        raise RuntimeError(f"got ranges {indices} of {len(ranges)}")
     failures = [each.failure for each in done if each.failure is not None]
     if failures:
         return _fail(config, failures[0])
-    sums: Sums | None = None
-    for part in ranges:  # one file at a time: they are large
-        found = read_sums(range_files.sums_path(out, key, part.index), of)
-        if found is None:
-            return _fail(
-                config,
-                f"{range_files.root(out)}: something else wrote or deleted there; repeat the "
-                "command",
-            )
-        sums = found if sums is None else sums + found
-    assert sums is not None, "there is a range, if of no image"
+    sums = _total(ranges, config)
+    if sums is None:
+        where = range_files.root(Path(config.out))
+        return _fail(config, f"{where}: something else wrote or deleted there; repeat the command")
     n = sums.moments.n
     if n + sums.rejected != config.images.size:
         raise RuntimeError(
@@ -270,7 +252,9 @@ def _finish(done: Sequence[Done], config: Config) -> str:
         )
     facts = protocol_facts(config, n, sums.correct, sums.rejected)
     if config.keep_features:
-        facts["features"] = rows.assemble(out, key, len(ranges), (n, config.protocol.dim))
+        facts["features"] = rows.assemble(
+            Path(config.out), parts_key(config), len(ranges), (n, config.protocol.dim)
+        )
     spatial = sums.spatial and Gaussian(sums.spatial.mean(), sums.spatial.cov())
     statistics = FeatureStatistics.from_moments(
         sums.moments,
@@ -280,8 +264,21 @@ def _finish(done: Sequence[Done], config: Config) -> str:
         labels=sums.labels,
         classes=config.images.classes,
     )
-    write_statistics(out, statistics)
+    write_statistics(Path(config.out), statistics)
     return config.out
+
+
+def _total(ranges: Sequence[Range], config: Config) -> Sums | None:
+    """The sums of all ranges, added in their order; None where a file of sums is not as written."""
+    out, key, origin = Path(config.out), parts_key(config), measured_of(config)
+    total: Sums | None = None
+    for range_ in ranges:  # one file at a time: they are large
+        sums = read_sums(range_files.sums_path(out, key, range_.index), origin)
+        if sums is None:
+            return None
+        total = sums if total is None else total + sums
+    assert total is not None, "there is a range, if of no image"
+    return total
 
 
 def _scores(sums: Sums) -> ScoreSplits | None:

@@ -1,5 +1,4 @@
-"""Files of the ranges of a set of images, from the workers that measured them to the step that puts
-them together.
+"""Files of sums and feature rows, one for each range of images, until the last step adds them up.
 
 They lie in `STATISTICS.npz.parts/KEY/`, where KEY stands for all that they depend on, and stay
 there when a run is killed.

@@ -31,9 +31,7 @@ def rows_path(statistics: Path) -> Path:
 def writer(
     statistics: Path, key: str, index: int, *, keep: bool
 ) -> Iterator[Callable[[NDArray[np.float32]], None]]:
-    """Takes blocks of rows (n, dim) of one range, in order; the part is there in the end. May do
-    nothing.
-    """
+    """Takes a range's rows (n, dim) block by block, in order; without `keep` it drops them."""
     if not keep:
         yield lambda block: None
         return
@@ -41,7 +39,7 @@ def writer(
         yield lambda block: np.ascontiguousarray(block, np.float32).tofile(file)
 
 
-def part_is_whole(statistics: Path, key: str, index: int, shape: tuple[int, int]) -> bool:
+def range_is_whole(statistics: Path, key: str, index: int, shape: tuple[int, int]) -> bool:
     """Whether the rows (n, dim) of a range are there."""
     path = range_files.rows_path(statistics, key, index)
     return path.is_file() and path.stat().st_size == shape[0] * shape[1] * _ROW_TYPE.itemsize

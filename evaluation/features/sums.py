@@ -1,5 +1,4 @@
-"""Everything that is added up over images, and its file: what a worker leaves of its range for the
-last step.
+"""Everything added up over images, and a worker's file of it for the last step.
 
 As elements of a pipeline sums would be copied by the runner several times over: they are 34 MB at
 2048 features.
@@ -96,9 +95,7 @@ def write_sums(path: Path, sums: Sums, of: Mapping[str, Any]) -> None:
 
 
 def read_sums(path: Path, of: Mapping[str, Any]) -> Sums | None:
-    """The sums of a file, or None where there are none, they are damaged, or of something else than
-    `of`.
-    """
+    """A file's sums; None where they are missing, damaged, or of another origin."""
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             if str(file["of"]) != json.dumps(of, sort_keys=True):

@@ -81,15 +81,12 @@ Splits = Mapping[int, ScoreSums]  # by the number of the split
 
 
 def consecutive_splits(n: int, size: int = 5000) -> NDArray[np.int64]:
-    """The split (n,) of each of n samples: ADM's, `size` samples each, in order, the last one
-    shorter.
-    """
+    """The split (n,) of each sample, ADM's: `size` samples each in order, the last shorter."""
     return np.arange(n) // size
 
 
 def shuffled_splits(n: int, splits: int = 10, seed: int = 2020) -> NDArray[np.int64]:
-    """The split (n,) of each of n samples: torch-fidelity's, cut at i * n // splits after its
-    shuffle.
+    """The split (n,) of each sample, torch-fidelity's: cut at i * n // splits, after a shuffle.
 
     Raises:
         UserError: fewer samples than splits.

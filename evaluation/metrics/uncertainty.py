@@ -1,5 +1,4 @@
-"""How sure a Fréchet distance is: its spread over subsets, and its limit for infinitely many
-samples.
+"""Uncertainty of a Fréchet distance: its spread over subsets, its limit of many samples.
 
 The distance is biased upwards by about a constant over n, the number of samples; the constant
 depends on the generator, so distances of different n must not be compared (Chong & Forsyth 2020,
@@ -22,9 +21,7 @@ _Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SubsetDistances:
-    """Mean and sample standard deviation of the distances of `parts` disjoint subsets of `size`
-    samples each.
-    """
+    """Mean and deviation of the distances of `parts` disjoint subsets of `size` samples."""
 
     mean: float
     std: float
@@ -34,8 +31,7 @@ class SubsetDistances:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """A line through distances over 1/n: `value` where 1/n is zero, `slope`, standard error of
-    `value`.
+    """A line through distances over 1/n: `value` at 1/n = 0 with its error, and `slope`.
 
     The error comes from the residuals of the fit. The subsets overlap, so it tells how well the
     line fits rather than what another set of samples would give.
@@ -124,9 +120,7 @@ def extrapolate(
 
 
 def fit_inverse(sizes: NDArray[np.int64], values: _Float) -> Extrapolation:
-    """Ordinary least squares of values (p,) over 1 / sizes (p,), p >= 3, with the intercept's
-    standard error.
-    """
+    """Least squares of values (p,) over 1 / sizes (p,), p >= 3, with the intercept's error."""
     x = 1.0 / np.asarray(sizes, np.float64)
     offset = x - x.mean()
     spread = float(offset @ offset)

@@ -1,5 +1,4 @@
-"""What a training run draws of itself: samples, one-step reconstructions and, if asked for, a
-distance.
+"""What a training run draws of itself: samples, one-step reconstructions, perhaps a distance.
 
 The `train` command composes this into the training loop as a hook; neither imports the other. Every
 preview starts from the same noise, so that its pictures can be compared over training, and sample i
@@ -14,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,10 @@ from evaluation.extractors import cache
 from evaluation.features.measure import MeasureOptions, protocol_of
 from evaluation.metrics import statistics_distance
 from evaluation.preview.examples import Examples, read_examples
-from evaluation.preview.sheet import Block, sheet
-from evaluation.progress import MakeBar
+from evaluation.preview.sheet import Panel, sheet
+from evaluation.progress import MakeBar, Notify
 from evaluation.protocols import EvaluationProtocol, find_protocol
-from evaluation.score.compare import Notify, check_reference, load_reference, warn_of_rank
+from evaluation.score.compare import check_reference, load_reference, warn_of_rank
 from flowtrain.flow import path as paths
 from flowtrain.flow.objective import make_objective
 from flowtrain.flow.sampler import initial_noise, sample
@@ -60,7 +60,7 @@ class PreviewResult:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class DistanceReference:
     """What samples are measured with and compared to."""
 
     protocol: EvaluationProtocol
@@ -76,8 +76,7 @@ def make_preview(
     directory: Path | None = None,
     make_bar: MakeBar | None = None,
 ) -> "Preview":
-    """Check and load all that the previews of `run.recipe.preview` need. Writes nothing into a
-    directory that is new.
+    """Check and load all that previews need. Writes nothing into a directory that is new.
 
     Args:
         run: what will be trained.
@@ -120,7 +119,7 @@ def _load_comparison(
     directory: Path | None,
     notify: Notify,
     make_bar: MakeBar | None,
-) -> Comparison | None:
+) -> DistanceReference | None:
     config = run.recipe.preview
     recipe = find_protocol(config.protocol)
     if config.distance_samples == 0:
@@ -152,15 +151,14 @@ def _load_comparison(
     warn_of_rank(
         config.distance_samples, protocol.dim, "preview samples (preview.distance_samples)", notify
     )
-    return Comparison(protocol, statistics)
+    return DistanceReference(protocol, statistics)
 
 
 def noise_times(path: paths.Path, levels: int) -> tuple[float, ...]:
-    """The middles of `levels` equal parts of (0, 1), cleanest first; the nearest whole levels of a
-    diffusion.
+    """The middles of `levels` equal parts of (0, 1), cleanest first.
 
-    Neither end is among them, where some kinds of prediction are singular. A diffusion of few
-    levels gives fewer.
+    Of a diffusion the nearest whole levels, which may be fewer. Neither end is among them, where
+    some kinds of prediction are singular.
     """
     middles = [path.grid(jnp.int32(2 * i + 1), jnp.int32(2 * levels)) for i in range(levels)]
     inside = {float(t) for t in middles if 0 < t < 1} or {
@@ -169,24 +167,34 @@ def noise_times(path: paths.Path, levels: int) -> tuple[float, ...]:
     return tuple(sorted(inside, reverse=True))
 
 
+class _Records(NamedTuple):
+    """Records of a dataset in the model's scale, each with the noise that it is mixed with.
+
+    Attributes:
+        data: (n, h, w, c) float32.
+        noise: (n, h, w, c) float32.
+        label: (n,) int32.
+    """
+
+    data: jax.Array
+    noise: jax.Array
+    label: jax.Array
+
+
 @functools.partial(jax.jit, static_argnames=("predict", "path", "output"))
 def _reconstruct(
     predict: Predict,
     path: paths.Path,
     output: str,
     params: Params,
-    data: jax.Array,
-    noise: jax.Array,
-    label: jax.Array,
+    records: _Records,
     t: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Data (n, h, w, c) and t () -> x_t, the data as predicted from it, both as data, and the
-    squared error (n,).
-    """
-    time = jnp.full(data.shape[:1], t)
-    x = path.interpolate(noise, data, time)
-    found = path.ends(output, predict(params, x, time, label), x, time).data
-    return x, found, paths.squared_error(found, data)
+    """At time t (): x_t and the data predicted from it, (n, h, w, c), and the error (n,)."""
+    time = jnp.full(records.data.shape[:1], t)
+    x = path.interpolate(records.noise, records.data, time)
+    predicted = path.ends(output, predict(params, x, time, records.label), x, time).data
+    return x, predicted, paths.squared_error(predicted, records.data)
 
 
 @dataclass(frozen=True)
@@ -195,7 +203,7 @@ class Preview:
 
     run: Run
     examples: Examples
-    comparison: Comparison | None
+    comparison: DistanceReference | None
     directory: Path | None
     notify: Notify
 
@@ -236,12 +244,12 @@ class Preview:
         config, classes = self.run.recipe.preview, self.run.classes
         guidances, numbers = dict.fromkeys(config.cfg), grid_numbers(self.run)
         latents = [self._draw(trained, numbers.ravel(), steps or 1, cfg) for cfg in guidances]
-        length = "adaptive steps" if steps is None else "1 step" if steps == 1 else f"{steps} steps"
+        length = "1 step" if steps == 1 else f"{steps or 'adaptive'} steps"
         images = self._decode(trained, np.concatenate(latents), f"samples of {length}")
         images = images.reshape(len(latents), *numbers.shape, *images.shape[1:])
         captions = [f"{length}, guidance {cfg:g}" for cfg in guidances]
         blocks = [
-            Block(caption, tuple(block)) for caption, block in zip(captions, images, strict=True)
+            Panel(caption, tuple(block)) for caption, block in zip(captions, images, strict=True)
         ]
         return sheet(blocks, classes[: len(numbers)] if len(classes) > 1 else ())
 
@@ -253,6 +261,7 @@ class Preview:
         recipe, (latents, labels) = self.run.recipe, (self.examples.latents, self.examples.labels)
         path = make_objective(recipe.objective).path
         noise = initial_noise(jax.random.key(SEED), jnp.arange(len(labels)), self.run.latent_shape)
+        records = _Records(jnp.asarray(latents), noise, jnp.asarray(labels))
         seen, found, errors = [latents], [latents], {}
         times = noise_times(path, recipe.preview.noise_levels)
         for t in times:
@@ -261,9 +270,7 @@ class Preview:
                 path,
                 recipe.model.output,
                 trained.params,
-                latents,
-                noise,
-                labels,
+                records,
                 jnp.float32(t),
             )
             seen.append(np.asarray(x))
@@ -273,14 +280,12 @@ class Preview:
         rows = images.reshape(2, 1 + len(times), *(len(labels), *images.shape[1:]))
         captions = ("what the network sees", "its one-step prediction of the data")
         blocks = [
-            Block(caption, tuple(block)) for caption, block in zip(captions, rows, strict=True)
+            Panel(caption, tuple(block)) for caption, block in zip(captions, rows, strict=True)
         ]
         return sheet(blocks, ["data", *(f"t = {t:.2f}" for t in times)]), errors
 
-    def distances(self, trained: TrainedModel, comparison: Comparison) -> dict[str, float]:
-        """Distances of samples with the recipe's sampler, without guidance and with the
-        recipe's.
-        """
+    def distances(self, trained: TrainedModel, comparison: DistanceReference) -> dict[str, float]:
+        """Distances of the recipe's sampler, without guidance and with the recipe's."""
         sampler, protocol = self.run.recipe.sampler, comparison.protocol
         values = {}
         for cfg in dict.fromkeys((1.0, sampler.cfg)):
@@ -295,10 +300,8 @@ class Preview:
         self, trained: TrainedModel, cfg: float, protocol: EvaluationProtocol
     ) -> Moments | None:
         """Feature sums of the first samples, or None when one of them is not finite."""
-        extractor, moments = (
-            cache.extractor(protocol.extractor, protocol.prepare),
-            Moments.zero(protocol.dim),
-        )
+        extractor = cache.extractor(protocol.extractor, protocol.prepare)
+        moments = Moments.zero(protocol.dim)
         count, steps = self.run.recipe.preview.distance_samples, self.run.recipe.sampler.steps
         for start in range(0, count, FOLD):
             numbers = np.arange(start, min(start + FOLD, count), dtype=np.int64)

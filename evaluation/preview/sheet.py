@@ -1,6 +1,4 @@
-"""Blocks of images on one sheet of paper, with a caption above each block and a name beside each
-row.
-"""
+"""Panels of images on one sheet of paper, each under a caption, with a name beside each row."""
 
 import math
 from collections.abc import Sequence
@@ -14,65 +12,89 @@ from pipelines.grid import GAP, PAPER, tile
 
 SMALLEST = 32  # smaller images are enlarged, or the names beside them would not fit
 MARGIN = 8
-BETWEEN = 16  # blocks
+BETWEEN = 16  # panels
 INK = (60, 60, 60)
 LONGEST = 18  # characters of a name
 
 
 @dataclass(frozen=True)
-class Block:
+class Panel:
     """Rows of images, each (n_i, H, W, 3) uint8, and what they are."""
 
     caption: str
     rows: Sequence[NDArray[np.uint8]]
 
 
-def sheet(blocks: Sequence[Block], names: Sequence[str] = ()) -> NDArray[np.uint8]:
-    """Blocks side by side, (height, width, 3) uint8.
+def sheet(panels: Sequence[Panel], names: Sequence[str] = ()) -> NDArray[np.uint8]:
+    """Panels side by side, (height, width, 3) uint8.
 
     Images are shown pixel by pixel; those of fewer than 32 rows are enlarged by a whole factor,
     without smoothing.
 
     Args:
-        blocks: with the same number of rows each, of images of one size.
+        panels: with the same number of rows each, of images of one size.
         names: of the rows, or none; long ones are cut.
 
     Raises:
-        ValueError: no blocks, no images, images of several sizes, or blocks with other numbers of
+        ValueError: no panels, no images, images of several sizes, or panels with other numbers of
             rows.
     """
-    if not blocks or len({len(block.rows) for block in blocks}) != 1:
+    if not panels or len({len(panel.rows) for panel in panels}) != 1:
         raise ValueError(
-            f"a sheet needs blocks of as many rows, got {[len(block.rows) for block in blocks]}"
+            f"a sheet needs panels of as many rows, got {[len(panel.rows) for panel in panels]}"
         )
-    side = blocks[0].rows[0].shape[1]
+    side = panels[0].rows[0].shape[1]
     factor = math.ceil(SMALLEST / side)
-    grids = [tile([_enlarged(row, factor) for row in block.rows], GAP * factor) for block in blocks]
-    if len({grid.shape[0] for grid in grids}) != 1:
-        raise ValueError("a sheet needs images of one size")
+    grids = _grids(panels, factor)
     font = ImageFont.load_default(size=min(max(side * factor // 4, 13), 24))
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow's wheels bring FreeType"
-    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
-    left = MARGIN + (max(_width(font, name) for name in shown) + MARGIN if shown else 0)
+
+    labels = [_shortened(name) for name in names]
+    captions = [panel.caption for panel in panels]
+    left = MARGIN
+    if labels:
+        left += max(_width(font, label) for label in labels) + MARGIN
     top = 2 * MARGIN + sum(font.getmetrics())
-    widths = [
-        max(grid.shape[1], _width(font, block.caption))
-        for grid, block in zip(grids, blocks, strict=True)
-    ]
-    size = (
-        left + sum(widths) + BETWEEN * (len(grids) - 1) + MARGIN,
-        top + grids[0].shape[0] + MARGIN,
-    )
-    paper = Image.new("RGB", size, (PAPER,) * 3)
+    paper = _paper(grids, captions, font, (left, top))
+
     draw = ImageDraw.Draw(paper)
-    for i, name in enumerate(shown):
+    for i, label in enumerate(labels):
         middle = top + i * (side + GAP) * factor + side * factor // 2
-        draw.text((left - MARGIN, middle), name, INK, font, anchor="rm")
-    for grid, block, width in zip(grids, blocks, widths, strict=True):
-        draw.text((left, top - MARGIN), block.caption, INK, font, anchor="ld")
-        paper.paste(Image.fromarray(grid), (left, top))
-        left += width + BETWEEN
+        draw.text((left - MARGIN, middle), label, INK, font, anchor="rm")
     return np.asarray(paper).copy()
+
+
+def _grids(panels: Sequence[Panel], factor: int) -> list[NDArray[np.uint8]]:
+    """The images of each block, enlarged, with gaps between them."""
+    grids = [tile([_enlarged(row, factor) for row in panel.rows], GAP * factor) for panel in panels]
+    if len({grid.shape[0] for grid in grids}) != 1:
+        raise ValueError("a sheet needs images of one size")
+    return grids
+
+
+def _paper(
+    grids: Sequence[NDArray[np.uint8]],
+    captions: Sequence[str],
+    font: ImageFont.FreeTypeFont,
+    corner: tuple[int, int],
+) -> Image.Image:
+    """Grids of one height from a corner (x, y) to the right, each under its caption."""
+    left, top = corner
+    captioned = list(zip(grids, captions, strict=True))
+    widths = [max(grid.shape[1], _width(font, caption)) for grid, caption in captioned]
+    width = left + sum(widths) + BETWEEN * (len(grids) - 1) + MARGIN
+    height = top + grids[0].shape[0] + MARGIN
+    paper = Image.new("RGB", (width, height), (PAPER,) * 3)
+    draw = ImageDraw.Draw(paper)
+    for (grid, caption), own_width in zip(captioned, widths, strict=True):
+        draw.text((left, top - MARGIN), caption, INK, font, anchor="ld")
+        paper.paste(Image.fromarray(grid), (left, top))
+        left += own_width + BETWEEN
+    return paper
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _enlarged(images: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

@@ -55,34 +55,24 @@ def headline(run: Run, metrics: Metrics, series: Sequence[Result]) -> list[Headl
     card: list[Headline] = []
     if series:
         best = min(series, key=lambda result: result.distance)
-        card.append(
-            Headline(
-                figure(best.distance), f"{best.protocol.metric}, lower is better", _setting(best)
-            )
-        )
+        label = f"{best.protocol.metric}, lower is better"
+        card.append(Headline(figure(best.distance), label, _setting(best)))
         top = most_accurate(series)
         if top is not None and top.accuracy is not None:
-            card.append(
-                Headline(
-                    f"{top.accuracy:.1%}", "of samples classified as their class", _setting(top)
-                )
-            )
+            label = "of samples classified as their class"
+            card.append(Headline(f"{top.accuracy:.1%}", label, _setting(top)))
     if metrics:
         batch = run.recipe.train.batch_size
-        card.append(
-            Headline(f"{int(metrics[-1]['step']):,}", "training steps", f"batches of {batch}")
-        )
+        steps = f"{int(metrics[-1]['step']):,}"
+        card.append(Headline(steps, "training steps", f"batches of {batch}"))
     model = run.recipe.model
-    return [
-        *card,
-        Headline(_short(run.parameters), "parameters", f"depth {model.depth}, width {model.width}"),
-    ]
+    size = f"depth {model.depth}, width {model.width}"
+    card.append(Headline(_short(run.parameters), "parameters", size))
+    return card
 
 
 def most_accurate(series: Sequence[Result]) -> Result | None:
-    """The setting whose samples are most often classified as their class; of equals the nearest to
-    the reference.
-    """
+    """The setting most often classified as its class; of equals, the nearest one."""
     scored = [result for result in series if result.accuracy is not None]
     return max(scored, key=lambda result: (result.accuracy or 0.0, -result.distance), default=None)
 
@@ -127,23 +117,31 @@ def times(run: Run, metrics: Metrics, series: Sequence[Result]) -> list[Stage]:
 
 
 def _train_stage(run: Run, metrics: Metrics) -> Stage | None:
-    batch, before, seconds, images = run.recipe.train.batch_size, 0.0, 0.0, 0.0
+    batch = run.recipe.train.batch_size
+    before = seconds = images = 0.0
     for line in metrics:
         if line.get("images_per_s"):
             count = (line["step"] - before) * batch
-            seconds, images = seconds + count / line["images_per_s"], images + count
+            seconds += count / line["images_per_s"]
+            images += count
         before = line["step"]
+    if not seconds:
+        return None
     detail = f"{int(before):,} steps of {batch} records, without compilation"
-    return Stage("train", seconds, 0.0, detail, _rate(images, seconds)) if seconds else None
+    return Stage("train", seconds, 0.0, detail, _rate(images, seconds))
 
 
 def _sample_stage(result: Result) -> Stage | None:
     sampling, seconds = result.sampling, result.seconds.get("generate")
     if sampling is None or seconds is None:
         return None
-    what, detail = f"sample, {setting_text(sampling)}", f"{sampling.num_samples:,} samples"
     return Stage(
-        what, seconds, 0.0, detail, _rate(sampling.num_samples, seconds), f"{result.nfe:g}"
+        f"sample, {setting_text(sampling)}",
+        seconds,
+        share=0.0,
+        detail=f"{sampling.num_samples:,} samples",
+        rate=_rate(sampling.num_samples, seconds),
+        nfe=f"{result.nfe:g}",
     )
 
 
@@ -157,15 +155,8 @@ def _measure_stages(series: Sequence[Result]) -> list[Stage]:
     ):
         seconds = sum(result.seconds.get(key, 0.0) for result in series)
         if seconds:
-            stages.append(
-                Stage(
-                    name,
-                    seconds,
-                    0.0,
-                    f"{images:,} images",
-                    _rate(images, seconds) if rated else "",
-                )
-            )
+            rate = _rate(images, seconds) if rated else ""
+            stages.append(Stage(name, seconds, 0.0, f"{images:,} images", rate))
     return stages
 
 
@@ -216,13 +207,7 @@ def dataset(run: Run, manifest: Manifest | None) -> Card:
         ),
         ("classes", _some(manifest.classes)),
         ("resolution", f"{manifest.resolution} pixels, crop rule {manifest.crop}"),
-        (
-            "tensors",
-            ", ".join(
-                f"{k} {v.dtype} {' x '.join(map(str, v.shape))}"
-                for k, v in manifest.tensors.items()
-            ),
-        ),
+        ("tensors", _tensors(manifest)),
         ("mirrored encodings", "yes" if manifest.flips else "no"),
     ]
     if manifest.vae is not None:
@@ -252,6 +237,14 @@ def dataset(run: Run, manifest: Manifest | None) -> Card:
     ]
 
 
+def _tensors(manifest: Manifest) -> str:
+    """`mean float16 4 x 4 x 4, ...`."""
+    return ", ".join(
+        f"{name} {spec.dtype} {' x '.join(map(str, spec.shape))}"
+        for name, spec in manifest.tensors.items()
+    )
+
+
 def protocol(result: Result) -> Card:
     """How the numbers were made."""
     sampling, rule, reference = result.sampling, result.protocol, result.reference
@@ -260,13 +253,11 @@ def protocol(result: Result) -> Card:
     of = f"{reference.n:,} images of {source}" if reference.n else "given statistics"
     if source == DECODED:
         of += " (hides the VAE's own error)"
+    distance = f"{rule.metric}: Fréchet distance of Gaussians fitted to features"
+    if rule.key == "fd":
+        distance += "; not an FID"
     card: Card = [
-        (
-            "distance",
-            f"{rule.metric}: Fréchet distance of Gaussians fitted to features; not an FID"
-            if rule.key == "fd"
-            else f"{rule.metric}: Fréchet distance of Gaussians fitted to features",
-        ),
+        ("distance", distance),
         ("extractor", f"{rule.extractor}, {rule.dim} features, weights {rule.weights}"),
         ("resize", rule.resize),
         ("pixels", rule.quantisation),
@@ -274,11 +265,9 @@ def protocol(result: Result) -> Card:
     ]
     if sampling is None:
         return card
-    channels = (
-        "all channels"
-        if sampling.cfg_channels is None
-        else f"the first {sampling.cfg_channels} channels"
-    )
+    channels = "all channels"
+    if sampling.cfg_channels is not None:
+        channels = f"the first {sampling.cfg_channels} channels"
     labels = "each class in turn" if sampling.labels == CYCLIC else sampling.labels
     return [
         *card,
@@ -297,13 +286,11 @@ def _short(count: int) -> str:
 
 def value_text(value: Any) -> str:
     """A value of a recipe, as TOML would have it but for quotes."""
-    return (
-        f"{value:g}"
-        if isinstance(value, float)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
 
 
 def _some(names: Sequence[str], most: int = 12) -> str:

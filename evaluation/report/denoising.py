@@ -1,6 +1,4 @@
-"""Strips of the way from noise to a sample: where it is at several times, and what the network
-takes for the data.
-"""
+"""Strips from noise to a sample: x at several times, and the data predicted there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,9 +92,7 @@ def denoising_paths(workdir: Path, run: Run, series: Sequence[Result], cfg: floa
 
 
 def choose(series: Sequence[Result], cfg: float) -> Sampling | None:
-    """Of the settings with a guidance weight and steps: the fewest steps from `ENOUGH` on, or else
-    the most.
-    """
+    """Of a guidance's settings, the fewest steps from `ENOUGH` on, or else the most."""
     found = sorted(
         (
             s
@@ -111,16 +107,12 @@ def choose(series: Sequence[Result], cfg: float) -> Sampling | None:
 
 
 def frames(steps: int) -> list[int]:
-    """At most `FRAMES` numbers of steps after which to look, evenly from 0 to `steps`, both
-    included.
-    """
+    """At most `FRAMES` step numbers to look at, evenly from 0 to `steps` inclusive."""
     return np.unique(np.linspace(0, steps, FRAMES).round().astype(int)).tolist()
 
 
 def setting_of(sampling: Sampling) -> Setting:
-    """What to draw for facts of a result, but for its classes, which may follow counts that are not
-    kept there.
-    """
+    """The setting of a result, but for classes from counts, which are not kept there."""
     return Setting(
         num=sampling.num_samples,
         steps=sampling.steps,

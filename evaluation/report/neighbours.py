@@ -1,6 +1,4 @@
-"""Whether a model repeats its training data: samples beside their nearest training images, as a
-picture.
-"""
+"""Memorisation: samples beside their nearest training images, as a picture."""
 
 from pathlib import Path
 
@@ -10,7 +8,7 @@ from numpy.typing import NDArray
 from evaluation.features.imagesets import ImageSet
 from evaluation.features.measure import Measured
 from evaluation.metrics.neighbours import nearest
-from evaluation.preview.sheet import Block, sheet
+from evaluation.preview.sheet import Panel, sheet
 from pipelines.grid import png
 from schemas.files import write_atomic
 
@@ -20,8 +18,7 @@ NEAREST = 5
 def write_neighbours(
     out: Path, samples: tuple[ImageSet, Measured], training: tuple[ImageSet, Measured], num: int
 ) -> None:
-    """A column a sample: the sample, and below it its nearest training images in feature space,
-    nearest first.
+    """A column a sample: the sample on top, its nearest training images by features below.
 
     The columns are those of the `num` samples that come nearest of all to a training image, the
     most suspicious first.
@@ -39,7 +36,7 @@ def write_neighbours(
         for i in chosen.tolist()
     ]
     names = ["sample", *(f"nearest {k + 1}" for k in range(NEAREST))]
-    block = Block("samples and their nearest training images", tuple(np.stack(columns, axis=1)))
+    block = Panel("samples and their nearest training images", tuple(np.stack(columns, axis=1)))
     write_atomic(out, png(sheet([block], names)))
 
 

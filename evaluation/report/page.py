@@ -1,11 +1,12 @@
 """`flowtrain report`: everything about a run on one HTML page that needs nothing beside it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evaluation.progress import Notify
 from evaluation.report import cards
 from evaluation.report.denoising import denoising_paths
 from evaluation.report.pictures import (
@@ -26,7 +27,7 @@ from evaluation.report.plots import (
     loss_plot,
     metric_pair_plot,
 )
-from evaluation.report.render import Notify, Plot, or_none, plot, read_metrics, render, write_page
+from evaluation.report.render import Plot, or_none, plot, read_metrics, render, write_page
 from evaluation.report.reproduce import commands
 from evaluation.report.tables import (
     by_setting,
@@ -47,7 +48,7 @@ BLOCK_COLUMNS = 4
 
 
 @dataclass(frozen=True)
-class Block:
+class SampleGrid:
     """A grid at one number of steps."""
 
     title: str
@@ -72,17 +73,11 @@ def write_report(workdir: Path, out: Path, notify: Notify) -> None:
 
 def collect(workdir: Path, notify: Notify) -> dict[str, Any]:
     """All that the template shows."""
-    run, metrics, results = read_run(workdir), read_metrics(workdir), read_results(workdir)
-    series = latest_series(results)
-    nearest = min(series, key=lambda result: result.distance) if series else None
+    run, metrics = read_run(workdir), read_metrics(workdir)
+    series = latest_series(read_results(workdir))
+    nearest = min(series, key=lambda result: result.distance, default=None)
     shown = cards.most_accurate(series) or nearest
-    dataset = or_none(lambda: LatentDataset(Path(run.dataset.path)), notify)
-    if dataset is not None and dataset.manifest.digest() != run.dataset.digest:
-        notify(
-            f"{run.dataset.path}: not the dataset that the run was trained on any more; left out "
-            "of the report"
-        )
-        dataset = None
+    dataset = _dataset(run, notify)
     manifest = dataset.manifest if dataset else None
     guidance = shown.sampling.cfg if shown and shown.sampling else run.recipe.sampler.cfg
     return {
@@ -95,9 +90,7 @@ def collect(workdir: Path, notify: Notify) -> dict[str, Any]:
         "paths": or_none(lambda: denoising_paths(workdir, run, series, guidance), notify),
         "distance": _distance(series),
         "metrics": _metrics(series),
-        "loss": plot(loss_plot(metrics), "Training loss against step.")
-        if len(metrics) > 1
-        else None,
+        "loss": _loss(metrics),
         "training": cards.training(metrics),
         "pairs": or_none(lambda: reconstructions(dataset), notify) if dataset else None,
         "psnr": manifest.reconstruction if manifest else None,
@@ -112,10 +105,31 @@ def collect(workdir: Path, notify: Notify) -> dict[str, Any]:
     }
 
 
+def _dataset(run: Run, notify: Notify) -> LatentDataset | None:
+    """The dataset of a run, if it is there and still the same."""
+    dataset = or_none(lambda: LatentDataset(Path(run.dataset.path)), notify)
+    if dataset is not None and dataset.manifest.digest() != run.dataset.digest:
+        notify(
+            f"{run.dataset.path}: not the dataset that the run was trained on any more; left out "
+            "of the report"
+        )
+        return None
+    return dataset
+
+
+def _loss(metrics: Sequence[Mapping[str, float]]) -> Plot | None:
+    if len(metrics) < 2:
+        return None
+    return plot(loss_plot(metrics), "Training loss against step.")
+
+
 def latest_series(results: Sequence[Result]) -> list[Result]:
     """The newest table of a run: each of its settings once, as it was measured last."""
     sampled = [result for result in results if result.sampling is not None]
-    return list(by_setting(same_series(sampled, sampled[-1]))[2].values()) if sampled else []
+    if not sampled:
+        return []
+    _, _, cells = by_setting(same_series(sampled, sampled[-1]))
+    return list(cells.values())
 
 
 def _about_samples(run: Run, shown: Result | None) -> str:
@@ -135,21 +149,18 @@ def _samples(workdir: Path, run: Run, shown: Result | None) -> list[tuple[str, P
 
 def _step_blocks(
     workdir: Path, run: Run, series: Sequence[Result]
-) -> list[tuple[str, list[Block]]]:
-    """For each guidance weight, a grid at every number of steps; sample i starts from the same
-    noise in all.
-    """
+) -> list[tuple[str, list[SampleGrid]]]:
+    """For each guidance weight, a grid at every number of steps, all from the same noise."""
     steps, guidances, cells = by_setting(series)
-    return [
-        (
-            guidance_text(cfg),
-            [step_block(workdir, run, cells[n, cfg]) for n in steps if (n, cfg) in cells],
-        )
-        for cfg in guidances
-    ]
+    groups = []
+    for cfg in guidances:
+        results = [cells[count, cfg] for count in steps if (count, cfg) in cells]
+        grids = [step_block(workdir, run, result) for result in results]
+        groups.append((guidance_text(cfg), grids))
+    return groups
 
 
-def step_block(workdir: Path, run: Run, result: Result, name: str = "") -> Block:
+def step_block(workdir: Path, run: Run, result: Result, name: str = "") -> SampleGrid:
     """A grid of a result's samples with its numbers, under its number of steps or another name.
 
     Raises:
@@ -161,7 +172,7 @@ def step_block(workdir: Path, run: Run, result: Result, name: str = "") -> Block
     details = [f"{result.protocol.metric} {figure(result.distance)}"]
     if result.accuracy is not None:
         details.append(f"{result.accuracy:.1%} right class")
-    return Block(
+    return SampleGrid(
         title, details, block(images, labels, BLOCK_COLUMNS, f"Samples of {title}, one row a class")
     )
 

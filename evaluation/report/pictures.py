@@ -1,6 +1,4 @@
-"""The pictures of a report: sample grids at every setting, and real images beside their
-reconstructions.
-"""
+"""Pictures of a report: samples at every setting, images beside reconstructions."""
 
 import io
 from collections.abc import Sequence
@@ -77,8 +75,7 @@ def block(images: NDArray[np.uint8], labels: NDArray[np.int64], columns: int, al
 def stored_samples(
     workdir: Path, result: Result, num: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """The first `num` of a result's sample set, those of the first classes, decoded: (n, H, W, 3)
-    and classes (n,).
+    """The first `num` samples of a result, decoded: (n, H, W, 3) and classes (n,).
 
     Raises:
         UserError: the sample set is gone or broken.
@@ -114,9 +111,7 @@ def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def reconstructions(dataset: LatentDataset) -> Pairs:
-    """One record of each of the first classes, as the source has it and as the VAE gives it
-    back.
-    """
+    """One record of each of the first classes, beside what the VAE makes of it."""
     manifest = dataset.manifest
     chosen: dict[int, int] = {}
     records = []
@@ -141,9 +136,7 @@ def reconstructions(dataset: LatentDataset) -> Pairs:
 def neighbour_pictures(
     workdir: Path, series: Sequence[Result], first: Result
 ) -> list[tuple[str, Picture]]:
-    """(setting, picture) of what `eval --neighbours` drew of a series: of `first`, then of other
-    settings.
-    """
+    """(setting, picture) of a series' `eval --neighbours`, with `first` at the top."""
     from PIL import Image
 
     found = []
@@ -160,9 +153,7 @@ def neighbour_pictures(
 
 
 def _neighbour_file(workdir: Path, sampling: Sampling, protocol: str) -> Path | None:
-    """Of the pictures of one setting, which end in how many samples they show, that with the
-    most.
-    """
+    """Of one setting's pictures, named after their numbers of samples, the largest."""
     from evaluation.draw.setting import setting_name
 
     name = f"neighbours-{setting_name(sampling)}-{protocol}-"
@@ -177,9 +168,7 @@ def _neighbour_file(workdir: Path, sampling: Sampling, protocol: str) -> Path | 
 
 
 def _originals(manifest: Manifest, keys: Sequence[str]) -> NDArray[np.uint8] | None:
-    """The cropped source images of some keys, or None when the source or one of them cannot be
-    had.
-    """
+    """Cropped source images by key; None when the source or an image is gone."""
     from pipelines.sources import open_source
 
     try:

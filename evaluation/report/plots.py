@@ -1,6 +1,4 @@
-"""Figures of results and training, as SVG or PNG bytes. No pyplot: nothing global, nothing needs a
-display.
-"""
+"""Figures as SVG or PNG bytes, without pyplot: no global state, no display."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +43,7 @@ _STYLE: Any = {
 
 
 def draw(paint: Paint, size: tuple[float, float] = WIDE, kind: str = "svg") -> bytes:
-    """Run `paint` on the axes of a new figure of `size` inches and return the file; the same input,
-    the same bytes.
-    """
+    """A figure of `size` inches with `paint` run on its axes; same input, same bytes."""
     import logging
 
     import matplotlib
@@ -65,9 +61,7 @@ def draw(paint: Paint, size: tuple[float, float] = WIDE, kind: str = "svg") -> b
 
 
 def distance_plot(results: Sequence[Result]) -> Paint:
-    """Distance against sampling steps (or evaluations, of an adaptive solver), one line a guidance
-    weight; both log.
-    """
+    """Distance against steps (or evaluations), a line a guidance weight, log-log."""
 
     def paint(axes: "Axes") -> None:
         _lines(axes, _by_guidance(results), _distance)
@@ -121,9 +115,7 @@ def accuracy_plot(results: Sequence[Result]) -> Paint:
 
 
 def metric_pair_plot(results: Sequence[Result], across: str, up: str) -> Paint:
-    """One point a setting that has both of two metrics, with its number of steps; a line a guidance
-    weight.
-    """
+    """A point a setting with both metrics, labelled by steps; a line a guidance weight."""
 
     def paint(axes: "Axes") -> None:
         _pairs(axes, _by_guidance(_having(results, across, up)), across, up)
@@ -132,9 +124,7 @@ def metric_pair_plot(results: Sequence[Result], across: str, up: str) -> Paint:
 
 
 def comparison_pair_plot(runs: Mapping[str, Sequence[Result]], across: str, up: str) -> Paint:
-    """As `metric_pair_plot` for several runs by name: a colour a run, a stroke a guidance
-    weight.
-    """
+    """As `metric_pair_plot` for runs: a colour a run, a stroke a guidance weight."""
 
     def paint(axes: "Axes") -> None:
         _pairs(

@@ -1,6 +1,4 @@
-"""What the pages of `report` are made of: files inside a page, plots, tables, and how a template is
-filled in.
-"""
+"""What the pages of `report` are made of: files inside a page, plots, and filled-in templates."""
 
 import base64
 import json
@@ -10,13 +8,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from evaluation.progress import Notify
 from evaluation.report.cards import duration
 from evaluation.report.plots import NARROW, Paint, draw
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.run import METRICS_NAME
-
-Notify = Callable[[str], object]
 
 TEMPLATES = "templates"
 HALF, WHOLE = (5.4, 3.6), (9.2, 3.9)  # inches of a plot beside another, and of one alone
@@ -43,8 +40,7 @@ def plot(paint: Paint, alt: str, size: tuple[float, float] = HALF) -> Plot:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl that tell of training; a last line that is being written is left
-    out.
+    """Training's lines of metrics.jsonl, without a last line that is being written.
 
     Lines without a loss are of validation and previews, or of steps that were all skipped.
     """

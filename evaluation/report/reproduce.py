@@ -88,9 +88,7 @@ def evaluate(workdir: str, run: Run, series: Sequence[Result]) -> str:
 
 
 def _asked(series: Sequence[Result]) -> list[str]:
-    """The groups of metrics that are computed only when they are asked for, and need feature
-    rows.
-    """
+    """Groups of metrics that are computed on request only, and need feature rows."""
     known = {name for result in series for name in result.metrics}
     return [
         name for name, group in GROUPS.items() if group.rows != "none" and known >= {*group.keys}

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.draw.setting import CYCLIC
+from evaluation.progress import Notify
 from evaluation.report import cards
-from evaluation.report.page import Block, guidance_text, latest_series, pair_plots, step_block
+from evaluation.report.page import SampleGrid, guidance_text, latest_series, pair_plots, step_block
 from evaluation.report.pictures import COLUMNS, Picture, class_rows, fresh_samples, stored_samples
 from evaluation.report.plots import comparison_pair_plot, comparison_plot, losses_plot
-from evaluation.report.render import WHOLE, Notify, or_none, plot, read_metrics, render, write_page
+from evaluation.report.render import WHOLE, Plot, or_none, plot, read_metrics, render, write_page
 from evaluation.report.reproduce import commands
 from evaluation.report.tables import (
     Table,
@@ -36,9 +37,7 @@ Cells = Mapping[tuple[int, float], Result]
 
 @dataclass(frozen=True)
 class Side:
-    """A run of a comparison; `series` are its results of the protocol and reference that the runs
-    share.
-    """
+    """A run of a comparison; `series` are its results of the shared protocol."""
 
     name: str
     workdir: Path
@@ -68,9 +67,8 @@ class Strips:
 def plan(workdirs: Sequence[Path], out: Path) -> dict[str, Any]:
     """What the page would show, for --dry-run. Raises `UserError` as `read_sides`."""
     sides = read_sides(workdirs, lambda message: None)
-    compared = next(
-        (side.series[0].protocol.metric for side in sides if side.series), "nothing measured"
-    )
+    metrics = [side.series[0].protocol.metric for side in sides if side.series]
+    compared = metrics[0] if metrics else "nothing measured"
     return {
         "runs": ", ".join(side.title for side in sides),
         "compared by": compared,
@@ -81,8 +79,7 @@ def plan(workdirs: Sequence[Path], out: Path) -> dict[str, Any]:
 
 
 def write_comparison(workdirs: Sequence[Path], out: Path, notify: Notify) -> str:
-    """Write the page, and return its tables in Markdown; parts that cannot be had are left out, and
-    `notify` is told.
+    """Write the page and return its tables in Markdown; missing parts are notified.
 
     Raises:
         UserError: no run in one of `workdirs`, one of them twice, damaged results, or no directory
@@ -131,22 +128,22 @@ def names(workdirs: Sequence[Path]) -> list[str]:
 
 
 def comparable(results: Sequence[Sequence[Result]]) -> list[list[Result]]:
-    """For each run its newest series of the protocol and reference that most runs have; of equals,
-    the newest one.
-    """
+    """Each run's newest series of the protocol and reference that most runs have."""
 
     def rule(result: Result) -> tuple[object, ...]:
         return result.protocol.for_distance(), result.reference.digest
 
-    measured = [[result for result in each if result.sampling is not None] for each in results]
-    known = dict.fromkeys(rule(result) for each in measured for result in reversed(each))
-    if not known:
-        return [[] for _ in results]
-    held = [{rule(result) for result in each} for each in measured]
-    shared = max(known, key=lambda one: sum(one in each for each in held))
-    return [
-        latest_series([result for result in each if rule(result) == shared]) for each in measured
-    ]
+    sampled = [[result for result in run if result.sampling is not None] for run in results]
+    rules = [[rule(result) for result in reversed(run)] for run in sampled]  # newest first
+    shared = _most_shared(rules)
+    return [latest_series([result for result in run if rule(result) == shared]) for run in sampled]
+
+
+def _most_shared(rules: Sequence[Sequence[tuple[object, ...]]]) -> tuple[object, ...] | None:
+    """The rule that most runs have, of equals the first; None where no run has any."""
+    runs = [set(run) for run in rules]
+    distinct = dict.fromkeys(rule for run in rules for rule in run)
+    return max(distinct, key=lambda rule: sum(rule in run for run in runs), default=None)
 
 
 def markdown(sides: Sequence[Side]) -> str:
@@ -154,10 +151,9 @@ def markdown(sides: Sequence[Side]) -> str:
     measured = [side for side in sides if side.series]
     if not measured:
         return ""
-    parts = [_model_table(measured).markdown()]
-    return "\n\n".join(
-        [*parts, *(f"{side.title}: {steps_table(side.series)}" for side in measured)]
-    )
+    models = _model_table(measured).markdown()
+    tables = [f"{side.title}: {steps_table(side.series)}" for side in measured]
+    return "\n\n".join([models, *tables])
 
 
 def _model_table(measured: Sequence[Side]) -> Table:
@@ -170,33 +166,48 @@ def collect(sides: Sequence[Side], notify: Notify) -> dict[str, Any]:
     measured = [side for side in sides if side.series]
     runs = [side.run for side in sides]
     targets = {side.run.recipe.model.output for side in sides}
-    learnt = {side.name: side.metrics for side in sides if len(side.metrics) > 1}
     return {
         "title": " and ".join(side.name for side in sides),
         "summaries": [(side.name, cards.summary(side.run)) for side in sides],
         "headline": [_headline(side) for side in measured],
         "facts": facts(sides),
-        "models": _model_table(measured) if measured else None,
-        "distance": _distance(measured) if measured else None,
-        "loss": plot(losses_plot(learnt), "Training loss of each run against step.", WHOLE)
-        if learnt
-        else None,
+        **_measurements(measured),
+        "loss": _losses(sides),
         "same_target": len(targets) == 1,
         "noise": noise_text(sides),
         "setting": _setting_of_samples(sides),
         "samples": or_none(lambda: samples(sides), notify) or [],
         "steps": or_none(lambda: _step_blocks(sides), notify) or [],
         "differences": differences(runs),
-        "times": [
-            (side.title, times)
-            for side in sides
-            if (times := cards.times(side.run, side.metrics, side.series))
-        ],
-        "protocol": _protocol(measured[0].series[-1]) if measured else [],
+        "times": _times(sides),
         "commands": _commands(sides),
         "versions": runs[0].versions,
         "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def _measurements(measured: Sequence[Side]) -> dict[str, Any]:
+    """What the page shows of the runs that have results."""
+    if not measured:
+        return {"models": None, "distance": None, "protocol": []}
+    return {
+        "models": _model_table(measured),
+        "distance": _distance(measured),
+        "protocol": _protocol(measured[0].series[-1]),
+    }
+
+
+def _losses(sides: Sequence[Side]) -> Plot | None:
+    learnt = {side.name: side.metrics for side in sides if len(side.metrics) > 1}
+    if not learnt:
+        return None
+    return plot(losses_plot(learnt), "Training loss of each run against step.", WHOLE)
+
+
+def _times(sides: Sequence[Side]) -> list[tuple[str, list[cards.Stage]]]:
+    """The stages of each run that has noted times."""
+    times = [(side.title, cards.times(side.run, side.metrics, side.series)) for side in sides]
+    return [(title, stages) for title, stages in times if stages]
 
 
 def _protocol(result: Result) -> cards.Card:
@@ -220,13 +231,13 @@ def facts(sides: Sequence[Side]) -> Table:
     def of(side: Side) -> dict[str, str]:
         run, model, train = side.run, side.run.recipe.model, side.run.recipe.train
         trained = dict(cards.training(side.metrics))
+        space = "pixels" if run.vae is None else "latents"
         return {
             "model": f"DiT, depth {model.depth}, width {model.width}, patch {model.patch}",
             "parameters": f"{run.parameters:,}",
             "objective": f"{run.recipe.objective.kind}, predicts {model.output}",
             "data": f"{run.dataset.source}, {run.dataset.records:,} records",
-            "sees": "{} x {} x {}".format(*run.latent_shape)
-            + (" pixels" if run.vae is None else " latents"),
+            "sees": "{} x {} x {} {}".format(*run.latent_shape, space),
             "training": (
                 f"{trained.get('step', '0')} of {train.steps:,} steps of {train.batch_size}"
             ),
@@ -248,13 +259,10 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, str]]:
             "dataset": {**dataset, "VAE": run.vae.id if run.vae else None},
             **run.recipe.model_dump(mode="json"),
         }
-        columns.append(
-            {
-                f"{name}.{key}": value
-                for name, table in tables.items()
-                for key, value in table.items()
-            }
-        )
+        column = {}
+        for name, table in tables.items():
+            column |= {f"{name}.{key}": value for key, value in table.items()}
+        columns.append(column)
     keys = dict.fromkeys(key for column in columns for key in column)
     values = {key: [_value(column.get(key)) for column in columns] for key in keys}
     return [(key, " → ".join(each)) for key, each in values.items() if len(set(each)) > 1]
@@ -361,36 +369,24 @@ def samples(sides: Sequence[Side]) -> list[Strips]:
     ]
 
 
-def _step_blocks(sides: Sequence[Side]) -> list[tuple[str, list[tuple[str, list[Block]]]]]:
-    """For each guidance weight that all have, for each run, a grid at every number of steps that
-    all have.
-    """
+def _step_blocks(sides: Sequence[Side]) -> list[tuple[str, list[tuple[str, list[SampleGrid]]]]]:
+    """For each shared guidance weight and each run, a grid at every shared number of steps."""
     shared = shared_settings(sides)
-    return [
-        (
-            guidance_text(cfg),
-            [
-                (
-                    side.title,
-                    [
-                        step_block(side.workdir, side.run, side.cells[each])
-                        for each in shared
-                        if each[1] == cfg
-                    ],
-                )
-                for side in sides
-            ],
-        )
-        for cfg in sorted({cfg for _, cfg in shared})
-    ]
+    groups = []
+    for cfg in sorted({cfg for _, cfg in shared}):
+        settings = [setting for setting in shared if setting[1] == cfg]
+        rows = [(side.title, _grids(side, settings)) for side in sides]
+        groups.append((guidance_text(cfg), rows))
+    return groups
+
+
+def _grids(side: Side, settings: Sequence[tuple[int, float]]) -> list[SampleGrid]:
+    return [step_block(side.workdir, side.run, side.cells[setting]) for setting in settings]
 
 
 def _commands(sides: Sequence[Side]) -> list[str]:
-    # without the page of one run
-    lines = [
-        line for side in sides for line in commands(side.workdir, side.run, None, side.series)[:-1]
-    ]
-    return [
-        *dict.fromkeys(lines),
-        shlex.join(["flowtrain", "report", *(str(side.workdir) for side in sides)]),
-    ]
+    lines: list[str] = []
+    for side in sides:
+        lines += commands(side.workdir, side.run, None, side.series)[:-1]  # without its own page
+    report = shlex.join(["flowtrain", "report", *(str(side.workdir) for side in sides)])
+    return [*dict.fromkeys(lines), report]

@@ -17,8 +17,7 @@ NOTICEABLE = 0.05  # share of the distance: two sets of a few thousand samples d
 
 
 def worse_with_more_steps(results: Sequence[Result], objective: ObjectiveConfig) -> str | None:
-    """One line about the clearest case among results of one run; None where more steps are as good
-    or better.
+    """One line about a run's clearest case; None where more steps are no worse.
 
     Only results that differ in nothing but their steps are held against each other.
 

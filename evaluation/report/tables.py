@@ -27,36 +27,34 @@ class Table:
 
     def markdown(self) -> str:
         """GitHub's, columns padded."""
-        widths = [
-            max(len(row[i]) for row in (self.header, *self.rows)) for i in range(len(self.header))
-        ]
+        columns = zip(self.header, *self.rows, strict=True)
+        widths = [max(map(len, column)) for column in columns]
 
         def line(cells: Sequence[str]) -> str:
-            return " | ".join(
-                cell.ljust(width) if i < self.left else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            )
+            pairs = list(zip(cells, widths, strict=True))
+            words = [cell.ljust(width) for cell, width in pairs[: self.left]]
+            numbers = [cell.rjust(width) for cell, width in pairs[self.left :]]
+            return f"| {' | '.join([*words, *numbers])} |"
 
-        rule = " | ".join(
-            "-" * width if i < self.left else "-" * (width - 1) + ":"
-            for i, width in enumerate(widths)
-        )
-        return "\n".join(f"| {each} |" for each in (line(self.header), rule, *map(line, self.rows)))
+        left = ["-" * width for width in widths[: self.left]]
+        right = ["-" * (width - 1) + ":" for width in widths[self.left :]]
+        rule = line([*left, *right])
+        return "\n".join([line(self.header), rule, *map(line, self.rows)])
 
 
 def describe(result: Result) -> str:
     """One line of what was measured, for above a table."""
     protocol, sampling = result.protocol, result.sampling
-    against = (
-        f"against {result.reference.n} images" if result.reference.n else "against given statistics"
-    )
+    against = "against given statistics"
+    if result.reference.n:
+        against = f"against {result.reference.n} images"
     if sampling is None:
         subject = f"{result.n} images" if result.n else "given statistics"
         return f"{protocol.metric}, {subject} {against}"
+    settings = ", ".join([sampling.sampler, *unusual(sampling), f"seed {sampling.seed}"])
     return (
-        f"{protocol.metric}, {result.n} samples {against}; {weights_text(sampling)} of step "
-        f"{sampling.step}, "
-        f"{', '.join([sampling.sampler, *unusual(sampling), f'seed {sampling.seed}'])}"
+        f"{protocol.metric}, {result.n} samples {against}; "
+        f"{weights_text(sampling)} of step {sampling.step}, {settings}"
     )
 
 
@@ -82,27 +80,23 @@ def weights_text(sampling: Sampling) -> str:
 def by_setting(
     results: Sequence[Result],
 ) -> tuple[list[int], list[float], dict[tuple[int, float], Result]]:
-    """Step counts (most first), guidance weights (least first), and the newest result of each
-    pair.
-    """
-    cells = {(s.steps, s.cfg): r for r in results if (s := r.sampling) is not None}
+    """Step counts (descending), guidance weights, and each pair's newest result."""
+    cells = {
+        (result.sampling.steps, result.sampling.cfg): result
+        for result in results
+        if result.sampling is not None
+    }
     steps = sorted({steps for steps, _ in cells}, reverse=True)
     return steps, sorted({cfg for _, cfg in cells}), cells
 
 
 def same_series(results: Sequence[Result], like: Result) -> list[Result]:
-    """The results that differ from `like` in steps and guidance only, so that they may share a
-    table.
-    """
+    """Results that differ from `like` in steps and guidance only: one table's."""
 
     def series(result: Result) -> tuple[object, ...]:
         assert result.sampling is not None
         # an adaptive solver has another name, and its own tolerance
-        varying = {
-            "steps": 0,
-            "nfe": 0,
-            "cfg": 0.0,
-        }
+        varying = {"steps": 0, "nfe": 0, "cfg": 0.0}
         fixed: Sampling = result.sampling.model_copy(update=varying)
         return fixed, result.protocol.for_distance(), result.reference.digest
 
@@ -134,7 +128,9 @@ def distances(results: Sequence[Result]) -> Table:
     scored = any(result.accuracy is not None for result in results)
     header = ["steps"]
     for cfg in guidances:
-        header += [f"{metric}, cfg {cfg:g}"] + ([f"accuracy, cfg {cfg:g}"] if scored else [])
+        header.append(f"{metric}, cfg {cfg:g}")
+        if scored:
+            header.append(f"accuracy, cfg {cfg:g}")
     body = []
     for count in steps:
         row = [str(count) if count else ADAPTIVE_ROW]
@@ -142,17 +138,14 @@ def distances(results: Sequence[Result]) -> Table:
             result = cells.get((count, cfg))
             row.append(figure(result.distance) if result else "-")
             if scored:
-                row.append(
-                    f"{result.accuracy:.1%}" if result and result.accuracy is not None else "-"
-                )
+                accuracy = result.accuracy if result else None
+                row.append("-" if accuracy is None else f"{accuracy:.1%}")
         body.append(row)
     return Table(header, body)
 
 
 def by_series(results: Sequence[Result]) -> list[list[Result]]:
-    """Results of samples in groups that may share a table, in the order in which each group comes
-    first.
-    """
+    """Results of samples in groups that share a table, by first appearance."""
     groups: list[list[Result]] = []
     for result in results:
         if not any(result in group for group in groups):
@@ -168,21 +161,15 @@ def steps_table(results: Sequence[Result]) -> str:
 def model_name(run: Run, name: str) -> str:
     """A run in a few words."""
     model, kind = run.recipe.model, run.recipe.objective.kind
-    named = (
-        model.size is not None
-        and DiTSize(model.depth, model.width, model.heads) == SIZES[model.size]
-    )
-    size = (
-        f"DiT-{model.size}/{model.patch}"
-        if named
-        else f"DiT {model.depth}x{model.width}/{model.patch}"
-    )
+    size = f"DiT {model.depth}x{model.width}/{model.patch}"
+    sizes = DiTSize(model.depth, model.width, model.heads)
+    if model.size is not None and sizes == SIZES[model.size]:
+        size = f"DiT-{model.size}/{model.patch}"
     return f"{name} ({kind}, {size})"
 
 
 def model_table(series: Mapping[str, Sequence[Result]], steps: Mapping[str, int]) -> Table:
-    """A row a model: its distance with every guidance weight, at its own number of steps, or the
-    most there are.
+    """A row a model: distances by guidance weight at its number of steps, or the most.
 
     Args:
         series: by the model's name, results of one protocol and reference.
@@ -204,29 +191,26 @@ def model_table(series: Mapping[str, Sequence[Result]], steps: Mapping[str, int]
 
 
 def metrics_table(results: Sequence[Result]) -> Table | None:
-    """A row a setting of one series, a column a metric beside the distance; None where there are
-    none.
-    """
+    """A row a setting, a column a metric beside the distance; None without any."""
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
     if not names:
         return None
     metric = results[0].protocol.metric
-    body = [
-        [
-            setting_text(result.sampling) if result.sampling else "images",
-            figure(result.distance),
-            *(_metric(name, result.metrics) for name in names),
-        ]
-        for result in results
-    ]
-    return Table(
-        ["setting", metric, *(METRIC_NAMES.get(name, name) for name in names)], body, left=1
-    )
+    body = []
+    for result in results:
+        setting = setting_text(result.sampling) if result.sampling else "images"
+        values = [_metric(name, result.metrics) for name in names]
+        body.append([setting, figure(result.distance), *values])
+    columns = [METRIC_NAMES.get(name, name) for name in names]
+    return Table(["setting", metric, *columns], body, left=1)
 
 
 def _metric(name: str, metrics: Mapping[str, float]) -> str:
     """Three decimals; five of KID, which is small."""
-    return f"{metrics[name]:.{5 if name.startswith('kid') else 3}f}" if name in metrics else "-"
+    if name not in metrics:
+        return "-"
+    digits = 5 if name.startswith("kid") else 3
+    return f"{metrics[name]:.{digits}f}"
 
 
 METRIC_NAMES = {
@@ -254,18 +238,19 @@ def markdown(results: Sequence[Result], run: Run | None = None, name: str = "") 
             f"{describe(result)}: {result.distance:.4f}{_accuracy(result)}" for result in results
         ]
         table = metrics_table(results)
-        return "\n".join([*lines, *(["", table.markdown()] if table else [])])
+        if table:
+            lines += ["", table.markdown()]
+        return "\n".join(lines)
     parts = []
     for series in by_series(results):
         if run is not None:
             label = model_name(run, name)
             parts.append(model_table({label: series}, {label: run.recipe.sampler.steps}).markdown())
-        others = metrics_table(series)
-        parts += [
-            steps_table(series),
-            *([others.markdown()] if others else []),
-            _protocol(series[0]),
-        ]
+        parts.append(steps_table(series))
+        table = metrics_table(series)
+        if table:
+            parts.append(table.markdown())
+        parts.append(_protocol(series[0]))
     return "\n\n".join(parts)
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from evaluation.features.measure import (
     protocol_of,
 )
 from evaluation.metrics import factor, statistics_distance
+from evaluation.progress import Notify
 from evaluation.protocols import EvaluationProtocol, Recipe, check_comparable, read_protocol
 from evaluation.results import Reference, Result, Sampling, reference_of
 from evaluation.score.groups import (
@@ -42,7 +43,6 @@ from schemas.run import CHECKPOINTS_DIR, RUN_NAME
 from schemas.statistics import FeatureStatistics, read_statistics
 from schemas.storage.directory import WORK
 
-Notify = Callable[[str], object]
 _MANY = 2**31  # of statistics that do not say of how many images they are
 
 
@@ -188,50 +188,64 @@ def compare_only(comparison: Comparison, options: MeasureOptions, notify: Notify
         UserError: subject or reference cannot be read, or were measured differently.
     """
     subject, recipe, where = comparison.subject, comparison.recipe, comparison.reference
+    asked = tuple(GROUPS.keys() & set(comparison.metrics))
+    if ALL in comparison.metrics:
+        asked = tuple(GROUPS)
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch)
-        asked = (
-            tuple(GROUPS)
-            if ALL in comparison.metrics
-            else tuple(GROUPS.keys() & set(comparison.metrics))
-        )
         reference = load_reference(
             where, recipe, cache, replace(options, keep_features=needs_reference_rows(asked))
         )
         options = replace(options, keep_features=needs_rows(asked))
-        theirs = read_protocol(reference.statistics.protocol)
         if subject.is_file() and _is_statistics(subject):
-            measured = Measured(read_gaussian(subject), subject)
-            mine = read_protocol(measured.statistics.protocol)
-            protocol = mine or theirs or EvaluationProtocol.unsaid(recipe)
-            if mine is None:
-                notify(
-                    f"{subject}: does not say with which extractor it was made; taken for "
-                    f"{protocol.extractor}"
-                )
-            check_comparable(protocol, measured.statistics.dim, mine, str(subject))
+            protocol, measured = _read_subject(comparison, reference, notify)
         else:
-            resolution = comparison.resolution or (theirs.resolution if theirs else None)
-            images = _image_set(subject, comparison.num, resolution, comparison.crop)
-            protocol = protocol_of(recipe, images.resolution, options.weights)
-            # Before the work, not after it.
-            check_comparable(protocol, reference.statistics.dim, theirs, str(where))
-            with_reference(
-                choose(comparison.metrics, protocol, images.size), comparison.metrics, reference
-            )
-            measured = measure_images(images, protocol, cache / "subject.npz", options)
+            protocol, measured = _measure_subject(comparison, reference, cache, options)
         check_reference(protocol, reference.statistics, where, notify)
         moments = measured.statistics.moments
         groups = choose(comparison.metrics, protocol, moments.n if moments else _MANY, notify)
         if not comparison.metrics:  # statistics of others may lack what costs nothing
-            groups = tuple(name for name in groups if _is_there(name, measured, reference))
+            groups = tuple(name for name in groups if _has_sums_for(name, measured, reference))
         groups = with_reference(groups, comparison.metrics, reference, notify)
         if moments:
             warn_of_rank(moments.n, protocol.dim, "images", notify)
         return compare(measured, reference, protocol, groups)
 
 
-def _is_there(group: str, subject: Measured, reference: Measured) -> bool:
+def _read_subject(
+    comparison: Comparison, reference: Measured, notify: Notify
+) -> tuple[EvaluationProtocol, Measured]:
+    """Statistics of a file, with its own protocol, or else with the reference's."""
+    subject = comparison.subject
+    measured = Measured(read_gaussian(subject), subject)
+    mine = read_protocol(measured.statistics.protocol)
+    theirs = read_protocol(reference.statistics.protocol)
+    protocol = mine or theirs or EvaluationProtocol.unsaid(comparison.recipe)
+    if mine is None:
+        notify(
+            f"{subject}: does not say with which extractor it was made; taken for "
+            f"{protocol.extractor}"
+        )
+    check_comparable(protocol, measured.statistics.dim, mine, str(subject))
+    return protocol, measured
+
+
+def _measure_subject(
+    comparison: Comparison, reference: Measured, cache: Path, options: MeasureOptions
+) -> tuple[EvaluationProtocol, Measured]:
+    """Statistics of images, measured now under the recipe's protocol."""
+    theirs = read_protocol(reference.statistics.protocol)
+    resolution = comparison.resolution or (theirs.resolution if theirs else None)
+    images = _image_set(comparison.subject, comparison.num, resolution, comparison.crop)
+    protocol = protocol_of(comparison.recipe, images.resolution, options.weights)
+    # Before the work, not after it: what cannot be compared is not measured.
+    check_comparable(protocol, reference.statistics.dim, theirs, str(comparison.reference))
+    groups = choose(comparison.metrics, protocol, images.size)
+    with_reference(groups, comparison.metrics, reference)
+    return protocol, measure_images(images, protocol, cache / "subject.npz", options)
+
+
+def _has_sums_for(group: str, subject: Measured, reference: Measured) -> bool:
     if group == "sfid":
         return subject.statistics.spatial is not None and reference.statistics.spatial is not None
     return subject.statistics.scores is not None
@@ -259,14 +273,8 @@ def _is_statistics(path: Path) -> bool:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return "arr_0" not in file.files or "mu" in file.files
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        TypeError,
-        RuntimeError,
-        zipfile.BadZipFile,
-    ):  # TypeError: a lone array
+    # a TypeError of a lone array
+    except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile):
         return True  # read_statistics says what is wrong with it
 
 

@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.extractors.dinov2 import (
+from evaluation.extractors.dinov2 import load_dinov2, network
+from evaluation.extractors.dinov2_weights import (
     DinoV2Config,
     convert,
     interpolate_positions,
-    load_dinov2,
-    network,
     read_config,
     read_tensors,
 )

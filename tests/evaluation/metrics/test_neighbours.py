@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from evaluation.metrics import neighbours
+from evaluation.metrics import neighbours, row_blocks
 from evaluation.metrics.neighbours import (
     Manifold,
     density_coverage,
@@ -202,11 +202,22 @@ def test_surfaces_belong_to_the_balls_of_precision_and_not_to_those_of_density()
     assert density_coverage(real, fake, k=1) == (0.0, 0.0)
 
 
+def exact_pairs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Fills with the numbers of pairs whose distances are computed in float64."""
+    pairs: list[int] = []
+    exact = neighbours.exact_distances
+
+    def counted(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        pairs.append(len(a))
+        return exact(a, b)
+
+    monkeypatch.setattr(neighbours, "exact_distances", counted)
+    return pairs
+
+
 def test_images_that_are_all_the_same_need_few_distances(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = []
-    exact = neighbours._exact
-    monkeypatch.setattr(neighbours, "_exact", lambda a, b: (pairs.append(len(a)), exact(a, b))[1])
-    monkeypatch.setattr(neighbours, "_EXACT_VALUES", 4000)
+    pairs = exact_pairs(monkeypatch)
+    monkeypatch.setattr(row_blocks, "_EXACT_VALUES", 4000)
     same = np.full((500, 8), 3.3, np.float32)
     np.testing.assert_array_equal(kth_distances(same, 3, block=250), 0.0)
     assert sum(pairs) < 500 * 20  # of 250,000
@@ -214,9 +225,7 @@ def test_images_that_are_all_the_same_need_few_distances(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("common", [0, 1000])
 def test_few_pairs_are_left_to_float64(common: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = []
-    exact = neighbours._exact
-    monkeypatch.setattr(neighbours, "_exact", lambda a, b: (pairs.append(len(a)), exact(a, b))[1])
+    pairs = exact_pairs(monkeypatch)
     real, fake = (np.random.default_rng(8).normal(size=(2, 1500, 64)) + common).astype(np.float32)
     precision_recall(real, fake, 3, block=512)
     assert sum(pairs) < 3000 * 30  # of 6,750,000
@@ -290,7 +299,7 @@ def test_memory_is_that_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_bad_input_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "_bounds", None)
+    monkeypatch.setattr(neighbours, "bounds", None)
     good = np.zeros((9, 4), np.float32)
     for bad_value in (np.nan, np.inf):
         bad = good.copy()

@@ -18,7 +18,7 @@ from evaluation.features.imagesets import batch_images, dataset_images
 from evaluation.features.measure import Measured, measure_images, protocol_of
 from evaluation.preview import preview
 from evaluation.preview.preview import Preview, make_preview, noise_times, write_previews
-from evaluation.preview.sheet import Block
+from evaluation.preview.sheet import Panel
 from evaluation.protocols import Recipe
 from evaluation.score.compare import compare
 from flowtrain.flow.objective import make_objective
@@ -82,12 +82,12 @@ def _measured(**more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sequence[Block], Sequence[str]]]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sequence[Panel], Sequence[str]]]:
     """The blocks and names of every picture drawn."""
-    seen: list[tuple[Sequence[Block], Sequence[str]]] = []
+    seen: list[tuple[Sequence[Panel], Sequence[str]]] = []
     draw = preview.sheet
 
-    def remember(blocks: Sequence[Block], names: Sequence[str] = ()) -> Any:
+    def remember(blocks: Sequence[Panel], names: Sequence[str] = ()) -> Any:
         seen.append((blocks, names))
         return draw(blocks, names)
 

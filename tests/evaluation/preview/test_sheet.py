@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation.preview.sheet import BETWEEN, MARGIN, Block, sheet
+from evaluation.preview.sheet import BETWEEN, MARGIN, Panel, sheet
 from pipelines.grid import GAP, PAPER, tile
 
 SIDE = 32
@@ -23,7 +23,7 @@ def _holds(picture: NDArray[np.uint8], grid: NDArray[np.uint8]) -> bool:
 
 def test_blocks_lie_side_by_side() -> None:
     left, right = _rows(3, 4, seed=1), _rows(3, 5, seed=2)
-    picture = sheet([Block("a", left), Block("b", right)])
+    picture = sheet([Panel("a", left), Panel("b", right)])
     first, second = tile(left), tile(right)
     assert _holds(picture, second)
     assert _holds(picture[:, : -second.shape[1] - BETWEEN], first)
@@ -33,7 +33,7 @@ def test_blocks_lie_side_by_side() -> None:
 
 def test_names_are_beside_the_middle_of_their_rows() -> None:
     rows = _rows(3, 4)
-    plain, named = sheet([Block("", rows)]), sheet([Block("", rows)], ["a", "", "c"])
+    plain, named = sheet([Panel("", rows)]), sheet([Panel("", rows)], ["a", "", "c"])
     assert _holds(named, tile(rows))
     beside = named[
         -MARGIN - tile(rows).shape[0] : -MARGIN, : named.shape[1] - plain.shape[1] + MARGIN
@@ -45,8 +45,8 @@ def test_names_are_beside_the_middle_of_their_rows() -> None:
 def test_a_caption_is_above_its_block_and_has_room() -> None:
     rows = _rows(2, 1)
     plain, told = (
-        sheet([Block("", rows)]),
-        sheet([Block("a caption wider than the images under it", rows)]),
+        sheet([Panel("", rows)]),
+        sheet([Panel("a caption wider than the images under it", rows)]),
     )
     assert told.shape[0] == plain.shape[0]
     assert told.shape[1] > plain.shape[1]
@@ -60,7 +60,7 @@ def test_a_caption_is_above_its_block_and_has_room() -> None:
 
 def test_long_names_are_cut() -> None:
     rows = _rows(1, 1)
-    long = sheet([Block("", rows)], ["a name longer than anyone wants to read " * 5])
+    long = sheet([Panel("", rows)], ["a name longer than anyone wants to read " * 5])
     assert long.shape[1] < 250
     assert _holds(long, tile(rows))
 
@@ -69,13 +69,13 @@ def test_long_names_are_cut() -> None:
 def test_small_images_are_enlarged_without_smoothing(side: int, factor: int) -> None:
     rows = _rows(2, 3, side)
     big = [np.kron(row, np.ones((1, factor, factor, 1), np.uint8)) for row in rows]
-    assert _holds(sheet([Block("", rows)]), tile(big, GAP * factor))
+    assert _holds(sheet([Panel("", rows)]), tile(big, GAP * factor))
 
 
 def test_blocks_that_do_not_fit_together() -> None:
     with pytest.raises(ValueError, match="as many rows"):
-        sheet([Block("", _rows(2, 1)), Block("", _rows(3, 1))])
+        sheet([Panel("", _rows(2, 1)), Panel("", _rows(3, 1))])
     with pytest.raises(ValueError, match="one size"):
-        sheet([Block("", _rows(2, 1)), Block("", _rows(2, 1, side=40))])
+        sheet([Panel("", _rows(2, 1)), Panel("", _rows(2, 1, side=40))])
     with pytest.raises(ValueError, match=r"got \[\]"):
         sheet([])

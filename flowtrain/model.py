@@ -121,11 +121,9 @@ class Block(nnx.Module):
     """Attention and MLP modulated and gated by the condition; adaLN-Zero starts as identity."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        width, hidden, dtype = (
-            config.width,
-            int(config.width * config.mlp_ratio),
-            jnp.dtype(config.dtype),
-        )
+        width = config.width
+        hidden = int(width * config.mlp_ratio)
+        dtype = jnp.dtype(config.dtype)
         self.heads, self.dtype = config.heads, dtype
         # q, k, v in this order, as in timm and DiT
         self.qkv = _linear(width, 3 * width, dtype, rngs)
@@ -135,9 +133,8 @@ class Block(nnx.Module):
         self.modulation = _linear(width, 6 * width, dtype, rngs, _zeros)
         self.qk_norm = config.qk_norm
         if config.qk_norm:
-            self.q_scale, self.k_scale = (
-                nnx.Param(jnp.ones(width // config.heads)) for _ in range(2)
-            )
+            self.q_scale = nnx.Param(jnp.ones(width // config.heads))
+            self.k_scale = nnx.Param(jnp.ones(width // config.heads))
 
     def _attention(self, x: jax.Array) -> jax.Array:
         n, tokens, width = x.shape

@@ -291,9 +291,8 @@ class Loop:
         validation = self._validation
         assert validation is not None
         with self.progress.paused("validate"):
-            raw, averaged = (
-                validation(params, self._key) for params in (state.params, state.ema[MAIN])
-            )
+            raw = validation(state.params, self._key)
+            averaged = validation(state.ema[MAIN], self._key)
         averages = {name.replace("loss", "loss_ema", 1): value for name, value in averaged.items()}
         self.progress.validation(step, raw | averages)
         return averaged["loss"]

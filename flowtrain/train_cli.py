@@ -156,11 +156,11 @@ def _plan(data: str, recipe: "Recipe", options: dict[str, Any]) -> "Plan":
     wanted.
     """
     from flowtrain.plan import make_plan, plan_for
-    from flowtrain.records.reader import Unread
+    from flowtrain.records.reader import ManifestOnly
 
     if options["dry_run"] and not options["replay"] and _is_url(data):
         stored = importlib.import_module("pipelines.dataset.anywhere").open_dataset(data)
-        return plan_for(Unread(stored.root, stored.manifest), stored.root, recipe)
+        return plan_for(ManifestOnly(stored.root, stored.manifest), stored.root, recipe)
     return make_plan(_local(data, options["cache_dir"]), recipe)
 
 

@@ -76,6 +76,14 @@ class Gaussian(NamedTuple):
     sigma: NDArray[np.float64]
 
 
+# What `numpy.load` and reading its arrays raise: a TypeError for a lone array, which is no context,
+# a RuntimeError for a zip that is encrypted or of another kind.
+_UNREADABLE = (
+    *(OSError, EOFError, zipfile.BadZipFile),
+    *(ValueError, TypeError, AttributeError, RuntimeError),
+)
+
+
 class ScoreSplits(NamedTuple):
     """Inception Score sums over s splits: rows (s,) int64, p log p (s,), p (s, classes)."""
 
@@ -146,17 +154,7 @@ def read_statistics(path: Path) -> FeatureStatistics:
             names = file.files
             # ADM's reference also holds images
             arrays = {name: file[name] for name in names if name in _NAMES}
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        EOFError,
-    ):
-        # TypeError of a lone array, which is no context; RuntimeError of a zip that is encrypted or
-        # of another kind
+    except _UNREADABLE:
         raise UserError(
             f"{path}: not a readable .npz of plain arrays; give statistics with mu and sigma"
         ) from None
@@ -226,10 +224,8 @@ def _gaussian(arrays: Mapping[str, NDArray[Any]], mean: str, covariance: str) ->
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise ValueError(f"{mean} or {covariance} holds NaN or infinity")
     scale = float(np.abs(sigma).max(initial=0.0))
-    if (
-        np.abs(sigma - sigma.T).max(initial=0.0) > 1e-6 * scale
-        or (np.diag(sigma) < -1e-6 * scale).any()
-    ):
+    asymmetry = np.abs(sigma - sigma.T).max(initial=0.0)
+    if asymmetry > 1e-6 * scale or (np.diag(sigma) < -1e-6 * scale).any():
         raise ValueError(
             f"{covariance} is no covariance: not symmetric, or negative on its diagonal"
         )

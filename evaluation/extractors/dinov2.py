@@ -95,9 +95,8 @@ def prepare(images: jax.Array) -> jax.Array:
     rounded to 8 bits); 224x224 passes untouched.
     """
     x = pillow_bicubic(images, INPUT_SIZE).astype(jnp.float32) / 255
-    mean, deviation = (
-        np.array(values, np.float32).reshape(1, 1, 1, 3) for values in (MEAN, DEVIATION)
-    )
+    mean = np.array(MEAN, np.float32).reshape(1, 1, 1, 3)
+    deviation = np.array(DEVIATION, np.float32).reshape(1, 1, 1, 3)
     return (x - mean) / deviation
 
 

@@ -99,11 +99,8 @@ def download(file: WeightFile) -> Path:
         if not found.startswith(file.sha256):
             raise _RefusedError(f"its SHA-256 is {found}, expected {file.sha256}")
         temporary.replace(target)
-    except (
-        OSError,
-        http.client.HTTPException,
-        _RefusedError,
-    ) as error:  # OSError: also URLError and timeouts
+    # an OSError may be a URLError or a timeout
+    except (OSError, http.client.HTTPException, _RefusedError) as error:
         otherwise = f"{file.install}, or " if file.install else ""
         raise UserError(
             f"cannot download {file.url}: {_reason(error)}; {otherwise}put the file at {target} "

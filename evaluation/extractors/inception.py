@@ -233,10 +233,8 @@ def _run(steps: _Steps, params: Params, x: jax.Array, prefix: str = "") -> jax.A
 
 def _convolve(step: _Conv, params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
     # the same on a CPU and on what would round
-    kernel, precision = (
-        params["kernel"],
-        lax.Precision.HIGHEST,
-    )
+    kernel = params["kernel"]
+    precision = lax.Precision.HIGHEST
     if step.kernel == (1, 1) and step.stride == 1:
         x = jnp.matmul(x, kernel[0, 0], precision=precision)
     else:
@@ -270,10 +268,9 @@ def _pool(step: _Pool, x: jax.Array) -> jax.Array:
 
 def _counts(height: int, width: int) -> np.ndarray:
     """(1, height, width, 1) float32: pixels of the image in the 3x3 window around each."""
-    rows, columns = (
-        np.convolve(np.ones(size, np.float32), np.ones(3, np.float32), "same")
-        for size in (height, width)
-    )
+    window = np.ones(3, np.float32)
+    rows = np.convolve(np.ones(height, np.float32), window, "same")
+    columns = np.convolve(np.ones(width, np.float32), window, "same")
     return np.outer(rows, columns)[None, :, :, None]
 
 
@@ -286,9 +283,8 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Params:
     """
     last_layer = tensors.get("fc.weight", np.zeros((0, DIM), np.float32))
     params: Params = {"fc": jnp.asarray(last_layer.T, jnp.float32)}
-    for name in (
-        key.removesuffix(".conv.weight") for key in tensors if key.endswith(".conv.weight")
-    ):
+    names = [key.removesuffix(".conv.weight") for key in tensors if key.endswith(".conv.weight")]
+    for name in names:
         params[name] = _conv_params(name, tensors)
     return params
 

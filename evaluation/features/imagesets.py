@@ -233,12 +233,8 @@ def _batch(path: str) -> NDArray[np.uint8]:
         raise UserError(
             f"{path}: not a readable .npz with arr_0, the layout of ADM's sample batches"
         ) from None
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or images.shape[3] != 3
-        or images.shape[1] != images.shape[2]
-    ):
+    square = images.ndim == 4 and images.shape[1] == images.shape[2]
+    if images.dtype != np.uint8 or not square or images.shape[3] != 3:
         raise UserError(
             f"{path}: arr_0 is {images.dtype}{images.shape}; samples must be uint8 (n, H, H, 3)"
         )

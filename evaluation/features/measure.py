@@ -126,10 +126,8 @@ def kept_statistics(
             if options.keep_features:
                 found.rows()
             facts = image_facts(found.statistics)
-            if (
-                read_protocol(found.statistics.protocol) == protocol
-                and facts.items() >= images.facts().items()
-            ):
+            same_protocol = read_protocol(found.statistics.protocol) == protocol
+            if same_protocol and facts.items() >= images.facts().items():
                 return found
         return _measure_images(images, protocol, out, options)
 
@@ -149,9 +147,8 @@ def check_out(out: Path) -> None:
 def _is_replaceable(path: Path) -> bool:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {"mu", "sigma"} <= set(
-                file.files
-            ) and "arr_0" not in file.files  # ADM's references hold images
+            names = set(file.files)
+            return {"mu", "sigma"} <= names and "arr_0" not in names  # ADM's hold images
     except zipfile.BadZipFile:  # it begins as an .npz does
         return True
     except (ValueError, EOFError, TypeError, RuntimeError):  # TypeError for a lone array

@@ -72,9 +72,11 @@ class Range:
     stop: int
 
 
-class Done(NamedTuple):
-    """A range whose sums lie in its file. `failure` is what the user can mend instead; it travels
-    in the element, since runners wrap what a worker raises."""
+class Outcome(NamedTuple):
+    """How a range ended: with its sums in a file, or with a `failure` that the user can mend.
+
+    The failure travels in the element, since runners wrap what a worker raises.
+    """
 
     index: int
     failure: str | None = None
@@ -87,7 +89,7 @@ def cut(size: int, most: int = MOST_RANGES, fewest: int = FEWEST_IMAGES) -> list
     return [Range(i, bounds[i], bounds[i + 1]) for i in range(count)]
 
 
-def measure(range_: Range, config: Config) -> Done:
+def measure(range_: Range, config: Config) -> Outcome:
     """Read, decode and featurise one range, in order, unless a run that was killed has done so.
 
     Models are loaded here, on first use in the process.
@@ -99,13 +101,13 @@ def measure(range_: Range, config: Config) -> Done:
             path = range_files.sums_path(Path(config.out), parts_key(config), range_.index)
             write_sums(path, _measure(range_, config), measured_of(config))
     except UserError as error:
-        return Done(range_.index, str(error))
+        return Outcome(range_.index, str(error))
     except OSError as error:
         where = range_files.root(Path(config.out))
         if not str(error.filename or where).startswith(str(where)):
             raise
-        return Done(range_.index, range_files.unwritable(where, error))
-    return Done(range_.index)
+        return Outcome(range_.index, range_files.unwritable(where, error))
+    return Outcome(range_.index)
 
 
 def _is_measured(range_: Range, config: Config) -> bool:
@@ -204,20 +206,20 @@ def _correct(logits: NDArray[np.float32], names: NDArray[np.str_], labels: NDArr
 class InOrder(beam.CombineFn):
     """Collects the ranges by index, so that sums do not depend on timing."""
 
-    def create_accumulator(self) -> list[Done]:
+    def create_accumulator(self) -> list[Outcome]:
         return []
 
-    def add_input(self, mutable_accumulator: list[Done], element: Done) -> list[Done]:
+    def add_input(self, mutable_accumulator: list[Outcome], element: Outcome) -> list[Outcome]:
         return [*mutable_accumulator, element]
 
-    def merge_accumulators(self, accumulators: Iterable[list[Done]]) -> list[Done]:
+    def merge_accumulators(self, accumulators: Iterable[list[Outcome]]) -> list[Outcome]:
         return [done for accumulator in accumulators for done in accumulator]
 
-    def extract_output(self, accumulator: list[Done]) -> list[Done]:
+    def extract_output(self, accumulator: list[Outcome]) -> list[Outcome]:
         return sorted(accumulator, key=lambda done: done.index)
 
 
-def finish(done: Sequence[Done], config: Config) -> str:
+def finish(done: Sequence[Outcome], config: Config) -> str:
     """Add the sums up and write the statistics, or leave word why not in `failure_path`.
 
     Raises:
@@ -229,7 +231,7 @@ def finish(done: Sequence[Done], config: Config) -> str:
         return _fail(config, range_files.unwritable(Path(config.out), error))
 
 
-def _finish(done: Sequence[Done], config: Config) -> str:
+def _finish(done: Sequence[Outcome], config: Config) -> str:
     ranges = cut(config.images.size)
     indices = [each.index for each in done]
     if indices != [range_.index for range_ in ranges]:

@@ -81,10 +81,8 @@ def read_rows(path: Path, statistics: FeatureStatistics) -> NDArray[np.float32]:
         raise UserError(f"{path}: holds sums only; repeat its `flowtrain stats` with --features")
     try:
         stat = file.stat()
-        if (
-            _digest(str(file), stat.st_size, stat.st_mtime_ns)
-            != statistics.protocol["features"]["sha256"]
-        ):
+        digest = _digest(str(file), stat.st_size, stat.st_mtime_ns)
+        if digest != statistics.protocol["features"]["sha256"]:
             raise ValueError
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):

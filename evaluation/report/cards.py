@@ -205,7 +205,7 @@ def dataset(run: Run, manifest: Manifest | None) -> Card:
             f"{counts.written:,} written, {counts.rejected:,} rejected, {counts.duplicate:,} "
             "duplicate",
         ),
-        ("classes", _some(manifest.classes)),
+        ("classes", _first_names(manifest.classes)),
         ("resolution", f"{manifest.resolution} pixels, crop rule {manifest.crop}"),
         ("tensors", _tensors(manifest)),
         ("mirrored encodings", "yes" if manifest.flips else "no"),
@@ -293,6 +293,6 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
-def _some(names: Sequence[str], most: int = 12) -> str:
+def _first_names(names: Sequence[str], most: int = 12) -> str:
     more = f", … ({len(names)} in all)" if len(names) > most else ""
     return ", ".join(names[:most]) + more

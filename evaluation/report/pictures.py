@@ -157,13 +157,11 @@ def _neighbour_file(workdir: Path, sampling: Sampling, protocol: str) -> Path | 
     from evaluation.draw.setting import setting_name
 
     name = f"neighbours-{setting_name(sampling)}-{protocol}-"
-    counts = {
-        int(count): path
-        for path in (workdir / EVAL_DIR).glob(f"{name}*.png")
-        if (
-            count := path.stem.removeprefix(name)
-        ).isdecimal()  # else of a protocol whose name begins alike
+    files = {
+        path.stem.removeprefix(name): path for path in (workdir / EVAL_DIR).glob(f"{name}*.png")
     }
+    # others are of a protocol whose name begins alike
+    counts = {int(count): path for count, path in files.items() if count.isdecimal()}
     return counts[max(counts)] if counts else None
 
 

@@ -58,7 +58,7 @@ def reference(result: Result, run: Run) -> str:
             else "given statistics"
         )
         return f"# {REFERENCE}: {of}, digest of mu and sigma {result.reference.digest[:12]}"
-    kept = ["--features"] if needs_reference_rows(_asked([result])) else []
+    kept = ["--features"] if needs_reference_rows(_requested_groups([result])) else []
     return _line(
         "flowtrain",
         "stats",
@@ -80,14 +80,14 @@ def evaluate(workdir: str, run: Run, series: Sequence[Result]) -> str:
         "--cfg": ",".join(f"{cfg:g}" for cfg in guidances),
         "--num-samples": sampling.num_samples,
         "--protocol": series[-1].protocol.name,
-        "--metrics": ",".join(_asked(series)) or None,
+        "--metrics": ",".join(_requested_groups(series)) or None,
     }
     return _line(
         "flowtrain", "eval", workdir, *_words({**options, **_sampling_options(sampling, run)})
     )
 
 
-def _asked(series: Sequence[Result]) -> list[str]:
+def _requested_groups(series: Sequence[Result]) -> list[str]:
     """Groups of metrics that are computed on request only, and need feature rows."""
     known = {name for result in series for name in result.metrics}
     return [

@@ -21,7 +21,7 @@ KERNEL_SUBSET = 1000
 class Group(NamedTuple):
     """What is computed together: its names in results, from samples and reference.
 
-    `rows`: needs the feature rows of "both" or of the "samples" alone; `least`: so many of them.
+    `rows`: whose feature rows it needs, of "both" or of the "samples"; `least`: the fewest samples.
     """
 
     keys: tuple[str, ...]

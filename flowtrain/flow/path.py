@@ -154,10 +154,8 @@ def _ends_of_velocity(path: Path, velocity: jax.Array, x: jax.Array, t: jax.Arra
     alpha, sigma = path._at(t, x)
     d_alpha, d_sigma = (_per_sample(value, x) for value in path.derivatives(t))
     determinant = alpha * d_sigma - sigma * d_alpha
-    noise, data = (
-        (alpha * velocity - d_alpha * x) / determinant,
-        (d_sigma * x - sigma * velocity) / determinant,
-    )
+    noise = (alpha * velocity - d_alpha * x) / determinant
+    data = (d_sigma * x - sigma * velocity) / determinant
     return Ends(noise, data)
 
 

@@ -191,10 +191,8 @@ def _sde(
     weight = DIFFUSIONS[diffusion](problem.path, t)
     time = jnp.full(x.shape[:1], t)
     prediction = problem.predict(x, time, problem.label)
-    velocity, score = (
-        problem.path.convert(problem.output, prediction, x, time, kind)
-        for kind in ("velocity", "score")
-    )
+    convert = functools.partial(problem.path.convert, problem.output, prediction, x, time)
+    velocity, score = convert("velocity"), convert("score")
     drifted = x + dt * (velocity + weight * score)
     return drifted + jnp.where(last, 0.0, jnp.sqrt(2 * weight * dt)) * _fresh(keys, i, x)
 

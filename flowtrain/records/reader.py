@@ -139,7 +139,7 @@ class LatentReader:
         )
 
 
-class Unread:
+class ManifestOnly:
     """`Records` of which only the manifest is here: something to plan with, and nothing to read.
 
     Args:

@@ -33,7 +33,7 @@ PARAMS, OPT, DATA, META = "params", "opt", "data", "meta"
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _Retention:
     """Which checkpoints stay: the last, those of a period, and the best (orbax's policy)."""
 
     config: TrainConfig
@@ -66,7 +66,7 @@ class Checkpoints(StepFolders):
     """A work directory's checkpoints, open for writing: `StepFolders` of `TrainState`."""
 
     def __init__(self, workdir: Path, config: TrainConfig):
-        super().__init__(workdir / CHECKPOINTS_DIR, "checkpoint", preserve=_Kept(config))
+        super().__init__(workdir / CHECKPOINTS_DIR, "checkpoint", preserve=_Retention(config))
         self._config = config
 
     def latest(self) -> int | None:

@@ -62,10 +62,8 @@ def combination(snapshots: Density, wanted: Density) -> tuple[NDArray[np.float64
     gram = inner_product(Density(t[:, None], gamma[:, None]), Density(t[None, :], gamma[None, :]))
     gram, right = gram * scale[:, None] * scale[None, :], inner_product(snapshots, wanted) * scale
     # weights of 1 in all, by a Lagrange multiplier
-    total, border = (
-        scale.mean(),
-        scale[:, None] / scale.mean(),
-    )
+    total = scale.mean()
+    border = scale[:, None] / total
     system = np.block([[gram, border], [border.T, np.zeros((1, 1))]])
     x = np.linalg.lstsq(system, np.append(right, 1 / total), rcond=None)[0][:-1]
     length = float(inner_product(wanted, wanted))

@@ -72,14 +72,14 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
+        kinds = {
+            "only_a": self.only_a,
+            "only_b": self.only_b,
+            "label": self.labels,
+            "tensors": self.tensors,
+        }
         records = {
-            name: {"count": part.count, "first": list(part.names)}
-            for name, part in (
-                ("only_a", self.only_a),
-                ("only_b", self.only_b),
-                ("label", self.labels),
-                ("tensors", self.tensors),
-            )
+            name: {"count": kind.count, "first": list(kind.names)} for name, kind in kinds.items()
         }
         settings = {name: {"a": a, "b": b} for name, (a, b) in self.settings.items()}
         return {

@@ -63,9 +63,8 @@ def see_hub(repository: str, file: str, revision: str | None) -> None:
         get_hf_file_metadata(hf_hub_url(repository, file, revision=revision))
     except errors.HfHubHTTPError:
         pass  # an answer; what it means, and whether it is worth another try, the client says
-    except (
-        Exception
-    ) as error:  # of the HTTP library, which is not the same in all releases of the client
+    # of the HTTP library, which is not the same in all releases of the client
+    except Exception as error:
         raise errors.LocalEntryNotFoundError(str(error)) from error
 
 

@@ -107,10 +107,8 @@ class GroupNorm(nnx.Module):
         centred = grouped - grouped.mean(axis=(1, 3), keepdims=True)
         variance = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
         normal = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(n, h, w, c)
-        scale, bias = (
-            self.scale[...].reshape(1, 1, 1, c),
-            self.bias[...].reshape(1, 1, 1, c),
-        )
+        scale = self.scale[...].reshape(1, 1, 1, c)
+        bias = self.bias[...].reshape(1, 1, 1, c)
         return (normal * scale + bias).astype(x.dtype)
 
 

@@ -165,7 +165,7 @@ class _Tensor(_Inert):
         return as_strided(values[self.offset :], shape, steps, writeable=False)
 
 
-class _Passed(_Inert):
+class _FirstArgument(_Inert):
     """Stands for functions that return their first argument: parameters, typed lists."""
 
     def __new__(cls, data: Any, *_: object) -> Any:
@@ -193,12 +193,12 @@ class _StorageType(_Inert):
 _KNOWN: Mapping[tuple[str, str], Callable[..., Any] | _StorageType] = {
     ("collections", "OrderedDict"): _StateDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
-    ("torch._utils", "_rebuild_parameter"): _Passed,
+    ("torch._utils", "_rebuild_parameter"): _FirstArgument,
     **{
-        ("torch.jit._pickle", f"build_{kind}list"): _Passed
+        ("torch.jit._pickle", f"build_{kind}list"): _FirstArgument
         for kind in ("int", "double", "bool", "tensor")
     },
-    ("torch.jit._pickle", "restore_type_tag"): _Passed,
+    ("torch.jit._pickle", "restore_type_tag"): _FirstArgument,
     **{("torch", name): _StorageType(code) for name, code in _STORAGES.items()},
 }
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")

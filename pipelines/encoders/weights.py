@@ -278,10 +278,8 @@ def _fill(state: nnx.State, tensors: Mapping[str, np.ndarray], directory: Path) 
     wanted = {
         tensor_name(path): (path, leaf) for path, leaf in _flatten(nnx.to_pure_dict(state)).items()
     }
-    missing, unused = (
-        sorted(wanted.keys() - tensors.keys()),
-        sorted(tensors.keys() - wanted.keys()),
-    )
+    missing = sorted(wanted.keys() - tensors.keys())
+    unused = sorted(tensors.keys() - wanted.keys())
     if missing:
         raise UserError(
             f"{directory} lacks {len(missing)} tensors that its network asks for, first "

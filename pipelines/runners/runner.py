@@ -28,7 +28,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineRunner, create_ru
 
 from pipelines.runners.beam_noise import quiet_log, quiet_threads
 from pipelines.runners.dataflow import Dataflow
-from pipelines.runners.submission import Dask, Elsewhere, Portable, died, one_line
+from pipelines.runners.submission import Dask, Elsewhere, Portable, one_line, worker_died
 from schemas.errors import UserError
 
 IN_PROCESS = ("DirectRunner", "FnApiRunner")
@@ -76,7 +76,7 @@ def run_pipeline(
             result = pipeline.run()
             result.wait_until_finish()
     except Exception as error:
-        if died(error):
+        if worker_died(error):
             raise UserError(
                 "a worker process died (out of memory?); repeat the command to go on"
             ) from error

@@ -150,7 +150,7 @@ class _CountElements(PipelineVisitor):
             self.elements += len(transform_node.transform.values)
 
 
-def died(error: Exception) -> bool:
+def worker_died(error: Exception) -> bool:
     """Whether a worker process ended by itself, or was killed."""
     return "Channel closed prematurely" in str(error) or type(error).__name__ == "KilledWorker"
 

@@ -251,9 +251,8 @@ def _item(found: Found, listing: _Listing) -> Item:
 
 
 def _row(found: Found) -> tuple[bytes, int, bytes, int, str]:
-    name, location = (
-        text.encode("utf-8", "surrogateescape") for text in (found.name, found.location)
-    )
+    name = found.name.encode("utf-8", "surrogateescape")
+    location = found.location.encode("utf-8", "surrogateescape")
     return name, found.size, location, found.modified, found.problem
 
 

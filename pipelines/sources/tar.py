@@ -99,7 +99,7 @@ def _members(path: str, number: int) -> Iterator[Found]:
                     waiting.append(pool.submit(_inner_members, path, one, number, modified))
                     if len(waiting) > 2 * REMOTE_READERS:
                         yield from waiting.popleft().result()
-                elif (found := _found(member, outer, number, modified)) is not None:
+                elif (found := _entry_of(member, outer, number, modified)) is not None:
                     yield found
         while waiting:
             yield from waiting.popleft().result()
@@ -116,7 +116,7 @@ def _inner_members(path: str, inside: _Inner, number: int, modified: int) -> lis
                 raise UserError(
                     f"{name}: holds a further tar, {member.name}; tars may be nested once"
                 )
-            if (found := _found(member, inside, number, modified)) is not None:
+            if (found := _entry_of(member, inside, number, modified)) is not None:
                 listed.append(found)
     return listed
 
@@ -125,7 +125,7 @@ def _is_tar(member: tarfile.TarInfo) -> bool:
     return member.isreg() and member.name.endswith(INNER) and not is_hidden(member.name)
 
 
-def _found(member: tarfile.TarInfo, inside: _Inner, number: int, modified: int) -> Found | None:
+def _entry_of(member: tarfile.TarInfo, inside: _Inner, number: int, modified: int) -> Found | None:
     """What a member is to a source; None for what is neither a folder nor an image."""
     prefix = f"{inside.name}/" if inside.name else ""
     name = plain(member.name)

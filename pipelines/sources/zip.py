@@ -43,7 +43,7 @@ class ZipSource(ListedSource):
                 modified = paths.modified(path)
                 with RangeFile(path) as file:
                     for member in directory(file, path):
-                        found = _found(member, number, modified)
+                        found = _entry_of(member, number, modified)
                         if found is not None:
                             yield found
             except OSError as error:
@@ -72,7 +72,7 @@ class ZipSource(ListedSource):
         return unpacked
 
 
-def _found(member: Member, number: int, modified: int) -> Found | None:
+def _entry_of(member: Member, number: int, modified: int) -> Found | None:
     """What a member is to a source; None for what is neither a folder nor an image."""
     name = plain(member.name)
     if is_hidden(name) or name in ("", "/"):

@@ -17,8 +17,8 @@ from evaluation.features import pipeline, range_files
 from evaluation.features.imagesets import DatasetImages, dataset_images
 from evaluation.features.pipeline import (
     Config,
-    Done,
     InOrder,
+    Outcome,
     Range,
     cut,
     define_pipeline,
@@ -47,7 +47,7 @@ def config(
 def test_equals_direct_computation(
     config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def noted(part: Range, config: Config) -> Done:
+    def noted(part: Range, config: Config) -> Outcome:
         # the function travels as a copy
         (tmp_path / f"range{part.index}").write_text(f"{part.start} {part.stop}")
         return measure(part, config)

@@ -27,30 +27,25 @@ class Progress:
 
     Args:
         sinks: take every line; closed by `close`.
+        interval: gathers the steps between two lines; an empty one.
         start: steps made before.
         steps: the last step of the run.
-        batch_size: images of a step, over all devices.
         log_every: steps between two lines.
-        flops_per_image: 6 x `flowtrain.model.forward_macs`: training costs three forward passes.
-        ceiling: of `flowtrain.devices.ceiling.matmul_ceiling`, over all devices; None: no model
-            FLOPs utilisation.
         shown: whether stderr tells; of several processes one does.
     """
 
     def __init__(
         self,
         sinks: Sequence[Sink],
+        interval: Interval,
         *,
         start: int,
         steps: int,
-        batch_size: int,
         log_every: int,
-        flops_per_image: float,
-        ceiling: float | None,
         shown: bool = True,
     ):
         self._sinks, self._steps, self._log_every = sinks, steps, log_every
-        self._interval = Interval(batch_size, flops_per_image, ceiling)
+        self._interval = interval
         self._watch = Stopwatch()
         self._line: dict[str, float] = {}  # the last one
         self._waited = 0.0

@@ -27,6 +27,7 @@ from flowtrain.devices.sharding import (
     replicated,
     state_shardings,
 )
+from flowtrain.metrics import Interval
 from flowtrain.plan import Plan
 from flowtrain.progress import Progress
 from flowtrain.records.data import Batch, BatchReader, make_loader, seek
@@ -134,12 +135,10 @@ def make_progress(
         sinks = [*(make() for make in more), JsonLines(workdir, start), TensorBoard(workdir, start)]
     progress = Progress(
         sinks,
+        Interval(recipe.batch_size, plan.flops_per_image, ceiling),
         start=start,
         steps=recipe.steps,
-        batch_size=recipe.batch_size,
         log_every=recipe.log_every,
-        flops_per_image=plan.flops_per_image,
-        ceiling=ceiling,
         shown=is_main(),
     )
     progress.text(start, "recipe", format_recipe(plan.recipe))

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -169,11 +170,17 @@ def noise_times(path: paths.Path, levels: int) -> tuple[float, ...]:
     return tuple(sorted(inside, reverse=True))
 
 
-@functools.partial(jax.jit, static_argnames=("predict", "path", "output"))
+class _Network(NamedTuple):
+    """What a reconstruction is compiled for: a network, its path, and its kind of prediction."""
+
+    predict: Predict
+    path: paths.Path
+    output: str
+
+
+@functools.partial(jax.jit, static_argnames=("network",))
 def _reconstruct(
-    predict: Predict,
-    path: paths.Path,
-    output: str,
+    network: _Network,
     params: Params,
     data: jax.Array,
     noise: jax.Array,
@@ -184,8 +191,9 @@ def _reconstruct(
     squared error (n,).
     """
     time = jnp.full(data.shape[:1], t)
-    x = path.interpolate(noise, data, time)
-    found = path.ends(output, predict(params, x, time, label), x, time).data
+    x = network.path.interpolate(noise, data, time)
+    prediction = network.predict(params, x, time, label)
+    found = network.path.ends(network.output, prediction, x, time).data
     return x, found, paths.squared_error(found, data)
 
 
@@ -253,13 +261,12 @@ class Preview:
         recipe, (latents, labels) = self.run.recipe, (self.examples.latents, self.examples.labels)
         path = make_objective(recipe.objective).path
         noise = initial_noise(jax.random.key(SEED), jnp.arange(len(labels)), self.run.latent_shape)
+        network = _Network(trained.predict, path, recipe.model.output)
         seen, found, errors = [latents], [latents], {}
         times = noise_times(path, recipe.preview.noise_levels)
         for t in times:
             x, data, error = _reconstruct(
-                trained.predict,
-                path,
-                recipe.model.output,
+                network,
                 trained.params,
                 latents,
                 noise,
@@ -317,19 +324,10 @@ class Preview:
         """Samples (n, h, w, c) of some numbers, in float16 as they are stored; sample i has class i
         modulo classes.
         """
-        sampler = self.run.recipe.sampler
-        samples = sample(
-            trained,
-            numbers % len(self.run.classes),
-            numbers,
-            seed=SEED,
-            steps=steps,
-            cfg=cfg,
-            cfg_channels=sampler.cfg_channels,
-            cfg_interval=sampler.cfg_interval,
-            shift=sampler.shift,
-            batch_size=batch_size(self.run.recipe, grid_numbers(self.run).size),
-        )
+        recipe, labels = self.run.recipe, numbers % len(self.run.classes)
+        settings = recipe.sampler.settings(steps=steps, cfg=cfg, seed=SEED)
+        most = batch_size(recipe, grid_numbers(self.run).size)
+        samples = sample(trained, labels, numbers, settings, batch_size=most)
         with np.errstate(over="ignore"):  # shows as not finite
             return samples.x.astype(np.float16)
 

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from flowtrain import progress as module
+from flowtrain.metrics import Interval
 from flowtrain.progress import Progress, Stopwatch, status
 from flowtrain.sinks import JsonLines, Sink, TensorBoard
 from schemas.run import METRICS_NAME
@@ -41,15 +42,8 @@ def made(
     flops: float = 1.0,
     ceiling: float | None = None,
 ) -> Progress:
-    return Progress(
-        sinks,
-        start=start,
-        steps=steps,
-        batch_size=4,
-        log_every=log_every,
-        flops_per_image=flops,
-        ceiling=ceiling,
-    )
+    interval = Interval(4, flops, ceiling)
+    return Progress(sinks, interval, start=start, steps=steps, log_every=log_every)
 
 
 def on_device(loss: float, **more: Any) -> dict[str, jax.Array]:

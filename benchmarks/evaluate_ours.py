@@ -75,6 +75,7 @@ class Ours(Contenders):
 
         from flowtrain.flow.sampler import initial_noise, sample
         from flowtrain.state.checkpoint import TrainedModel
+        from schemas.sampler import SamplerSettings
 
         shape, labels, indices = (
             sizes.network.latent,
@@ -82,16 +83,13 @@ class Ours(Contenders):
             np.arange(sizes.samples),
         )
 
+        settings = SamplerSettings("euler", sizes.steps, sizes.cfg, seed=SAMPLING_SEED)
+
         def prepare(dtype: str) -> TrainedModel:
             return random_model(replace(sizes.network, dtype=dtype), sizes.samples)
 
         def draw(trained: TrainedModel) -> NDArray[np.float32]:
-            options: dict[str, Any] = {
-                "steps": sizes.steps,
-                "cfg": sizes.cfg,
-                "batch_size": sizes.samples,
-            }
-            return sample(trained, labels, indices, seed=SAMPLING_SEED, **options).x
+            return sample(trained, labels, indices, settings, batch_size=sizes.samples).x
 
         trained = prepare(sizes.network.dtype)
         leaves = jax.tree_util.tree_leaves_with_path(trained.params)
@@ -119,16 +117,13 @@ class Ours(Contenders):
 
 
 def random_model(settings: Settings, batch_size: int) -> "TrainedModel":
-    """A DiT of which no weight is zero, where samples of that batch size are drawn; the solver is
-    Euler's.
-    """
+    """A DiT of which no weight is zero, where samples of that batch size are drawn."""
     from benchmarks.jax_dit import _random_parameters, plain_recipe
     from flowtrain.flow.sampler import spread
     from flowtrain.model import make_network
     from flowtrain.state.checkpoint import TrainedModel
 
     recipe = plain_recipe(settings)
-    recipe.sampler = SimpleNamespace(solver="euler")
     run: Any = SimpleNamespace(recipe=recipe, latent_shape=settings.latent, classes=("",) * CLASSES)
     network = make_network(recipe.model, settings.latent, CLASSES)
     params = _random_parameters(network.abstract)

@@ -175,7 +175,8 @@ def _evaluate(
         result = find_result(known, identity)
         missing = groups if result is None else lacking(groups, result.metrics)
         if result is None or missing:
-            progress.set_description(f"{setting.effort}, cfg {setting.cfg:g}", refresh=False)
+            sampler = setting.sampler
+            progress.set_description(f"{sampler.effort}, cfg {sampler.cfg:g}", refresh=False)
             result = work.measure(setting, result, missing, progress.update)
             append_result(request.workdir, result)
         else:
@@ -295,10 +296,12 @@ def plan(requests: Sequence[Request], run: Run) -> dict[str, Any]:
     def all_of(values: Iterable[object]) -> str:
         return ", ".join(dict.fromkeys(str(value) for value in values))
 
-    counts = [None if setting.nfe is None else setting.nfe * setting.num for setting in settings]
-    known = sum(count for count in counts if count is not None)
-    efforts = all_of(setting.effort.removesuffix(" steps") for setting in settings)
-    solvers, guidances = all_of(s.solver for s in settings), all_of(f"{s.cfg:g}" for s in settings)
+    samplers = [setting.sampler for setting in settings]
+    known = sum((setting.sampler.nfe or 0) * setting.num for setting in settings)
+    adaptive = any(sampler.nfe is None for sampler in samplers)
+    efforts = all_of(sampler.effort.removesuffix(" steps") for sampler in samplers)
+    solvers = all_of(sampler.solver for sampler in samplers)
+    guidances = all_of(f"{sampler.cfg:g}" for sampler in samplers)
     checkpoints = all_of("newest" if request.step is None else request.step for request in requests)
     return {
         "run": f"{first.workdir} ({run.parameters:,} parameters)",
@@ -312,7 +315,7 @@ def plan(requests: Sequence[Request], run: Run) -> dict[str, Any]:
             f"{all_of(s.num for s in settings)} a setting, {sum(s.num for s in settings):,} in all"
         ),
         "network evaluations": f"{known:,}"
-        + (" and what adaptive solvers need" if None in counts else ""),
+        + (" and what adaptive solvers need" if adaptive else ""),
         "samples in": first.workdir / SAMPLES_DIR,
         "results in": first.workdir / EVAL_DIR,
     }

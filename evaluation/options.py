@@ -97,20 +97,19 @@ def settings_of(run: Run, options: Mapping[str, Any], num: int | None) -> list["
         "shift": options["shift"] or (1.0 if solver == ADAPTIVE else defaults.shift),
         "tolerance": options["tolerance"],
         "seed": options["seed"],
-        "label": label,
-        "rule": rule,
-        "frequencies": frequencies,
     }
     count = num or 10 * (min(len(run.classes), 20) if label is None else 1)
     return [
-        Setting.of(
-            defaults,
+        Setting(
             count,
-            **{
+            defaults.settings(
                 **changes,
-                "cfg": defaults.cfg if cfg is None else cfg,
-                "steps": each or defaults.steps,
-            },
+                cfg=defaults.cfg if cfg is None else cfg,
+                steps=each or defaults.steps,
+            ),
+            label,
+            rule,
+            frequencies,
         )
         for cfg in guidances
         for each in steps

@@ -4,8 +4,9 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, ValidationError
 
@@ -13,6 +14,7 @@ from evaluation.protocols import EvaluationProtocol
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.growing import Growing
+from schemas.sampler import SamplerSettings
 from schemas.solvers import EVERYWHERE
 from schemas.statistics import FeatureStatistics
 
@@ -23,10 +25,11 @@ LOCK_NAME = "results.lock"
 class Sampling(Growing):
     """What a set of generated samples depends on, independent of where the run lies.
 
-    `run` is the digest of the run (recipe, dataset, classes); `weights` is "params" or the name of
-    an average (`flowtrain.state.checkpoint.load_for_sampling`); `sampler` is the solver, `steps` 0
-    where it chooses its own within `tolerance`; `nfe` counts network evaluations a sample, those of
-    the unconditional half of guidance included, and is None where they differ between samples;
+    On disk `settings` lie flat beside the rest. `run` is the digest of the run (recipe, dataset,
+    classes); `weights` is "params" or the name of an average
+    (`flowtrain.state.checkpoint.load_for_sampling`); `sampler` is the solver, `steps` 0 where it
+    chooses its own within `tolerance`; `nfe` counts network evaluations a sample, those of the
+    unconditional half of guidance included, and is None where they differ between samples;
     `labels` is "cyclic" (i modulo classes), "uniform", "frequencies" with a digest, or a class's
     name.
     """
@@ -45,6 +48,36 @@ class Sampling(Growing):
     labels: str
     seed: int
     num_samples: int
+
+    @classmethod
+    def of(
+        cls,
+        settings: SamplerSettings,
+        *,
+        run: str,
+        step: int,
+        weights: str,
+        labels: str,
+        num_samples: int,
+    ) -> Self:
+        """Of samples drawn with some settings; the other facts are the fields of their names."""
+        facts = asdict(settings)
+        return cls(
+            run=run,
+            step=step,
+            weights=weights,
+            sampler=facts.pop("solver"),
+            nfe=settings.nfe,
+            labels=labels,
+            num_samples=num_samples,
+            **facts,
+        )
+
+    @property
+    def settings(self) -> SamplerSettings:
+        """Inverse of `of`."""
+        names = [field.name for field in fields(SamplerSettings) if field.name != "solver"]
+        return SamplerSettings(self.sampler, **{name: getattr(self, name) for name in names})
 
 
 class Reference(Growing):

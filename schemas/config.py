@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from schemas.errors import UserError
 from schemas.growing import Growing
-from schemas.solvers import ASK_AT_DATA, EVERYWHERE, Solver
+from schemas.sampler import SamplerConfig
+from schemas.solvers import ASK_AT_DATA, Solver
 
 
 class DiTSize(NamedTuple):
@@ -218,26 +219,6 @@ class TrainConfig(Growing):
         for name, values in (("ema_extra", self.ema_extra), ("ema_power", self.ema_power)):
             if len(set(values)) < len(values):  # an average is named by its value
                 raise ValueError(f"{name} {list(values)}: give each value once")
-        return self
-
-
-class SamplerConfig(Growing):
-    """Defaults of `sample` and of previews."""
-
-    solver: Solver = "euler"  # default: ddim for diffusion
-    steps: int = Field(default=50, ge=1)  # dopri5 chooses its own
-    cfg: float = Field(default=4.0, ge=0)
-    cfg_channels: int | None = Field(default=None, ge=1)  # None: guidance on all channels
-    # times t between which there is guidance, both included
-    cfg_interval: tuple[float, float] = EVERYWHERE
-    shift: float = Field(default=1.0, gt=0)  # of the time steps, towards noise; of a flow only
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not 0 <= self.cfg_interval[0] <= self.cfg_interval[1] <= 1:
-            raise ValueError(
-                f"cfg_interval {list(self.cfg_interval)}: two times, 0 <= first <= second <= 1"
-            )
         return self
 
 

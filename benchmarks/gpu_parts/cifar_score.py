@@ -159,20 +159,9 @@ class Scorer:
 
         index = np.arange(drawn.count)
         labels = index % len(trained.run.classes)
-        options: dict[str, Any] = {
-            "steps": drawn.steps,
-            "cfg": drawn.cfg,
-            "solver": recipe.sampler.solver,
-        }
-        options |= {
-            "cfg_channels": recipe.sampler.cfg_channels,
-            "cfg_interval": recipe.sampler.cfg_interval,
-        }
-        options |= {
-            "shift": recipe.sampler.shift,
-            "batch_size": _BATCH.get(jax.default_backend(), _GPU_BATCH),
-        }
-        x = sample(trained, labels, index, seed=_SEED, **options).x
+        settings = recipe.sampler.settings(steps=drawn.steps, cfg=drawn.cfg, seed=_SEED)
+        batch_size = _BATCH.get(jax.default_backend(), _GPU_BATCH)
+        x = sample(trained, labels, index, settings, batch_size=batch_size).x
         normalization = trained.run.normalization
         scale, offset = (
             np.asarray(values, np.float32) for values in (normalization.scale, normalization.offset)

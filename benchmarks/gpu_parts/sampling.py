@@ -38,12 +38,12 @@ class Ours:
     def draw(self, steps: int, cfg: float) -> float:
         """Seconds for one batch, from labels to NumPy."""
         from flowtrain.flow.sampler import sample
+        from schemas.sampler import SamplerSettings
 
         begin = time.perf_counter()
         labels, indices = np.arange(self.batch) % CLASSES, np.arange(self.batch)
-        found = sample(
-            self.model, labels, indices, seed=0, steps=steps, cfg=cfg, batch_size=self.batch
-        )
+        settings = SamplerSettings("euler", steps, cfg)
+        found = sample(self.model, labels, indices, settings, batch_size=self.batch)
         if not np.isfinite(found.x).all():
             raise ValueError("samples hold NaN or infinity")
         return time.perf_counter() - begin

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.draw.setting import TOLERANCE, Setting, equivalent_command, sampling_facts
+from evaluation.draw.setting import Setting, equivalent_command, sampling_facts
+from evaluation.results import Sampling
 from schemas.errors import UserError
 from schemas.files import sha256_file, write_atomic
 from schemas.layout import Layout, layout_tensors
@@ -29,7 +30,6 @@ from schemas.manifest import (
     read_manifest,
 )
 from schemas.record import encode_record
-from schemas.solvers import EVERYWHERE
 from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version
 
@@ -79,27 +79,14 @@ def draw_at(
     for begin in range(0, len(numbers), batch_size):
         indices = numbers[begin : begin + batch_size]
         labels = setting.labels(indices, len(trained.run.classes))
-        samples = sample(
-            trained,
-            labels,
-            indices,
-            seed=setting.seed,
-            steps=setting.steps,
-            cfg=setting.cfg,
-            cfg_channels=setting.cfg_channels,
-            cfg_interval=setting.cfg_interval,
-            shift=setting.shift,
-            tolerance=setting.tolerance or TOLERANCE,
-            batch_size=batch_size,
-            solver=setting.solver,
-        )
+        samples = sample(trained, labels, indices, setting.sampler, batch_size=batch_size)
         with np.errstate(over="ignore"):  # told below
             stored = samples.x.astype(np.float16)
         if not np.isfinite(stored).all():
             raise UserError(
                 f"the weights of step {trained.step} give samples that are not finite (guidance "
-                f"{setting.cfg:g}, "
-                f"{setting.effort}); lower --cfg, or take an earlier checkpoint with --step"
+                f"{setting.sampler.cfg:g}, {setting.sampler.effort}); lower --cfg, or take an "
+                "earlier checkpoint with --step"
             )
         yield Drawn(labels, stored, samples.evaluations)
 
@@ -148,7 +135,7 @@ def generate(
             start, stop = number * shard_size, min((number + 1) * shard_size, setting.num)
             path = directory / shard_name(SPLIT, number, count)
             if _is_whole(path, stop - start) and (
-                setting.nfe is not None or _count_path(path).is_file()
+                setting.sampler.nfe is not None or _count_path(path).is_file()
             ):
                 progress(stop - start)
             else:
@@ -184,8 +171,7 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
             found = json.load(file)
         except ValueError:
             raise UserError(f"{path} is damaged; delete it and repeat the command") from None
-        # A set that was drawn before there were these has none of them.
-        found = {"cfg_interval": list(EVERYWHERE), "shift": 1.0, "tolerance": None, **found}
+        found = {**_unsaid(), **found}
         differing = [name for name in plan if found.get(name) != plan[name]]
         if differing:
             name = differing[0]
@@ -203,6 +189,16 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
         for left in directory.glob(".*.tmp"):  # half-written files of a killed process
             left.unlink()
         yield
+
+
+def _unsaid() -> dict[str, Any]:
+    """Facts, as JSON has them, that a plan leaves out which was written before there were such."""
+    defaults = {
+        name: field.default
+        for name, field in Sampling.model_fields.items()
+        if not field.is_required()
+    }
+    return json.loads(json.dumps(defaults))
 
 
 def _plan_lost(directory: Path, plan: dict[str, Any]) -> bool:
@@ -267,7 +263,7 @@ def _write_shard(
                 index += 1
             evaluations += int(drawn.evaluations.sum())
             progress(len(drawn.labels))
-        if setting.nfe is None:  # before the shard, which so never stands without it
+        if setting.sampler.nfe is None:  # before the shard, which so never stands without it
             write_atomic(_count_path(path), f"{evaluations}\n")
 
     write_shard(path, records())
@@ -310,12 +306,14 @@ def _finish(
         counts=Counts(source=setting.num, written=setting.num, rejected=0, duplicate=0),
         channels=_channel_statistics(directory, shards, run.latent_shape),
         shards=shards,
-        seed=setting.seed,
+        seed=setting.sampler.seed,
         sampling=sampling.model_dump(mode="json"),
-        command=equivalent_command(sampling, run.recipe.sampler),
+        command=equivalent_command(sampling, run.recipe),
         versions={name: installed_version(name) for name in ("jax", "numpy")},
     )
-    counts = [_count_path(Path(shard.name)).name for shard in shards] if setting.nfe is None else []
+    counts: list[str] = []
+    if setting.sampler.nfe is None:
+        counts = [_count_path(Path(shard.name)).name for shard in shards]
     return finish_dataset(
         LocalDirectory(str(directory.absolute())), manifest, others=(SAMPLING_NAME, *counts)
     )

@@ -134,7 +134,7 @@ def _check_file(out: Path) -> None:
 
 def plan(request: Request, run: Run) -> dict[str, Any]:
     """What would be done, for --dry-run."""
-    setting = request.setting
+    setting, sampler = request.setting, request.setting.sampler
     kind = {".png": "a grid of images", ".npz": "a batch in ADM's layout"}.get(
         request.out.suffix.lower(), "a dataset"
     )
@@ -146,7 +146,7 @@ def plan(request: Request, run: Run) -> dict[str, Any]:
         ),
         "samples": setting.num,
         "sampler": (
-            f"{setting.solver}, {setting.effort}, guidance {setting.cfg:g}, seed {setting.seed}"
+            f"{sampler.solver}, {sampler.effort}, guidance {sampler.cfg:g}, seed {sampler.seed}"
         ),
         "network evaluations": _evaluations(setting),
         "out": f"{request.out} ({kind})",
@@ -159,6 +159,7 @@ def plan(request: Request, run: Run) -> dict[str, Any]:
 
 
 def _evaluations(setting: Setting) -> str:
-    if setting.nfe is None:
+    nfe = setting.sampler.nfe
+    if nfe is None:
         return "as many as each sample needs"
-    return f"{setting.nfe} a sample, {setting.nfe * setting.num:,} in all"
+    return f"{nfe} a sample, {nfe * setting.num:,} in all"

@@ -5,28 +5,27 @@ that draws it.
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.results import Sampling
-from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED, SamplerConfig
+from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED, Recipe
 from schemas.run import Run
-from schemas.solvers import ADAPTIVE, EVALUATIONS, EVERYWHERE
+from schemas.sampler import SamplerSettings
 
 if TYPE_CHECKING:
     from flowtrain.state.checkpoint import TrainedModel
 
 CYCLIC, UNIFORM = "cyclic", "uniform"
-TOLERANCE = 1e-5  # of a solver that chooses its steps
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What to draw. `solver` goes with the run; `steps` is 0 where it chooses its own, within
-    `tolerance`.
+    """How many samples to draw, how, and of which classes.
 
     Classes: `label` for all, or by `rule`: sample i has class i modulo the number of classes
         ("cyclic"), or one that
@@ -34,38 +33,10 @@ class Setting:
     """
 
     num: int
-    steps: int
-    cfg: float
-    cfg_channels: int | None = None
+    sampler: SamplerSettings
     label: int | None = None
-    seed: int = 0
-    solver: str = "euler"
-    cfg_interval: tuple[float, float] = EVERYWHERE
-    shift: float = 1.0
-    tolerance: float | None = None
     rule: str = CYCLIC
     frequencies: tuple[float, ...] | None = None
-
-    @classmethod
-    def of(cls, sampler: SamplerConfig, num: int, **changes: Any) -> "Setting":
-        """As a recipe has it, but for `changes`."""
-        names = ("steps", "cfg", "cfg_channels", "solver", "cfg_interval", "shift")
-        values = {**{name: getattr(sampler, name) for name in names}, **changes}
-        if values["solver"] == ADAPTIVE:
-            values |= {"steps": 0, "shift": 1.0, "tolerance": values.get("tolerance") or TOLERANCE}
-        return cls(num, **values)
-
-    @property
-    def nfe(self) -> int | None:
-        """Network evaluations a sample; guidance doubles them. None: as many as each needs."""
-        if self.solver == ADAPTIVE:
-            return None
-        return self.steps * EVALUATIONS[self.solver] * (1 if self.cfg == 1 else 2)
-
-    @property
-    def effort(self) -> str:
-        """How far the solver goes, in words."""
-        return f"tolerance {self.tolerance:g}" if self.solver == ADAPTIVE else f"{self.steps} steps"
 
     def labels(self, indices: NDArray[np.int64], num_classes: int) -> NDArray[np.int32]:
         """(n,) classes of samples `indices` (n,)."""
@@ -75,9 +46,8 @@ class Setting:
             return (indices % num_classes).astype(np.int32)
         from flowtrain.records.counter import Purpose, host_bits
 
-        chance = (host_bits(self.seed, Purpose.SAMPLE_LABEL, 0, indices) >> np.uint64(11)).astype(
-            np.float64
-        ) * 2.0**-53
+        bits = host_bits(self.sampler.seed, Purpose.SAMPLE_LABEL, 0, indices)
+        chance = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
         weights = (
             np.ones(num_classes)
             if self.frequencies is None
@@ -115,40 +85,19 @@ def run_digest(run: Run) -> str:
 
 def sampling_facts(trained: "TrainedModel", setting: Setting) -> Sampling:
     """What the samples of a setting depend on."""
-    classes = trained.run.classes
-    return Sampling(
+    return Sampling.of(
+        setting.sampler,
         run=run_digest(trained.run),
         step=trained.step,
         weights=trained.weights,
-        sampler=setting.solver,
-        steps=setting.steps,
-        nfe=setting.nfe,
-        cfg=setting.cfg,
-        cfg_channels=setting.cfg_channels,
-        cfg_interval=setting.cfg_interval,
-        shift=setting.shift,
-        tolerance=setting.tolerance,
-        labels=setting.labels_fact(classes),
-        seed=setting.seed,
+        labels=setting.labels_fact(trained.run.classes),
         num_samples=setting.num,
     )
 
 
 def setting_name(sampling: Sampling) -> str:
     """A directory name for a sample set; one name a setting."""
-    effort = sampling.steps if sampling.tolerance is None else f"-tol{sampling.tolerance:g}"
-    parts = [
-        f"step{sampling.step}",
-        sampling.weights,
-        f"{sampling.sampler}{effort}",
-        f"cfg{sampling.cfg:g}",
-    ]
-    if sampling.cfg_interval != EVERYWHERE:
-        parts.append("from{:g}to{:g}".format(*sampling.cfg_interval))
-    if sampling.shift != 1:
-        parts.append(f"shift{sampling.shift:g}")
-    if sampling.cfg_channels is not None:
-        parts.append(f"ch{sampling.cfg_channels}")
+    parts = [f"step{sampling.step}", sampling.weights, sampling.settings.name]
     if sampling.labels == UNIFORM:
         parts.append(UNIFORM)
     elif sampling.labels != CYCLIC:
@@ -156,28 +105,56 @@ def setting_name(sampling: Sampling) -> str:
     return "-".join([*parts, f"seed{sampling.seed}", f"n{sampling.num_samples}"])
 
 
-def equivalent_command(sampling: Sampling, defaults: SamplerConfig) -> str:
-    """The command that makes these samples anywhere; WORKDIR stands for the run, whose recipe has
-    the defaults.
+def sampling_words(sampling: Sampling, recipe: Recipe, reference: str) -> dict[str, str]:
+    """Values by option of `sample` and `eval` with which a run of the recipe gives these samples,
+    but for their number.
+
+    `reference` stands for the statistics whose counts of classes the samples follow.
     """
-    words: list[Any] = ["flowtrain", "sample", "WORKDIR", "OUT", "--num", sampling.num_samples]
-    words += (
-        ["--steps", sampling.steps]
-        if sampling.tolerance is None
-        else ["--tolerance", f"{sampling.tolerance:g}"]
-    )
-    words += ["--solver", sampling.sampler, "--cfg", f"{sampling.cfg:g}", "--seed", sampling.seed]
-    words += ["--step", sampling.step, "--weights", sampling.weights]
-    if sampling.cfg_channels is not None:
-        words += ["--cfg-channels", sampling.cfg_channels]
-    if sampling.cfg_interval != defaults.cfg_interval:
-        words += ["--cfg-interval", "{:g},{:g}".format(*sampling.cfg_interval)]
-    if sampling.shift != defaults.shift and sampling.tolerance is None:
-        words += ["--shift", f"{sampling.shift:g}"]
-    if sampling.labels.startswith("frequencies "):
-        words += ["--labels", "REFERENCE"]
-    elif sampling.labels == UNIFORM:
-        words += ["--labels", UNIFORM]
-    elif sampling.labels != CYCLIC:
-        words += ["--class", sampling.labels]
-    return shlex.join(str(word) for word in words)
+    settings = sampling.settings
+    return {
+        **settings.words(),
+        "--step": f"{sampling.step}",
+        "--weights": sampling.weights,
+        **settings.further_words(recipe.sampler),
+        **_class_words(sampling.labels, reference),
+    }
+
+
+def default_words(recipe: Recipe) -> dict[str, str]:
+    """Values by option that `sample` and `eval` have without being told, of a finished run."""
+    settings = recipe.sampler.settings()
+    words = {
+        **settings.words(),
+        "--step": f"{recipe.train.steps}",
+        "--weights": "ema",
+    }
+    if settings.cfg_channels is not None:
+        words["--cfg-channels"] = f"{settings.cfg_channels}"
+    return words
+
+
+def _class_words(labels: str, reference: str) -> dict[str, str]:
+    """The option that asks for a rule of classes, as `Sampling.labels` has it."""
+    if labels.startswith("frequencies "):
+        return {"--labels": reference}
+    if labels == UNIFORM:
+        return {"--labels": UNIFORM}
+    if labels == CYCLIC:
+        return {}
+    return {"--class": labels}
+
+
+def command_line(*words: str, options: Mapping[str, str]) -> str:
+    """A command ready to be typed: `flowtrain`, words, and options with their values."""
+    told = [word for option in options.items() for word in option]
+    return shlex.join(["flowtrain", *words, *told])
+
+
+def equivalent_command(sampling: Sampling, recipe: Recipe) -> str:
+    """The command that makes these samples anywhere; WORKDIR stands for the run, which has the
+    recipe.
+    """
+    words = sampling_words(sampling, recipe, reference="REFERENCE")
+    number = {"--num": f"{sampling.num_samples}"}
+    return command_line("sample", "WORKDIR", "OUT", options={**number, **words})

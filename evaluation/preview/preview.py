@@ -320,19 +320,10 @@ class Preview:
         """Samples (n, h, w, c) of some numbers, in float16 as they are stored; sample i has class i
         modulo classes.
         """
-        sampler = self.run.recipe.sampler
-        samples = sample(
-            trained,
-            numbers % len(self.run.classes),
-            numbers,
-            seed=SEED,
-            steps=steps,
-            cfg=cfg,
-            cfg_channels=sampler.cfg_channels,
-            cfg_interval=sampler.cfg_interval,
-            shift=sampler.shift,
-            batch_size=batch_size(self.run.recipe, grid_numbers(self.run).size),
-        )
+        recipe, labels = self.run.recipe, numbers % len(self.run.classes)
+        settings = recipe.sampler.settings(steps=steps, cfg=cfg, seed=SEED)
+        most = batch_size(recipe, grid_numbers(self.run).size)
+        samples = sample(trained, labels, numbers, settings, batch_size=most)
         with np.errstate(over="ignore"):  # shows as not finite
             return samples.x.astype(np.float16)
 

@@ -56,30 +56,19 @@ def denoising_paths(workdir: Path, run: Run, series: Sequence[Result], cfg: floa
 
     sampling = choose(series, cfg)
     if sampling is None:
-        setting, step, weights = Setting.of(run.recipe.sampler, SAMPLES), None, "ema"
-        if setting.solver == ADAPTIVE:
+        settings, step, weights = run.recipe.sampler.settings(), None, "ema"
+        if settings.solver == ADAPTIVE:
             raise UserError(f"denoising paths: {ADAPTIVE} chooses its steps for each sample alone")
-        labels = setting.labels(np.arange(SAMPLES), len(run.classes))
+        labels = Setting(SAMPLES, settings).labels(np.arange(SAMPLES), len(run.classes))
     else:
-        setting, step, weights = setting_of(sampling), sampling.step, sampling.weights
+        settings, step, weights = sampling.settings, sampling.step, sampling.weights
         labels = stored_labels(workdir, sampling)
-    moments = frames(setting.steps)
-    found = trajectory(
-        load_for_sampling(workdir, step, weights),
-        labels,
-        np.arange(len(labels)),
-        seed=setting.seed,
-        steps=setting.steps,
-        cfg=setting.cfg,
-        moments=moments,
-        cfg_channels=setting.cfg_channels,
-        cfg_interval=setting.cfg_interval,
-        shift=setting.shift,
-        solver=setting.solver,
-    )
+    moments = frames(settings.steps)
+    trained = load_for_sampling(workdir, step, weights)
+    found = trajectory(trained, labels, np.arange(len(labels)), settings, moments)
     seen, predicted = decoded(found, run)
-    guided = "no guidance" if setting.cfg == 1 else f"guidance {setting.cfg:g}"
-    note = setting_text(sampling) if sampling else f"{setting.effort}, {guided}"
+    guided = "no guidance" if settings.cfg == 1 else f"guidance {settings.cfg:g}"
+    note = setting_text(sampling) if sampling else f"{settings.effort}, {guided}"
     return Paths(
         picture(
             list(seen),
@@ -87,7 +76,7 @@ def denoising_paths(workdir: Path, run: Run, series: Sequence[Result], cfg: floa
         ),
         picture(list(predicted), "what the network predicts as the data at those times"),
         [f"{max(float(t), 0.0):.2f}" for t in found.t],
-        f"{setting.solver}, {note}",
+        f"{settings.solver}, {note}",
     )
 
 
@@ -109,21 +98,6 @@ def choose(series: Sequence[Result], cfg: float) -> Sampling | None:
 def frames(steps: int) -> list[int]:
     """At most `FRAMES` step numbers to look at, evenly from 0 to `steps` inclusive."""
     return np.unique(np.linspace(0, steps, FRAMES).round().astype(int)).tolist()
-
-
-def setting_of(sampling: Sampling) -> Setting:
-    """The setting of a result, but for classes from counts, which are not kept there."""
-    return Setting(
-        num=sampling.num_samples,
-        steps=sampling.steps,
-        cfg=sampling.cfg,
-        cfg_channels=sampling.cfg_channels,
-        seed=sampling.seed,
-        solver=sampling.sampler,
-        cfg_interval=sampling.cfg_interval,
-        shift=sampling.shift,
-        tolerance=sampling.tolerance,
-    )
 
 
 def stored_labels(workdir: Path, sampling: Sampling) -> NDArray[np.int32]:

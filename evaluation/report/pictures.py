@@ -102,8 +102,8 @@ def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[n
     from evaluation.draw.sample import images_and_labels
     from flowtrain.state.checkpoint import load_for_sampling
 
-    sampler, classes = run.recipe.sampler, len(run.classes)
-    setting = Setting.of(sampler, classes * COLUMNS)
+    classes = len(run.classes)
+    setting = Setting(classes * COLUMNS, run.recipe.sampler.settings())
     numbers = np.arange(setting.num, dtype=np.int64)
     # the others would not be shown
     numbers = numbers[setting.labels(numbers, classes) < MOST_CLASSES]

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.draw.setting import CYCLIC, UNIFORM
+from evaluation.draw.setting import command_line, default_words, sampling_words
 from evaluation.report.tables import by_setting
-from evaluation.results import Result, Sampling
+from evaluation.results import Result
 from evaluation.score.groups import GROUPS, needs_reference_rows
 from schemas.manifest import Manifest
 from schemas.run import Run
@@ -74,17 +74,22 @@ def evaluate(workdir: str, run: Run, series: Sequence[Result]) -> str:
     steps, guidances, _ = by_setting(series)
     sampling = series[-1].sampling
     assert sampling is not None, "a series is of samples"
-    options = {
-        "--reference": REFERENCE,
-        "--steps": ",".join(map(str, steps)) if sampling.tolerance is None else None,
+    options = {"--reference": REFERENCE}
+    if sampling.tolerance is None:
+        options["--steps"] = ",".join(map(str, steps))
+    options |= {
         "--cfg": ",".join(f"{cfg:g}" for cfg in guidances),
-        "--num-samples": sampling.num_samples,
+        "--num-samples": f"{sampling.num_samples}",
         "--protocol": series[-1].protocol.name,
-        "--metrics": ",".join(_requested_groups(series)) or None,
     }
-    return _line(
-        "flowtrain", "eval", workdir, *_words({**options, **_sampling_options(sampling, run)})
-    )
+    metrics = ",".join(_requested_groups(series))
+    if metrics:
+        options["--metrics"] = metrics
+    defaults = default_words(run.recipe)
+    for option, value in sampling_words(sampling, run.recipe, REFERENCE).items():
+        if option not in options and defaults.get(option) != value:
+            options[option] = value
+    return command_line("eval", workdir, options=options)
 
 
 def _requested_groups(series: Sequence[Result]) -> list[str]:
@@ -93,29 +98,6 @@ def _requested_groups(series: Sequence[Result]) -> list[str]:
     return [
         name for name, group in GROUPS.items() if group.rows != "none" and known >= {*group.keys}
     ]
-
-
-def _labels(rule: str) -> dict[str, Any]:
-    if rule == UNIFORM:
-        return {"--labels": UNIFORM}
-    if rule.startswith("frequencies "):
-        return {"--labels": REFERENCE}
-    return {"--class": _unless(CYCLIC, rule)}
-
-
-def _sampling_options(sampling: Sampling, run: Run) -> dict[str, Any]:
-    same_interval = sampling.cfg_interval == run.recipe.sampler.cfg_interval
-    return {
-        "--solver": _unless(run.recipe.sampler.solver, sampling.sampler),
-        "--tolerance": None if sampling.tolerance is None else f"{sampling.tolerance:g}",
-        "--shift": _unless(run.recipe.sampler.shift, sampling.shift),
-        "--cfg-channels": _unless(run.recipe.sampler.cfg_channels, sampling.cfg_channels),
-        "--cfg-interval": None if same_interval else "{:g},{:g}".format(*sampling.cfg_interval),
-        **_labels(sampling.labels),
-        "--seed": _unless(0, sampling.seed),
-        "--step": _unless(run.recipe.train.steps, sampling.step),
-        "--weights": _unless("ema", sampling.weights),
-    }
 
 
 def _unless(default: Any, value: Any) -> Any:

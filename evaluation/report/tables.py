@@ -12,7 +12,6 @@ from evaluation.draw.setting import CYCLIC
 from evaluation.results import Result, Sampling
 from schemas.config import SIZES, DiTSize
 from schemas.run import Run
-from schemas.solvers import EVERYWHERE
 
 ADAPTIVE_ROW = "adaptive"  # stands for a number of steps
 
@@ -60,15 +59,8 @@ def describe(result: Result) -> str:
 
 def unusual(sampling: Sampling) -> list[str]:
     """What else a table's settings have in common, where it is not what is left out."""
-    interval = None if sampling.cfg_interval == EVERYWHERE else sampling.cfg_interval
-    facts = {
-        "tolerance {:g}": sampling.tolerance,
-        "shift {:g}": None if sampling.shift == 1 else sampling.shift,
-        "guidance on the first {} channels": sampling.cfg_channels,
-        "guidance from t = {0[0]:g} to {0[1]:g}": interval,
-        "labels {}": None if sampling.labels == CYCLIC else sampling.labels,
-    }
-    return [text.format(value) for text, value in facts.items() if value is not None]
+    remarks = sampling.settings.remarks
+    return remarks if sampling.labels == CYCLIC else [*remarks, f"labels {sampling.labels}"]
 
 
 def weights_text(sampling: Sampling) -> str:

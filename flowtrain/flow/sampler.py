@@ -23,7 +23,7 @@ from flowtrain.flow.solvers import STEPPERS, Prediction, Problem, Solution, inte
 from flowtrain.model import Params, Predict
 from flowtrain.records.counter import Purpose, sample_keys
 from flowtrain.state.checkpoint import TrainedModel
-from schemas.solvers import EVERYWHERE
+from schemas.sampler import TOLERANCE, SamplerSettings
 
 
 def guide(
@@ -57,13 +57,33 @@ def _solver_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
 
 
 class Method(NamedTuple):
-    """What a compiled sampler is specialised to. Hashable."""
+    """What a compiled sampler is specialised to. Hashable.
+
+    `channels` are those that are guided, None for all; `null_class` is the label of no label.
+    """
 
     predict: Predict
     path: Path
     output: str
     solver: str
     tolerance: float
+    null_class: int
+    channels: int | None
+
+
+class Pace(NamedTuple):
+    """Number of steps, () int32, and their shift towards noise, () float32."""
+
+    steps: jax.Array
+    shift: jax.Array
+
+
+class Guidance(NamedTuple):
+    """Weight, and the times between which it holds; all () float32."""
+
+    weight: jax.Array
+    begin: jax.Array
+    end: jax.Array
 
 
 class Batch(NamedTuple):
@@ -76,54 +96,62 @@ class Batch(NamedTuple):
     label: jax.Array
 
 
-class Guidance(NamedTuple):
-    """Weight, and the times between which it holds; all () float32."""
+def _compiled_for(
+    trained: TrainedModel, settings: SamplerSettings
+) -> tuple[Method, Pace, Guidance | None]:
+    """The settings, cut into what is compiled in and what is traced; no guidance is None."""
+    recipe = trained.run.recipe
+    guided = settings.cfg != 1
+    method = Method(
+        predict=trained.predict,
+        path=make_objective(recipe.objective).path,
+        output=recipe.model.output,
+        solver=settings.solver,
+        tolerance=settings.tolerance or TOLERANCE,
+        null_class=trained.null_class,
+        channels=settings.cfg_channels if guided else None,
+    )
+    pace = Pace(jnp.int32(settings.steps), jnp.float32(settings.shift))
+    if not guided:
+        return method, pace, None
+    begin, end = settings.cfg_interval
+    return method, pace, Guidance(*map(jnp.float32, (settings.cfg, begin, end)))
 
-    weight: jax.Array
-    begin: jax.Array
-    end: jax.Array
 
+def _prediction(method: Method, params: Params, guidance: Guidance | None) -> Prediction:
+    """The network's prediction, guided where there is guidance."""
 
-@functools.partial(jax.jit, static_argnames=("method",))
-def _integrate(
-    method: Method, params: Params, batch: Batch, steps: jax.Array, shift: jax.Array
-) -> Solution:
-    def predict(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+    def plain(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         return method.predict(params, x, t, label)
 
-    problem = Problem(method.path, method.output, predict, batch.label, shift)
-    return integrate(method.solver, problem, batch.noise, batch.keys, steps, method.tolerance)
+    if guidance is None:
+        return plain
 
-
-def _guided(
-    method: Method, params: Params, guidance: Guidance, null_class: int, channels: int | None
-) -> Prediction:
     def guided(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         # Both of a sample side by side, so that neither leaves its device.
-        both = jnp.stack([label, jnp.full_like(label, null_class)], axis=1).reshape(-1)
-        prediction = method.predict(params, jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2), both)
+        null = jnp.full_like(label, method.null_class)
+        both = jnp.stack([label, null], axis=1).reshape(-1)
+        prediction = plain(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2), both)
         conditional, unconditional = prediction[0::2], prediction[1::2]
         inside = (t >= guidance.begin) & (t <= guidance.end)
         weight = jnp.where(inside, guidance.weight, 1.0).reshape(t.shape + (1,) * (x.ndim - 1))
-        return guide(conditional, unconditional, weight, channels)
+        return guide(conditional, unconditional, weight, method.channels)
 
     return guided
 
 
-@functools.partial(jax.jit, static_argnames=("method", "null_class", "channels"))
-def _integrate_guided(
-    method: Method,
-    params: Params,
-    batch: Batch,
-    steps: jax.Array,
-    shift: jax.Array,
-    guidance: Guidance,
-    null_class: int,
-    channels: int | None,
+@functools.partial(jax.jit, static_argnames=("method",))
+def _integrate(
+    method: Method, params: Params, batch: Batch, pace: Pace, guidance: Guidance | None
 ) -> Solution:
-    guided = _guided(method, params, guidance, null_class, channels)
-    problem = Problem(method.path, method.output, guided, batch.label, shift)
-    solution = integrate(method.solver, problem, batch.noise, batch.keys, steps, method.tolerance)
+    """All steps of a batch; `guidance` None is compiled apart, without the unconditional half."""
+    predict = _prediction(method, params, guidance)
+    problem = Problem(method.path, method.output, predict, batch.label, pace.shift)
+    solution = integrate(
+        method.solver, problem, batch.noise, batch.keys, pace.steps, method.tolerance
+    )
+    if guidance is None:
+        return solution
     return solution._replace(evaluations=2 * solution.evaluations)
 
 
@@ -156,16 +184,9 @@ def sample(
     trained: TrainedModel,
     labels: ArrayLike,
     indices: ArrayLike,
+    settings: SamplerSettings,
     *,
-    seed: int,
-    steps: int,
-    cfg: float,
-    cfg_channels: int | None = None,
-    cfg_interval: tuple[float, float] = EVERYWHERE,
-    shift: float = 1.0,
-    tolerance: float = 1e-5,
     batch_size: int = 64,
-    solver: str | None = None,
 ) -> Samples:
     """Draw one sample for each (label, index), on all local devices that divide the batch.
 
@@ -174,27 +195,15 @@ def sample(
         labels: (n,) class numbers; `trained.null_class` asks for an unconditional sample.
         indices: (n,) numbers of the samples: sample i is a function of (seed, i, label), not of its
             neighbours.
-        seed: of the initial noise, and of what a stochastic solver adds.
-        steps: of the solver; `dopri5` chooses its own.
-        cfg: guidance weight; 1 is none, and then the unconditional half is not computed.
-        cfg_channels: guide only the first channels (see `guide`).
-        cfg_interval: the times t between which there is guidance, both included (Kynkäänniemi et
-            al. 2024, arXiv:2404.07724, who count by noise level).
-        shift: of the time steps towards noise; see `flowtrain.flow.solvers.shifted`.
-        tolerance: of `dopri5`.
+        settings: of the sampler; the recipe's are `trained.run.recipe.sampler.settings()`.
         batch_size: of the compiled function; the last batch is padded.
-        solver: one that goes with the run's objective (`schemas.config.choose_solver`); default:
-            the recipe's.
     """
     label, index = np.asarray(labels, np.int32), np.asarray(indices, np.int32)
-    key, shape, found = jax.random.key(seed), trained.run.latent_shape, []
-    recipe = trained.run.recipe
-    path = make_objective(recipe.objective).path
-    method = Method(
-        trained.predict, path, recipe.model.output, solver or recipe.sampler.solver, tolerance
-    )
+    key, shape = jax.random.key(settings.seed), trained.run.latent_shape
+    method, pace, guidance = _compiled_for(trained, settings)
     over, everywhere = _shardings(batch_size)
     params = jax.device_put(trained.params, everywhere)  # nothing moves where `spread` has been
+    found: list[Samples] = []
     for begin in range(0, len(label), batch_size):
         part = slice(begin, begin + batch_size)
         real = len(label[part])
@@ -205,15 +214,7 @@ def sample(
         batch = Batch(
             initial_noise(key, padded_index, shape), _solver_keys(key, padded_index), padded_label
         )
-        count, moved = jnp.int32(steps), jnp.float32(shift)
-        if cfg == 1:
-            solution = _integrate(method, params, batch, count, moved)
-        else:
-            guidance = Guidance(*map(jnp.float32, (cfg, *cfg_interval)))
-            null = trained.null_class
-            solution = _integrate_guided(
-                method, params, batch, count, moved, guidance, null, cfg_channels
-            )
+        solution = _integrate(method, params, batch, pace, guidance)
         found.append(Samples(*(np.asarray(each)[:real] for each in solution)))
     if not found:
         return Samples(np.zeros((0, *shape), np.float32), np.zeros(0, np.int32))
@@ -233,94 +234,63 @@ class Trajectory(NamedTuple):
     data: NDArray[np.float32]
 
 
-@functools.partial(jax.jit, static_argnames=("method", "null_class", "channels"))
+@functools.partial(jax.jit, static_argnames=("method",))
 def _advance(
     method: Method,
     params: Params,
     batch: Batch,
     x: jax.Array,
     i: jax.Array,
-    steps: jax.Array,
-    shift: jax.Array,
+    pace: Pace,
     guidance: Guidance | None,
-    null_class: int,
-    channels: int | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One step from x: x after it, the time () it begins at, and the data as predicted there."""
     asked: list[tuple[jax.Array, jax.Array]] = []
+    prediction = _prediction(method, params, guidance)
 
     def predict(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
-        found = guided(x, t, label) if guided else method.predict(params, x, t, label)
+        found = prediction(x, t, label)
         asked.append((t, found))
         return found
 
-    guided = _guided(method, params, guidance, null_class, channels) if guidance else None
-    problem = Problem(method.path, method.output, predict, batch.label, shift)
-    after = STEPPERS[method.solver](problem, x, batch.keys, i, steps)
-    t, prediction = asked[0]  # every solver asks first where its step begins
-    return after, t[0], method.path.ends(method.output, prediction, x, t).data
+    problem = Problem(method.path, method.output, predict, batch.label, pace.shift)
+    after = STEPPERS[method.solver](problem, x, batch.keys, i, pace.steps)
+    t, first = asked[0]  # every solver asks first where its step begins
+    return after, t[0], method.path.ends(method.output, first, x, t).data
 
 
 def trajectory(
     trained: TrainedModel,
     labels: ArrayLike,
     indices: ArrayLike,
-    *,
-    seed: int,
-    steps: int,
-    cfg: float,
+    settings: SamplerSettings,
     moments: Sequence[int],
-    cfg_channels: int | None = None,
-    cfg_interval: tuple[float, float] = EVERYWHERE,
-    shift: float = 1.0,
-    solver: str | None = None,
 ) -> Trajectory:
     """The samples that `sample` draws, to rounding, at some moments of their way; a few, as one
     batch on one device.
 
     Args:
-        trained: as for `sample`, and so are labels, indices, seed and what follows but `moments`.
+        trained: as for `sample`, and so are labels and indices.
         labels: (n,) class numbers.
         indices: (n,) numbers of the samples.
-        seed: of the noise.
-        steps: of the solver, which cannot be `dopri5`: each of its samples has its own.
-        cfg: guidance weight.
+        settings: of the sampler, whose solver cannot be `dopri5`: each of its samples has steps of
+            its own.
         moments: (k,) numbers of steps after which to look, in [0, steps], least first; `steps` is
             the end.
-        cfg_channels: guide only the first channels.
-        cfg_interval: the times between which there is guidance.
-        shift: of the time steps.
-        solver: default: the recipe's.
     """
     label, index = jnp.asarray(labels, jnp.int32), jnp.asarray(indices, jnp.int32)
-    key, recipe = jax.random.key(seed), trained.run.recipe
-    path = make_objective(recipe.objective).path
-    method = Method(
-        trained.predict, path, recipe.model.output, solver or recipe.sampler.solver, 0.0
-    )
+    key = jax.random.key(settings.seed)
+    method, pace, guidance = _compiled_for(trained, settings)
     batch = Batch(
         initial_noise(key, index, trained.run.latent_shape), _solver_keys(key, index), label
     )
-    guidance = None if cfg == 1 else Guidance(*map(jnp.float32, (cfg, *cfg_interval)))
-    count, moved = jnp.int32(steps), jnp.float32(shift)
     x, found = batch.noise, []
-    for i in range(steps):
-        after, t, data = _advance(
-            method,
-            trained.params,
-            batch,
-            x,
-            jnp.int32(i),
-            count,
-            moved,
-            guidance,
-            trained.null_class,
-            cfg_channels,
-        )
+    for i in range(settings.steps):
+        after, t, data = _advance(method, trained.params, batch, x, jnp.int32(i), pace, guidance)
         if i in moments:
             found.append((t, x, data))
         x = after
-    if steps in moments:
+    if settings.steps in moments:
         found.append((jnp.float32(1), x, x))
     return Trajectory(
         *(np.stack([np.asarray(each) for each in kind]) for kind in zip(*found, strict=True))

@@ -7,12 +7,12 @@ from schemas.config import (
     SOLVERS,
     ModelConfig,
     Recipe,
-    SamplerConfig,
     TrainConfig,
     choose_solver,
 )
 from schemas.errors import UserError
 from schemas.recipes import make_recipe
+from schemas.sampler import SamplerConfig
 
 BASE = {"model": {"size": "B"}, "train": {"steps": 10, "batch_size": 4}}
 DIFFUSION = {**BASE, "objective": {"kind": "diffusion"}}

@@ -28,16 +28,16 @@ from flowtrain.flow.sampler import Samples, sample
 from flowtrain.state.checkpoint import TrainedModel, load_for_sampling
 from pipelines.curate.verify import verify
 from pipelines.dataset.finished import LatentDataset
-from schemas.config import BOOKKEEPING, SamplerConfig
+from schemas.config import BOOKKEEPING
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, SAMPLING_NAME
 from schemas.recipes import make_recipe
 from schemas.run import read_run, write_run
+from schemas.sampler import SamplerSettings
 from tests.evaluation.conftest import World
 from tests.evaluation.tiny import CLASSES
 
-SAMPLER = SamplerConfig()
-SETTING = Setting(num=20, steps=3, cfg=2.0, seed=5)
+SETTING = Setting(20, SamplerSettings("euler", 3, 2.0, seed=5))
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -111,7 +111,7 @@ def test_sample_i_depends_on_the_seed_and_i_alone(trained: TrainedModel) -> None
 
     whole = latents(SETTING, 0, 20, 8)
     np.testing.assert_allclose(latents(SETTING, 11, 14, 3), whole[11:14], rtol=2e-3, atol=1e-4)
-    other = latents(Setting(num=20, steps=3, cfg=2.0, seed=6), 0, 8, 8)
+    other = latents(Setting(20, SamplerSettings("euler", 3, 2.0, seed=6)), 0, 8, 8)
     assert np.abs(other - whole[:8]).max(axis=(1, 2, 3)).min() > 0.1
     assert np.abs(whole[0] - whole[3]).max() > 0.1, "same class, other noise"
 
@@ -165,11 +165,12 @@ from pathlib import Path
 from evaluation.draw.generate import generate
 from evaluation.draw.setting import Setting
 from flowtrain.state.checkpoint import load_for_sampling
+from schemas.sampler import SamplerSettings
 trained = load_for_sampling(Path({str(world.workdir)!r}))
 def pause(count):
     print(count, flush=True)
     time.sleep(0.5)
-generate(trained, Setting(num=20, steps=3, cfg=2.0, seed=5), Path({str(out)!r}),
+generate(trained, Setting(20, SamplerSettings("euler", 3, 2.0, seed=5)), Path({str(out)!r}),
          batch_size=8, shard_size=8, progress=pause)
 """
     # as here: bit for bit
@@ -211,7 +212,7 @@ def test_a_directory_belongs_to_one_setting(
     trained: TrainedModel, undisturbed: Path, tmp_path: Path
 ) -> None:
     before = contents(undisturbed)
-    other = Setting(num=20, steps=4, cfg=2.0, seed=5)
+    other = Setting(20, SamplerSettings("euler", 4, 2.0, seed=5))
     with pytest.raises(UserError, match="made with steps 3, not 4"):
         generate(trained, other, undisturbed, batch_size=8, shard_size=8)
     assert contents(undisturbed) == before
@@ -246,11 +247,15 @@ def test_no_more_is_computed_than_asked_for(
         return sample(*arguments, batch_size=batch_size, **others)
 
     monkeypatch.setattr("flowtrain.flow.sampler.sample", noted)
-    four = Setting(num=4, steps=1, cfg=1.0)
+    four = Setting(4, SamplerSettings("euler", 1, 1.0))
     generate(trained, four, tmp_path / "few")
     images_and_labels(trained, four, 250, lambda count: None)
     generate(
-        trained, Setting(num=10, steps=1, cfg=1.0), tmp_path / "more", batch_size=1000, shard_size=4
+        trained,
+        Setting(10, SamplerSettings("euler", 1, 1.0)),
+        tmp_path / "more",
+        batch_size=1000,
+        shard_size=4,
     )
     assert sizes == [4, 4, 4, 4, 4], (
         "the last shard is padded: another shape would be compiled once more"
@@ -258,25 +263,25 @@ def test_no_more_is_computed_than_asked_for(
 
 
 def test_names_and_commands_tell_settings_apart(trained: TrainedModel) -> None:
-    base = Setting(num=5, steps=2, cfg=1.0)
-    assert base.nfe == 2
+    base = Setting(5, SamplerSettings("euler", 2, 1.0))
+    assert base.sampler.nfe == 2
     settings = [
         base,
-        Setting(num=6, steps=2, cfg=1.0),
-        Setting(num=5, steps=3, cfg=1.0),
-        Setting(num=5, steps=2, cfg=1.5),
-        Setting(num=5, steps=2, cfg=1.0, cfg_channels=3),
-        Setting(num=5, steps=2, cfg=1.0, label=1),
-        Setting(num=5, steps=2, cfg=1.0, seed=1),
-        Setting(num=5, steps=2, cfg=1.0, solver="ddpm"),
+        Setting(6, SamplerSettings("euler", 2, 1.0)),
+        Setting(5, SamplerSettings("euler", 3, 1.0)),
+        Setting(5, SamplerSettings("euler", 2, 1.5)),
+        Setting(5, SamplerSettings("euler", 2, 1.0, cfg_channels=3)),
+        Setting(5, SamplerSettings("euler", 2, 1.0), label=1),
+        Setting(5, SamplerSettings("euler", 2, 1.0, seed=1)),
+        Setting(5, SamplerSettings("ddpm", 2, 1.0)),
     ]
     facts = [sampling_facts(trained, setting) for setting in settings]
     facts.append(sampling_facts(dataclasses.replace(trained, weights="ema0.999"), base))
     assert setting_name(facts[-1]) == "step3-ema0.999-euler2-cfg1-seed0-n5"
-    assert "--weights ema0.999" in equivalent_command(facts[-1], SAMPLER)
+    assert "--weights ema0.999" in equivalent_command(facts[-1], trained.run.recipe)
     assert len({setting_name(fact) for fact in facts}) == len(facts)
-    assert len({equivalent_command(fact, SAMPLER) for fact in facts}) == len(facts)
-    assert equivalent_command(facts[5], SAMPLER).endswith("--class one")
+    assert len({equivalent_command(fact, trained.run.recipe) for fact in facts}) == len(facts)
+    assert equivalent_command(facts[5], trained.run.recipe).endswith("--class one")
 
 
 def test_the_run_digest_ignores_bookkeeping_only(world: World) -> None:
@@ -316,5 +321,7 @@ def test_the_run_digest_ignores_bookkeeping_only(world: World) -> None:
 
 def test_samples_that_are_not_finite_are_told(trained: TrainedModel, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="weights of step 3 give samples that are not finite"):
-        generate(trained, Setting(num=3, steps=2, cfg=1e30), tmp_path / "out", batch_size=8)
+        generate(
+            trained, Setting(3, SamplerSettings("euler", 2, 1e30)), tmp_path / "out", batch_size=8
+        )
     assert not (tmp_path / "out" / MANIFEST_NAME).exists()

@@ -57,8 +57,9 @@ def test_samples_are_decoded_from_the_models_scale(
     from evaluation.draw.generate import draw, generate
     from evaluation.draw.setting import Setting
     from pipelines.encoders.decode import decode_samples
+    from schemas.sampler import SamplerSettings
 
-    setting = Setting(num=5, steps=2, cfg=1.0)
+    setting = Setting(5, SamplerSettings("euler", 2, 1.0))
     generate(trained, setting, tmp_path / "set", batch_size=8)
     (drawn,) = draw(trained, setting, 0, 5, 8)
     expected = decode_samples(drawn.latents, trained.run.normalization, world.vae, 8)

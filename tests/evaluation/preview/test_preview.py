@@ -31,6 +31,7 @@ from schemas.layout import Layout
 from schemas.manifest import Normalization, VaeInfo, read_manifest
 from schemas.pixels import to_uint8
 from schemas.run import Run
+from schemas.sampler import SamplerSettings
 from tests.evaluation import scenes, tiny
 from tests.evaluation.conftest import add_tiny_protocol
 
@@ -124,17 +125,8 @@ def test_samples_are_those_of_the_sampler(
     # as `flowtrain sample` numbers them
     numbers = [label + 3 * column for label in range(2) for column in range(4)]
     for block, cfg in zip(blocks, (1.0, 3.0), strict=True):
-        latents = sample(
-            trained,
-            [0] * 4 + [1] * 4,
-            numbers,
-            seed=0,
-            steps=4,
-            cfg=cfg,
-            cfg_channels=2,
-            batch_size=8,
-            solver=solver,
-        ).x
+        settings = SamplerSettings(solver, 4, cfg, cfg_channels=2)
+        latents = sample(trained, [0] * 4 + [1] * 4, numbers, settings, batch_size=8).x
         expected = decode_samples(latents.astype(np.float16), run.normalization, run.vae, tiny.SIDE)
         np.testing.assert_allclose(
             np.concatenate(block.rows).astype(int), expected.astype(int), atol=1
@@ -157,7 +149,8 @@ def test_one_class_fills_all_rows(datasets: dict[str, Path], drawn: list[Any]) -
     shown, trained = _make(datasets["unconditional"])
     shown.samples(trained, 1)
     [(blocks, names)] = drawn
-    latents = sample(trained, [0] * 8, range(8), seed=0, steps=1, cfg=1, batch_size=8).x
+    settings = SamplerSettings("euler", 1, 1.0)
+    latents = sample(trained, [0] * 8, range(8), settings, batch_size=8).x
     np.testing.assert_allclose(
         np.concatenate(blocks[0].rows).astype(int), to_uint8(latents).astype(int), atol=1
     )
@@ -293,9 +286,9 @@ def test_the_distance_is_that_of_evaluation(
     trained = scenes.trained_model(run)
     shown = make_preview(run, datasets["moments"], reference, _silent)
     numbers = np.arange(600)
-    latents = sample(
-        trained, numbers % 3, numbers, seed=0, steps=2, cfg=cfg, batch_size=60
-    ).x.astype(np.float16)
+    settings = SamplerSettings("euler", 2, cfg)
+    drawn = sample(trained, numbers % 3, numbers, settings, batch_size=60)
+    latents = drawn.x.astype(np.float16)
     images = decode_samples(latents, run.normalization, run.vae, tiny.SIDE)
     np.savez(tmp_path / "batch.npz", images)
     protocol = protocol_of(tiny.RECIPE, tiny.SIDE)

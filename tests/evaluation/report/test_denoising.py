@@ -17,6 +17,7 @@ from flowtrain.state.checkpoint import TrainedModel
 from pipelines.grid import tile
 from schemas.errors import UserError
 from schemas.run import Run
+from schemas.sampler import SamplerSettings
 from tests.evaluation.conftest import World
 from tests.evaluation.test_results import result
 
@@ -64,9 +65,8 @@ def test_frames_are_spread_over_the_way_with_both_ends() -> None:
 def test_the_end_of_a_strip_is_the_sample_that_is_stored(
     workdir: Path, world: World, trained: TrainedModel, solver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting = Setting(
-        9, 4, 2.0, solver=solver, seed=3, cfg_interval=(0.2, 0.9), shift=1.5, rule="uniform"
-    )
+    settings = SamplerSettings(solver, 4, 2.0, cfg_interval=(0.2, 0.9), shift=1.5, seed=3)
+    setting = Setting(9, settings, rule="uniform")
     sampling = sampling_facts(trained, setting)
     generate(trained, setting, workdir / "samples" / setting_name(sampling), batch_size=9)
     strips: list[list[np.ndarray]] = []
@@ -94,5 +94,6 @@ def test_the_end_of_a_strip_is_the_sample_that_is_stored(
 def test_what_cannot_be_shown_is_told(workdir: Path, world: World, trained: TrainedModel) -> None:
     with pytest.raises(UserError, match="dopri5 chooses its steps for each sample alone"):
         denoising_paths(workdir, adaptive(world.run), [], 1.0)
+    missing = sampling_facts(trained, Setting(4, SamplerSettings("euler", 2, 1.0)))
     with pytest.raises(UserError, match="no such dataset"):
-        denoising_paths(workdir, world.run, [of(sampling_facts(trained, Setting(4, 2, 1.0)))], 1.0)
+        denoising_paths(workdir, world.run, [of(missing)], 1.0)

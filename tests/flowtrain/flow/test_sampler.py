@@ -10,7 +10,7 @@ import pytest
 
 from flowtrain.flow import sampler
 from flowtrain.flow.path import LinearPath, VariancePreservingPath
-from flowtrain.flow.sampler import guide, sample, spread, trajectory
+from flowtrain.flow.sampler import Samples, Trajectory, guide, sample, spread, trajectory
 from flowtrain.model import make_network
 from flowtrain.state.checkpoint import TrainedModel
 from schemas.manifest import Normalization
@@ -54,6 +54,21 @@ def _epsilon(params: Any, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.A
     return perfect_epsilon(x, t)
 
 
+def _draw(
+    model: TrainedModel, labels: Any, indices: Any, *, batch_size: int = 64, **changes: Any
+) -> Samples:
+    """Samples with the recipe's settings, but for the changes."""
+    settings = model.run.recipe.sampler.settings(**changes)
+    return sample(model, labels, indices, settings, batch_size=batch_size)
+
+
+def _way(
+    model: TrainedModel, labels: Any, indices: Any, moments: list[int], **changes: Any
+) -> Trajectory:
+    """Likewise."""
+    return trajectory(model, labels, indices, model.run.recipe.sampler.settings(**changes), moments)
+
+
 @pytest.fixture(scope="module")
 def trained() -> TrainedModel:
     return _model(_velocity, {"rate": jnp.array([-1.0, 0.5, 1.0, 0.25])})
@@ -71,7 +86,7 @@ def test_ddpm_with_a_perfect_epsilon_of_a_gaussian_has_its_moments(diffusion: Tr
     count, key = 1000, jax.random.key(5)
     noise = np.asarray(sampler.initial_noise(key, jnp.arange(count), SHAPE)).ravel()
     for steps in (2, 10):
-        x = sample(
+        x = _draw(
             diffusion,
             np.zeros(count),
             np.arange(count),
@@ -96,11 +111,11 @@ def test_ddpm_with_a_perfect_epsilon_of_a_gaussian_has_its_moments(diffusion: Tr
 def test_every_step_count_and_guidance_share_a_compilation(trained: TrainedModel, solver: str):
     for function, settings in (
         (sampler._integrate, [(1, 1.0), (3, 1.0), (10, 1.0)]),
-        (sampler._integrate_guided, [(1, 2.0), (3, 4.0), (10, 0.0)]),
+        (sampler._integrate, [(1, 2.0), (3, 4.0), (10, 0.0)]),
     ):
         # the second is entered once more, for the shardings the first one's noise came with
         for _ in range(2):
-            sample(
+            _draw(
                 trained,
                 [0, 1],
                 [0, 1],
@@ -112,7 +127,7 @@ def test_every_step_count_and_guidance_share_a_compilation(trained: TrainedModel
             )
         before = function._cache_size()
         for steps, cfg in settings:
-            sample(
+            _draw(
                 trained,
                 [0, 1],
                 [0, 1],
@@ -129,17 +144,17 @@ def test_every_step_count_and_guidance_share_a_compilation(trained: TrainedModel
 def test_sample_i_does_not_depend_on_batch_order_or_neighbours(trained: TrainedModel, solver: str):
     labels, indices = np.array([0, 1, 2, 1, 0]), np.array([10, 11, 12, 13, 14])
     settings = {"seed": 3, "steps": 5, "cfg": 2.0, "solver": solver}
-    whole = sample(trained, labels, indices, batch_size=5, **settings).x
-    pairs = sample(trained, labels[::-1], indices[::-1], batch_size=2, **settings).x[::-1]
+    whole = _draw(trained, labels, indices, batch_size=5, **settings).x
+    pairs = _draw(trained, labels[::-1], indices[::-1], batch_size=2, **settings).x[::-1]
     np.testing.assert_array_equal(whole, pairs)
-    alone = sample(trained, [2], [12], batch_size=5, **settings).x
+    alone = _draw(trained, [2], [12], batch_size=5, **settings).x
     np.testing.assert_array_equal(alone[0], whole[2])
-    assert (sample(trained, [2], [12], batch_size=5, **settings | {"seed": 4}).x != alone).all()
+    assert (_draw(trained, [2], [12], batch_size=5, **settings | {"seed": 4}).x != alone).all()
 
 
 def test_the_recipe_chooses_the_solver(trained: TrainedModel, diffusion: TrainedModel):
     def drawn(model: TrainedModel, **solver: str) -> np.ndarray:
-        return sample(model, [0, 1], [0, 1], seed=0, steps=3, cfg=1, batch_size=3, **solver).x
+        return _draw(model, [0, 1], [0, 1], seed=0, steps=3, cfg=1, batch_size=3, **solver).x
 
     np.testing.assert_array_equal(drawn(trained), drawn(trained, solver="euler"))
     np.testing.assert_array_equal(drawn(diffusion), drawn(diffusion, solver="ddim"))
@@ -158,7 +173,7 @@ def test_the_same_samples_at_any_batch_size_and_on_any_number_of_devices(solver:
     model = dataclasses.replace(small, predict=network.predict, params=params)
     labels, indices = np.arange(64) % 3, np.arange(100, 164)
     drawn = {
-        size: sample(
+        size: _draw(
             spread(model, size),
             labels,
             indices,
@@ -186,16 +201,16 @@ def test_guidance_follows_the_formula(trained: TrainedModel):
     plain = conditional.reshape(3, 1, 1, 1)
     settings = {"seed": 0, "steps": 2, "batch_size": 3}
     np.testing.assert_allclose(
-        sample(trained, labels, indices, cfg=weight, **settings).x,
+        _draw(trained, labels, indices, cfg=weight, **settings).x,
         noise * (1 + guided / 2) ** 2,
         rtol=1e-5,
     )
     np.testing.assert_allclose(
-        sample(trained, labels, indices, cfg=1, **settings).x,
+        _draw(trained, labels, indices, cfg=1, **settings).x,
         noise * (1 + plain / 2) ** 2,
         rtol=1e-5,
     )
-    some = sample(trained, labels, indices, cfg=weight, cfg_channels=1, **settings).x
+    some = _draw(trained, labels, indices, cfg=weight, cfg_channels=1, **settings).x
     np.testing.assert_allclose(some[..., :1], (noise * (1 + guided / 2) ** 2)[..., :1], rtol=1e-5)
     np.testing.assert_allclose(some[..., 1:], (noise * (1 + plain / 2) ** 2)[..., 1:], rtol=1e-5)
 
@@ -205,7 +220,7 @@ def test_guidance_holds_in_its_interval_only(trained: TrainedModel):
     noise = np.asarray(sampler.initial_noise(jax.random.key(0), jnp.arange(1), SHAPE))
     rate, null, weight = 0.5, 0.25, 3.0
     guided, plain = 1 + (null + weight * (rate - null)) / 4, 1 + rate / 4
-    found = sample(
+    found = _draw(
         trained, [1], [0], seed=0, steps=4, cfg=weight, cfg_interval=(0.25, 0.5), batch_size=1
     )
     np.testing.assert_allclose(found.x, noise * guided**2 * plain**2, rtol=1e-5)
@@ -235,7 +250,7 @@ def test_guidance_is_the_same_in_every_view():
 
 
 def test_no_labels_give_no_samples(trained: TrainedModel):
-    assert sample(trained, [], [], seed=0, steps=1, cfg=1).x.shape == (0, *SHAPE)
+    assert _draw(trained, [], [], seed=0, steps=1, cfg=1).x.shape == (0, *SHAPE)
 
 
 # On the way
@@ -253,8 +268,8 @@ def test_a_trajectory_ends_in_the_sample(trained: TrainedModel, solver: str, cfg
         "cfg_channels": 1,
         "shift": 1.5,
     }
-    drawn = sample(trained, labels, indices, solver=solver, **settings).x
-    way = trajectory(trained, labels, indices, moments=[0, 4, 6], solver=solver, **settings)
+    drawn = _draw(trained, labels, indices, solver=solver, **settings).x
+    way = _way(trained, labels, indices, [0, 4, 6], solver=solver, **settings)
     assert way.x.shape == way.data.shape == (3, 3, *SHAPE)
     np.testing.assert_allclose(way.x[-1], drawn, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(way.data[-1], way.x[-1])
@@ -268,10 +283,8 @@ def test_a_trajectory_ends_in_the_sample(trained: TrainedModel, solver: str, cfg
 
 def test_a_trajectory_of_a_diffusion_ends_in_the_sample(diffusion: TrainedModel):
     for solver in ("ddim", "ddpm"):
-        drawn = sample(diffusion, [0, 1], [4, 5], seed=1, steps=3, cfg=1, solver=solver).x
-        way = trajectory(
-            diffusion, [0, 1], [4, 5], seed=1, steps=3, cfg=1, solver=solver, moments=[1, 3]
-        )
+        drawn = _draw(diffusion, [0, 1], [4, 5], seed=1, steps=3, cfg=1, solver=solver).x
+        way = _way(diffusion, [0, 1], [4, 5], [1, 3], seed=1, steps=3, cfg=1, solver=solver)
         np.testing.assert_allclose(way.x[-1], drawn, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(way.t, [1 - 0.667, 1.0], rtol=1e-6)
 
@@ -281,7 +294,7 @@ def test_moments_of_a_trajectory_have_the_closed_form(trained: TrainedModel):
     + (1 - t) v.
     """
     noise, rate = np.asarray(sampler.initial_noise(jax.random.key(0), jnp.arange(1), SHAPE)), 0.5
-    way = trajectory(trained, [1], [0], seed=0, steps=4, cfg=1, moments=[0, 1, 3, 4])
+    way = _way(trained, [1], [0], [0, 1, 3, 4], seed=0, steps=4, cfg=1)
     np.testing.assert_allclose(way.t, [0, 0.25, 0.75, 1])
     for found, seen, t, k in zip(way.x, way.data, way.t, (0, 1, 3, 4), strict=True):
         expected = noise * (1 + rate / 4) ** k

@@ -294,7 +294,7 @@ def _finish(
     trained: "TrainedModel", setting: Setting, directory: Path, shards: tuple[ShardInfo, ...]
 ) -> Manifest:
     from pipelines.dataset.finished import finish_dataset
-    from schemas.storage.directory import LocalDirectory
+    from schemas.storage.directory import Directory
 
     run, sampling = trained.run, sampling_facts(trained, setting)
     manifest = Manifest(
@@ -317,7 +317,7 @@ def _finish(
     )
     counts = [_count_path(Path(shard.name)).name for shard in shards] if setting.nfe is None else []
     return finish_dataset(
-        LocalDirectory(str(directory.absolute())), manifest, others=(SAMPLING_NAME, *counts)
+        Directory(str(directory.absolute())), manifest, others=(SAMPLING_NAME, *counts)
     )
 
 

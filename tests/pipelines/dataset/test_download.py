@@ -24,7 +24,7 @@ from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, FileInfo, read_manifest, write_manifest
 from schemas.run import read_run
 from schemas.sealed import seal
-from schemas.storage import paths
+from schemas.storage import paths, retries
 from tests.pipelines.datasets import make
 from tests.pipelines.running import contents
 from tests.pipelines.servers import PASS, Store, now_and_then
@@ -46,7 +46,7 @@ def made(tmp_path: Path) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between two attempts are short."""
-    monkeypatch.setattr(paths, "PAUSE", 0.001)
+    monkeypatch.setattr(retries, "PAUSE", 0.001)
 
 
 def put(dataset: Path, url: str) -> str:

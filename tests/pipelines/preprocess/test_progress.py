@@ -46,7 +46,9 @@ def test_store_that_is_slow_to_list_is_looked_at_now_and_then_and_at_the_end(
     looks: list[str] = []
 
     class Slow(Directory):
-        patience = 1000.0
+        @property
+        def patience(self) -> float:
+            return 1000.0
 
         def names(self, name: str = "") -> list[str]:
             looks.append(name)

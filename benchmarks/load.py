@@ -34,7 +34,7 @@ from schemas.columns import Columns
 from schemas.layout import Layout, TensorSpec, layout_tensors
 from schemas.manifest import ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo
 from schemas.record import encode_record
-from schemas.storage.directory import LocalDirectory
+from schemas.storage.directory import Directory
 from schemas.tfds_metadata import shard_name
 
 PEER = "torch DataLoader, .npy files"
@@ -218,7 +218,7 @@ def _write_dataset(
         command="python benchmarks/load.py",
         versions={},
     )
-    finish_dataset(LocalDirectory(str(directory)), manifest)
+    finish_dataset(Directory(str(directory)), manifest)
 
 
 def _record(index: int, specs: dict[str, TensorSpec]) -> bytes:

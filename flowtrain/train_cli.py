@@ -1,6 +1,5 @@
 """`flowtrain train`."""
 
-import importlib
 import json
 import signal
 import sys
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowtrain import elsewhere
 from flowtrain.bars import bar
 from schemas.errors import UserError
 
@@ -159,7 +159,7 @@ def _plan(data: str, recipe: "Recipe", options: dict[str, Any]) -> "Plan":
     from flowtrain.records.reader import ManifestOnly
 
     if options["dry_run"] and not options["replay"] and _is_url(data):
-        stored = importlib.import_module("pipelines.dataset.anywhere").open_dataset(data)
+        stored = elsewhere.open_remote_dataset(data)
         return plan_for(ManifestOnly(stored.root, stored.manifest), stored.root, recipe)
     return make_plan(_local(data, options["cache_dir"]), recipe)
 
@@ -226,15 +226,7 @@ def _options(plan: "Plan", workdir: Path, options: dict[str, Any]) -> "Options":
         check_validation(plan, validate_on.manifest, validate_on.directory)
     preview = None
     if plan.recipe.preview.every:
-        # Evaluation is above the trainer: named by string, like the commands of other packages in
-        # `flowtrain.cli`.
-        try:
-            make_preview = importlib.import_module("evaluation.preview.preview").make_preview
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"previews need the package {error.name}, which is not installed; install it, or "
-                "set preview.every=0"
-            ) from None
+        make_preview = elsewhere.preview_maker()
         data, directory = Path(plan.run.dataset.path), workdir / "previews"
         preview = make_preview(
             plan.run, data, options["reference"], _warn, directory=directory, make_bar=bar
@@ -257,9 +249,9 @@ def _local(data: str, cache_dir: Path | None) -> Path:
         return Path(data)
     from flowtrain.records.cache import cache_directory
 
-    staging = importlib.import_module("pipelines.dataset.download")
-    with bar(total=staging.staged_bytes(data), desc="stage", unit="B", unit_scale=True) as progress:
-        return staging.stage(data, cache_directory(cache_dir), progress.update)
+    size = elsewhere.staged_bytes(data)
+    with bar(total=size, desc="stage", unit="B", unit_scale=True) as progress:
+        return elsewhere.stage(data, cache_directory(cache_dir), progress.update)
 
 
 def _staged(plan: "Plan", cache: "Cache", cache_dir: Path | None) -> "Plan":

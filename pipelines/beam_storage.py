@@ -1,10 +1,20 @@
-"""Object stores connected as Beam was told: its options, and the credentials that it chooses."""
+"""Object stores connected as Beam was told: its options, and the credentials that it chooses.
+
+Where Beam was told nothing, the environment says how to connect, and Beam is not even imported.
+"""
 
 import os
+import sys
 from functools import cache
 from typing import Any
 
-from schemas.storage.objects import EMULATOR, GoogleStore, ObjectStore, S3Store
+from schemas.storage.objects import (
+    EMULATOR,
+    GoogleStore,
+    ObjectStore,
+    S3Store,
+    connect_by_environment,
+)
 
 
 def connect(scheme: str) -> ObjectStore:
@@ -13,13 +23,10 @@ def connect(scheme: str) -> ObjectStore:
 
     In a worker they are those of the job, in a command those after `--`.
     """
-    from apache_beam.io.filesystems import FileSystems
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    if FileSystems._pipeline_options is None:
-        FileSystems.set_options(PipelineOptions([]))
+    module = sys.modules.get("apache_beam.io.filesystems")
     # Beam has no way to ask for what it was told
-    return _connect(scheme, FileSystems._pipeline_options)
+    options = None if module is None else module.FileSystems._pipeline_options
+    return connect_by_environment(scheme) if options is None else _connect(scheme, options)
 
 
 @cache

@@ -290,7 +290,7 @@ def _finish(
     trained: "TrainedModel", setting: Setting, directory: Path, shards: tuple[ShardInfo, ...]
 ) -> Manifest:
     from pipelines.dataset.finished import finish_dataset
-    from schemas.storage.directory import LocalDirectory
+    from schemas.storage.directory import Directory
 
     run, sampling = trained.run, sampling_facts(trained, setting)
     manifest = Manifest(
@@ -315,7 +315,7 @@ def _finish(
     if setting.sampler.nfe is None:
         counts = [_count_path(Path(shard.name)).name for shard in shards]
     return finish_dataset(
-        LocalDirectory(str(directory.absolute())), manifest, others=(SAMPLING_NAME, *counts)
+        Directory(str(directory.absolute())), manifest, others=(SAMPLING_NAME, *counts)
     )
 
 

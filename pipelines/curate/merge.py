@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipelines.dataset.anywhere import StoredDataset, key_hash, local_copy, open_dataset, repeated
+from pipelines.dataset.anywhere import StoredDataset, key_hash, open_dataset, repeated
 from pipelines.dataset.finished import dataset_whole, finish_dataset
 from pipelines.dataset.shard_results import (
     ChannelSums,
@@ -386,7 +386,7 @@ def _merge_shard(
     infos = []
     for split, file in zip(plan.splits, result.files, strict=True):
         name = shard_name(split, number, plan.shards)
-        with directory.staging() as folder, local_copy(part.root, file.name) as source:
+        with directory.staging() as folder, paths.local_copy(part.where(file.name)) as source:
             written = _transfer(plan, part, file, source, folder / name)
             directory.publish(folder / name, name)
         infos.append(ShardInfo(name=name, split=split, **written._asdict()))

@@ -24,7 +24,6 @@ from pipelines.curate.repair import repair_commands
 from pipelines.dataset.anywhere import (
     StoredDataset,
     key_hash,
-    local_copy,
     read_manifest_bytes,
     repeated,
 )
@@ -172,7 +171,7 @@ def _read_shards(dataset: StoredDataset, bar: Any) -> list[_ReadShard]:
 
 def _read_shard(dataset: StoredDataset, info: ShardInfo, bar: Any) -> _ReadShard:
     try:
-        with local_copy(dataset.root, info.name) as path:
+        with paths.local_copy(dataset.where(info.name)) as path:
             problem = _file_problem(path, info)
             return (
                 _ReadShard(info, problem)
@@ -324,7 +323,7 @@ def _name_repeated(
     for shard in main:
         if not np.isin(shard.keys, hashes).any():
             continue
-        with local_copy(dataset.root, shard.info.name) as path:
+        with paths.local_copy(dataset.where(shard.info.name)) as path:
             for serialized in read_shard(path):
                 key = decode_record(serialized, dataset.manifest.tensors).key
                 if key in first:

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from schemas.manifest import (
 from schemas.record import Record, decode_record
 from schemas.storage import paths
 from schemas.storage.directory import WORK
-from schemas.storage.temporary import temporary_folder
 
 # What the commands that make a dataset leave there from their first moment on.
 _BEGUN = (WORK, SETTINGS_NAME, MERGE_NAME, SAMPLING_NAME)
@@ -50,7 +48,7 @@ class StoredDataset:
         """
         where = self.where(shard.name)
         try:
-            with local_copy(self.root, shard.name) as path:
+            with paths.local_copy(where) as path:
                 for serialized in read_shard(path) if rows is None else read_some(path, rows):
                     yield decode_record(serialized, self.manifest.tensors)
         except ValueError as error:
@@ -119,27 +117,11 @@ def _begun(root: str) -> bool:
     try:
         if any(paths.exists(paths.join(root, name)) for name in _BEGUN):
             return True
-        return paths.is_url(root) and next(paths.entries(paths.join(root, WORK)), None) is not None
+        return next(paths.entries(paths.join(root, WORK)), None) is not None
     except FileNotFoundError:
         return False
     except OSError:
         return True
-
-
-@contextmanager
-def local_copy(root: str, name: str) -> Iterator[Path]:
-    """A local path to a file while the context lasts; a remote file is downloaded for it.
-
-    Raises:
-        OSError: the storage fails.
-    """
-    if not paths.is_url(root):
-        yield Path(root, name)
-        return
-    with temporary_folder() as folder:
-        path = folder / name.rpartition("/")[2]
-        paths.download(paths.join(root, name), path)
-        yield path
 
 
 def key_hash(key: str) -> int:

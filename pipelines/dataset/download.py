@@ -18,7 +18,7 @@ from schemas.locked import locked
 from schemas.manifest import MANIFEST_NAME, FileInfo, Manifest, ShardInfo, parse_manifest
 from schemas.sealed import unseal
 from schemas.storage import paths
-from schemas.storage.directory import WORK, LocalDirectory, reported
+from schemas.storage.directory import WORK, Directory, reported
 
 Progress = Callable[[int], object]
 
@@ -62,13 +62,13 @@ def stage(url: str, directory: str | Path, progress: Progress = lambda size: Non
     dataset = StoredDataset(root, parse_manifest(card, paths.join(root, MANIFEST_NAME)))
     _check_names(dataset)
     folder = Path(directory).expanduser().absolute() / dataset.manifest.digest()
-    target = LocalDirectory(str(folder / _COPY_NAME))
+    target = Directory(str(folder / _COPY_NAME))
     with reported(target), _source_reported(dataset):
         if not _is_whole(target, dataset.manifest):
             with locked(folder / f"{_COPY_NAME}.lock"):
                 if not _is_whole(target, dataset.manifest):  # whoever waited finds it whole
                     _copy(target, dataset, card, progress)
-    return target.local()
+    return Path(target.root)
 
 
 def _listed(manifest: Manifest) -> tuple[ShardInfo | FileInfo, ...]:
@@ -85,7 +85,7 @@ def _check_names(dataset: StoredDataset) -> None:
             )
 
 
-def _is_whole(target: LocalDirectory, manifest: Manifest) -> bool:
+def _is_whole(target: Directory, manifest: Manifest) -> bool:
     """Whether a copy was finished and its files have their sizes; contents are not read."""
     if not target.exists(MANIFEST_NAME):
         return False
@@ -94,8 +94,8 @@ def _is_whole(target: LocalDirectory, manifest: Manifest) -> bool:
     return listed.items() <= there.items() and there.keys() >= {*manifest.sealed}
 
 
-def _copy(target: LocalDirectory, dataset: StoredDataset, card: bytes, progress: Progress) -> None:
-    target.local().mkdir(exist_ok=True)
+def _copy(target: Directory, dataset: StoredDataset, card: bytes, progress: Progress) -> None:
+    Path(target.root).mkdir(exist_ok=True)
     target.remove(MANIFEST_NAME)
     target.sweep()  # what a command that was killed has left
     missing = []
@@ -116,11 +116,11 @@ def _copy(target: LocalDirectory, dataset: StoredDataset, card: bytes, progress:
             raise
     for name in dataset.manifest.sealed:
         _fetch_sealed(target, dataset, name)
-    shutil.rmtree(target.local(WORK), ignore_errors=True)
+    shutil.rmtree(target.path(WORK), ignore_errors=True)
     target.write(MANIFEST_NAME, card)
 
 
-def _check_room(target: LocalDirectory, dataset: StoredDataset, needed: int) -> None:
+def _check_room(target: Directory, dataset: StoredDataset, needed: int) -> None:
     free = shutil.disk_usage(target.root).free
     if needed > free:
         raise UserError(
@@ -130,7 +130,7 @@ def _check_room(target: LocalDirectory, dataset: StoredDataset, needed: int) -> 
         )
 
 
-def _fetch(target: LocalDirectory, dataset: StoredDataset, info: ShardInfo | FileInfo) -> None:
+def _fetch(target: Directory, dataset: StoredDataset, info: ShardInfo | FileInfo) -> None:
     with target.staging() as folder:
         local = folder / Path(info.name).name
         try:
@@ -144,7 +144,7 @@ def _fetch(target: LocalDirectory, dataset: StoredDataset, info: ShardInfo | Fil
         target.publish(local, info.name)
 
 
-def _fetch_sealed(target: LocalDirectory, dataset: StoredDataset, name: str) -> None:
+def _fetch_sealed(target: Directory, dataset: StoredDataset, name: str) -> None:
     try:
         data = paths.read(dataset.where(name))
         unseal(data)

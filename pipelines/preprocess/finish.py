@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from pipelines.dataset.finished import finish_dataset
 from pipelines.dataset.shard_results import (
@@ -30,7 +31,7 @@ from schemas.manifest import (
     Manifest,
     ShardInfo,
 )
-from schemas.storage.directory import Directory, LocalDirectory
+from schemas.storage.directory import Directory
 
 _OTHER_VAE = (
     "the VAE or its precision is wrong for these images; preprocess into a new directory with "
@@ -150,10 +151,10 @@ def _check_published(directory: Directory, results: Sequence[ShardResult]) -> No
 
 
 def _published(directory: Directory, shard: ShardInfo) -> bool:
-    if not isinstance(directory, LocalDirectory):
+    if not directory.store.locks:
         return directory.matches(shard.name, shard.bytes, shard.sha256)
     # only the holder of the lock writes there, and reading it all takes long
-    path = directory.local(shard.name)
+    path = Path(directory.path(shard.name))
     return path.is_file() and path.stat().st_size == shard.bytes
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from pipelines.preprocess.index import INDEX_NAME
 from pipelines.preprocess.settings import Settings, read_settings
 from schemas.errors import UserError
-from schemas.storage.directory import WORK, Directory, LocalDirectory
+from schemas.storage.directory import WORK, Directory
 
 _ATTEMPTS = 10
 
@@ -48,10 +48,10 @@ def exclusive(directory: Directory) -> Iterator[None]:
     Raises:
         UserError: another command holds it, or nothing can be written there.
     """
-    if not isinstance(directory, LocalDirectory):
+    if not directory.store.locks:
         yield
         return
-    path = directory.local(f"{WORK}/lock")
+    path = Path(directory.path(f"{WORK}/lock"))
     while True:
         handle = _open(path)
         try:

@@ -117,7 +117,7 @@ class ParquetSource(Source):
         """Row groups of a file, and when the file last changed."""
         path, columns = self._file(name), self._columns
         with _reported(path):
-            modified = paths.modified(path)
+            modified = paths.facts(path).modified
             for group in row_groups(path, columns):
                 yield group, modified
 

@@ -61,7 +61,7 @@ def open_parquet(path: str) -> Iterator[Any]:
 
 def footer(path: str) -> tuple[int, bytes]:
     """Size in bytes and footer: the schema, and where each row group's columns lie."""
-    size = paths.size(path)
+    size = paths.facts(path).size
     length, magic = _END.unpack(
         paths.read(path, max(0, size - _END.size), _END.size).rjust(_END.size, b"\0")
     )

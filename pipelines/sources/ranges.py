@@ -35,7 +35,7 @@ class RangeFile(io.RawIOBase):
     def __init__(self, path: str, start: int = 0, stop: int | None = None):
         super().__init__()
         self._start = start
-        self._stop = paths.size(path) if stop is None else stop
+        self._stop = paths.facts(path).size if stop is None else stop
         self._position = 0
         self._block = b""
         self._block_at = 0

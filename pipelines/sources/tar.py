@@ -86,7 +86,7 @@ class TarSource(ListedSource):
 
 def _members(path: str, number: int) -> Iterator[Found]:
     """Images and folders of a tar and of the tars within it."""
-    modified = paths.modified(path)
+    modified = paths.facts(path).modified
     pool = ThreadPoolExecutor(REMOTE_READERS if paths.is_url(path) else 1)
     waiting = deque[Future[list[Found]]]()
     try:

@@ -15,7 +15,6 @@ from pipelines.sources.base import UNLABELLED, Item, Picture, Source
 from pipelines.sources.keeper import Keeper
 from pipelines.sources.tfds_builder import Split, builder_digest, builder_directory, open_split
 from schemas.storage import paths
-from schemas.storage.temporary import temporary_folder
 
 SHARDS_KEPT = 3  # open at a time; rows of a shard stay together
 
@@ -98,11 +97,7 @@ class TfdsSource(Source):
 
     def _open_shard(self, name: str, records: int) -> "_OpenShard":
         path = paths.join(self._directory, name)
-        if not paths.is_url(path):
-            return _OpenShard(path, records, path)
-        with temporary_folder() as place:  # an open file outlives its name
-            local = place / name
-            paths.download(path, local)
+        with paths.local_copy(path) as local:  # an open file outlives its name
             return _OpenShard(str(local), records, path)
 
 

@@ -40,7 +40,7 @@ class ZipSource(ListedSource):
     def find(self) -> Iterator[Found]:
         for number, path in enumerate(self._zips):
             try:
-                modified = paths.modified(path)
+                modified = paths.facts(path).modified
                 with RangeFile(path) as file:
                     for member in directory(file, path):
                         found = _entry_of(member, number, modified)

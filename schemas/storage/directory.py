@@ -1,195 +1,108 @@
-"""Where a dataset lies: the few file operations preprocessing needs, behind one small class.
+"""Where a dataset lies: the root and the few file operations preprocessing needs, wherever it is.
 
 Everything is named relative to the dataset's root, with `/`. Files appear whole or not at all;
 large ones are written to a staging folder on a local disk first, and then published.
 """
 
-import errno
-import os
-import shutil
-import uuid
-from abc import ABC, abstractmethod
+import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from schemas.errors import UserError
-from schemas.files import sha256_file, write_atomic
-from schemas.storage.paths import absolute, is_url
-from schemas.storage.temporary import sweep_temporary
+from schemas.storage.objects import STORES
+from schemas.storage.paths import absolute, is_url, join, store_of
+from schemas.storage.store import GONE, STAGING, WORK, ObjectStore
 
-WORK = ".work"  # what only a run in progress needs; gone once the manifest stands
-STAGING = f"{WORK}/staging"
-_STORES = ("s3", "gs")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, or what a file may be
-GONE = f"{WORK}.gone."  # what WORK is called while it is deleted
+__all__ = ["GONE", "STAGING", "WORK", "Directory", "open_directory", "reported"]
 
-
-class Directory(ABC):
-    """A dataset root, local or in an object store. Travels to workers pickled. Methods raise
-    OSError when it fails.
-
-    Attributes:
-        root: absolute path or URL.
-        patience: seconds between two looks at its contents, for who watches it.
-    """
-
-    root: str
-    patience: ClassVar[float]
-
-    @abstractmethod
-    def exists(self, name: str) -> bool:
-        """Whether the file is there."""
-
-    @abstractmethod
-    def names(self, name: str = "") -> list[str]:
-        """Sorted entries of a folder; empty where there is none."""
-
-    @abstractmethod
-    def read(self, name: str, start: int = 0, length: int = -1) -> bytes:
-        """Bytes of a file, or a range of them."""
-
-    @abstractmethod
-    def write(self, name: str, data: bytes | str) -> None:
-        """Write a small file whole, making its folder when needed."""
-
-    @abstractmethod
-    def create(self, name: str, data: bytes | str) -> None:
-        """Write a small file that must not be there yet. Of several that try, one succeeds.
-
-        Raises:
-            FileExistsError: it is there.
-        """
-
-    @abstractmethod
-    def matches(self, name: str, size: int, sha256: str) -> bool:
-        """Whether a file is there with this size and checksum."""
-
-    @abstractmethod
-    def staging(self) -> AbstractContextManager[Path]:
-        """A fresh local folder to write large files to before they are published; deleted at the
-        end.
-        """
-
-    @abstractmethod
-    def publish(self, staged: Path, name: str) -> None:
-        """Bring a staged file to its place, whole or not at all, and durably."""
-
-    @abstractmethod
-    def remove(self, name: str) -> None:
-        """Delete a file; no error where there is none."""
-
-    @abstractmethod
-    def clear_work(self) -> None:
-        """Delete `WORK`, with the lock in it where there is one: the last thing a command does."""
-
-    @abstractmethod
-    def sweep(self) -> None:
-        """Delete what a killed run left half-written or half-deleted: the first thing the holder of
-        the lock does.
-        """
-
-    @abstractmethod
-    def trouble(self, error: OSError) -> str:
-        """One line about a method, or the writing of a staged file, that failed, and what to do."""
+_HASH_BYTES = 16 << 20  # read at once
 
 
 @dataclass(frozen=True)
-class LocalDirectory(Directory):
-    """A dataset root on a local (or mounted) disk."""
+class Directory:
+    """A dataset root. Travels to workers pickled.
+
+    Its methods do as those of `ObjectStore` do that have the same names; files are named relative
+    to the root.
+
+    Attributes:
+        root: absolute path or URL.
+    """
 
     root: str
-    patience: ClassVar[float] = 0.5
 
-    def local(self, name: str = "") -> Path:
-        """The path of a file, for readers that want one."""
-        return Path(self.root, name)
+    @property
+    def store(self) -> ObjectStore:
+        """Where it lies, as this process reaches it."""
+        return store_of(self.root)
+
+    @property
+    def patience(self) -> float:
+        return self.store.patience
+
+    def path(self, name: str = "") -> str:
+        """Path or URL of a file."""
+        return join(self.root, name) if name else self.root
 
     def exists(self, name: str) -> bool:
-        """See `Directory`."""
-        return self.local(name).exists()
+        return self.store.exists(self.path(name))
 
     def names(self, name: str = "") -> list[str]:
-        """See `Directory`."""
-        path = self.local(name)
-        return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+        return self.store.names(self.path(name))
 
     def read(self, name: str, start: int = 0, length: int = -1) -> bytes:
-        """See `Directory`."""
-        with open(self.local(name), "rb") as file:
-            file.seek(start)
-            return file.read(length)
+        return self.store.read(self.path(name), start, length)
 
     def write(self, name: str, data: bytes | str) -> None:
-        """See `Directory`."""
-        path = self.local(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data)
+        self.store.write(self.path(name), _bytes(data))
 
     def create(self, name: str, data: bytes | str) -> None:
-        """See `Directory`. Only for the holder of the lock: the kernel is not asked to decide."""
-        if self.exists(name):
-            raise FileExistsError(name)
-        self.write(name, data)
+        self.store.create(self.path(name), _bytes(data))
 
     def matches(self, name: str, size: int, sha256: str) -> bool:
-        """See `Directory`. The file is read, unless its size tells already."""
-        path = self.local(name)
-        return path.is_file() and path.stat().st_size == size and sha256_file(path) == sha256
+        """Whether a file is there with this size and checksum.
 
-    @contextmanager
-    def staging(self) -> Iterator[Path]:
-        """See `Directory`. On the same disk, so that a file is published by renaming it."""
-        folder = self.local(f"{STAGING}/{uuid.uuid4().hex}")
-        folder.mkdir(parents=True)
+        A file of another size is not read, nor an object that `publish` left there: its checksum
+        lies beside it, and it appeared whole.
+        """
         try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            facts = self.store.facts(self.path(name))
+            if facts.size != size:
+                return False
+            return (facts.sha256 or self._sha256(name, size)) == sha256
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return False
+
+    def _sha256(self, name: str, size: int) -> str:
+        digest = hashlib.sha256()
+        for start in range(0, size, _HASH_BYTES):
+            digest.update(self.read(name, start, _HASH_BYTES))
+        return digest.hexdigest()
+
+    def staging(self) -> AbstractContextManager[Path]:
+        return self.store.staging(self.root)
 
     def publish(self, staged: Path, name: str) -> None:
-        """See `Directory`."""
-        with open(staged, "rb") as file:
-            os.fsync(file.fileno())
-        path = self.local(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(path)
+        self.store.publish(self.path(name), staged)
 
     def remove(self, name: str) -> None:
-        """See `Directory`."""
-        self.local(name).unlink(missing_ok=True)
+        """Delete a file; no error where there is none."""
+        self.store.delete(self.path(name))
 
     def clear_work(self) -> None:
-        """See `Directory`. Only for the holder of the lock.
-
-        It goes by another name first: another command may come at any time, and make `WORK` anew
-        for its own lock.
-        """
-        gone = self.local(f"{GONE}{uuid.uuid4().hex}")
-        self.local(WORK).rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)  # what stays is swept by the next command
+        self.store.clear_work(self.root)
 
     def sweep(self) -> None:
-        """See `Directory`."""
-        sweep_temporary()
-        for path in (self.local(STAGING), *self.local().glob(f"{GONE}*")):
-            shutil.rmtree(path, ignore_errors=True)
-        for folder in (self.local(), self.local(WORK)):
-            for path in folder.glob(".*.tmp"):
-                path.unlink(missing_ok=True)
+        self.store.sweep(self.root)
 
     def trouble(self, error: OSError) -> str:
-        """See `Directory`."""
-        # The writer of shards raises without a number, but with the system's words.
-        full = error.errno in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
-        advice = (
-            "make room and repeat the command"
-            if full
-            else "mend that or choose another directory, then repeat"
-        )
-        return f"cannot write {self.root} ({error.strerror or error}); {advice}"
+        return self.store.trouble(self.root, error)
+
+
+def _bytes(data: bytes | str) -> bytes:
+    return data.encode() if isinstance(data, str) else data
 
 
 @contextmanager
@@ -210,19 +123,12 @@ def open_directory(where: str) -> Directory:
             be, or a URL with a slash too few.
     """
     kind, colon, rest = where.partition(":")
-    if colon and kind in _STORES and not is_url(where):
+    if colon and kind in STORES and not is_url(where):
         raise UserError(f"{where} is no URL; did you mean {kind}://{rest.lstrip('/')}?")
-    root = absolute(where)
-    if is_url(root):
-        from schemas.storage.remote import open_remote
-
-        return open_remote(root)
-    directory = LocalDirectory(root)
+    directory = Directory(absolute(where))
     with reported(directory):
-        for path in (Path(root), *Path(root).parents):
-            if path.exists() and not path.is_dir():
-                raise UserError(
-                    f"{where if path == Path(root) else path} is a file; give a directory for the "
-                    "dataset"
-                )
+        obstacle = directory.store.obstacle(directory.root)
+    if obstacle is not None:
+        named = where if str(obstacle) == directory.root else obstacle
+        raise UserError(f"{named} is a file; give a directory for the dataset")
     return directory

@@ -1,20 +1,22 @@
 """Object stores, `s3://` and `gs://`, by their vendors' clients, which are imported when a URL is
 first used.
 
-An object appears whole or not at all. Where to connect and with which credentials says the
-environment, as the clients read it, unless another way to connect is handed in (`connect_with`).
+Where to connect and with which credentials says the environment, as the clients read it, unless
+another way to connect is handed in (`connect_with`).
 """
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from schemas.errors import UserError
+from schemas.files import sha256_file
+from schemas.storage.retries import repeated
+from schemas.storage.store import Entry, Facts, ObjectStore
 
 CONNECTIONS = 64  # kept open by a process; more than it has threads that read at once
 SINGLE_UPLOAD = 64 << 20  # bytes that travel in one request
@@ -24,81 +26,11 @@ EMULATOR = "STORAGE_EMULATOR_HOST"  # a variable of the environment that Google'
 BINARY = "application/octet-stream"
 
 
-class Entry(NamedTuple):
-    """A file: its name relative to where the listing began (with `/`), bytes, time of change in ns
-    since 1970.
-    """
-
-    name: str
-    size: int
-    modified: int
-
-
 class Page(NamedTuple):
     """A piece of a listing; `more` asks for the one after it, None where it is the last."""
 
     entries: list[Entry]
     more: str | None
-
-
-class Facts(NamedTuple):
-    """What a store says of an object.
-
-    Its bytes, the hex SHA-256 that `ObjectStore.upload` was given, if it was, and the time of
-    change in ns since 1970.
-    """
-
-    size: int
-    sha256: str | None
-    modified: int = 0
-
-
-class ObjectStore(ABC):
-    """The calls on one kind of store. Any of them may raise what the vendor's client raises; see
-    `schemas.storage.paths`.
-    """
-
-    @abstractmethod
-    def read(self, url: str, offset: int, length: int) -> bytes:
-        """Bytes `offset` to `offset + length` (to the end when negative); fewer at the end of the
-        object.
-        """
-
-    @abstractmethod
-    def facts(self, url: str) -> Facts:
-        """Size and checksum of an object, which is not read."""
-
-    @abstractmethod
-    def page(self, root: str, more: str | None) -> Page:
-        """Objects below `root/`: the first ones where `more` is None, else those that it asks
-        for.
-        """
-
-    @abstractmethod
-    def write(self, url: str, data: bytes) -> None:
-        """Write a small object."""
-
-    @abstractmethod
-    def create(self, url: str, data: bytes) -> None:
-        """Write a small object unless there is one: then the error is of status 412."""
-
-    @abstractmethod
-    def upload(self, local: Path, url: str, sha256: str) -> None:
-        """Write an object from a local file of any size, and note its checksum beside it."""
-
-    @abstractmethod
-    def download(self, url: str, local: Path) -> None:
-        """Write an object to a local file."""
-
-    @abstractmethod
-    def delete(self, url: str) -> None:
-        """Delete an object; no error where there is none."""
-
-    @abstractmethod
-    def status(self, error: Exception) -> int | None:
-        """HTTP status behind an error; 0 where the store was not reached, None for an error of
-        another kind.
-        """
 
 
 class S3Store(ObjectStore):
@@ -113,7 +45,7 @@ class S3Store(ObjectStore):
         from boto3.session import Session
         from botocore.config import Config
 
-        # Left to itself the client repeats a request, as `schemas.storage.paths` does, and serves
+        # Left to itself the client repeats a request, as `schemas.storage.retries` does, and serves
         # ten threads at once.
         config = Config(retries={"total_max_attempts": 1}, max_pool_connections=CONNECTIONS)
         self._client = Session().client("s3", config=config, **options)
@@ -123,7 +55,8 @@ class S3Store(ObjectStore):
             multipart_threshold=SINGLE_UPLOAD, multipart_chunksize=SINGLE_UPLOAD
         )
 
-    def read(self, url: str, offset: int, length: int) -> bytes:
+    @repeated
+    def read(self, url: str, offset: int = 0, length: int = -1) -> bytes:
         if length == 0:
             return b""
         wanted: dict[str, str] = {}
@@ -136,12 +69,18 @@ class S3Store(ObjectStore):
                 return b""
             raise
 
+    @repeated
     def facts(self, url: str) -> Facts:
         head = self._client.head_object(**_bucket_key(url))
         modified = int(head["LastModified"].timestamp() * 1e9)
         return Facts(head["ContentLength"], head["Metadata"].get(CHECKSUM), modified)
 
+    def entries(self, root: str) -> Iterator[Entry]:
+        return _in_pages(partial(self.page, root))
+
+    @repeated
     def page(self, root: str, more: str | None) -> Page:
+        """Objects below `root/`: the first ones, or those that `more` asks for."""
         place = _bucket_key(root)
         prefix = _prefix(place["Key"])
         on = {} if more is None else {"ContinuationToken": more}
@@ -158,25 +97,31 @@ class S3Store(ObjectStore):
         ]
         return Page(entries, answer.get("NextContinuationToken") or None)
 
+    @repeated
     def write(self, url: str, data: bytes) -> None:
         self._client.put_object(**_bucket_key(url), Body=data)
 
+    @repeated
     def create(self, url: str, data: bytes) -> None:
         self._client.put_object(**_bucket_key(url), Body=data, IfNoneMatch="*")
 
-    def upload(self, local: Path, url: str, sha256: str) -> None:
-        note = {"Metadata": {CHECKSUM: sha256}}
+    @repeated
+    def publish(self, url: str, staged: Path) -> None:
+        note = {"Metadata": {CHECKSUM: sha256_file(staged)}}
         self._client.upload_file(
-            Filename=str(local), **_bucket_key(url), ExtraArgs=note, Config=self._transfer
+            Filename=str(staged), **_bucket_key(url), ExtraArgs=note, Config=self._transfer
         )
 
+    @repeated
     def download(self, url: str, local: Path) -> None:
         self._client.download_file(Filename=str(local), **_bucket_key(url), Config=self._transfer)
 
+    @repeated
     def delete(self, url: str) -> None:
         self._client.delete_object(**_bucket_key(url))
 
     def status(self, error: Exception) -> int | None:
+        """See `schemas.storage.retries.Client`."""
         from boto3.exceptions import RetriesExceededError, S3UploadFailedError
         from botocore.exceptions import (
             BotoCoreError,
@@ -204,7 +149,7 @@ class S3Store(ObjectStore):
 class GoogleStore(ObjectStore):
     """Google Cloud Storage, through google-cloud-storage.
 
-    `retry=None` everywhere: `schemas.storage.paths` repeats what fails.
+    `retry=None` everywhere: `schemas.storage.retries` repeats what fails.
 
     Args:
         client: a `google.cloud.storage.Client`; None for one with the credentials of this machine,
@@ -219,7 +164,8 @@ class GoogleStore(ObjectStore):
         for scheme in ("https://", "http://"):
             self._client._http.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
 
-    def read(self, url: str, offset: int, length: int) -> bytes:
+    @repeated
+    def read(self, url: str, offset: int = 0, length: int = -1) -> bytes:
         if length == 0:
             return b""
         end = offset + length - 1 if length > 0 else None
@@ -230,13 +176,19 @@ class GoogleStore(ObjectStore):
                 return b""
             raise
 
+    @repeated
     def facts(self, url: str) -> Facts:
         blob = self._blob(url)
         blob.reload(retry=None)
         modified = int(blob.updated.timestamp() * 1e9) if blob.updated else 0
         return Facts(blob.size or 0, (blob.metadata or {}).get(CHECKSUM), modified)
 
+    def entries(self, root: str) -> Iterator[Entry]:
+        return _in_pages(partial(self.page, root))
+
+    @repeated
     def page(self, root: str, more: str | None) -> Page:
+        """Objects below `root/`: the first ones, or those that `more` asks for."""
         place = _bucket_key(root)
         prefix = _prefix(place["Key"])
         listing = self._client.list_blobs(
@@ -256,22 +208,27 @@ class GoogleStore(ObjectStore):
         ]
         return Page(entries, listing.next_page_token or None)
 
+    @repeated
     def write(self, url: str, data: bytes) -> None:
         self._blob(url).upload_from_string(data, content_type=BINARY, retry=None)
 
+    @repeated
     def create(self, url: str, data: bytes) -> None:
         self._blob(url).upload_from_string(
             data, content_type=BINARY, retry=None, if_generation_match=0
         )
 
-    def upload(self, local: Path, url: str, sha256: str) -> None:
+    @repeated
+    def publish(self, url: str, staged: Path) -> None:
         blob = self._blob(url)
-        blob.metadata = {CHECKSUM: sha256}
-        blob.upload_from_filename(str(local), content_type=BINARY, retry=None, checksum="crc32c")
+        blob.metadata = {CHECKSUM: sha256_file(staged)}
+        blob.upload_from_filename(str(staged), content_type=BINARY, retry=None, checksum="crc32c")
 
+    @repeated
     def download(self, url: str, local: Path) -> None:
         self._blob(url).download_to_filename(str(local), retry=None)
 
+    @repeated
     def delete(self, url: str) -> None:
         try:
             self._blob(url).delete(retry=None)
@@ -280,6 +237,7 @@ class GoogleStore(ObjectStore):
                 raise
 
     def status(self, error: Exception) -> int | None:
+        """See `schemas.storage.retries.Client`."""
         from google.api_core.exceptions import GoogleAPICallError, RetryError
         from google.auth.exceptions import GoogleAuthError, TransportError
 
@@ -302,6 +260,15 @@ class GoogleStore(ObjectStore):
     def _blob(self, url: str) -> Any:
         place = _bucket_key(url)
         return self._client.bucket(place["Bucket"]).blob(place["Key"])
+
+
+def _in_pages(page: Callable[[str | None], Page]) -> Iterator[Entry]:
+    """A listing; a page is asked for when those before it are used up."""
+    found = page(None)
+    yield from found.entries
+    while found.more is not None:
+        found = page(found.more)
+        yield from found.entries
 
 
 def _google_client() -> Any:

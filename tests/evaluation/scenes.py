@@ -25,7 +25,7 @@ from schemas.manifest import (
 from schemas.recipes import make_recipe
 from schemas.record import encode_record
 from schemas.run import DatasetRef, Run
-from schemas.storage.directory import LocalDirectory
+from schemas.storage.directory import Directory
 from schemas.tfds_metadata import shard_name
 from tests.evaluation.tiny import CLASSES, LATENT, SIDE
 
@@ -78,7 +78,7 @@ def make_dataset(
         command="flowtrain preprocess none OUT",
         versions={},
     )
-    return finish_dataset(LocalDirectory(str(directory)), manifest)
+    return finish_dataset(Directory(str(directory)), manifest)
 
 
 def make_run(directory: Path, manifest: Manifest, **tables: dict[str, Any]) -> Run:

@@ -26,7 +26,7 @@ from schemas.manifest import ChannelStatistics, Counts, Manifest, ShardInfo, Sou
 from schemas.recipes import make_recipe
 from schemas.record import encode_record
 from schemas.run import DatasetRef, Run, write_run
-from schemas.storage.directory import LocalDirectory
+from schemas.storage.directory import Directory
 from schemas.tfds_metadata import shard_name
 
 SIDE, LATENT = 8, 4  # pixels of an image, cells of a latent
@@ -125,7 +125,7 @@ def make_dataset(
         command="flowtrain preprocess none OUT",
         versions={},
     )
-    return finish_dataset(LocalDirectory(str(directory)), manifest)
+    return finish_dataset(Directory(str(directory)), manifest)
 
 
 def make_run(workdir: Path, dataset: Path, manifest: Manifest) -> Run:

@@ -13,6 +13,7 @@ from PIL import Image
 from pipelines import beam_storage
 from pipelines.encoders.kl import AutoencoderKL, VaeConfig
 from pipelines.encoders.weights import save_vae
+from schemas.storage.objects import connect_by_environment
 from tests.pipelines.forked import Template, template
 from tests.pipelines.servers import SERVERS, Store
 
@@ -57,8 +58,10 @@ def _reach(kind: str) -> Iterator[Store]:
         for name, value in store.environment.items():
             patch.setenv(name, value)
         beam_storage._connect.cache_clear()
+        connect_by_environment.cache_clear()
         yield store
     beam_storage._connect.cache_clear()
+    connect_by_environment.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from schemas.manifest import (
     VaeInfo,
 )
 from schemas.record import encode_record
-from schemas.storage.directory import LocalDirectory
+from schemas.storage.directory import Directory
 from schemas.tfds_metadata import shard_name
 
 SHAPE = (2, 2, 4)
@@ -123,9 +123,7 @@ def make(
         "versions": {"flowtrain": "0"},
     }
     manifest = Manifest.model_validate({**fields, **others})
-    return finish_dataset(
-        LocalDirectory(str(directory)), manifest, others=(REJECTS_NAME, RESULTS_NAME)
-    )
+    return finish_dataset(Directory(str(directory)), manifest, others=(REJECTS_NAME, RESULTS_NAME))
 
 
 def replaced(directory: Path, manifest: Manifest, number: int, records: list[bytes]) -> None:
@@ -136,6 +134,4 @@ def replaced(directory: Path, manifest: Manifest, number: int, records: list[byt
     written = write_shard(directory / shard.name, records)
     shards = list(manifest.shards)
     shards[number] = ShardInfo(name=shard.name, split=shard.split, **written._asdict())
-    finish_dataset(
-        LocalDirectory(str(directory)), manifest.model_copy(update={"shards": tuple(shards)})
-    )
+    finish_dataset(Directory(str(directory)), manifest.model_copy(update={"shards": tuple(shards)}))

@@ -102,7 +102,7 @@ def test_grid_of_generated_latents_undoes_the_scale(tiny_vae: Path, tmp_path: Pa
     from schemas.layout import Layout, layout_tensors
     from schemas.manifest import ShardInfo
     from schemas.record import encode_record
-    from schemas.storage.directory import LocalDirectory
+    from schemas.storage.directory import Directory
 
     base = make(tmp_path / "base", [{"x": "ant"}])
     normalization = Normalization(offset=(0.5,) * 4, scale=(2.0,) * 4)
@@ -120,7 +120,7 @@ def test_grid_of_generated_latents_undoes_the_scale(tiny_vae: Path, tmp_path: Pa
         "resolution": 8,
         "shards": (ShardInfo(name=name, split="train", **written._asdict()),),
     }
-    finish_dataset(LocalDirectory(str(out)), base.model_copy(update=changes))
+    finish_dataset(Directory(str(out)), base.model_copy(update=changes))
     ((image,),) = grid_rows(open_dataset(str(out)), 1, 0)
     raw = latents.astype(np.float32) / 2 + 0.5
     expected = to_uint8(np.asarray(load_vae(str(tiny_vae)).decode(raw)))[0]

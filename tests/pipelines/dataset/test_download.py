@@ -24,7 +24,7 @@ from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, FileInfo, read_manifest, write_manifest
 from schemas.run import read_run
 from schemas.sealed import seal
-from schemas.storage import paths
+from schemas.storage import paths, retries
 from tests.pipelines.datasets import make
 from tests.pipelines.running import contents
 from tests.pipelines.servers import PASS, Store, now_and_then
@@ -46,7 +46,7 @@ def made(tmp_path: Path) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between two attempts are short."""
-    monkeypatch.setattr(paths, "PAUSE", 0.001)
+    monkeypatch.setattr(retries, "PAUSE", 0.001)
 
 
 def put(dataset: Path, url: str) -> str:
@@ -130,6 +130,60 @@ def test_the_train_command_brings_its_dataset(s3_store: Store, made: Path, tmp_p
 
     replayed = CliRunner().invoke(main, [*words, "--replay", "1", "--dry-run"])
     assert (replayed.exit_code, replayed.stdout.count('"key"')) == (0, 8), replayed.stderr
+
+
+# Packages that an import does not find; the command, and the copy that it would train on.
+WITHOUT = """
+import importlib.abc, sys
+from pathlib import Path
+url, cache, *absent = sys.argv[1:]
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from flowtrain import elsewhere
+from flowtrain.cli import main
+words = ["train", url, "--workdir", f"{cache}/run", "--recipe", "debug", "--dry-run", "--json"]
+main([*words, "--set", "train.steps=1", "--set", "model.patch=1"], standalone_mode=False)
+print(elsewhere.stage(url, Path(cache), lambda size: None))
+assert not {*absent} & sys.modules.keys()
+"""
+
+
+def without(packages: tuple[str, ...], url: str, cache: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, url, str(cache), *packages],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_machine_without_beam_trains_on_a_dataset_in_a_store(
+    store: Store, made: Path, tmp_path: Path
+) -> None:
+    url = put(made, f"{store.url}/without-beam")
+    result = without(("apache_beam",), url, tmp_path / "cache")
+    assert result.returncode == 0, result.stderr
+    planned, _, copy = result.stdout.strip().rpartition("\n")
+    assert json.loads(planned)["plan"]["dataset"] == url
+    assert contents(Path(copy)) == contents(made)
+
+
+@pytest.mark.parametrize(
+    ("package", "told"),
+    [
+        ("boto3", "s3:// cannot be used here (No module named 'boto3.s3'); install the clients"),
+        ("array_record", "needs the package array_record.python, which is not installed; install"),
+    ],
+)
+def test_a_package_that_is_missing_is_one_line(package: str, told: str, tmp_path: Path) -> None:
+    result = without((package,), "s3://bucket/data", tmp_path / "cache")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert told in line
 
 
 def test_a_store_that_fails_now_and_then_is_asked_again(

@@ -16,7 +16,7 @@ from schemas.manifest import (
     SourceInfo,
 )
 from schemas.record import encode_record
-from schemas.storage.directory import LocalDirectory
+from schemas.storage.directory import Directory
 from schemas.tfds_metadata import shard_name
 
 SPECS = layout_tensors(Layout.LATENT, (2, 2, 1))
@@ -57,7 +57,7 @@ def directory(tmp_path: Path) -> Path:
         command="none",
         versions={},
     )
-    finish_dataset(LocalDirectory(str(tmp_path)), manifest)
+    finish_dataset(Directory(str(tmp_path)), manifest)
     return tmp_path
 
 

@@ -16,7 +16,7 @@ from pipelines.dataset.shard_results import (
 from schemas.files import sha256_file
 from schemas.layout import Layout
 from schemas.manifest import ShardInfo
-from schemas.storage.directory import LocalDirectory
+from schemas.storage.directory import Directory
 
 
 def tensors(count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -89,7 +89,7 @@ def test_psnr_of_nothing_and_of_perfection() -> None:
 
 
 def test_marker_counts_only_while_it_fits_the_file(tmp_path: Path) -> None:
-    directory = LocalDirectory(str(tmp_path))
+    directory = Directory(str(tmp_path))
     path = tmp_path / "shard"
     path.write_bytes(b"records")
     result = ShardResult(
@@ -110,5 +110,5 @@ def test_marker_counts_only_while_it_fits_the_file(tmp_path: Path) -> None:
         assert read_marker(directory, "work", 3) is None
     path.write_bytes(b"records")
     assert read_marker(directory, "work", 3) == result
-    directory.local(marker_name("work", 3)).write_text("{")
+    Path(directory.root, marker_name("work", 3)).write_text("{")
     assert read_marker(directory, "work", 3) is None

@@ -58,7 +58,7 @@ def test_order_of_arrival_does_not_show(task: Plan) -> None:
         )
         texts.append(task.directory.read(MANIFEST_NAME))
     assert texts[0] == texts[1]
-    assert [s.name[-14:-9] for s in read_manifest(task.directory.local()).shards] == [
+    assert [s.name[-14:-9] for s in read_manifest(Path(task.directory.root)).shards] == [
         "00000",
         "00001",
         "00002",
@@ -78,7 +78,7 @@ def test_lost_or_doubled_shards_are_noticed(task: Plan, shards: tuple[int, ...])
 
 @pytest.mark.parametrize("name", ["rejects.jsonl", "shards.jsonl", "features.json", MANIFEST_NAME])
 def test_file_that_cannot_be_written_is_told(task: Plan, name: str) -> None:
-    task.directory.local(name).mkdir(parents=True)
+    Path(task.directory.root, name).mkdir(parents=True)
     finish(
         task.directory,
         task.settings,
@@ -93,8 +93,8 @@ def test_file_that_cannot_be_written_is_told(task: Plan, name: str) -> None:
 
 
 def test_full_disk_leaves_no_word_and_is_told_all_the_same(task: Plan) -> None:
-    task.directory.local(FAILURE).parent.touch()  # nothing can be written below it
-    task.directory.local("rejects.jsonl").mkdir()
+    Path(task.directory.root, FAILURE).parent.touch()  # nothing can be written below it
+    Path(task.directory.root, "rejects.jsonl").mkdir()
     finish(
         task.directory,
         task.settings,
@@ -172,7 +172,7 @@ def test_an_overflow_in_a_decoder_is_a_bad_image_and_no_bad_latent(task: Plan) -
         task.directory, task.settings, 0.02, 0.0, FAILURE, [result(task, 0), bad, result(task, 2)]
     )
     assert take_failure(task.directory, FAILURE) is None
-    assert read_manifest(task.directory.local()).counts.rejected == 1
+    assert read_manifest(Path(task.directory.root)).counts.rejected == 1
 
 
 def test_statistics_that_are_not_finite_fail_the_build(task: Plan) -> None:
@@ -198,7 +198,7 @@ def test_manifest_holds_the_checksum_of_every_other_file(task: Plan) -> None:
         FAILURE,
         [result(task, shard) for shard in range(3)],
     )
-    manifest = read_manifest(task.directory.local())
+    manifest = read_manifest(Path(task.directory.root))
     listed = {info.name: (info.bytes, info.sha256) for info in manifest.files}
     found = {name: task.directory.read(name) for name in task.directory.names() if name != ".work"}
     shards = {shard.name for shard in manifest.shards}

@@ -9,7 +9,7 @@ import pytest
 from pipelines.preprocess import index as module
 from pipelines.preprocess.index import INDEX_NAME, Index, build_index, read_index, write_index
 from pipelines.sources import Item
-from schemas.storage.directory import LocalDirectory
+from schemas.storage.directory import Directory
 
 
 def items(count: int) -> list[Item]:
@@ -78,7 +78,7 @@ def test_times_and_places_are_a_digest_of_their_own() -> None:
 
 
 def test_a_worker_reads_its_slice_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = LocalDirectory(str(tmp_path))
+    directory = Directory(str(tmp_path))
     index = build_index(items(50), 0)
     name = f".work/{INDEX_NAME}"
     write_index(directory, name, index)

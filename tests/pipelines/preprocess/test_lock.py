@@ -8,20 +8,20 @@ import pytest
 from pipelines.preprocess import lock
 from pipelines.preprocess.lock import exclusive
 from schemas.errors import UserError
-from schemas.storage.directory import WORK, LocalDirectory
+from schemas.storage.directory import WORK, Directory
 
 HOLD = """
 import sys
 from pipelines.preprocess.lock import exclusive
-from schemas.storage.directory import LocalDirectory
-with exclusive(LocalDirectory(sys.argv[1])):
+from schemas.storage.directory import Directory
+with exclusive(Directory(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
 def test_one_at_a_time_and_free_again_when_the_holder_is_killed(tmp_path: Path) -> None:
-    directory = LocalDirectory(str(tmp_path))
+    directory = Directory(str(tmp_path))
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -53,9 +53,9 @@ def test_file_deleted_between_opening_and_locking_is_no_lock(
         return handle
 
     monkeypatch.setattr(lock, "_open", open_then_lose)
-    with exclusive(LocalDirectory(str(tmp_path))):
+    with exclusive(Directory(str(tmp_path))):
         assert len(opened) == 2
-        with pytest.raises(UserError), exclusive(LocalDirectory(str(tmp_path))):
+        with pytest.raises(UserError), exclusive(Directory(str(tmp_path))):
             pass
 
 
@@ -71,12 +71,12 @@ def test_directory_cleared_away_before_the_lock_is_opened_is_made_again(
         return real_open(path, *arguments)
 
     monkeypatch.setattr(os, "open", lose_then_open)
-    with exclusive(LocalDirectory(str(tmp_path))):
+    with exclusive(Directory(str(tmp_path))):
         assert lost[0].exists()
 
 
 def test_holder_may_delete_the_lock(tmp_path: Path) -> None:
-    directory = LocalDirectory(str(tmp_path / "new"))
+    directory = Directory(str(tmp_path / "new"))
     with exclusive(directory):
         directory.clear_work()
     with exclusive(directory):

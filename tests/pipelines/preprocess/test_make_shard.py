@@ -27,7 +27,6 @@ from pipelines.preprocess.settings import write_settings
 from pipelines.sources import Item, Picture
 from pipelines.sources.folder import FolderSource
 from schemas.record import decode_record
-from schemas.storage.directory import LocalDirectory
 from tests.pipelines.running import plan
 
 
@@ -78,7 +77,7 @@ def test_latents_that_are_not_finite_are_rejected_from_both_splits(task: Plan) -
     main, mirrored = (
         [
             decode_record(r, task.settings.tensors)
-            for r in read_shard(task.directory.local(file.name))
+            for r in read_shard(Path(task.directory.root, file.name))
         ]
         for file in result.files
     )
@@ -121,18 +120,17 @@ def test_worker_that_was_left_behind_writes_nothing_more(task: Plan, lost: str) 
     work.
     """
     directory = task.directory
-    assert isinstance(directory, LocalDirectory)
 
     class Overtaken(Probe):
         def start(self, pixels: NDArray[np.uint8]) -> Callable[[], dict[str, NDArray[Any]]]:
-            for path in directory.local().rglob(lost):
+            for path in Path(directory.root).rglob(lost):
                 path.unlink()
             return super().start(pixels)
 
     outcome = make_shard(directory, task.settings, make_slices(task)[0], Overtaken, ignore)
     assert isinstance(outcome, ShardFailure)
     assert "by another command meanwhile; repeat the command" in outcome.message
-    left = {path.name for path in directory.local().rglob("*") if path.is_file()}
+    left = {path.name for path in Path(directory.root).rglob("*") if path.is_file()}
     assert left == {"index.jsonl", "settings.json"} - {lost}
 
 

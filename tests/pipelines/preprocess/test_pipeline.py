@@ -52,7 +52,7 @@ def test_records_equal_a_direct_computation(
     made: tuple[Plan, Manifest], photos: Path, tiny_vae: Path
 ) -> None:
     task, manifest = made
-    dataset = LatentDataset(task.directory.local())
+    dataset = LatentDataset(Path(task.directory.root))
     source = open_source(str(photos), "train")
     items = {item.key: item for item in source.index()}
     vae = load_vae(str(tiny_vae))
@@ -79,7 +79,7 @@ def test_records_equal_a_direct_computation(
 
 
 def test_order_is_a_permutation_that_mixes_the_classes(made: tuple[Plan, Manifest]) -> None:
-    labels = [record.label for record in LatentDataset(made[0].directory.local()).records()]
+    labels = [record.label for record in LatentDataset(Path(made[0].directory.root)).records()]
     assert sorted(labels) == sorted(label for label in range(3) for _ in range(20))
     assert labels != sorted(labels)
     assert len(set(labels[:15])) == 3
@@ -87,7 +87,7 @@ def test_order_is_a_permutation_that_mixes_the_classes(made: tuple[Plan, Manifes
 
 def test_statistics_are_those_of_posterior_samples(made: tuple[Plan, Manifest]) -> None:
     task, manifest = made
-    records = list(LatentDataset(task.directory.local()).records())
+    records = list(LatentDataset(Path(task.directory.root)).records())
     mean = np.stack([record.tensors["mean"] for record in records]).astype(np.float64)
     noise = np.exp(np.stack([record.tensors["logvar"] for record in records]).astype(np.float64))
     np.testing.assert_allclose(manifest.channels.mean, mean.mean((0, 1, 2)), rtol=1e-12)
@@ -102,13 +102,13 @@ def test_psnr_is_that_of_decoded_stored_means(
     pixels = plan(photos, tmp_path / "pixels", flips=True)  # the same crops, in the same order
     preprocess(pixels, progress=False)
     originals = {
-        r.key: r.tensors["image"] for r in LatentDataset(pixels.directory.local()).records()
+        r.key: r.tensors["image"] for r in LatentDataset(Path(pixels.directory.root)).records()
     }
     vae = load_vae(str(tiny_vae))
     errors = []
     for shard in range(4):  # eight of each shard
         for record in list(
-            LatentDataset(task.directory.local()).records(start=15 * shard, stop=15 * shard + 8)
+            LatentDataset(Path(task.directory.root)).records(start=15 * shard, stop=15 * shard + 8)
         ):
             decoded = to_uint8(
                 np.asarray(vae.decode(record.tensors["mean"][None].astype(np.float32)))
@@ -121,7 +121,7 @@ def test_psnr_is_that_of_decoded_stored_means(
 
 
 def test_tensorflow_datasets_opens_it(made: tuple[Plan, Manifest]) -> None:
-    directory = made[0].directory.local()
+    directory = Path(made[0].directory.root)
     builder = tfds.builder_from_directory(directory)
     assert builder.info.features["label"].names == list(CLASSES)
     for split in ("train", "train_flip"):
@@ -140,7 +140,7 @@ def test_directory_is_clean_and_names_its_command(
     task, manifest = made
     shards = [shard.name for shard in manifest.shards]
     assert len(shards) == 8
-    assert sorted(contents(task.directory.local())) == sorted(
+    assert sorted(contents(Path(task.directory.root))) == sorted(
         [
             *shards,
             "README.md",
@@ -217,7 +217,7 @@ def test_runner_does_not_show_in_the_bytes(
     monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={len(jax.devices())}")
     task = plan(photos, tmp_path / "out", vae=str(tiny_vae), flips=True)
     preprocess(task, beam_args, progress=False)
-    assert contents(tmp_path / "out") == contents(made[0].directory.local())
+    assert contents(tmp_path / "out") == contents(Path(made[0].directory.root))
 
 
 def test_neighbours_in_a_batch_do_not_show_in_a_record(
@@ -286,10 +286,10 @@ def test_graph_is_linear(photos: Path, tmp_path: Path) -> None:
 def test_finished_dataset_is_left_alone(
     made: tuple[Plan, Manifest], photos: Path, tiny_vae: Path
 ) -> None:
-    before = contents(made[0].directory.local())
-    again = plan(photos, made[0].directory.local(), vae=str(tiny_vae), flips=True)
+    before = contents(Path(made[0].directory.root))
+    again = plan(photos, Path(made[0].directory.root), vae=str(tiny_vae), flips=True)
     assert again.finished_manifest() == made[1]
-    assert contents(made[0].directory.local()) == before
+    assert contents(Path(made[0].directory.root)) == before
 
 
 @pytest.mark.parametrize("markers", [True, False])
@@ -372,7 +372,7 @@ def test_only_what_is_missing_is_made_again(photos: Path, tmp_path: Path) -> Non
     (out / names[0]).write_bytes(expected[names[0]])  # done
     (out / names[1]).write_bytes(expected[names[2]])  # same size perhaps, other bytes
     (out / names[3]).write_bytes(expected[names[3]])
-    task.directory.local(marker_name(task.settings.work, 3)).write_text("{half a mark")
+    Path(task.directory.root, marker_name(task.settings.work, 3)).write_text("{half a mark")
     (out / ".manifest.json.123.tmp").write_text("{")
     task.directory.write(f"{STAGING}/1/leftover", "x")
     kept = (out / names[0]).stat().st_mtime_ns

@@ -7,13 +7,13 @@ import pytest
 
 from pipelines.dataset.shard_results import marker_name
 from pipelines.preprocess.progress import ProgressBar, Ticker
-from schemas.storage.directory import LocalDirectory
+from schemas.storage.directory import Directory
 
 
 def test_bar_counts_done_shards_and_ticks_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory = LocalDirectory(str(tmp_path))
+    directory = Directory(str(tmp_path))
     directory.write(marker_name("work", 0), "{}")
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stderr", shown)
@@ -29,7 +29,7 @@ def test_bar_counts_done_shards_and_ticks_of_the_others(
 def test_silent_where_stderr_is_no_terminal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with ProgressBar(LocalDirectory(str(tmp_path)), "work", [1]) as bar:
+    with ProgressBar(Directory(str(tmp_path)), "work", [1]) as bar:
         assert bar.ticks is None
         Ticker(bar.ticks, 0).add(1)
     assert capfd.readouterr() == ("", "")
@@ -45,8 +45,10 @@ def test_store_that_is_slow_to_list_is_looked_at_now_and_then_and_at_the_end(
 ) -> None:
     looks: list[str] = []
 
-    class Slow(LocalDirectory):
-        patience = 1000.0
+    class Slow(Directory):
+        @property
+        def patience(self) -> float:
+            return 1000.0
 
         def names(self, name: str = "") -> list[str]:
             looks.append(name)

@@ -18,7 +18,7 @@ from pipelines.runners.runner import check_runner, only_builds, run_pipeline
 from schemas.errors import UserError
 from schemas.manifest import VaeInfo
 from schemas.storage import paths
-from schemas.storage.remote import RemoteDirectory
+from schemas.storage.directory import Directory
 from tests.pipelines.running import plan, run
 from tests.pipelines.servers import Store
 
@@ -65,7 +65,7 @@ def imagenet(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
         }
     )
     slices = tuple(Slice(shard, 90_000 * shard, 90_000) for shard in range(SHARDS))
-    return Config(RemoteDirectory("gs://bucket/latents"), settings, slices, 0.01, 15.0)
+    return Config(Directory("gs://bucket/latents"), settings, slices, 0.01, 15.0)
 
 
 def build(config: Config, *options: str) -> Any:

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from pipelines.preprocess.index import build_index
 from pipelines.sources import Item, Source, open_source
 from schemas.errors import UserError
-from schemas.storage import paths
+from schemas.storage import paths, retries
 from schemas.storage.temporary import sweep_temporary
 from tests.pipelines.servers import Store, now_and_then
 from tests.pipelines.sources.miniature import IMAGES, SYNSETS, Miniature, add, jpeg, png
@@ -192,10 +192,11 @@ def test_builder(store: Store, place: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["schemas.storage.paths.download", "pipelines.sources.tfds_builder._read"]
+    ("module", "name"),
+    [("schemas.storage.objects", "S3Store.download"), ("pipelines.sources.tfds_builder", "_read")],
 )
 def test_what_a_killed_reader_of_a_builder_leaves_is_swept(
-    s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    s3_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
 ) -> None:
     features = {
         "image": tfds.features.Image(),
@@ -210,7 +211,6 @@ def test_what_a_killed_reader_of_a_builder_leaves_is_swept(
         paths.write(f"{url}/{path.name}", path.read_bytes())
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    module, _, name = where.rpartition(".")
     script = f"""
 import os, signal, {module}
 from pipelines.sources import open_source
@@ -234,8 +234,8 @@ source.read(next(iter(source.index())))
 def test_through_trouble(
     store: Store, place: str, miniature: Miniature, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "PAUSE", 0.01)
-    monkeypatch.setattr(paths, "ATTEMPTS", 15)
+    monkeypatch.setattr(retries, "PAUSE", 0.01)
+    monkeypatch.setattr(retries, "ATTEMPTS", 15)
     paths.write(f"{place}/x.tar", miniature.train.read_bytes())
     store.proxy.reset(now_and_then(0.2, seed=3))
     assert same(

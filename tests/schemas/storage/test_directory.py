@@ -7,11 +7,11 @@ import pytest
 
 from schemas.errors import UserError
 from schemas.files import sha256_file
-from schemas.storage.directory import GONE, STAGING, WORK, LocalDirectory, open_directory
+from schemas.storage.directory import GONE, STAGING, WORK, Directory, open_directory
 
 
 def test_files_come_and_go(tmp_path: Path) -> None:
-    directory = LocalDirectory(str(tmp_path / "new"))
+    directory = Directory(str(tmp_path / "new"))
     assert directory.names() == []
     directory.write("a/b.txt", "0123456789")
     assert directory.read("a/b.txt") == b"0123456789"
@@ -23,7 +23,7 @@ def test_files_come_and_go(tmp_path: Path) -> None:
 
 
 def test_staged_file_appears_when_published(tmp_path: Path) -> None:
-    directory = LocalDirectory(str(tmp_path))
+    directory = Directory(str(tmp_path))
     with directory.staging() as one, directory.staging() as other:
         assert one != other
         (one / "shard").write_bytes(b"content")
@@ -34,7 +34,7 @@ def test_staged_file_appears_when_published(tmp_path: Path) -> None:
 
 
 def test_file_is_created_once(tmp_path: Path) -> None:
-    directory = LocalDirectory(str(tmp_path))
+    directory = Directory(str(tmp_path))
     directory.create("a/b", "first")
     with pytest.raises(FileExistsError):
         directory.create("a/b", "second")
@@ -42,7 +42,7 @@ def test_file_is_created_once(tmp_path: Path) -> None:
 
 
 def test_matches_wants_size_and_checksum(tmp_path: Path) -> None:
-    directory = LocalDirectory(str(tmp_path))
+    directory = Directory(str(tmp_path))
     (tmp_path / "a").write_bytes(b"abc")
     digest = sha256_file(tmp_path / "a")
     assert directory.matches("a", 3, digest)
@@ -52,7 +52,7 @@ def test_matches_wants_size_and_checksum(tmp_path: Path) -> None:
 
 
 def test_sweep_takes_half_written_files_only(tmp_path: Path) -> None:
-    directory = LocalDirectory(str(tmp_path))
+    directory = Directory(str(tmp_path))
     directory.write("keep", "x")
     directory.write(f"{WORK}/keep", "x")
     for name in (".manifest.json.7.tmp", f"{WORK}/.index.jsonl.7.tmp"):
@@ -73,7 +73,7 @@ def test_work_is_cleared_away_while_another_command_makes_it_anew(
     """The other one comes at the worst moment: its lock is there before the first of our files is
     deleted.
     """
-    directory = LocalDirectory(str(tmp_path))
+    directory = Directory(str(tmp_path))
     directory.write(f"{WORK}/done/00000.json", "{}")
     directory.write(f"{WORK}/lock", "")
     real_rmtree = shutil.rmtree
@@ -122,7 +122,7 @@ def test_names_that_cannot_be_meant_or_made_are_refused(where: str, told: str) -
 
 @pytest.mark.parametrize("kind", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_room_is_asked_for_where_there_is_none(kind: int) -> None:
-    directory = LocalDirectory("/data/set")
+    directory = Directory("/data/set")
     assert "make room" in directory.trouble(OSError(kind, os.strerror(kind)))
     assert "make room" in directory.trouble(OSError(f"write() failed: {os.strerror(kind)}"))
     assert "make room" not in directory.trouble(OSError(errno.EROFS, os.strerror(errno.EROFS)))

@@ -55,7 +55,7 @@ def sample(**typed: Any) -> None:
     options = SampleOptions(**typed)
     run = read_run(options.workdir)
     (setting,) = settings_of(run, options, options.num)
-    request = sample.Request(
+    request = sample.DrawRequest(
         options.workdir, options.out, setting, options.step, options.weights, options.batch_size
     )
     if options.dry_run:

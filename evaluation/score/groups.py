@@ -160,22 +160,39 @@ _REFUSALS: tuple[Rule[_Asked], ...] = (
 
 @dataclass(frozen=True)
 class _Choice:
-    """What was asked for, what of it the protocol has, and which of that there are samples for."""
+    """All names that were asked for, with the protocol and the number of samples."""
 
     names: Sequence[str]
     protocol: EvaluationProtocol
     samples: int
-    few: tuple[str, ...]
-    chosen: tuple[str, ...]
 
     @property
-    def smallest(self) -> int:
-        return _smallest(self.samples)
+    def possible(self) -> list[_Asked]:
+        """The groups that the protocol has."""
+        groups = (_Asked(name, self.protocol, self.samples) for name in GROUPS)
+        return [group for group in groups if not group.missing]
+
+    @property
+    def wanted(self) -> list[_Asked]:
+        """Those of them that were asked for."""
+        if ALL in self.names:
+            return self.possible
+        return [group for group in self.possible if group.name in self.names]
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Those of them that there are samples for."""
+        return tuple(group.name for group in self.wanted if not group.few)
 
     @property
     def needs(self) -> str:
-        """The groups that want for samples, each with how many it needs."""
-        return ", ".join(f"{name} ({GROUPS[name].least})" for name in self.few)
+        """The others, each with how many it needs."""
+        return ", ".join(f"{group.name} ({group.least})" for group in self.wanted if group.few)
+
+    @property
+    def smallest(self) -> int:
+        """The fewest samples of an uncertainty's subsets."""
+        return _smallest(self.samples)
 
 
 # Of a choice that is made all the same.
@@ -185,7 +202,7 @@ _NOTICES: tuple[Rule[_Choice], ...] = (
         f"left out: is ({_NO_LAST_LAYER}; {_LAST_LAYER_FROM})",
     ),
     Rule(
-        lambda choice: bool(choice.few),
+        lambda choice: bool(choice.needs),
         lambda choice: f"left out for want of samples: {choice.needs}",
     ),
     Rule(
@@ -213,19 +230,16 @@ def choose(
     Raises:
         UserError: an unknown name, one that the protocol does not have, or too few samples for it.
     """
-    groups = {name: _Asked(name, protocol, samples) for name in GROUPS}
-    possible = [name for name, group in groups.items() if not group.missing]
+    choice = _Choice(names, protocol, samples)
     if not names:
-        return tuple(name for name in possible if GROUPS[name].rows == "none")
+        free = (group.name for group in choice.possible if GROUPS[group.name].rows == "none")
+        return tuple(free)
     for name in names:
         if name != ALL:
             check(_REFUSALS, _Asked(name, protocol, samples))
-    wanted = [name for name in possible if ALL in names or name in names]
-    few = tuple(name for name in wanted if groups[name].few)
-    chosen = tuple(name for name in wanted if name not in few)
-    for line in told(_NOTICES, _Choice(names, protocol, samples, few, chosen)):
+    for line in told(_NOTICES, choice):
         notify(line)
-    return chosen
+    return choice.chosen
 
 
 def with_reference(

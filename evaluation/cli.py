@@ -1,139 +1,45 @@
 """The commands `sample`, `eval`, `stats` and `report`. Heavy imports wait until a command runs."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from evaluation.options import SWEPT, settings_of, swept
+from evaluation.option_types import PATH, POSITIVE, Names, Numbers, alone, extractor_options
+from evaluation.options import (
+    SWEPT,
+    EvalOptions,
+    ExtractorOptions,
+    SampleOptions,
+    StatsOptions,
+    drawing_options,
+    settings_of,
+)
+from evaluation.sweeps import swept
 from flowtrain.bars import bar
-from schemas.config import SOLVERS
 from schemas.run import Run, read_run
 
-_PATH = click.Path(path_type=Path)
-_POSITIVE = click.IntRange(min=1)
-_SEED = click.IntRange(min=0, max=2**32 - 1)  # JAX keys are made of 32 bits
-_ABOVE_0 = click.FloatRange(min=0, min_open=True)
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-class _List(click.ParamType):
-    """Numbers separated by commas, without repetitions, or `count` of them."""
-
-    def __init__(self, kind: type[int] | type[float], least: float, count: int | None = None):
-        self.kind, self.least, self.count = kind, least, count
-        self.name = "n,n,..." if count is None else ",".join("n" * count)
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[int] | list[float]:
-        if not isinstance(value, str):
-            return value
-        try:
-            numbers = [self.kind(part) for part in value.split(",")]
-        except ValueError:
-            self.fail(f"{value!r} is not numbers separated by commas, as in 100,20,5,1", param, ctx)
-        if not all(self.least <= number < float("inf") for number in numbers):
-            self.fail(f"{value!r}: each must be at least {self.least:g}", param, ctx)
-        if self.count is not None:
-            if len(numbers) != self.count:
-                self.fail(f"{value!r}: give {self.count} numbers", param, ctx)
-            return numbers
-        return list(dict.fromkeys(numbers))
-
-
-class _Names(click.ParamType):
-    """Names separated by commas."""
-
-    name = "name,name,..."
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if not isinstance(value, str):
-            return tuple(value)
-        return tuple(dict.fromkeys(name.strip() for name in value.split(",")))
-
-
-def _weights_options(command: _F) -> _F:
-    """Where the weights of an extractor are."""
-    path = (
-        "A file, or a folder that holds it.  [default: cache, installed package, then the public "
-        "release]"
-    )
-    digest = "Of other weights: of the file, or of Inception's tensors."
-    for option in (
-        click.option(
-            "--extractor-sha256", metavar="HEX", help=f"{digest}  [default: as published]"
-        ),
-        click.option("--extractor-weights", type=_PATH, help=path),
-    ):
-        command = option(command)
-    return command
-
-
-def _sampling_options(command: _F) -> _F:
-    """Options that `sample` and `eval` share."""
-    solvers = click.Choice(
-        list(dict.fromkeys(name for names in SOLVERS.values() for name in names))
-    )
-    labels = (
-        "cyclic (sample i has class i modulo classes), uniform, or statistics (.npz) whose class "
-        "counts to follow."
-    )
-    weights = "ema, or params (not averaged), or another average: ema0.999, power0.05, posthoc0.13."
-    for option in (
-        click.option(
-            "--batch-size", type=_POSITIVE, default=256, show_default=True, help="Samples at once."
-        ),
-        click.option("--weights", metavar="NAME", default="ema", show_default=True, help=weights),
-        click.option(
-            "--step", type=click.IntRange(min=0), help="Checkpoint step.  [default: newest]"
-        ),
-        click.option("--seed", type=_SEED, default=0, show_default=True),
-        click.option("--labels", metavar="RULE", default="cyclic", show_default=True, help=labels),
-        click.option(
-            "--class", "class_name", metavar="NAME", help="Only this class.  [default: by --labels]"
-        ),
-        click.option(
-            "--tolerance", type=_ABOVE_0, help="Of dopri5, relative and absolute.  [default: 1e-5]"
-        ),
-        click.option(
-            "--shift", type=_ABOVE_0, help="Of the time steps, towards noise.  [default: recipe]"
-        ),
-        click.option(
-            "--cfg-interval",
-            type=_List(float, 0, 2),
-            help="Guidance between two times only, as in 0.1,0.8.",
-        ),
-        click.option(
-            "--cfg-channels",
-            type=_POSITIVE,
-            help="Guide only the first channels.  [default: recipe]",
-        ),
-        click.option(
-            "--solver", type=solvers, help="One that goes with the objective.  [default: recipe]"
-        ),
-    ):
-        command = option(command)
-    return command
+if TYPE_CHECKING:
+    from evaluation.evaluate import Request
+    from evaluation.extractors import Weights
+    from evaluation.results import Result
 
 
 @click.command()
-@click.argument("workdir", type=_PATH)
-@click.argument("out", type=_PATH)
+@click.argument("workdir", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--num", type=POSITIVE, help="Number of samples.  [default: 10 a class, at most 200]")
+@click.option("--steps", type=POSITIVE, callback=alone, help="Sampling steps.  [default: recipe]")
 @click.option(
-    "--num", type=_POSITIVE, help="Number of samples.  [default: 10 a class, at most 200]"
+    "--cfg",
+    type=click.FloatRange(min=0),
+    callback=alone,
+    help="Guidance weight; 1 is none.  [default: recipe]",
 )
-@click.option("--steps", type=_POSITIVE, help="Sampling steps.  [default: recipe]")
-@click.option(
-    "--cfg", type=click.FloatRange(min=0), help="Guidance weight; 1 is none.  [default: recipe]"
-)
-@_sampling_options
+@drawing_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
+def sample(**typed: Any) -> None:
     """Draw samples from the run in WORKDIR.
 
     OUT ending in .png is a grid, one row a class (of more than 20 classes, in the order drawn); in
@@ -146,27 +52,34 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
     """
     from evaluation.draw import sample
 
-    run = read_run(workdir)
-    (setting,) = settings_of(
-        run, {**options, "steps": [options["steps"]], "cfg": [options["cfg"]]}, options["num"]
+    options = SampleOptions(**typed)
+    run = read_run(options.workdir)
+    (setting,) = settings_of(run, options, options.num)
+    request = sample.DrawRequest(
+        options.workdir, options.out, setting, options.step, options.weights, options.batch_size
     )
-    request = sample.Request(
-        workdir, out, setting, options["step"], options["weights"], options["batch_size"]
-    )
-    if dry_run:
+    if options.dry_run:
         _echo_plan(sample.plan(request, run))
         return
     sample.draw_to(request, bar)
-    click.echo(f"{setting.num} samples in {out}")
+    click.echo(f"{setting.num} samples in {options.out}")
 
 
 @click.command(name="eval")
-@click.argument("workdir", type=_PATH)
-@click.option("--reference", type=_PATH, required=True, help="Statistics (.npz) or a dataset.")
+@click.argument("workdir", type=PATH)
+@click.option("--reference", type=PATH, required=True, help="Statistics (.npz) or a dataset.")
 @click.option(
-    "--steps", type=_List(int, 1), help="Sampling steps, as in 100,20,5,1.  [default: recipe]"
+    "--steps",
+    type=Numbers(int, 1),
+    default=(),
+    help="Sampling steps, as in 100,20,5,1.  [default: recipe]",
 )
-@click.option("--cfg", type=_List(float, 0), help="Guidance weights, as in 1,4.  [default: recipe]")
+@click.option(
+    "--cfg",
+    type=Numbers(float, 0),
+    default=(),
+    help="Guidance weights, as in 1,4.  [default: recipe]",
+)
 @click.option(
     "--num-samples",
     type=click.IntRange(min=2),
@@ -177,12 +90,12 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
 )
 @click.option(
     "--metrics",
-    type=_Names(),
+    type=Names(),
     default=(),
     help="sfid,is,pr,dc,kid,uncertainty or all.  [default: those that cost nothing]",
 )
 @click.option(
-    "--neighbours", type=_POSITIVE, help="Show the nearest training images of so many samples."
+    "--neighbours", type=POSITIVE, help="Show the nearest training images of so many samples."
 )
 @click.option(
     "--sweep",
@@ -191,10 +104,10 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
     metavar="KEY=V,V",
     help=f"Every value of {', '.join(SWEPT)}; repeat.",
 )
-@_weights_options
-@_sampling_options
+@extractor_options
+@drawing_options
 @click.option(
-    "--resolution", type=_POSITIVE, help="For a folder of images.  [default: the reference's]"
+    "--resolution", type=POSITIVE, help="For a folder of images.  [default: the reference's]"
 )
 @click.option(
     "--crop",
@@ -206,9 +119,7 @@ def sample(workdir: Path, out: Path, dry_run: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object a result.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.argument("beam_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
-def eval_command(
-    workdir: Path, as_json: bool, dry_run: bool, beam_args: tuple[str, ...], **options: Any
-) -> None:
+def eval_command(**typed: Any) -> None:
     """Measure the distance of samples of WORKDIR to a reference, for every pair of --steps and
     --cfg.
 
@@ -222,79 +133,87 @@ def eval_command(
       flowtrain eval runs/digits --reference digits.npz --steps 100,20,5,1 --cfg 1,4
       flowtrain eval runs/digits --reference digits.npz --sweep weights=ema,params --sweep seed=0,1
     """
-    from evaluation.features.measure import MeasureOptions
-    from evaluation.protocols import find_protocol
-    from evaluation.report.tables import markdown
-    from evaluation.score.compare import Comparison, check_exists, compare_only, is_run
+    from evaluation.score.compare import is_run
 
-    weights = _weights(options)
-    if is_run(workdir):
-        run = read_run(workdir)
-        results = _eval_run(
-            workdir, run, dry_run, MeasureOptions(beam_args, weights=weights), options
-        )
-        text = markdown(results, run, workdir.name) if results else ""
-    elif dry_run:
-        check_exists(options["reference"])
-        _echo_plan(
-            {"compare": workdir, "with": options["reference"], "protocol": options["protocol"]}
-        )
-        return
-    else:
-        recipe = find_protocol(options["protocol"])
-        names = ("reference", "resolution", "crop", "metrics")
-        comparison = Comparison(
-            workdir,
-            recipe=recipe,
-            num=options["num_samples"],
-            **{name: options[name] for name in names},
-        )
-        results = [compare_only(comparison, MeasureOptions(beam_args, bar, weights), _warn)]
-        text = markdown(results)
-    if results:
-        click.echo(text)
-    if as_json:
+    options = EvalOptions(**typed)
+    results = _eval_run(options) if is_run(options.workdir) else _compare(options)
+    if options.as_json:
         for result in results:
             click.echo(json.dumps(result.to_json()))
 
 
-def _eval_run(
-    workdir: Path, run: Run, dry_run: bool, measuring: Any, options: dict[str, Any]
-) -> list[Any]:
+def _eval_run(options: EvalOptions) -> list["Result"]:
+    """Results of a run's samples, told as a table; none, where only the plan was asked for."""
     from evaluation import evaluate
-    from evaluation.protocols import find_protocol
     from evaluation.report.step_order import worse_with_more_steps
+    from evaluation.report.tables import markdown
 
-    requests = [
-        evaluate.Request(
-            workdir=workdir,
-            reference=options["reference"],
-            recipe=find_protocol(chosen["protocol"]),
-            settings=tuple(settings_of(run, chosen, chosen["num_samples"] or 1000)),
-            step=chosen["step"],
-            weights=chosen["weights"],
-            batch_size=options["batch_size"],
-            metrics=options["metrics"],
-            neighbours=options["neighbours"] or 0,
-            measuring=measuring,
-        )
-        for chosen in swept(options, options["sweeps"])
-    ]
-    if dry_run:
+    run = read_run(options.workdir)
+    requests = [_request(run, chosen) for chosen in swept(options)]
+    if options.dry_run:
         _echo_plan(evaluate.plan(requests, run))
         return []
     results = evaluate.evaluate(requests, _warn, bar)
     advice = worse_with_more_steps(results, run.recipe.objective)
     if advice is not None:
         _warn(advice)
+    click.echo(markdown(results, run, options.workdir.name))
+    return results
+
+
+def _request(run: Run, options: EvalOptions) -> "Request":
+    """What is measured with one checkpoint, average and protocol."""
+    from evaluation.evaluate import Request
+    from evaluation.features.measure import MeasureOptions
+    from evaluation.protocols import find_protocol
+
+    return Request(
+        workdir=options.workdir,
+        reference=options.reference,
+        recipe=find_protocol(options.protocol),
+        settings=tuple(settings_of(run, options, options.num_samples or 1000)),
+        step=options.step,
+        weights=options.weights,
+        batch_size=options.batch_size,
+        metrics=options.metrics,
+        neighbours=options.neighbours or 0,
+        measuring=MeasureOptions(options.beam_args, weights=_weights(options)),
+    )
+
+
+def _compare(options: EvalOptions) -> list["Result"]:
+    """The result of finished images, likewise."""
+    from evaluation.features.measure import MeasureOptions
+    from evaluation.protocols import find_protocol
+    from evaluation.report.tables import markdown
+    from evaluation.score.compare import Comparison, check_exists, compare_only
+
+    weights = _weights(options)
+    if options.dry_run:
+        check_exists(options.reference)
+        facts = {"compare": options.workdir, "with": options.reference}
+        _echo_plan({**facts, "protocol": options.protocol})
+        return []
+    comparison = Comparison(
+        options.workdir,
+        options.reference,
+        find_protocol(options.protocol),
+        options.num_samples,
+        options.resolution,
+        options.crop,
+        options.metrics,
+    )
+    measuring = MeasureOptions(options.beam_args, bar, weights)
+    results = [compare_only(comparison, measuring, _warn)]
+    click.echo(markdown(results))
     return results
 
 
 @click.command()
 @click.argument("source")
-@click.argument("out", type=_PATH)
+@click.argument("out", type=PATH)
 @click.option("--split", help="Split to measure.  [default: train; of a dataset, its main split]")
-@click.option("--resolution", type=_POSITIVE, help="Side in pixels; needed for a source of images.")
+@click.option("--resolution", type=POSITIVE, help="Side in pixels; needed for a source of images.")
 @click.option("--crop", type=click.Choice(["adm", "none"]), default="adm", show_default=True)
 @click.option("--extractor", "--protocol", "protocol", default="embedded", show_default=True)
 @click.option(
@@ -307,13 +226,11 @@ def _eval_run(
     is_flag=True,
     help="Keep every feature row too, for precision, recall, KID and others.",
 )
-@_weights_options
+@extractor_options
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.argument("beam_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
-def stats(
-    source: str, out: Path, as_json: bool, dry_run: bool, beam_args: tuple[str, ...], **options: Any
-) -> None:
+def stats(**typed: Any) -> None:
     """Measure the feature statistics of SOURCE into OUT (.npz), for `eval --reference`.
 
     SOURCE is a folder of images, embedded:NAME, or a dataset (latents are decoded first). OUT holds
@@ -328,32 +245,32 @@ def stats(
     from evaluation.protocols import find_protocol
     from evaluation.score.compare import warn_of_rank
 
-    recipe = find_protocol(options["protocol"])
-    measure.check_out(out)
+    options = StatsOptions(**typed)
+    recipe = find_protocol(options.protocol)
+    measure.check_out(options.out)
     images = measure.named_images(
-        source, options["split"], options["resolution"], options["crop"], options["num"]
+        options.source, options.split, options.resolution, options.crop, options.num
     )
-    if dry_run:
+    if options.dry_run:
         facts = {"images": images.size, "resolution": images.resolution, **images.facts()}
-        _echo_plan({**facts, "protocol": recipe.name, "out": str(out)})
+        _echo_plan({**facts, "protocol": recipe.name, "out": str(options.out)})
         return
     weights = _weights(options)
     protocol = measure.protocol_of(recipe, images.resolution, weights)
     warn_of_rank(images.size, protocol.dim, "images", _warn)
-    measuring = measure.MeasureOptions(beam_args, bar, weights, options["features"])
-    facts = measure.summary(
-        measure.measure_images(images, protocol, out, measuring).statistics, out
-    )
+    measuring = measure.MeasureOptions(options.beam_args, bar, weights, options.features)
+    measured = measure.measure_images(images, protocol, options.out, measuring)
+    facts = measure.summary(measured.statistics, options.out)
     click.echo(measure.describe(facts))
-    if as_json:
+    if options.as_json:
         click.echo(json.dumps(facts))
 
 
 @click.command()
-@click.argument("workdirs", type=_PATH, nargs=-1, required=True, metavar="WORKDIR...")
+@click.argument("workdirs", type=PATH, nargs=-1, required=True, metavar="WORKDIR...")
 @click.option(
     "--out",
-    type=_PATH,
+    type=PATH,
     help="The page.  [default: WORKDIR/report.html; of several, report-comparison.html]",
 )
 @click.option("--dry-run", is_flag=True, help="Print what the page would show and stop.")
@@ -387,11 +304,11 @@ def report(workdirs: tuple[Path, ...], out: Path | None, dry_run: bool) -> None:
     click.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
-def _weights(options: dict[str, Any]) -> Any:
+def _weights(options: ExtractorOptions) -> "Weights":
     from evaluation.extractors import Weights
 
-    path = options["extractor_weights"]
-    return Weights(str(path.absolute()) if path else None, options["extractor_sha256"])
+    path = options.extractor_weights
+    return Weights(str(path.absolute()) if path else None, options.extractor_sha256)
 
 
 def _warn(message: str) -> None:

@@ -44,6 +44,7 @@ from evaluation.score.groups import (
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.run import EVAL_DIR, SAMPLES_DIR, Run, read_run
+from schemas.sampler import SamplerSettings
 
 if TYPE_CHECKING:
     from flowtrain.state.checkpoint import TrainedModel
@@ -292,30 +293,37 @@ def plan(requests: Sequence[Request], run: Run) -> dict[str, Any]:
         check_exists(request.reference)
         check_sampling(request.workdir, request.step, request.weights)
     settings = [setting for request in requests for setting in request.settings]
-
-    def all_of(values: Iterable[object]) -> str:
-        return ", ".join(dict.fromkeys(str(value) for value in values))
-
-    samplers = [setting.sampler for setting in settings]
-    known = sum((setting.sampler.nfe or 0) * setting.num for setting in settings)
-    adaptive = any(sampler.nfe is None for sampler in samplers)
-    efforts = all_of(sampler.effort.removesuffix(" steps") for sampler in samplers)
-    solvers = all_of(sampler.solver for sampler in samplers)
-    guidances = all_of(f"{sampler.cfg:g}" for sampler in samplers)
-    checkpoints = all_of("newest" if request.step is None else request.step for request in requests)
+    checkpoints = _all_of("newest" if each.step is None else each.step for each in requests)
+    weights = _all_of(each.weights for each in requests)
+    protocols = (f"{each.recipe.name}, printed as {each.recipe.metric}" for each in requests)
+    numbers = [setting.num for setting in settings]
     return {
         "run": f"{first.workdir} ({run.parameters:,} parameters)",
-        "checkpoint": f"{checkpoints}, {all_of(request.weights for request in requests)} weights",
+        "checkpoint": f"{checkpoints}, {weights} weights",
         "reference": first.reference,
-        "protocol": all_of(
-            f"{request.recipe.name}, printed as {request.recipe.metric}" for request in requests
-        ),
-        "settings": f"{len(settings)}: {solvers}, steps {efforts}; guidance {guidances}",
-        "samples": (
-            f"{all_of(s.num for s in settings)} a setting, {sum(s.num for s in settings):,} in all"
-        ),
-        "network evaluations": f"{known:,}"
-        + (" and what adaptive solvers need" if adaptive else ""),
+        "protocol": _all_of(protocols),
+        "settings": f"{len(settings)}: {_in_words([setting.sampler for setting in settings])}",
+        "samples": f"{_all_of(numbers)} a setting, {sum(numbers):,} in all",
+        "network evaluations": _evaluations(settings),
         "samples in": first.workdir / SAMPLES_DIR,
         "results in": first.workdir / EVAL_DIR,
     }
+
+
+def _all_of(values: Iterable[object]) -> str:
+    return ", ".join(dict.fromkeys(str(value) for value in values))
+
+
+def _in_words(samplers: Sequence[SamplerSettings]) -> str:
+    efforts = _all_of(sampler.effort.removesuffix(" steps") for sampler in samplers)
+    solvers = _all_of(sampler.solver for sampler in samplers)
+    guidances = _all_of(f"{sampler.cfg:g}" for sampler in samplers)
+    return f"{solvers}, steps {efforts}; guidance {guidances}"
+
+
+def _evaluations(settings: Sequence[Setting]) -> str:
+    """How many network evaluations there are in all, as far as that is known before."""
+    known = sum((setting.sampler.nfe or 0) * setting.num for setting in settings)
+    if any(setting.sampler.nfe is None for setting in settings):
+        return f"{known:,} and what adaptive solvers need"
+    return f"{known:,}"

@@ -1,22 +1,31 @@
-"""From what was typed to settings of samples: defaults of the recipe, classes, and sweeps over
-values.
+"""What `sample`, `eval` and `stats` are asked for, typed, and the settings of samples that follow.
+
+What was left out is None, or empty where there may be several, and comes from the run's recipe.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from schemas.config import choose_solver
-from schemas.errors import UserError, nearest
+import click
+
+from evaluation.class_rules import chosen_class, class_rule
+from evaluation.option_types import ABOVE_0, POSITIVE, SEED, Numbers
+from schemas.config import SOLVERS, choose_solver
+from schemas.rules import Rule, check
 from schemas.run import Run
 from schemas.solvers import ADAPTIVE
 
 if TYPE_CHECKING:
     from evaluation.draw.setting import Setting
 
-# What --sweep takes, and how a value is read.
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+# What --sweep takes, by its name with dashes for the field of `EvalOptions`, and how a value is
+# read.
 SWEPT: Mapping[str, Callable[[str], Any]] = {
     "step": int,
     "weights": str,
@@ -29,54 +38,246 @@ SWEPT: Mapping[str, Callable[[str], Any]] = {
     "num-samples": int,
     "protocol": str,
 }
-_LISTS = ("steps", "cfg")  # options that hold several values anyway
 
 
-def swept(options: Mapping[str, Any], sweeps: Sequence[str]) -> list[dict[str, Any]]:
-    """The options once for every combination of swept values, the first sweep varying slowest.
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions:
+    """How samples are drawn and from which weights; `sample` and `eval` share it.
 
-    Raises:
-        UserError: a sweep that is not KEY=VALUE,VALUE, of an unknown key, twice of one, or of
-            another kind of value.
+    Attributes:
+        steps: numbers of steps, each drawn with each of `cfg`.
+        cfg: guidance weights.
+        solver: by name.
+        cfg_channels: how many channels are guided.
+        cfg_interval: two times, between which there is guidance.
+        shift: of the time steps, towards noise.
+        tolerance: of a solver that chooses its steps.
+        seed: in [0, 2^32).
+        class_name: the only class, by its name or number.
+        labels: the rule of the classes, or a statistics file whose counts to follow.
+        step: of the checkpoint; None is the newest.
+        weights: as for `load_for_sampling`.
+        batch_size: samples at once.
     """
-    values: dict[str, list[Any]] = {}
-    for sweep in sweeps:
-        key, separator, text = sweep.partition("=")
-        if not separator or key not in SWEPT:
-            raise UserError(
-                f"--sweep {sweep}: write KEY=VALUE,VALUE with a key of {', '.join(SWEPT)}"
-            )
-        if key in values:
-            raise UserError(f"--sweep {key}: is given twice; put all values into one")
-        try:
-            found = [SWEPT[key](part.strip()) for part in text.split(",")]
-        except ValueError:
-            raise UserError(
-                f"--sweep {sweep}: {text!r} is not numbers separated by commas"
-            ) from None
-        if key in ("steps", "num-samples", "shift", "tolerance") and min(found) <= 0:
-            raise UserError(f"--sweep {sweep}: each must be above 0")
-        if key in ("step", "seed", "cfg") and min(found) < 0:
-            raise UserError(f"--sweep {sweep}: none may be below 0")
-        if (key == "seed" and max(found) >= 2**32) or (key == "num-samples" and min(found) < 2):
-            raise UserError(
-                f"--sweep {sweep}: seeds are below 2^32, and a distance needs 2 samples"
-            )
-        values[key] = list(dict.fromkeys(found))
-    lists = {key: values.pop(key) for key in _LISTS if key in values}
-    keys = [key.replace("-", "_") for key in values]
-    return [
-        {**options, **lists, **dict(zip(keys, chosen, strict=True))}
-        for chosen in itertools.product(*values.values())
-    ]
+
+    steps: tuple[int, ...] = ()
+    cfg: tuple[float, ...] = ()
+    solver: str | None = None
+    cfg_channels: int | None = None
+    cfg_interval: tuple[float, ...] | None = None
+    shift: float | None = None
+    tolerance: float | None = None
+    seed: int = 0
+    class_name: str | None = None
+    labels: str = "cyclic"
+    step: int | None = None
+    weights: str = "ema"
+    batch_size: int = 256
 
 
-def settings_of(run: Run, options: Mapping[str, Any], num: int | None) -> list["Setting"]:
+@dataclass(frozen=True, kw_only=True)
+class ExtractorOptions:
+    """Where an extractor's weights are, and of other weights than the published their SHA-256."""
+
+    extractor_weights: Path | None = None
+    extractor_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(DrawOptions):
+    """`flowtrain sample`."""
+
+    workdir: Path
+    out: Path
+    num: int | None
+    dry_run: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(DrawOptions, ExtractorOptions):
+    """`flowtrain eval`; `resolution` and `crop` are for a folder of images."""
+
+    workdir: Path
+    reference: Path
+    num_samples: int | None = None
+    protocol: str = "embedded"
+    metrics: tuple[str, ...] = ()
+    neighbours: int | None = None
+    sweeps: tuple[str, ...] = ()
+    resolution: int | None = None
+    crop: str = "adm"
+    as_json: bool = False
+    dry_run: bool = False
+    beam_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsOptions(ExtractorOptions):
+    """`flowtrain stats`."""
+
+    source: str
+    out: Path
+    split: str | None
+    resolution: int | None
+    crop: str
+    protocol: str
+    num: int | None
+    features: bool
+    as_json: bool
+    dry_run: bool
+    beam_args: tuple[str, ...]
+
+
+# In the order of --help.
+_SAMPLER: tuple[Callable[..., Any], ...] = (
+    click.option(
+        "--solver",
+        type=click.Choice(list(dict.fromkeys(itertools.chain(*SOLVERS.values())))),
+        help="One that goes with the objective.  [default: recipe]",
+    ),
+    click.option(
+        "--cfg-channels", type=POSITIVE, help="Guide only the first channels.  [default: recipe]"
+    ),
+    click.option(
+        "--cfg-interval",
+        type=Numbers(float, 0, 2),
+        help="Guidance between two times only, as in 0.1,0.8.",
+    ),
+    click.option(
+        "--shift", type=ABOVE_0, help="Of the time steps, towards noise.  [default: recipe]"
+    ),
+    click.option(
+        "--tolerance", type=ABOVE_0, help="Of dopri5, relative and absolute.  [default: 1e-5]"
+    ),
+)
+_CLASSES: tuple[Callable[..., Any], ...] = (
+    click.option(
+        "--class", "class_name", metavar="NAME", help="Only this class.  [default: by --labels]"
+    ),
+    click.option(
+        "--labels",
+        metavar="RULE",
+        default=DrawOptions.labels,
+        show_default=True,
+        help="cyclic (sample i has class i modulo classes), uniform, or statistics (.npz) whose "
+        "class counts to follow.",
+    ),
+)
+_WEIGHTS: tuple[Callable[..., Any], ...] = (
+    click.option("--seed", type=SEED, default=DrawOptions.seed, show_default=True),
+    click.option("--step", type=click.IntRange(min=0), help="Checkpoint step.  [default: newest]"),
+    click.option(
+        "--weights",
+        metavar="NAME",
+        default=DrawOptions.weights,
+        show_default=True,
+        help="ema, or params (not averaged), or another average: ema0.999, power0.05, posthoc0.13.",
+    ),
+    click.option(
+        "--batch-size",
+        type=POSITIVE,
+        default=DrawOptions.batch_size,
+        show_default=True,
+        help="Samples at once.",
+    ),
+)
+
+
+def drawing_options(command: _F) -> _F:
+    """The options of `DrawOptions` but for `steps` and `cfg`, of which `eval` takes several."""
+    for option in reversed((*_SAMPLER, *_CLASSES, *_WEIGHTS)):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """Options beside the run they are for, with the solver that it will be."""
+
+    options: DrawOptions
+    run: Run
+    solver: str
+
+    @property
+    def channels(self) -> int:
+        """How many channels are guided; 0 for all."""
+        return self.options.cfg_channels or self.run.recipe.sampler.cfg_channels or 0
+
+    @property
+    def model_channels(self) -> int:
+        return self.run.latent_shape[2]
+
+    @property
+    def most(self) -> int:
+        """The largest number of steps that was typed."""
+        return max(self.options.steps, default=1)
+
+    @property
+    def adaptive(self) -> bool:
+        return self.solver == ADAPTIVE
+
+    @property
+    def shifts(self) -> bool:
+        return self.options.shift not in (None, 1.0)
+
+    @property
+    def finite(self) -> bool:
+        numbers = (*self.options.cfg, self.options.shift, self.options.tolerance)
+        return all(math.isfinite(number) for number in numbers if number is not None)
+
+    @property
+    def ordered(self) -> bool:
+        begin, end = self.options.cfg_interval or (0, 1)
+        return 0 <= begin <= end <= 1
+
+
+_RULES: tuple[Rule[_Drawing], ...] = (
+    Rule(
+        lambda drawing: drawing.channels > drawing.model_channels,
+        lambda drawing: (
+            f"--cfg-channels {drawing.channels}: the model has {drawing.model_channels} channels"
+        ),
+    ),
+    Rule(
+        lambda drawing: drawing.most > drawing.run.recipe.most_steps,
+        lambda drawing: (
+            f"--steps {drawing.most}: the run has only {drawing.run.recipe.most_steps} noise "
+            "levels; take fewer"
+        ),
+    ),
+    Rule(
+        lambda drawing: not drawing.finite,
+        "--cfg, --shift and --tolerance: give finite numbers",
+    ),
+    Rule(
+        lambda drawing: not drawing.ordered,
+        "--cfg-interval: two times, 0 <= first <= second <= 1, as in 0.1,0.8",
+    ),
+    Rule(
+        lambda drawing: drawing.shifts and drawing.run.recipe.objective.kind == "diffusion",
+        "--shift is for a flow; leave it out",
+    ),
+    Rule(
+        lambda drawing: drawing.adaptive and bool(drawing.options.steps),
+        f"--solver {ADAPTIVE} chooses its own steps; give --tolerance rather than --steps",
+    ),
+    Rule(
+        lambda drawing: drawing.adaptive and drawing.shifts,
+        f"--solver {ADAPTIVE} chooses its own steps; leave --shift out",
+    ),
+    Rule(
+        lambda drawing: not drawing.adaptive and drawing.options.tolerance is not None,
+        lambda drawing: f"--tolerance is for --solver {ADAPTIVE}; {drawing.solver} takes --steps",
+    ),
+)
+
+
+def settings_of(run: Run, options: DrawOptions, num: int | None) -> list["Setting"]:
     """Every pair of steps and guidance; what was left out comes from the recipe.
 
     Args:
         run: to draw from.
-        options: as `sample` and `eval` have them; `steps` and `cfg` are lists or None.
+        options: what was typed.
         num: of samples; None for 10 a class, at most 200.
 
     Raises:
@@ -85,110 +286,24 @@ def settings_of(run: Run, options: Mapping[str, Any], num: int | None) -> list["
     from evaluation.draw.setting import Setting
 
     defaults = run.recipe.sampler
-    solver = choose_solver(run.recipe, options["solver"])
-    steps, guidances = options["steps"] or [None], options["cfg"] or [None]
-    _check(run, options, solver)
-    label = _label(options["class_name"], run.classes)
-    rule, frequencies = _rule(options["labels"], label, run.classes)
-    changes = {
-        "solver": solver,
-        "cfg_channels": options["cfg_channels"] or defaults.cfg_channels,
-        "cfg_interval": tuple(options["cfg_interval"] or defaults.cfg_interval),
-        "shift": options["shift"] or (1.0 if solver == ADAPTIVE else defaults.shift),
-        "tolerance": options["tolerance"],
-        "seed": options["seed"],
-    }
+    solver = choose_solver(run.recipe, options.solver)
+    check(_RULES, _Drawing(options, run, solver))
+    begin, end = options.cfg_interval or defaults.cfg_interval
+    label = chosen_class(options.class_name, run.classes)
+    rule, frequencies = class_rule(options.labels, label, run.classes)
     count = num or 10 * (min(len(run.classes), 20) if label is None else 1)
-    return [
-        Setting(
-            count,
-            defaults.settings(
-                **changes,
-                cfg=defaults.cfg if cfg is None else cfg,
-                steps=each or defaults.steps,
-            ),
-            label,
-            rule,
-            frequencies,
+    samplers = [
+        defaults.settings(
+            solver=solver,
+            steps=steps,
+            cfg=cfg,
+            cfg_channels=options.cfg_channels or defaults.cfg_channels,
+            cfg_interval=(begin, end),
+            shift=options.shift or defaults.shift,
+            tolerance=options.tolerance,
+            seed=options.seed,
         )
-        for cfg in guidances
-        for each in steps
+        for cfg in options.cfg or (defaults.cfg,)
+        for steps in options.steps or (defaults.steps,)
     ]
-
-
-def _check(run: Run, options: Mapping[str, Any], solver: str) -> None:
-    """Raises `UserError` where options do not go with the run or with each other."""
-    most = max((steps for steps in options["steps"] or () if steps), default=1)
-    channels = options["cfg_channels"] or run.recipe.sampler.cfg_channels
-    if channels is not None and channels > run.latent_shape[2]:
-        raise UserError(f"--cfg-channels {channels}: the model has {run.latent_shape[2]} channels")
-    if most > run.recipe.most_steps:
-        raise UserError(
-            f"--steps {most}: the run has only {run.recipe.most_steps} noise levels; take fewer"
-        )
-    numbers = (*(options["cfg"] or ()), options["shift"], options["tolerance"])
-    if not all(math.isfinite(number) for number in numbers if number is not None):
-        raise UserError("--cfg, --shift and --tolerance: give finite numbers")
-    interval = options["cfg_interval"]
-    if interval and not 0 <= interval[0] <= interval[1] <= 1:
-        raise UserError("--cfg-interval: two times, 0 <= first <= second <= 1, as in 0.1,0.8")
-    if run.recipe.objective.kind == "diffusion" and options["shift"] not in (None, 1.0):
-        raise UserError("--shift is for a flow; leave it out")
-    if solver == ADAPTIVE:
-        if any(options["steps"] or ()):
-            raise UserError(
-                f"--solver {ADAPTIVE} chooses its own steps; give --tolerance rather than --steps"
-            )
-        if options["shift"] not in (None, 1.0):
-            raise UserError(f"--solver {ADAPTIVE} chooses its own steps; leave --shift out")
-    elif options["tolerance"] is not None:
-        raise UserError(f"--tolerance is for --solver {ADAPTIVE}; {solver} takes --steps")
-
-
-def _rule(
-    text: str, label: int | None, classes: tuple[str, ...]
-) -> tuple[str, tuple[float, ...] | None]:
-    """The rule of the classes and, of statistics, how many images there are of each.
-
-    Raises:
-        UserError: neither a rule nor statistics with counts of these classes; or a single class is
-            asked for too.
-    """
-    from evaluation.draw.setting import CYCLIC, UNIFORM
-
-    if text != CYCLIC and label is not None:
-        raise UserError("--labels and --class: give one of them")
-    if text in (CYCLIC, UNIFORM):
-        return text, None
-    from schemas.statistics import read_statistics
-
-    if not Path(text).is_file():
-        raise UserError(f"--labels {text}: neither {CYCLIC}, {UNIFORM} nor a statistics file")
-    statistics = read_statistics(Path(text))
-    counts, known = (
-        statistics.labels,
-        dict(zip(statistics.classes, range(len(statistics.classes)), strict=True)),
-    )
-    if counts is None or len(counts) != len(known) or counts.sum() == 0:
-        raise UserError(
-            f"--labels {text}: holds no counts of classes; measure it with `flowtrain stats`"
-        )
-    if {*known} != {*classes}:
-        other = min({*classes} ^ {*known})
-        raise UserError(
-            f"--labels {text}: its classes are not those of the run ({other!r} is in one of them "
-            "only)"
-        )
-    return "frequencies", tuple(float(counts[known[name]]) for name in classes)
-
-
-def _label(name: str | None, classes: tuple[str, ...]) -> int | None:
-    """A class's index from its name or, where no class has that name, its number."""
-    if name is None:
-        return None
-    if name in classes:
-        return classes.index(name)
-    if name.isdecimal() and int(name) < len(classes):
-        return int(name)
-    known = dict.fromkeys(classes[:20])
-    raise UserError(f"--class {name}: no such class{nearest(name, known)}")
+    return [Setting(count, sampler, label, rule, frequencies) for sampler in samplers]

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ import click
 
 from flowtrain import elsewhere
 from flowtrain.bars import bar
-from schemas.errors import UserError
+from flowtrain.train_request import TrainRequest, check_request, is_url
 
 if TYPE_CHECKING:
     from flowtrain.plan import Plan
     from flowtrain.records.cache import Cache
+    from flowtrain.sinks import Sink
     from flowtrain.train import Options
     from schemas.config import Recipe
 
@@ -87,9 +89,7 @@ _POSITIVE = click.IntRange(min=1)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the plan, the records or the result as JSON."
 )
-def train(
-    data: str, workdir: Path, recipe: str, overrides: tuple[str, ...], **options: Any
-) -> None:
+def train(**typed: Any) -> None:
     """Train a DiT on the latent dataset DATA (local, gs:// or s3://). The same command again
     resumes.
 
@@ -100,46 +100,50 @@ def train(
       flowtrain train latents/ --workdir run/ --recipe digits --set train.steps=500
     """
     from flowtrain.recipes import find_recipe
-    from schemas.recipes import format_recipe, load_recipe
+    from schemas.recipes import load_recipe
 
-    if options["overfit"] is not None:
-        overrides = (*overrides, f"train.overfit={options['overfit']}")
-    resolved = load_recipe(find_recipe(recipe), overrides)
-    _check_options(resolved, data, options)
-    if options["distributed"] or options["coordinator"]:
+    request = TrainRequest(**typed)
+    resolved = load_recipe(find_recipe(request.recipe), request.all_overrides)
+    check_request(request, resolved)
+    if request.joins:
         from flowtrain.devices.hosts import join
 
-        join(options["coordinator"], options["processes"], options["process"])
+        join(request.coordinator, request.processes, request.process)
 
     from flowtrain.state import workdir as work
 
-    as_json = options["as_json"]
-    plan = _plan(data, resolved, options)
-    _check_devices(plan, options["fsdp"])
-    if options["replay"]:
-        work.check(workdir, plan.run)
-        _print_replay(plan, workdir, options["replay"], as_json)
-        return
-    if options["dry_run"]:
-        work.check(workdir, plan.run)
-        if as_json:
-            _print({"recipe": resolved.model_dump(mode="json"), "plan": plan.summary()}, as_json)
-            return
-        click.echo(format_recipe(resolved))
-        _print({"plan": plan.summary()}, as_json)
-        return
-    _train(plan, workdir, options)
+    plan = _plan(request, resolved)
+    _check_devices(plan, request.fsdp)
+    if request.replay:
+        work.check(request.workdir, plan.run)
+        _print_replay(plan, request.workdir, request.replay, request.as_json)
+    elif request.dry_run:
+        work.check(request.workdir, plan.run)
+        _print_plan(plan, resolved, request.as_json)
+    else:
+        _train(plan, request)
 
 
-def _train(plan: "Plan", workdir: Path, options: dict[str, Any]) -> None:
+def _print_plan(plan: "Plan", recipe: "Recipe", as_json: bool) -> None:
+    from schemas.recipes import format_recipe
+
+    if as_json:
+        _print({"recipe": recipe.model_dump(mode="json"), "plan": plan.summary()}, as_json)
+        return
+    click.echo(format_recipe(recipe))
+    _print({"plan": plan.summary()}, as_json)
+
+
+def _train(plan: "Plan", request: TrainRequest) -> None:
     from flowtrain.state import workdir as work
     from flowtrain.train import train as run_training
     from schemas.recipes import format_recipe
 
+    workdir = request.workdir
     work.check(workdir, plan.run)  # before records are staged
     click.echo(format_recipe(plan.recipe), err=True)
-    settings = _options(plan, workdir, options)
-    plan = _staged(plan, options["cache"], options["cache_dir"])
+    settings = _options(plan, request)
+    plan = _staged(plan, request.cache, request.cache_dir)
     stop = _StopRequest()  # from here on there is something to save
     settings = replace(settings, should_stop=lambda: stop.signal is not None)
     outcome = run_training(plan, workdir, settings)
@@ -148,62 +152,21 @@ def _train(plan: "Plan", workdir: Path, options: dict[str, Any]) -> None:
             f"{workdir}: stopped; saved step {outcome.step}, repeat the command to go on", err=True
         )
         sys.exit(INTERRUPTED if stop.signal == signal.SIGINT else PREEMPTED)
-    _print({"workdir": str(workdir), "step": outcome.step}, options["as_json"])
+    _print({"workdir": str(workdir), "step": outcome.step}, request.as_json)
 
 
-def _plan(data: str, recipe: "Recipe", options: dict[str, Any]) -> "Plan":
+def _plan(request: TrainRequest, recipe: "Recipe") -> "Plan":
     """The plan of a run on the dataset, which is brought here first, unless the plan is all that is
     wanted.
     """
     from flowtrain.plan import make_plan, plan_for
     from flowtrain.records.reader import ManifestOnly
 
-    if options["dry_run"] and not options["replay"] and _is_url(data):
+    data = request.data
+    if request.dry_run and not request.replay and is_url(data):
         stored = elsewhere.open_remote_dataset(data)
         return plan_for(ManifestOnly(stored.root, stored.manifest), stored.root, recipe)
-    return make_plan(_local(data, options["cache_dir"]), recipe)
-
-
-def _is_url(data: str) -> bool:
-    return "://" in data
-
-
-def _check_options(recipe: "Recipe", data: str, options: dict[str, Any]) -> None:
-    """What can be told before anything is opened.
-
-    Raises:
-        UserError: options that need each other.
-    """
-    count, number = options["processes"], options["process"]
-    if options["coordinator"] and (count is None or number is None):
-        raise UserError("--coordinator needs --processes N and --process I")
-    if (
-        not options["coordinator"]
-        and not options["distributed"]
-        and (count is not None or number is not None)
-    ):
-        raise UserError("--processes and --process need --coordinator HOST:PORT, or --distributed")
-    if count is not None and number is not None and number >= count:
-        raise UserError(f"--process {number}: of {count} processes the last is number {count - 1}")
-    if options["reference"] is not None and not (
-        recipe.preview.every and recipe.preview.distance_samples
-    ):
-        raise UserError(
-            "--reference is for the distances of previews, and there are none; set preview.every "
-            "and "
-            "preview.distance_samples, or leave it out"
-        )
-    if recipe.train.keep_best and not recipe.train.holdout and options["validation"] is None:
-        raise UserError(
-            "train.keep_best needs a validation loss; give --validation DATA or --set "
-            "train.holdout=N"
-        )
-    staged = options["cache"] == "disk" or _is_url(data) or _is_url(options["validation"] or "")
-    if options["cache_dir"] is not None and not staged:
-        raise UserError(
-            "--cache-dir says where to stage, and nothing is staged; add --cache disk, or leave it "
-            "out"
-        )
+    return make_plan(_local(data, request.cache_dir), recipe)
 
 
 def _check_devices(plan: "Plan", fsdp: int) -> None:
@@ -214,38 +177,43 @@ def _check_devices(plan: "Plan", fsdp: int) -> None:
     check_batch(make_mesh(fsdp=fsdp), train.batch_size, train.accumulate)
 
 
-def _options(plan: "Plan", workdir: Path, options: dict[str, Any]) -> "Options":
+def _options(plan: "Plan", request: TrainRequest) -> "Options":
     """How the run is carried out, with what other packages bring to it."""
     from flowtrain.plan import check_validation
     from flowtrain.records.reader import LatentReader
     from flowtrain.train import Options
 
     validate_on = None
-    if options["validation"] is not None:
-        validate_on = LatentReader(_local(options["validation"], options["cache_dir"]))
+    if request.validation is not None:
+        validate_on = LatentReader(_local(request.validation, request.cache_dir))
         check_validation(plan, validate_on.manifest, validate_on.directory)
     preview = None
     if plan.recipe.preview.every:
         make_preview = elsewhere.preview_maker()
-        data, directory = Path(plan.run.dataset.path), workdir / "previews"
+        data, directory = Path(plan.run.dataset.path), request.workdir / "previews"
         preview = make_preview(
-            plan.run, data, options["reference"], _warn, directory=directory, make_bar=bar
+            plan.run, data, request.reference, _warn, directory=directory, make_bar=bar
         )
-    sinks = []
-    if options["wandb"]:
-        from flowtrain.sinks import WandbSink
+    return Options(
+        fsdp=request.fsdp, preview=preview, sinks=_sinks(plan, request), validate_on=validate_on
+    )
 
-        sinks.append(
-            lambda: WandbSink(options["wandb"], workdir, plan.recipe.model_dump(mode="json"))
-        )
-    return Options(fsdp=options["fsdp"], preview=preview, sinks=sinks, validate_on=validate_on)
+
+def _sinks(plan: "Plan", request: TrainRequest) -> list[Callable[[], "Sink"]]:
+    """Makers of where metrics go besides the work directory."""
+    project, workdir = request.wandb, request.workdir
+    if not project:
+        return []
+    from flowtrain.sinks import WandbSink
+
+    return [lambda: WandbSink(project, workdir, plan.recipe.model_dump(mode="json"))]
 
 
 def _local(data: str, cache_dir: Path | None) -> Path:
     """The dataset on a local disk: training reads single records at random, so one in an object
     store is staged.
     """
-    if not _is_url(data):
+    if not is_url(data):
         return Path(data)
     from flowtrain.records.cache import cache_directory
 

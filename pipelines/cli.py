@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipelines.preprocess.thresholds import MAX_BAD_FRACTION, MIN_PSNR
+
+if TYPE_CHECKING:
+    from pipelines.preprocess.plan import Plan
 
 CROP_RULES = ("adm", "none")
 EPILOG = """\b
@@ -120,7 +123,7 @@ def preprocess(
     images_per_second: float,
     as_json: bool,
     beam_options: tuple[str, ...],
-    **request: Any,
+    **typed: Any,
 ) -> None:
     """Encode the images of SOURCE into a latent dataset at OUT.
 
@@ -135,29 +138,41 @@ def preprocess(
             f"unexpected argument {beam_options[0]!r}; options of Beam are given after --"
         )
     started = time.monotonic()
-    if beam_options or any("://" in request[name] for name in ("source", "out")):
+    request = planning.Request(**typed)
+    if beam_options or any("://" in place for place in (request.source, request.out)):
         from pipelines.runners.runner import parse_options
 
         # object stores are reached by Beam's options, from the first look at the source on
         parse_options(beam_options)
-    plan = planning.make_plan(planning.Request(**request))
+    plan = planning.make_plan(request)
     if dry_run:
         from pipelines.preprocess.cost import describe
 
         _tell(describe(plan, images_per_second), as_json)
-        return
-    if beam_options:
-        from pipelines.runners.runner import only_builds
+    elif beam_options and _only_builds(beam_options):
+        _build(plan, beam_options, as_json)
+    else:
+        _make(plan, beam_options, as_json, started)
 
-        if only_builds(beam_options):  # Beam's own --dry_run=True
-            from pipelines.preprocess.pipeline import build_job
 
-            job = build_job(plan, beam_options)
-            _tell(
-                {"out": plan.directory.root, "state": "job built, not submitted", **asdict(job)},
-                as_json,
-            )
-            return
+def _only_builds(beam_options: tuple[str, ...]) -> bool:
+    """Whether Beam's own --dry_run=True is among its options."""
+    from pipelines.runners.runner import only_builds
+
+    return only_builds(beam_options)
+
+
+def _build(plan: "Plan", beam_options: tuple[str, ...], as_json: bool) -> None:
+    """The job as it would be submitted."""
+    from pipelines.preprocess.pipeline import build_job
+
+    job = build_job(plan, beam_options)
+    facts = {"out": plan.directory.root, "state": "job built, not submitted", **asdict(job)}
+    _tell(facts, as_json)
+
+
+def _make(plan: "Plan", beam_options: tuple[str, ...], as_json: bool, started: float) -> None:
+    """Make what is missing of the dataset, and tell of it; `started` by the monotonic clock."""
     done = plan.finished_manifest()
     if done is None or plan.cluttered:
         from pipelines.runners.beam_noise import quiet_log
@@ -169,6 +184,7 @@ def preprocess(
             manifest = make(plan, beam_options)  # or only clear away what a killed run left
     else:
         manifest = done
+    reconstruction = manifest.reconstruction
     summary = {
         "out": plan.directory.root,
         "state": "written" if done is None else "was finished already",
@@ -180,14 +196,12 @@ def preprocess(
         "shape": list(manifest.shape),
         "shards": plan.settings.shards,
         "bytes": sum(shard.bytes for shard in manifest.shards),
-        "psnr_db": None
-        if manifest.reconstruction is None
-        else round(manifest.reconstruction.psnr_db, 2),
+        "psnr_db": None if reconstruction is None else round(reconstruction.psnr_db, 2),
         "digest": manifest.digest(),
         "seconds": round(time.monotonic() - started, 1),
     }
     _tell(summary, as_json)
-    if manifest.vae is not None and manifest.reconstruction is None:
+    if manifest.vae is not None and reconstruction is None:
         click.echo(
             f"Warning: the VAE {manifest.vae.id} has no decoder: nothing was decoded to see how "
             "good the latents are",

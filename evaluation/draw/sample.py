@@ -30,7 +30,7 @@ MOST_ROWS = 20
 
 
 @dataclass(frozen=True)
-class Request:
+class DrawRequest:
     """What `sample` was asked for. `step` None is the newest checkpoint, `weights` as for
     `load_for_sampling`.
     """
@@ -43,7 +43,7 @@ class Request:
     batch_size: int
 
 
-def draw_to(request: Request, bar: MakeBar) -> None:
+def draw_to(request: DrawRequest, bar: MakeBar) -> None:
     """Draw the samples and write them.
 
     Raises:
@@ -87,7 +87,7 @@ def images_and_labels(
     return np.concatenate(images), np.concatenate(labels).astype(np.int64)
 
 
-def _write_png(trained: "TrainedModel", request: Request, progress: Bar) -> None:
+def _write_png(trained: "TrainedModel", request: DrawRequest, progress: Bar) -> None:
     images, labels = images_and_labels(
         trained, request.setting, request.batch_size, progress.update
     )
@@ -98,7 +98,7 @@ def _write_png(trained: "TrainedModel", request: Request, progress: Bar) -> None
     write_png(request.out, rows)
 
 
-def _write_npz(trained: "TrainedModel", request: Request, progress: Bar) -> None:
+def _write_npz(trained: "TrainedModel", request: DrawRequest, progress: Bar) -> None:
     images, labels = images_and_labels(
         trained, request.setting, request.batch_size, progress.update
     )
@@ -107,7 +107,7 @@ def _write_npz(trained: "TrainedModel", request: Request, progress: Bar) -> None
     write_atomic(request.out, content.getvalue())
 
 
-def _write_dataset(trained: "TrainedModel", request: Request, progress: Bar) -> None:
+def _write_dataset(trained: "TrainedModel", request: DrawRequest, progress: Bar) -> None:
     generate(
         trained,
         request.setting,
@@ -117,7 +117,7 @@ def _write_dataset(trained: "TrainedModel", request: Request, progress: Bar) -> 
     )
 
 
-WRITERS: dict[str, Callable[["TrainedModel", Request, Bar], None]] = {
+WRITERS: dict[str, Callable[["TrainedModel", DrawRequest, Bar], None]] = {
     ".png": _write_png,
     ".npz": _write_npz,
 }
@@ -132,7 +132,7 @@ def _check_file(out: Path) -> None:
         raise UserError(f"{out}: no directory {out.parent}; make it first")
 
 
-def plan(request: Request, run: Run) -> dict[str, Any]:
+def plan(request: DrawRequest, run: Run) -> dict[str, Any]:
     """What would be done, for --dry-run."""
     setting, sampler = request.setting, request.setting.sampler
     kind = {".png": "a grid of images", ".npz": "a batch in ADM's layout"}.get(

@@ -1,6 +1,7 @@
 """Metrics beside the Fréchet distance, in groups that are asked for by name."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from evaluation.features.measure import Measured
@@ -11,6 +12,7 @@ from evaluation.metrics.neighbours import density_coverage, precision_recall
 from evaluation.metrics.uncertainty import disjoint_subsets, extrapolate
 from evaluation.protocols import EvaluationProtocol
 from schemas.errors import UserError
+from schemas.rules import Rule, check, told
 
 ALL = "all"
 PARTS = 5  # disjoint subsets of the uncertainty
@@ -95,6 +97,125 @@ _LAST_LAYER_FROM = (
 )
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A name that was asked for, with the protocol and the number of samples it is asked of."""
+
+    name: str
+    protocol: EvaluationProtocol
+    samples: int
+
+    @property
+    def few_to_split(self) -> bool:
+        """Whether there is not a sample for each of the ten parts of an Inception Score."""
+        return self.protocol.splits == "shuffled" and self.samples < 10
+
+    @property
+    def missing(self) -> bool:
+        """Whether the protocol has no such group, with so many samples."""
+        if self.name == "sfid":
+            return not self.protocol.spatial
+        if self.name == "is":
+            return self.protocol.splits == "none" or self.few_to_split
+        return False
+
+    @property
+    def least(self) -> int:
+        """Samples that the group needs."""
+        return GROUPS[self.name].least
+
+    @property
+    def few(self) -> bool:
+        return self.samples < self.least
+
+
+# Of a name that was asked for, in their order.
+_REFUSALS: tuple[Rule[_Asked], ...] = (
+    Rule(
+        lambda asked: asked.name not in GROUPS,
+        lambda asked: f"--metrics {asked.name}: unknown; known are {', '.join(GROUPS)} and {ALL}",
+    ),
+    Rule(
+        lambda asked: asked.name == "is" and asked.few_to_split,
+        lambda asked: f"--metrics is: needs at least 10 samples, not {asked.samples}",
+    ),
+    Rule(
+        lambda asked: asked.name == "is" and asked.protocol.lacks_last_layer,
+        f"--metrics is: {_NO_LAST_LAYER}; {_LAST_LAYER_FROM}",
+    ),
+    Rule(
+        lambda asked: asked.missing,
+        lambda asked: (
+            f"--metrics {asked.name}: protocol {asked.protocol.name} has none; take --protocol adm"
+        ),
+    ),
+    Rule(
+        lambda asked: asked.few,
+        lambda asked: (
+            f"--metrics {asked.name}: needs at least {asked.least} samples, not {asked.samples}"
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """All names that were asked for, with the protocol and the number of samples."""
+
+    names: Sequence[str]
+    protocol: EvaluationProtocol
+    samples: int
+
+    @property
+    def possible(self) -> list[_Asked]:
+        """The groups that the protocol has."""
+        groups = (_Asked(name, self.protocol, self.samples) for name in GROUPS)
+        return [group for group in groups if not group.missing]
+
+    @property
+    def wanted(self) -> list[_Asked]:
+        """Those of them that were asked for."""
+        if ALL in self.names:
+            return self.possible
+        return [group for group in self.possible if group.name in self.names]
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Those of them that there are samples for."""
+        return tuple(group.name for group in self.wanted if not group.few)
+
+    @property
+    def needs(self) -> str:
+        """The others, each with how many it needs."""
+        return ", ".join(f"{group.name} ({group.least})" for group in self.wanted if group.few)
+
+    @property
+    def smallest(self) -> int:
+        """The fewest samples of an uncertainty's subsets."""
+        return _smallest(self.samples)
+
+
+# Of a choice that is made all the same.
+_NOTICES: tuple[Rule[_Choice], ...] = (
+    Rule(
+        lambda choice: ALL in choice.names and choice.protocol.lacks_last_layer,
+        f"left out: is ({_NO_LAST_LAYER}; {_LAST_LAYER_FROM})",
+    ),
+    Rule(
+        lambda choice: bool(choice.needs),
+        lambda choice: f"left out for want of samples: {choice.needs}",
+    ),
+    Rule(
+        lambda choice: "uncertainty" in choice.chosen and choice.smallest <= choice.protocol.dim,
+        lambda choice: (
+            f"the distance at n = inf comes from subsets of {choice.smallest} to {choice.samples} "
+            f"samples in {choice.protocol.dim} dimensions, where it is no line in 1/n; use at "
+            f"least {2 * choice.protocol.dim + 2} samples"
+        ),
+    ),
+)
+
+
 def choose(
     names: Sequence[str],
     protocol: EvaluationProtocol,
@@ -109,48 +230,16 @@ def choose(
     Raises:
         UserError: an unknown name, one that the protocol does not have, or too few samples for it.
     """
-    missing = {"sfid"} if not protocol.spatial else set[str]()
-    missing |= (
-        {"is"}
-        if protocol.splits == "none" or (protocol.splits == "shuffled" and samples < 10)
-        else set[str]()
-    )
-    possible = [name for name in GROUPS if name not in missing]
+    choice = _Choice(names, protocol, samples)
     if not names:
-        return tuple(name for name in possible if GROUPS[name].rows == "none")
+        free = (group.name for group in choice.possible if GROUPS[group.name].rows == "none")
+        return tuple(free)
     for name in names:
-        if name not in (*GROUPS, ALL):
-            raise UserError(f"--metrics {name}: unknown; known are {', '.join(GROUPS)} and {ALL}")
-        if name == "is" and protocol.splits == "shuffled" and samples < 10:
-            raise UserError(f"--metrics is: needs at least 10 samples, not {samples}")
-        if name == "is" and protocol.lacks_last_layer:
-            raise UserError(f"--metrics is: {_NO_LAST_LAYER}; {_LAST_LAYER_FROM}")
-        if name in missing:
-            raise UserError(
-                f"--metrics {name}: protocol {protocol.name} has none; take --protocol adm"
-            )
-        if name != ALL and samples < GROUPS[name].least:
-            raise UserError(
-                f"--metrics {name}: needs at least {GROUPS[name].least} samples, not {samples}"
-            )
-    wanted = possible if ALL in names else names
-    if ALL in names and protocol.lacks_last_layer:
-        notify(f"left out: is ({_NO_LAST_LAYER}; {_LAST_LAYER_FROM})")
-    few = [name for name in possible if name in wanted and samples < GROUPS[name].least]
-    if few:
-        notify(
-            "left out for want of samples: "
-            f"{', '.join(f'{name} ({GROUPS[name].least})' for name in few)}"
-        )
-    chosen = tuple(name for name in possible if name in wanted and samples >= GROUPS[name].least)
-    if "uncertainty" in chosen and _smallest(samples) <= protocol.dim:
-        notify(
-            f"the distance at n = inf comes from subsets of {_smallest(samples)} to {samples} "
-            "samples in "
-            f"{protocol.dim} dimensions, where it is no line in 1/n; use at least "
-            f"{2 * protocol.dim + 2} samples"
-        )
-    return chosen
+        if name != ALL:
+            check(_REFUSALS, _Asked(name, protocol, samples))
+    for line in told(_NOTICES, choice):
+        notify(line)
+    return choice.chosen
 
 
 def with_reference(

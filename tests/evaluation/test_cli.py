@@ -11,7 +11,7 @@ from PIL import Image
 
 from evaluation.draw import sample
 from evaluation.features.imagesets import dataset_images
-from evaluation.options import settings_of
+from evaluation.options import DrawOptions, settings_of
 from evaluation.report import cards
 from evaluation.results import read_results
 from flowtrain.cli import main
@@ -217,9 +217,7 @@ def test_a_grid_stays_small_with_many_classes(
     succeed("sample", world.workdir, tmp_path / "grid.png", "--steps", 1, "--cfg", 1, "--num", 12)
     assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (2 * 10 - 2, 10 * 10 - 2, 3)
     many = world.run.model_copy(update={"classes": tuple(f"class {i}" for i in range(1000))})
-    named = ("cfg_channels", "class_name", "cfg_interval", "shift", "tolerance", "solver", "cfg")
-    options = {**dict.fromkeys(named), "steps": [1], "labels": "cyclic", "seed": 0}
-    assert settings_of(many, options, None)[0].num == 200
+    assert settings_of(many, DrawOptions(steps=(1,)), None)[0].num == 200
 
 
 def test_sample_draws_one_class_by_name_or_number(world: World, tmp_path: Path) -> None:

@@ -120,7 +120,8 @@ def test_sample_i_depends_on_the_seed_and_i_alone(trained: TrainedModel) -> None
 def test_a_solver_reaches_the_samples_and_keeps_them_a_function_of_seed_and_i(
     trained: TrainedModel, undisturbed: Path, tmp_path: Path, solver: str
 ) -> None:
-    setting = dataclasses.replace(SETTING, solver=solver)
+    settings = dataclasses.replace(SETTING.sampler, solver=solver)
+    setting = dataclasses.replace(SETTING, sampler=settings)
     generate(trained, setting, tmp_path / "whole", batch_size=8, shard_size=8)
     others = LatentDataset(undisturbed).records()
     pairs = [

@@ -214,7 +214,7 @@ def test_a_run_that_was_never_evaluated_shows_samples_of_its_own_solver(
     seen: list[str] = []
 
     def noted(trained: object, setting: Setting, *others: object) -> tuple[np.ndarray, np.ndarray]:
-        seen.append(setting.solver)
+        seen.append(setting.sampler.solver)
         return np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
 
     monkeypatch.setattr("evaluation.draw.sample.images_and_labels", noted)

@@ -135,7 +135,7 @@ def test_how_samples_were_drawn_is_named(world: World) -> None:
         0.001,
         "uniform",
     )
-    assert options["cfg_interval"] == [0.1, 0.8]
+    assert options["cfg_interval"] == (0.1, 0.8)
     shifted = lines_of(world, changed({"shift": 3.0, "labels": "frequencies 0123456789ab"}))[3]
     assert parsed(shifted)["shift"] == 3
     assert "--labels reference.npz" in shifted

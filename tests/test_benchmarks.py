@@ -28,7 +28,7 @@ from benchmarks.jax_dit import plain_recipe
 from benchmarks.sides import SCAN_FROM_DEPTH, SIZES, Settings
 from flowtrain.model import forward_macs
 from schemas import config
-from tests.test_imports import ABSENT
+from tests.bare import ABSENT
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKER = f"""

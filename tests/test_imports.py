@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from flowtrain.cli import COMMANDS, main
+from tests.bare import ABSENT
 
 HEAVY = {
     "jax",
@@ -62,27 +63,6 @@ for module in {modules!r}:
     except ImportError:
         print(module, traceback.format_exc(limit=-1))
 """
-ABSENT = [
-    "apache_beam",
-    "array_record",
-    "grain",
-    "orbax",
-    "pydantic",
-    "PIL",
-    "safetensors",
-    "tensorflow_datasets",
-]
-ABSENT += [
-    "diffusers",
-    "torch",
-    "click",
-    "matplotlib",
-    "tqdm",
-    "jinja2",
-    "mlxtend",
-    "tensorboardX",
-    "wandb",
-]
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

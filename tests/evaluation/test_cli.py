@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from evaluation.draw import sample
@@ -14,39 +13,16 @@ from evaluation.features.imagesets import dataset_images
 from evaluation.options import settings_of
 from evaluation.report import cards
 from evaluation.results import read_results
-from flowtrain.cli import main
 from pipelines.dataset.finished import LatentDataset
 from schemas.manifest import MANIFEST_NAME, write_manifest
 from schemas.recipes import make_recipe
 from schemas.run import RUN_NAME, read_run, write_run
 from schemas.statistics import FeatureStatistics, read_statistics, write_statistics
 from tests.evaluation import tiny
+from tests.evaluation.commands import call, fail, succeed
 from tests.evaluation.conftest import World
 
 pytestmark = pytest.mark.usefixtures("tiny_protocol")
-
-
-def call(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def succeed(*arguments: object) -> Result:
-    result = call(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def fail(*arguments: object) -> str:
-    """Exit status 2, nothing on stdout, one line on stderr, which is returned."""
-    result = call(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1
-    return errors[0]
 
 
 @pytest.fixture

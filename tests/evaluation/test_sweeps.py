@@ -23,8 +23,8 @@ from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
 from schemas.locked import locked
 from schemas.statistics import read_statistics
+from tests.evaluation.commands import fail, succeed
 from tests.evaluation.conftest import World
-from tests.evaluation.test_cli import fail, succeed
 
 pytestmark = pytest.mark.usefixtures("tiny_protocol")
 QUICK = ["--steps", "2", "--cfg", "1", "--num-samples", 20, "--protocol", "tiny"]

@@ -25,8 +25,8 @@ from flowtrain.metrics import Interval
 from flowtrain.progress import Progress, Stopwatch, status
 from flowtrain.sinks import JsonLines, Sink, TensorBoard
 from schemas.run import METRICS_NAME
-from tests.flowtrain.test_metrics import values
-from tests.flowtrain.test_sinks import PICTURE, events, scalars
+from tests.flowtrain.board import PICTURE, events, scalars
+from tests.flowtrain.metrics import values
 
 
 def lines(workdir: Path) -> list[dict[str, Any]]:

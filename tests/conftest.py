@@ -36,6 +36,13 @@ def pytest_configure() -> None:
         sys.path.insert(0, str(ROOT))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The modules at the root go first: each runs whole roads for minutes, and of two processes one
+    would wait for the other at the end.
+    """
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real sample images that are not part of the repository."""

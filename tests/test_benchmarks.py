@@ -28,7 +28,7 @@ from benchmarks.jax_dit import plain_recipe
 from benchmarks.sides import SCAN_FROM_DEPTH, SIZES, Settings
 from flowtrain.model import forward_macs
 from schemas import config
-from tests.test_imports import ABSENT
+from tests.bare import ABSENT
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKER = f"""
@@ -39,6 +39,9 @@ class Absent(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{{name}} is not on a bare machine")
 sys.meta_path.insert(0, Absent())
 """
+
+
+DEBUG = config.ModelConfig.model_validate({"size": "debug"})
 
 
 def test_runs_on_a_bare_machine(tmp_path: Path):
@@ -59,7 +62,7 @@ def test_runs_on_a_bare_machine(tmp_path: Path):
     assert result["versions"]["jax"] == jax.__version__
     (run,) = result["runs"]
     macs = 2 * (12 * 4 * 32**2 + 2 * 4**2 * 32 + 6 * 32**2) + 2 * 4 * 16 * 32 + 256 * 32 + 3 * 32**2
-    assert run["forward_macs"] == macs == forward_macs(config.ModelConfig(size="debug"), (4, 4, 4))
+    assert run["forward_macs"] == macs == forward_macs(DEBUG, (4, 4, 4))
     (row,) = run["rows"]
     assert row["images_per_second"] == pytest.approx(2 / row["seconds"])
     assert row["flops"] == pytest.approx(6 * macs * row["images_per_second"])

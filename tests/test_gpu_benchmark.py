@@ -21,10 +21,9 @@ from benchmarks.gpu_parts.part import Part
 from benchmarks.gpu_parts.parts import PARTS
 from benchmarks.gpu_parts.runner import Runner
 from schemas.errors import UserError
-from tests.test_imports import ABSENT
+from tests.gpu_script import blocker, call
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = str(ROOT / "benchmarks" / "gpu.py")
 
 # Modules of parts that end in different ways; `run` is what `Part.load` asks for.
 GOOD = "def run(context):\n    context.emit(value=1.5)\n"
@@ -150,34 +149,6 @@ def test_a_row_that_was_cut_off_is_left_out(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n{"b": 2}\n{"c": ')
     assert results.read_rows(path) == [{"a": 1}, {"b": 2}]
-
-
-def call(
-    *arguments: object, site: str = "", folder: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    """The script, with `site` run at the start of each of its processes."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }
-    if folder is not None:
-        (folder / "sitecustomize.py").write_text(site)
-        environment["PYTHONPATH"] = str(folder)
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-def blocker(packages: tuple[str, ...], *more: str) -> str:
-    """No module of this project's other dependencies can be imported, but for `packages`."""
-    absent = [name for name in (*ABSENT, "pytest", *more) if name not in ("orbax", *packages)]
-    return f"""
-from importlib.machinery import PathFinder
-found = PathFinder.find_spec
-def find_spec(name, path=None, target=None):
-    return None if name.partition(".")[0] in {absent!r} else found(name, path, target)
-PathFinder.find_spec = find_spec
-"""
 
 
 def test_the_list_names_every_part(tmp_path: Path):

@@ -32,7 +32,7 @@ from schemas.recipes import make_recipe
 from schemas.run import RUN_NAME, read_run
 from tests.flowtrain.datasets import write_dataset
 from tests.flowtrain.runs import debug_plan, run_debug, saved
-from tests.test_gpu_benchmark import blocker, call
+from tests.gpu_script import blocker, call
 
 OVERRIDES = ("train.steps=6", "train.holdout=4", "train.ema_extra=[0.5]", "train.log_every=2")
 

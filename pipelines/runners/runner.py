@@ -43,7 +43,7 @@ _ALIASES = {name.lower(): name for name in (*IN_PROCESS, *ELSEWHERE)}
 
 
 def run_pipeline(
-    define: Callable[[beam.Pipeline], None], beam_args: Sequence[str] = ()
+    define: Callable[[beam.Pipeline], object], beam_args: Sequence[str] = ()
 ) -> PipelineResult:
     """Build a pipeline with `define` and run it to its end.
 

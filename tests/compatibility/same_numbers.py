@@ -60,7 +60,7 @@ for weights in ("params", "ema"):
 
 def main() -> None:
     """Read the arguments, run both sides, compare."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("before")
     parser.add_argument("after", nargs="?", default="HEAD")
     arguments = parser.parse_args()

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
-from evaluation import extractors, protocols
+from evaluation import evaluate, extractors, protocols
+from evaluation.report import plots
 from flowtrain.state.checkpoint import TrainedModel, load_for_sampling
 from schemas.manifest import Manifest, VaeInfo
 from schemas.run import Run
@@ -57,3 +59,18 @@ def add_tiny_protocol(patch: pytest.MonkeyPatch) -> None:
 def tiny_protocol(monkeypatch: pytest.MonkeyPatch) -> protocols.Recipe:
     add_tiny_protocol(monkeypatch)
     return tiny.RECIPE
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots beside results are painted, so that a fault shows, and not rendered, which takes longer
+    than the numbers in them; tests of the report look at rendered ones.
+    """
+
+    def painted(
+        paint: plots.Paint, size: tuple[float, float] = plots.WIDE, kind: str = "svg"
+    ) -> bytes:
+        paint(Figure(figsize=size).subplots())
+        return kind.encode()
+
+    monkeypatch.setattr(evaluate, "draw", painted)

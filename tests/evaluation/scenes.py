@@ -10,24 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from flowtrain.state.checkpoint import TrainedModel
-from pipelines.dataset.finished import finish_dataset
-from pipelines.dataset.shards import write_shard
 from schemas.layout import Layout, layout_tensors
-from schemas.manifest import (
-    ChannelStatistics,
-    Counts,
-    Manifest,
-    Normalization,
-    ShardInfo,
-    SourceInfo,
-    VaeInfo,
-)
+from schemas.manifest import Manifest, Normalization, SourceInfo, VaeInfo
 from schemas.recipes import make_recipe
-from schemas.record import encode_record
 from schemas.run import DatasetRef, Run
-from schemas.storage.directory import Directory
-from schemas.tfds_metadata import shard_name
-from tests.evaluation.tiny import CLASSES, LATENT, SIDE
+from tests.datasets import Row, build_dataset
+from tests.evaluation.tiny import CLASSES, LATENT, SIDE, finish
 
 RECORDS = 12
 
@@ -40,45 +28,30 @@ def make_dataset(
     normalization: Normalization | None = None,
 ) -> Manifest:
     """One shard of random records of a layout, labels in turn; the colours of images are smooth."""
-    directory.mkdir(parents=True)
     rng = np.random.default_rng(2)
     shape = (SIDE, SIDE, 3) if vae is None else (LATENT, LATENT, 4)
-    specs = layout_tensors(layout, shape)
 
     def tensors() -> dict[str, np.ndarray]:
         if layout is Layout.IMAGE:
             ramp = np.linspace(0, 255, SIDE)[:, None, None] * rng.uniform(0.3, 1, 3)
             return {"image": np.broadcast_to(ramp, shape).astype(np.uint8)}
-        return {
-            name: rng.normal(size=spec.shape).astype(np.float16) for name, spec in specs.items()
-        }
+        names = layout_tensors(layout, shape)
+        return {name: rng.normal(size=shape).astype(np.float16) for name in names}
 
-    encoded = [
-        encode_record(f"{i:03d}", i % len(classes), tensors(), specs) for i in range(RECORDS)
-    ]
-    name = shard_name("train", 0, 1)
-    shards = (
-        ShardInfo(name=name, split="train", **write_shard(directory / name, encoded)._asdict()),
-    )
-    channels = shape[2]
-    manifest = Manifest(
-        layout=layout,
-        split="train",
+    return build_dataset(
+        directory,
+        layout,
+        shape,
+        {"train": [[Row(f"{i:03d}", i % len(classes), tensors()) for i in range(RECORDS)]]},
+        finish=finish,
         resolution=SIDE,
         crop="adm",
-        tensors=specs,
         classes=tuple(classes),
         source=SourceInfo(descriptor="none", split="train", digest="1" * 64),
         vae=vae,
         normalization=normalization,
-        counts=Counts(source=RECORDS, written=RECORDS, rejected=0, duplicate=0),
-        channels=ChannelStatistics(mean=(0.0,) * channels, std=(1.0,) * channels),
-        shards=shards,
-        seed=0,
         command="flowtrain preprocess none OUT",
-        versions={},
     )
-    return finish_dataset(Directory(str(directory)), manifest)
 
 
 def make_run(directory: Path, manifest: Manifest, **tables: dict[str, Any]) -> Run:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from evaluation.draw import sample
@@ -14,39 +13,16 @@ from evaluation.features.imagesets import dataset_images
 from evaluation.options import DrawOptions, settings_of
 from evaluation.report import cards
 from evaluation.results import read_results
-from flowtrain.cli import main
 from pipelines.dataset.finished import LatentDataset
 from schemas.manifest import MANIFEST_NAME, write_manifest
 from schemas.recipes import make_recipe
 from schemas.run import RUN_NAME, read_run, write_run
 from schemas.statistics import FeatureStatistics, read_statistics, write_statistics
 from tests.evaluation import tiny
+from tests.evaluation.commands import call, fail, succeed
 from tests.evaluation.conftest import World
 
 pytestmark = pytest.mark.usefixtures("tiny_protocol")
-
-
-def call(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def succeed(*arguments: object) -> Result:
-    result = call(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def fail(*arguments: object) -> str:
-    """Exit status 2, nothing on stdout, one line on stderr, which is returned."""
-    result = call(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == 1
-    return errors[0]
 
 
 @pytest.fixture
@@ -342,6 +318,7 @@ def test_eval_writes_results_once_and_reads_them_back(workdir: Path, reference: 
     assert not (workdir / "samples").exists(), "nothing was drawn again"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_results_of_solvers_and_weights_are_kept_apart(workdir: Path, reference: Path) -> None:
     as_diffusion(workdir)
     options = [
@@ -373,6 +350,7 @@ def test_results_of_solvers_and_weights_are_kept_apart(workdir: Path, reference:
     }
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_eval_goes_on_where_it_was_killed(workdir: Path, reference: Path) -> None:
     options = ["--reference", reference, "--cfg", "2", "--num-samples", 20, "--protocol", "tiny"]
     succeed("eval", workdir, *options, "--steps", "3")
@@ -398,6 +376,7 @@ def test_eval_goes_on_where_it_was_killed(workdir: Path, reference: Path) -> Non
     assert read_results(workdir)[0].distance == first[0].distance
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_dataset_serves_as_reference(workdir: Path, world: World, reference: Path) -> None:
     options = ["--steps", "1", "--cfg", "1", "--num-samples", 10, "--protocol", "tiny"]
     warned = succeed("eval", workdir, "--reference", world.dataset, *options).stderr
@@ -477,6 +456,7 @@ def test_statistics_of_other_evaluators_are_compared_without_any_weights(tmp_pat
     assert "first.npz: features of dimension 7, but inception-2015-12-05 gives 2048" in told
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_too_few_samples_are_warned_of_with_numbers(workdir: Path, reference: Path) -> None:
     options = ["--steps", "1", "--cfg", "1", "--num-samples", 4, "--protocol", "tiny"]
     shown = succeed("eval", workdir, "--reference", reference, *options)
@@ -588,6 +568,7 @@ def test_mistakes_about_the_reference(
     assert not (workdir / "samples").exists(), "told before any work"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_reference_without_its_extractor_is_warned_of(
     workdir: Path, reference: Path, tmp_path: Path
 ) -> None:

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.protocols import EvaluationProtocol
 from evaluation.results import (
     RESULTS_NAME,
     Reference,
     Result,
-    Sampling,
     append_result,
     find_result,
     read_results,
@@ -20,39 +18,8 @@ from evaluation.results import (
 )
 from schemas.errors import UserError
 from schemas.statistics import FeatureStatistics, Moments
-from tests.evaluation.tiny import RECIPE, TinyExtractor
-
-SOURCE = {"kind": "source", "descriptor": "embedded:digits", "split": "train"}
-PROTOCOL = EvaluationProtocol.resolve(RECIPE, TinyExtractor(), 8)
-
-
-def result(
-    steps: int = 20, cfg: float = 1.0, distance: float = 1.5, accuracy: float | None = 0.5
-) -> Result:
-    sampling = Sampling(
-        run="r" * 64,
-        step=3,
-        weights="ema",
-        sampler="euler",
-        steps=steps,
-        nfe=steps * (1 if cfg == 1 else 2),
-        cfg=cfg,
-        cfg_channels=None,
-        labels="cyclic",
-        seed=0,
-        num_samples=10,
-    )
-    reference = Reference(digest="d" * 64, n=100, images=SOURCE)
-    return Result(
-        distance=distance,
-        accuracy=accuracy,
-        n=10,
-        sampling=sampling,
-        images={"kind": "dataset"},
-        protocol=PROTOCOL,
-        reference=reference,
-        seconds={"generate": 2.0, "measure": 1.0},
-    )
+from tests.evaluation.results import PROTOCOL, result
+from tests.evaluation.tiny import TinyExtractor
 
 
 def test_a_line_is_flat_and_comes_back_equal(tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
 from schemas.locked import locked
 from schemas.statistics import read_statistics
+from tests.evaluation.commands import fail, succeed
 from tests.evaluation.conftest import World
-from tests.evaluation.test_cli import fail, succeed
+from tests.flags import with_devices
 
-pytestmark = pytest.mark.usefixtures("tiny_protocol")
+pytestmark = pytest.mark.usefixtures("tiny_protocol", "unrendered")
 QUICK = ["--steps", "2", "--cfg", "1", "--num-samples", 20, "--protocol", "tiny"]
 
 
@@ -122,7 +123,7 @@ def test_a_killed_sweep_of_ten_settings_ends_with_the_same_numbers(
     arguments += ["--metrics", "pr", "--sweep", "steps=1,2,3,4,5", "--sweep", "cfg=1,2"]
     undisturbed = tmp_path / "undisturbed"
     subprocess.run(["cp", "-r", str(workdir), str(undisturbed)], check=True)
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = {**os.environ, "XLA_FLAGS": with_devices(8)}
     succeed("eval", undisturbed, *arguments)
     expected = {
         (r.sampling, r.distance, *sorted(r.metrics.items())) for r in read_results(undisturbed)

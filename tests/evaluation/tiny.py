@@ -2,6 +2,7 @@
 extractor.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,14 @@ from flowtrain.model import count_parameters, make_network
 from flowtrain.state.checkpoint import Checkpoints
 from flowtrain.state.train_state import TrainState
 from pipelines.dataset.finished import finish_dataset
-from pipelines.dataset.shards import write_shard
 from pipelines.encoders.kl import AutoencoderKL, VaeConfig
 from pipelines.encoders.weights import load_vae, save_vae
-from schemas.layout import Layout, layout_tensors
-from schemas.manifest import ChannelStatistics, Counts, Manifest, ShardInfo, SourceInfo, VaeInfo
+from schemas.layout import Layout
+from schemas.manifest import Manifest, SourceInfo, VaeInfo
 from schemas.recipes import make_recipe
-from schemas.record import encode_record
 from schemas.run import DatasetRef, Run, write_run
 from schemas.storage.directory import Directory
-from schemas.tfds_metadata import shard_name
+from tests.datasets import Row, build_dataset
 
 SIDE, LATENT = 8, 4  # pixels of an image, cells of a latent
 CLASSES = ("zero", "one", "two")
@@ -88,44 +87,39 @@ def make_vae(directory: Path) -> VaeInfo:
     )
 
 
+def finish(directory: Path, manifest: Manifest) -> Manifest:
+    """Everything that `preprocess` writes beside the shards."""
+    return finish_dataset(Directory(str(directory)), manifest)
+
+
 def make_dataset(
     directory: Path, vae: VaeInfo, records: int = 30, shards: int = 3, source: str = "none"
 ) -> Manifest:
     """A dataset of random moments, labels in turn."""
-    directory.mkdir(parents=True)
     rng = np.random.default_rng(1)
-    specs = layout_tensors(Layout.MOMENTS, (LATENT, LATENT, 4))
-    infos = []
-    for number in range(shards):
-        rows = range(number * records // shards, (number + 1) * records // shards)
-        tensors = {
-            i: {
-                name: rng.normal(size=spec.shape).astype(np.float16) for name, spec in specs.items()
-            }
-            for i in rows
-        }
-        encoded = [encode_record(f"{i:03d}.png", i % len(CLASSES), tensors[i], specs) for i in rows]
-        name = shard_name("train", number, shards)
-        infos.append(
-            ShardInfo(name=name, split="train", **write_shard(directory / name, encoded)._asdict())
+    shape = (LATENT, LATENT, 4)
+    rows = [
+        Row(
+            f"{i:03d}.png",
+            i % len(CLASSES),
+            {name: rng.normal(size=shape).astype(np.float16) for name in ("mean", "logvar")},
         )
-    manifest = Manifest(
-        layout=Layout.MOMENTS,
-        split="train",
+        for i in range(records)
+    ]
+    cuts = [number * records // shards for number in range(shards + 1)]
+    return build_dataset(
+        directory,
+        Layout.MOMENTS,
+        shape,
+        {"train": [rows[start:stop] for start, stop in itertools.pairwise(cuts)]},
+        finish=finish,
         resolution=SIDE,
         crop="adm",
-        tensors=specs,
         classes=CLASSES,
         source=SourceInfo(descriptor=source, split="train", digest="1" * 64),
         vae=vae,
-        counts=Counts(source=records, written=records, rejected=0, duplicate=0),
-        channels=ChannelStatistics(mean=(0.0,) * 4, std=(1.0,) * 4),
-        shards=tuple(infos),
-        seed=0,
         command="flowtrain preprocess none OUT",
-        versions={},
     )
-    return finish_dataset(Directory(str(directory)), manifest)
 
 
 def make_run(workdir: Path, dataset: Path, manifest: Manifest) -> Run:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from evaluation.extractors.embedded import load_embedded
+from pipelines.encoders.kl_config import VaeConfig
 from pipelines.encoders.weights import load_vae
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -37,6 +38,7 @@ def test_vae(folder: Path, tmp_path: Path) -> None:
     done = run("train_embedded_vae.py", tmp_path / "vae", "--images", folder, *options)
     assert done.returncode == 0, done.stderr
     vae = load_vae(str(tmp_path / "vae"))
+    assert isinstance(vae.config, VaeConfig)
     assert (vae.config.factor, vae.config.block_out_channels) == (4, (8, 8, 8))
     card = (tmp_path / "vae" / "README.md").read_text()
     assert "| noise, held out | 2 |" in card

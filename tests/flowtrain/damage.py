@@ -3,13 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 
-from schemas.files import sha256_file
-from schemas.layout import Layout, layout_tensors
-from schemas.manifest import Manifest, write_manifest
-from schemas.record import encode_record
-from tests.flowtrain.datasets import write_dataset
+from schemas.layout import Layout
+from schemas.manifest import Manifest
+from tests.datasets import Row, build_dataset, in_shards
+from tests.flowtrain.datasets import facts
 
 
 def shard_paths(dataset: Path) -> list[Path]:
@@ -35,26 +33,14 @@ def write_pixels(
     directory: Path, images: np.ndarray, mirrored: np.ndarray | None = None
 ) -> Manifest:
     """A dataset of uint8 images (n, h, w, 3), in two shards a split; labels count up to 3."""
-    splits = [images] if mirrored is None else [images, mirrored]
-    flips = len(splits) == 2
-    manifest = write_dataset(
-        directory, records=len(images), shards=2, shape=images.shape[1:], flips=flips
-    )
-    specs = layout_tensors(Layout.IMAGE, images.shape[1:])
-    shards = []
-    for split, pixels in zip(manifest.splits, splits, strict=True):
-        first = 0
-        for shard in manifest.split_shards(split):
-            path = directory / shard.name
-            writer = ArrayRecordWriter(str(path), "group_size:1")
-            for index in range(first, first + shard.records):
-                writer.write(encode_record(str(index), index % 3, {"image": pixels[index]}, specs))
-            writer.close()
-            first += shard.records
-            shards.append(
-                shard.model_copy(update={"bytes": path.stat().st_size, "sha256": sha256_file(path)})
-            )
-    changes = {"layout": Layout.IMAGE, "tensors": specs, "shards": tuple(shards)}
-    manifest = manifest.model_copy(update=changes)
-    write_manifest(directory, manifest)
-    return manifest
+    splits = {"train": images}
+    if mirrored is not None:
+        splits["train_flip"] = mirrored
+    rows = {
+        split: [Row(str(index), index % 3, {"image": image}) for index, image in enumerate(pixels)]
+        for split, pixels in splits.items()
+    }
+    height, width, channels = images.shape[1:]
+    shape = (height, width, channels)
+    shards = {split: in_shards(each, 2) for split, each in rows.items()}
+    return build_dataset(directory, Layout.IMAGE, shape, shards, **facts(shape))

@@ -2,25 +2,15 @@
 pipeline.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 
-from schemas.layout import Layout, layout_tensors
-from schemas.manifest import (
-    ChannelStatistics,
-    Counts,
-    Manifest,
-    ShardInfo,
-    SourceInfo,
-    VaeInfo,
-    write_manifest,
-)
-from schemas.record import encode_record
-from schemas.tfds_metadata import shard_name
+from schemas.layout import Layout
+from schemas.manifest import Manifest, SourceInfo, VaeInfo
+from tests.datasets import Row, build_dataset, in_shards
 
 CLASSES = ("circle", "square", "star")
 OFFSET, SCALE = 0.25, 0.5
@@ -55,56 +45,39 @@ def write_dataset(
     `logvar` is that of some records, by index.
     """
     logvar = logvar or {}
-    directory.mkdir(parents=True, exist_ok=True)
-    specs = layout_tensors(Layout.MOMENTS, shape)
-    cuts = np.linspace(0, records, shards + 1).round().astype(int)
-    infos = []
-    for split in ("train", "train_flip") if flips else ("train",):
-        for number in range(shards):
-            name = shard_name(split, number, shards)
-            writer = ArrayRecordWriter(str(directory / name), "group_size:1")
-            for index in range(cuts[number], cuts[number + 1]):
-                tensors = record_tensors(
-                    index, shape, mirrored=split != "train", logvar=logvar.get(index, -4.0)
-                )
-                writer.write(
-                    encode_record(f"item-{index:04d}", index % len(CLASSES), tensors, specs)
-                )
-            writer.close()
-            data = (directory / name).read_bytes()
-            infos.append(
-                ShardInfo(
-                    name=name,
-                    split=split,
-                    records=int(cuts[number + 1] - cuts[number]),
-                    bytes=len(data),
-                    sha256=hashlib.sha256(data).hexdigest(),
-                )
-            )
-    manifest = Manifest(
-        layout=Layout.MOMENTS,
-        split="train",
-        flips=flips,
-        resolution=shape[0] * factor,
-        crop="none",
-        tensors=specs,
-        classes=CLASSES,
-        source=SourceInfo(descriptor="synthetic", split="train", digest="0" * 64),
-        vae=VaeInfo(
-            id="none",
-            sha256="0" * 64,
-            config_sha256="0" * 64,
-            factor=factor,
-            latent_channels=shape[2],
-            scaling_factor=SCALE,
-            shift_factor=OFFSET,
-        ),
-        counts=Counts(source=records, written=records, rejected=0, duplicate=0),
-        channels=ChannelStatistics(mean=(0.0,) * shape[2], std=(1.0,) * shape[2]),
-        shards=tuple(infos),
-        seed=0,
-        command="test",
-        versions={},
+
+    def row(index: int, mirrored: bool) -> Row:
+        spread = logvar.get(index, -4.0)
+        tensors = record_tensors(index, shape, mirrored=mirrored, logvar=spread)
+        return Row(f"item-{index:04d}", index % len(CLASSES), tensors)
+
+    splits = {"train": False, "train_flip": True} if flips else {"train": False}
+    return build_dataset(
+        directory,
+        Layout.MOMENTS,
+        shape,
+        {
+            split: in_shards([row(index, mirrored) for index in range(records)], shards)
+            for split, mirrored in splits.items()
+        },
+        **facts(shape, factor),
     )
-    write_manifest(directory, manifest)
-    return manifest
+
+
+def facts(shape: tuple[int, int, int], factor: int = 4) -> dict[str, Any]:
+    """Fields of the manifest of a synthetic dataset of that shape."""
+    vae = VaeInfo(
+        id="none",
+        sha256="0" * 64,
+        config_sha256="0" * 64,
+        factor=factor,
+        latent_channels=shape[2],
+        scaling_factor=SCALE,
+        shift_factor=OFFSET,
+    )
+    return {
+        "resolution": shape[0] * factor,
+        "classes": CLASSES,
+        "source": SourceInfo(descriptor="synthetic", split="train", digest="0" * 64),
+        "vae": vae,
+    }

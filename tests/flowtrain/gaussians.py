@@ -57,4 +57,4 @@ def gaussian_steps(steps: int, eta: float) -> tuple[float, float, float]:
         noise = np.sqrt(1 - product[now]) / total
         factor = np.sqrt(product[after]) * clean + np.sqrt(1 - product[after] - variance) * noise
         weight, added = factor * weight, factor**2 * added + variance
-    return weight, added, np.sqrt(product[-1])
+    return float(weight), float(added), float(np.sqrt(product[-1]))

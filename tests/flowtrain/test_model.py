@@ -301,7 +301,7 @@ def test_initial_prediction_is_zero_and_init_depends_on_the_key():
 
 
 def test_layer_norm_survives_a_large_mean():
-    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32))
     # 3000 costs 2e-4 of x itself
     np.testing.assert_allclose(layer_norm(x + 3000), layer_norm(x), atol=3e-3)
 

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from flowtrain.cli import main
+from flowtrain.records.reader import LatentReader
 from flowtrain.replay import replay
 from schemas.errors import UserError
 from tests.flowtrain.datasets import CLASSES, record_tensors, write_dataset
@@ -41,6 +42,7 @@ def test_records_are_named_rightly(latents: Path, tmp_path: Path):
     mirrored = [record for record in records if record["mirrored"]]
     assert mirrored
     assert len(mirrored) < 8
+    assert isinstance(plan.reader, LatentReader)
     stored = plan.reader.read([mirrored[0]["index"]], mirrored=True)[0]
     expected = record_tensors(mirrored[0]["index"], (4, 4, 4), mirrored=True)
     np.testing.assert_array_equal(stored.tensors["mean"], expected["mean"])

@@ -39,7 +39,7 @@ CONTENT: dict[str, Any] = {
         "ema_power": [0.1],
     },
 }
-Tree = dict[str, NDArray[Any]]
+Tree = dict[str, Any]
 
 
 def _hidden_layer() -> Network:
@@ -106,7 +106,7 @@ def _numpy(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
-def _close(actual: Any, expected: Any, **tolerance: float) -> None:
+def _close(actual: Any, expected: Any, **tolerance: Any) -> None:
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, **tolerance), _numpy(actual), _numpy(expected)
     )

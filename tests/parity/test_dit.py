@@ -145,7 +145,7 @@ def test_gradients_of_every_parameter() -> None:
     network = make_network(config, SHAPE, CLASSES)
 
     def loss(params: Any) -> jax.Array:
-        return jnp.sum(weight * network.predict(params, X, t, LABELS))
+        return jnp.sum(weight * network.predict(params, *map(jnp.asarray, (X, t, LABELS))))
 
     params = stack_blocks(from_sit(arrays(model.state_dict()), DEPTH))
     found = unstack_blocks(jax.jit(jax.grad(loss))(params), DEPTH)

@@ -14,8 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from flowtrain.cli import main
-from tests.parity.test_inception import low_rank_sqrtm
-from tests.parity.torch_inception import images, import_peer, random_weights
+from tests.parity.torch_inception import images, import_peer, low_rank_sqrtm, random_weights
 
 torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
 pytestmark = pytest.mark.parity

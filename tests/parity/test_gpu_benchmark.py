@@ -18,8 +18,8 @@ from evaluation.extractors.inception import load_inception
 from evaluation.protocols import PROTOCOLS
 from pipelines.encoders.weights import load_vae
 from schemas.pixels import from_uint8, to_uint8
+from tests.gpu_script import blocker, call
 from tests.parity.torch_inception import images, random_weights
-from tests.test_gpu_benchmark import blocker, call
 
 torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
 pytestmark = pytest.mark.parity

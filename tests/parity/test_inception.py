@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.linalg
-import scipy.sparse.linalg
 from PIL import Image
 
 from evaluation.extractors.inception import (
@@ -24,7 +22,12 @@ from evaluation.extractors.inception import (
 from evaluation.extractors.inception_weights import read_tensors
 from evaluation.extractors.resize import PREPARATIONS, by_128, pil_bicubic, tf1_bilinear
 from evaluation.metrics import frechet_distance
-from tests.parity.torch_inception import images, import_peer, random_weights
+from tests.parity.torch_inception import (
+    images,
+    import_peer,
+    low_rank_sqrtm,
+    random_weights,
+)
 
 torch = pytest.importorskip("torch", reason="parity with PyTorch needs torch")
 pytestmark = pytest.mark.parity
@@ -104,17 +107,6 @@ def test_the_same_rows_however_images_are_cut(loaded: InceptionExtractor) -> Non
     for all_rows, *parts in zip(whole, first, rest, strict=True):
         np.testing.assert_array_equal(np.concatenate(parts), all_rows)
     assert [part.shape for part in rows(loaded, x[:0])] == [(0, 2048), (0, 1008), (0, 2023)]
-
-
-def low_rank_sqrtm(product: np.ndarray, disp: bool, rank: int = 8) -> tuple[np.ndarray, float]:
-    """SciPy's square root of a matrix, taken within the range of a singular one.
-
-    In place of the call that pytorch-fid makes on all 2048 dimensions: that takes a minute, warns
-    that covariances of so few images are singular, and loses its `disp` in SciPy 1.18.
-    """
-    basis, singular, _ = scipy.sparse.linalg.svds(product, k=rank, v0=np.ones(len(product)))
-    basis = basis[:, singular > 1e-9 * singular.max()]
-    return basis @ scipy.linalg.sqrtm(basis.T @ product @ basis) @ basis.T, 0.0
 
 
 def test_pytorch_fid_from_folders(

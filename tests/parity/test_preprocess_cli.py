@@ -21,8 +21,15 @@ from PIL import Image
 
 from pipelines.encoders.weight_files import WEIGHTS_FILE
 from schemas.manifest import read_manifest
-from tests.parity.test_vae import SIXTEEN_CHANNELS, STABLE_DIFFUSION, with_old_names
-from tests.parity.torch_vae import import_diffusers, moments_and_image, random_vae, save
+from tests.parity.torch_vae import (
+    SIXTEEN_CHANNELS,
+    STABLE_DIFFUSION,
+    import_diffusers,
+    moments_and_image,
+    random_vae,
+    save,
+    with_old_names,
+)
 
 import_diffusers()
 pytestmark = pytest.mark.parity
@@ -104,7 +111,8 @@ def preprocess(
         "0",
     ]
     subprocess.run(list(map(str, command)), check=True, timeout=1800)
-    source = tfds.builder_from_directory(str(out)).as_data_source("train")
+    builder: Any = tfds.builder_from_directory(str(out))
+    source = builder.as_data_source("train")
     return {
         _text(record["key"]): record for record in (source[index] for index in range(len(source)))
     }

@@ -7,37 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import load_file, save_file
 
 from pipelines.encoders.locate import EMBEDDED_DIRECTORY
-from pipelines.encoders.weight_files import WEIGHTS_FILE
 from pipelines.encoders.weights import load_vae, save_vae
 from tests.parity.torch_vae import (
+    SIXTEEN_CHANNELS,
+    STABLE_DIFFUSION,
     import_diffusers,
     moments_and_image,
     random_vae,
     relative_error,
     save,
+    with_old_names,
 )
 
 diffusers = import_diffusers()
 pytestmark = pytest.mark.parity
-
-STABLE_DIFFUSION = {
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-    "latent_channels": 4,
-}
-SIXTEEN_CHANNELS = {
-    "block_out_channels": [32, 64, 64],
-    "layers_per_block": 2,
-    "latent_channels": 16,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-    "scaling_factor": 1.5305,
-    "shift_factor": 0.0609,
-}
-OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def images(size: int, count: int = 1) -> np.ndarray:
@@ -70,23 +55,6 @@ def test_sixteen_channels_without_quant_convolutions(tmp_path: Path, act_fn: str
     assert max(errors.values()) < 1e-4
     config = load_vae(str(tmp_path)).config
     assert (config.factor, config.scaling_factor, config.shift_factor) == (4, 1.5305, 0.0609)
-
-
-def with_old_names(directory: Path, as_convolution: bool) -> None:
-    """Rename the attention's tensors in a directory as they were before diffusers 0.15, in linear
-    or 1x1 shape.
-    """
-    renamed = {}
-    for name, value in load_file(directory / WEIGHTS_FILE).items():
-        for new, old in OLD_NAMES.items():
-            if f".attentions.0.{new}." in name:
-                name = name.replace(f".{new}.", f".{old}.")
-                if as_convolution and value.ndim == 2:
-                    value = value[:, :, None, None]
-        renamed[name] = value
-    assert any(".query." in name for name in renamed)
-    assert not any(".to_q." in name for name in renamed)
-    save_file(renamed, directory / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 @pytest.mark.parametrize("as_convolution", [False, True])

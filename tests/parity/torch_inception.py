@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.sparse.linalg
 
 from benchmarks.gpu_parts.features import inception_tensors
 
@@ -48,3 +50,16 @@ def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     rows, columns = (np.arange(size) * 5 // size for size in (height, width))
     noise = rng.normal(0, rng.uniform(2, 40, (count, 1, 1, 1)), (count, height, width, 3))
     return (coarse[:, rows][:, :, columns] + noise).clip(0, 255).astype(np.uint8)
+
+
+def low_rank_sqrtm(product: np.ndarray, disp: bool, rank: int = 8) -> tuple[np.ndarray, float]:
+    """SciPy's square root of a matrix, taken within the range of a singular one.
+
+    In place of the call that pytorch-fid makes on all 2048 dimensions: that takes a minute, warns
+    that covariances of so few images are singular, and loses its `disp` in SciPy 1.18.
+    """
+    basis, singular, _ = scipy.sparse.linalg.svds(product, k=rank, v0=np.ones(len(product)))
+    assert basis is not None
+    assert singular is not None
+    basis = basis[:, singular > 1e-9 * singular.max()]
+    return basis @ scipy.linalg.sqrtm(basis.T @ product @ basis) @ basis.T, 0.0

@@ -8,8 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+
+from pipelines.encoders.weight_files import WEIGHTS_FILE
 
 LARGE_MEAN = 100.0
+
+STABLE_DIFFUSION = {
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+SIXTEEN_CHANNELS = {
+    "block_out_channels": [32, 64, 64],
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+}
+OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def import_diffusers() -> Any:
@@ -91,3 +110,20 @@ def save(model: Any, directory: Path) -> Path:
 def relative_error(ours: Any, theirs: np.ndarray) -> float:
     """Largest difference, relative to the largest value."""
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
+
+
+def with_old_names(directory: Path, as_convolution: bool) -> None:
+    """Rename the attention's tensors in a directory as they were before diffusers 0.15, in linear
+    or 1x1 shape.
+    """
+    renamed = {}
+    for name, value in load_file(directory / WEIGHTS_FILE).items():
+        for new, old in OLD_NAMES.items():
+            if f".attentions.0.{new}." in name:
+                name = name.replace(f".{new}.", f".{old}.")
+                if as_convolution and value.ndim == 2:
+                    value = value[:, :, None, None]
+        renamed[name] = value
+    assert any(".query." in name for name in renamed)
+    assert not any(".to_q." in name for name in renamed)
+    save_file(renamed, directory / WEIGHTS_FILE, metadata={"format": "pt"})

@@ -18,9 +18,8 @@ from schemas.manifest import (
     SourceInfo,
     VaeInfo,
 )
-from schemas.record import encode_record
 from schemas.storage.directory import Directory
-from schemas.tfds_metadata import shard_name
+from tests.datasets import Row, build_dataset
 
 SHAPE = (2, 2, 4)
 SPECS = layout_tensors(Layout.MOMENTS, SHAPE)
@@ -55,74 +54,81 @@ def make(
 
     `changes` replaces the tensors of some keys; `others` are fields of the manifest.
     """
-    directory.mkdir(parents=True)
-    results = []
-    splits = [split, f"{split}_flip"] if flips else [split]
-    for number, items in enumerate(shards):
-        files = []
-        for name in splits:
-            values = {key: {**tensors(key, name), **(changes or {}).get(key, {})} for key in items}
-            labels = {
-                key: classes.index(c) if isinstance(c, str) else c for key, c in items.items()
-            }
-            records = [
-                encode_record(key, label, values[key], SPECS) for key, label in labels.items()
-            ]
-            file = shard_name(name, number, len(shards))
-            files.append(
-                ShardInfo(name=file, split=name, **write_shard(directory / file, records)._asdict())
-            )
-        mine = [{**tensors(key, split), **(changes or {}).get(key, {})} for key in items]
-        stacked = {name: np.stack([one[name] for one in mine]) for name in SPECS} if mine else None
-        bad = (
-            [Reject(key=key, reason="bad", exception="OSError", size=3) for key in rejects]
-            if number == 0
-            else []
-        )
-        results.append(
-            ShardResult(
-                shard=number,
-                items=len(items) + len(bad),
-                files=tuple(files),
-                rejects=tuple(bad),
-                channels=ChannelSums.merge(
-                    [ChannelSums.of(Layout.MOMENTS, stacked)] if stacked else [], 4
-                ),
-                errors=ErrorSums(
-                    squared_error=7 * len(items), values=10 * len(items), records=len(items)
-                ),
-            )
-        )
+    own = changes or {}
+
+    def content(key: str, name: str) -> dict[str, np.ndarray]:
+        return {**tensors(key, name), **own.get(key, {})}
+
+    def rows(items: Mapping[str, str | int], name: str) -> list[Row]:
+        labels = {key: classes.index(c) if isinstance(c, str) else c for key, c in items.items()}
+        return [Row(key, label, content(key, name)) for key, label in labels.items()]
+
+    splits = (split, f"{split}_flip") if flips else (split,)
+    bad = tuple(Reject(key=key, reason="bad", exception="OSError", size=3) for key in rejects)
+    results = [
+        _shard_result(number, [content(key, split) for key in items], bad if number == 0 else ())
+        for number, items in enumerate(shards)
+    ]
     written = sum(map(len, shards))
-    (directory / REJECTS_NAME).write_text(
-        "".join(r.model_dump_json() + "\n" for s in results for r in s.rejects)
-    )
-    (directory / RESULTS_NAME).write_text(
-        "".join(result.model_dump_json() + "\n" for result in results)
+    counts = Counts(
+        source=written + len(rejects), written=written, rejected=len(rejects), duplicate=0
     )
     fields: dict[str, object] = {
-        "layout": Layout.MOMENTS,
         "split": split,
         "flips": flips,
         "resolution": 8,
         "crop": "adm",
-        "tensors": SPECS,
         "classes": tuple(classes),
         "source": SourceInfo(descriptor=f"/photos/{directory.name}", split=split, digest="2" * 64),
         "vae": VAE,
-        "counts": Counts(
-            source=written + len(rejects), written=written, rejected=len(rejects), duplicate=0
-        ),
+        "counts": counts,
         "channels": ChannelSums.merge([result.channels for result in results], 4).statistics(),
         "reconstruction": ErrorSums.merge([result.errors for result in results]).reconstruction(),
-        "shards": tuple(
-            result.files[position] for position in range(len(splits)) for result in results
-        ),
-        "seed": 0,
         "command": f"flowtrain preprocess /photos/{directory.name} OUT",
         "versions": {"flowtrain": "0"},
     }
-    manifest = Manifest.model_validate({**fields, **others})
+    return build_dataset(
+        directory,
+        Layout.MOMENTS,
+        SHAPE,
+        {name: [rows(items, name) for items in shards] for name in splits},
+        finish=lambda place, manifest: _finish(place, manifest, results),
+        **{**fields, **others},
+    )
+
+
+def _shard_result(
+    number: int, records: Sequence[dict[str, np.ndarray]], rejects: tuple[Reject, ...]
+) -> ShardResult:
+    """What a shard of these records reports, but for its files."""
+    sums = []
+    if records:
+        stacked = {name: np.stack([record[name] for record in records]) for name in SPECS}
+        sums.append(ChannelSums.of(Layout.MOMENTS, stacked))
+    count = len(records)
+    return ShardResult(
+        shard=number,
+        items=count + len(rejects),
+        files=(),
+        rejects=rejects,
+        channels=ChannelSums.merge(sums, 4),
+        errors=ErrorSums(squared_error=7 * count, values=10 * count, records=count),
+    )
+
+
+def _finish(directory: Path, manifest: Manifest, results: Sequence[ShardResult]) -> Manifest:
+    """The rejects, what the shards reported, and all that finishes a dataset."""
+    splits = [manifest.split_shards(split) for split in manifest.splits]
+    lines = {
+        REJECTS_NAME: [reject for result in results for reject in result.rejects],
+        RESULTS_NAME: [
+            result.model_copy(update={"files": tuple(shards[result.shard] for shards in splits)})
+            for result in results
+        ],
+    }
+    for name, models in lines.items():
+        text = "".join(model.model_dump_json() + "\n" for model in models)
+        (directory / name).write_text(text)
     return finish_dataset(Directory(str(directory)), manifest, others=(REJECTS_NAME, RESULTS_NAME))
 
 

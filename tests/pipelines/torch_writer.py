@@ -41,7 +41,11 @@ class Stored:
         self.saved_id = ("storage", Named(f"torch {kind}"), key, "cpu", numel, *view)
 
 
-class TorchPickler(pickle._Pickler):  # type: ignore[misc]  # the pure Python one lets names be written that cannot be imported
+# The pure Python one lets names be written that cannot be imported; type stubs hide it.
+_Pickler: Any = vars(pickle)["_Pickler"]
+
+
+class TorchPickler(_Pickler):
     """Writes the pickles that PyTorch writes."""
 
     def persistent_id(self, obj: Any) -> Any:

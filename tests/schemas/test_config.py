@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 
 from schemas.config import (
@@ -135,7 +137,7 @@ def test_each_kind_goes_with_its_outputs_and_solvers_only(kind):
         (OUTPUTS, ModelConfig, "model.output"),
         (SOLVERS, SamplerConfig, "sampler.solver"),
     ):
-        every = of.model_fields[key.split(".")[1]].annotation.__args__
+        every = get_args(of.model_fields[key.split(".")[1]].annotation)
         assert set(allowed[kind]) <= set(every)
         for value in every:
             if value in allowed[kind]:

@@ -25,7 +25,7 @@ def test_bad_features_are_refused():
     with pytest.raises(ValueError, match="must be"):
         Moments.of(np.zeros(3))
     with pytest.raises(ValueError, match="dimensions differ"):
-        Moments.zero(2) + Moments.zero(3)
+        _ = Moments.zero(2) + Moments.zero(3)
     with pytest.raises(ValueError, match="at least 2"):
         Moments.of(np.zeros((1, 2))).cov()
 

@@ -3,10 +3,11 @@ write.
 """
 
 import json
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from schemas import tfds_metadata
 from schemas.layout import Layout, layout_tensors
@@ -40,7 +41,7 @@ def test_tfds_opens_two_shards(tmp_path):
     sizes = []
     for shard, rows in enumerate([range(3), range(3, 5)]):
         path = tmp_path / tfds_metadata.shard_name("train", shard, 2)
-        writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+        writer = ArrayRecordWriter(str(path), "group_size:1")
         for row in rows:
             writer.write(encode_record(f"key{row}", row % 2, tensors[row], SPECS))
         writer.close()
@@ -51,7 +52,7 @@ def test_tfds_opens_two_shards(tmp_path):
     )
     (tmp_path / "label.labels.txt").write_text(tfds_metadata.labels_txt(["cat", "dog"]))
 
-    builder = tfds.builder_from_directory(tmp_path)
+    builder: Any = tfds.builder_from_directory(tmp_path)
     source = builder.as_data_source("train")
     assert builder.info.features["label"].names == ["cat", "dog"]
     assert len(source) == builder.info.splits["train"].num_examples == 5

@@ -36,6 +36,7 @@ from schemas.run import read_run, write_run
 from schemas.sampler import SamplerSettings
 from tests.evaluation.conftest import World
 from tests.evaluation.tiny import CLASSES
+from tests.flags import with_devices
 
 SETTING = Setting(20, SamplerSettings("euler", 3, 2.0, seed=5))
 
@@ -177,7 +178,7 @@ generate(trained, Setting(20, SamplerSettings("euler", 3, 2.0, seed=5)), Path({s
     # as here: bit for bit
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": with_devices(8),
     }
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment

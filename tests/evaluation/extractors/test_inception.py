@@ -114,7 +114,7 @@ def test_other_types_and_shapes_are_refused(
     extractor: InceptionExtractor, shape: tuple[int, ...], kind: type[np.generic]
 ) -> None:
     with pytest.raises(ValueError, match="uint8"):
-        extractor(np.zeros(shape, kind))
+        extractor(np.zeros(shape, kind))  # pyright: ignore[reportArgumentType]
 
 
 def test_no_images(extractor: InceptionExtractor) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.pipeline import AppliedPTransform, PipelineVisitor
 
 from evaluation.features import pipeline, range_files
 from evaluation.features.imagesets import DatasetImages, dataset_images
@@ -256,11 +257,11 @@ def test_the_graph_is_linear(config: Config) -> None:
     assert len(consumed) == len(set(consumed))
 
 
-def _leaves(root: beam.Pipeline) -> list[beam.pipeline.AppliedPTransform]:
-    found: list[beam.pipeline.AppliedPTransform] = []
+def _leaves(root: beam.Pipeline) -> list[AppliedPTransform]:
+    found: list[AppliedPTransform] = []
 
-    class Visitor(beam.pipeline.PipelineVisitor):
-        def visit_transform(self, transform_node: beam.pipeline.AppliedPTransform) -> None:
+    class Visitor(PipelineVisitor):
+        def visit_transform(self, transform_node: AppliedPTransform) -> None:
             found.append(transform_node)
 
     root.visit(Visitor())

@@ -246,7 +246,7 @@ def test_noise_and_errors_are_those_of_the_path(
     log_alpha = np.cumsum(np.log(np.sqrt(1 - np.linspace(1e-4, 0.02, 1000))))
     at = {
         "flow": lambda t: (t, 1 - t),
-        "diffusion": lambda t: _preserving(np.exp(log_alpha[round(1000 * (1 - t)) - 1])),
+        "diffusion": lambda t: _preserving(float(np.exp(log_alpha[round(1000 * (1 - t)) - 1]))),
     }
     [((seen, _), names)] = drawn
     assert list(names) == ["data", "t = 0.75", "t = 0.25"]

@@ -19,7 +19,7 @@ from schemas.errors import UserError
 from schemas.run import Run
 from schemas.sampler import SamplerSettings
 from tests.evaluation.conftest import World
-from tests.evaluation.test_results import result
+from tests.evaluation.results import result
 
 
 def of(sampling: Sampling) -> Result:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -23,34 +22,11 @@ from schemas.layout import Layout
 from schemas.recipes import make_recipe
 from schemas.run import METRICS_NAME
 from tests.evaluation import scenes
+from tests.evaluation.browser import METRICS, Page
 from tests.evaluation.conftest import World, add_tiny_protocol
-from tests.evaluation.test_results import result
+from tests.evaluation.results import result
 
-METRICS = [
-    {"step": step, "loss": 1 / step, "images_per_s": 100.0, "data_wait": 0.1}
-    for step in (5, 10, 15)
-]
 VALIDATION = {"step": 15, "val_loss": 0.5, "val_loss_ema": 0.25}
-
-
-class Page(HTMLParser):
-    """Checks nesting and collects what a browser would load."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.loads: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.loads += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
-        if tag not in ("meta", "img", "source", "br", "link"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 @pytest.fixture(scope="module")

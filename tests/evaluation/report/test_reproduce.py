@@ -14,7 +14,7 @@ from evaluation.report.reproduce import commands, preprocess
 from evaluation.results import Result
 from flowtrain.cli import main
 from tests.evaluation.conftest import World
-from tests.evaluation.test_results import result
+from tests.evaluation.results import result
 
 
 def changed(sampling: dict[str, Any] | None = None, images: dict[str, Any] | None = None) -> Result:

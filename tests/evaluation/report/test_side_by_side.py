@@ -31,9 +31,9 @@ from schemas.errors import UserError
 from schemas.recipes import make_recipe
 from schemas.run import METRICS_NAME, Run, read_run, write_run
 from tests.evaluation import tiny
+from tests.evaluation.browser import METRICS, Page
 from tests.evaluation.conftest import World, add_tiny_protocol
-from tests.evaluation.report.test_page import METRICS, Page
-from tests.evaluation.test_results import result
+from tests.evaluation.results import result
 
 
 def as_diffusion(run: Run) -> Run:

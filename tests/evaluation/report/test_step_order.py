@@ -4,7 +4,7 @@ import pytest
 
 from evaluation.report.step_order import worse_with_more_steps
 from schemas.config import ObjectiveConfig
-from tests.evaluation.test_results import result
+from tests.evaluation.results import result
 
 
 def test_the_clearest_case_is_told_in_one_line():

@@ -13,7 +13,7 @@ from evaluation.report.tables import (
     setting_text,
     steps_table,
 )
-from tests.evaluation.test_results import result
+from tests.evaluation.results import result
 
 RESULTS = [result(20, 1, 3.25), result(5, 1, 9.5), result(20, 4, 12.125, 0.987), result(5, 1, 9.75)]
 

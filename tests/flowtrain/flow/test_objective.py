@@ -140,7 +140,7 @@ def test_the_loss_is_zero_for_the_truth_only(kind: str, output: str):
         "epsilon": noise,
         "data": data,
     }
-    path = make_objective(ObjectiveConfig(kind=kind)).path
+    path = make_objective(ObjectiveConfig.model_validate({"kind": kind})).path
 
     def truth(params: Any, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
         np.testing.assert_allclose(x, alpha * data + sigma * noise, atol=2e-6)

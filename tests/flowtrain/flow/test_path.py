@@ -97,9 +97,8 @@ def test_score_of_a_gaussian_is_the_known_one(path: Path):
 
 
 def test_levels_are_those_of_ddpm():
-    alpha, sigma = (
-        np.float64(value) for value in coefficients(np.float32(1 - np.arange(1001) / 1000))
-    )
+    t = (1 - np.arange(1001) / 1000).astype(np.float32)
+    alpha, sigma = (np.asarray(value, np.float64) for value in coefficients(t))
     product = alphas_cumprod()
     np.testing.assert_allclose(alpha, np.sqrt(product), rtol=0, atol=3e-7)
     np.testing.assert_allclose(sigma, np.sqrt(1 - product), rtol=0, atol=3e-7)

@@ -125,7 +125,7 @@ def test_every_step_count_and_guidance_share_a_compilation(trained: TrainedModel
                 batch_size=3,
                 solver=solver,
             )
-        before = function._cache_size()
+        before = function._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
         for steps, cfg in settings:
             _draw(
                 trained,
@@ -137,23 +137,24 @@ def test_every_step_count_and_guidance_share_a_compilation(trained: TrainedModel
                 batch_size=3,
                 solver=solver,
             )
-        assert function._cache_size() == before
+        assert function._cache_size() == before  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("solver", ["euler", "ddpm", "dopri5"])
 def test_sample_i_does_not_depend_on_batch_order_or_neighbours(trained: TrainedModel, solver: str):
     labels, indices = np.array([0, 1, 2, 1, 0]), np.array([10, 11, 12, 13, 14])
-    settings = {"seed": 3, "steps": 5, "cfg": 2.0, "solver": solver}
+    settings: dict[str, Any] = {"seed": 3, "steps": 5, "cfg": 2.0, "solver": solver}
     whole = _draw(trained, labels, indices, batch_size=5, **settings).x
     pairs = _draw(trained, labels[::-1], indices[::-1], batch_size=2, **settings).x[::-1]
     np.testing.assert_array_equal(whole, pairs)
     alone = _draw(trained, [2], [12], batch_size=5, **settings).x
     np.testing.assert_array_equal(alone[0], whole[2])
-    assert (_draw(trained, [2], [12], batch_size=5, **settings | {"seed": 4}).x != alone).all()
+    another = dict(settings, seed=4)
+    assert (_draw(trained, [2], [12], batch_size=5, **another).x != alone).all()
 
 
 def test_the_recipe_chooses_the_solver(trained: TrainedModel, diffusion: TrainedModel):
-    def drawn(model: TrainedModel, **solver: str) -> np.ndarray:
+    def drawn(model: TrainedModel, **solver: Any) -> np.ndarray:
         return _draw(model, [0, 1], [0, 1], seed=0, steps=3, cfg=1, batch_size=3, **solver).x
 
     np.testing.assert_array_equal(drawn(trained), drawn(trained, solver="euler"))
@@ -199,7 +200,7 @@ def test_guidance_follows_the_formula(trained: TrainedModel):
     conditional, null, weight = np.array([-1.0, 0.5, 1.0]), 0.25, 3.0
     guided = (null + weight * (conditional - null)).reshape(3, 1, 1, 1)
     plain = conditional.reshape(3, 1, 1, 1)
-    settings = {"seed": 0, "steps": 2, "batch_size": 3}
+    settings: dict[str, Any] = {"seed": 0, "steps": 2, "batch_size": 3}
     np.testing.assert_allclose(
         _draw(trained, labels, indices, cfg=weight, **settings).x,
         noise * (1 + guided / 2) ** 2,
@@ -246,7 +247,9 @@ def test_guidance_is_the_same_in_every_view():
     for to in ("data", "velocity", "score"):
         apart = [VP.convert("epsilon", each, x, t, to) for each in (conditional, unconditional)]
         together = VP.convert("epsilon", guide(conditional, unconditional, weight, None), x, t, to)
-        np.testing.assert_allclose(guide(*apart, weight, None), together, rtol=2e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            guide(apart[0], apart[1], weight, None), together, rtol=2e-4, atol=1e-4
+        )
 
 
 def test_no_labels_give_no_samples(trained: TrainedModel):

@@ -162,7 +162,8 @@ def test_dopri5_is_scipys_and_solves_each_sample_alone():
             lambda x, t, label: 5 * _bent(x, t),
             jnp.zeros(len(noise), jnp.int32),
         )
-        solution = jax.jit(lambda x: integrate(ADAPTIVE, problem, x, None, 1, tolerance))(noise)
+        keys = jax.random.split(jax.random.key(0), len(noise))  # draws nothing
+        solution = jax.jit(lambda x: integrate(ADAPTIVE, problem, x, keys, 1, tolerance))(noise)
         return np.asarray(solution.x), np.asarray(solution.evaluations)
 
     def scipys(noise: np.ndarray, tolerance: float) -> tuple[np.ndarray, int]:

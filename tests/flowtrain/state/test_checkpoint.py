@@ -135,7 +135,7 @@ NOTHING: dict[int, float | None] = {}
 )
 def test_those_stay_that_the_recipe_says(
     tmp_path: Path,
-    kept: dict[str, int],
+    kept: dict[str, Any],
     steps: range,
     losses: dict[int, float | None],
     left: list[int],

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -147,9 +148,8 @@ def test_the_log_tells_of_no_error_that_is_raised(caplog: pytest.LogCaptureFixtu
     for error in (OSError(errno.ENOSPC, "No space left on device"), ValueError("another")):
         logger.error("Task exception was never retrieved", exc_info=error)
     logging.getLogger("absl").error("each phase")
-    assert [record.exc_info[1].args for record in caplog.records if record.exc_info] == [
-        ("another",)
-    ]
+    errors = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert [error.args for error in errors if error is not None] == [("another",)]
     assert len(caplog.records) == 1
 
 
@@ -159,6 +159,7 @@ def test_nor_do_threads_whose_write_nobody_waits_for(
     monkeypatch.setattr(sys, "unraisablehook", None)
     silence()
     for text in ("Event loop is closed", "another"):
-        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(text)), print)
+        hook: Any = sys.unraisablehook
+        hook(SimpleNamespace(exc_value=RuntimeError(text)), print)
     (line,) = capsys.readouterr().out.splitlines()
     assert "another" in line

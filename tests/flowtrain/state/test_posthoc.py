@@ -60,13 +60,13 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _density(of: Density, tau: NDArray[np.float64]) -> NDArray[np.float64]:
+def _density(of: Density, tau: NDArray[np.float64]) -> NDArray[np.floating]:
     """Its values, written as the formula has them."""
     t, gamma = float(np.asarray(of.t)), float(np.asarray(of.gamma))
     return np.where(tau <= t, (gamma + 1) * (tau / t) ** gamma / t, 0.0)
 
 
-def _times(end: float, cells: int = 400_000) -> NDArray[np.float64]:
+def _times(end: float, cells: int = 400_000) -> NDArray[np.floating]:
     return (np.arange(cells) + 0.5) * (end / cells)
 
 

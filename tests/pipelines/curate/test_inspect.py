@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -80,7 +81,7 @@ def test_grid_of_moments_is_the_decoded_means(photos: Path, tiny_vae: Path, tmp_
     records = list(LatentDataset(tmp_path / "out").records())
     vae = load_vae(str(tiny_vae))
     means = np.stack([records[row].tensors["mean"] for row in chosen]).astype(np.float32)
-    images = to_uint8(np.asarray(vae.decode(means)))
+    images = to_uint8(np.asarray(vae.decode(jnp.asarray(means))))
     expected = tile([images[:3], images[3:]])
     assert drawn.shape == expected.shape
     assert np.abs(drawn.astype(int) - expected.astype(int)).max() <= 1
@@ -123,7 +124,7 @@ def test_grid_of_generated_latents_undoes_the_scale(tiny_vae: Path, tmp_path: Pa
     finish_dataset(Directory(str(out)), base.model_copy(update=changes))
     ((image,),) = grid_rows(open_dataset(str(out)), 1, 0)
     raw = latents.astype(np.float32) / 2 + 0.5
-    expected = to_uint8(np.asarray(load_vae(str(tiny_vae)).decode(raw)))[0]
+    expected = to_uint8(np.asarray(load_vae(str(tiny_vae)).decode(jnp.asarray(raw))))[0]
     assert np.abs(image.astype(int) - expected.astype(int)).max() <= 1
 
 

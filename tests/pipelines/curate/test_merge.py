@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from pipelines.curate.verify import verify
 from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, Manifest, read_manifest
-from tests.pipelines.curate.test_verify import flip, follow
+from tests.pipelines.damage import flip, follow
 from tests.pipelines.datasets import VAE, make, tensors
 from tests.pipelines.running import contents
 
@@ -118,7 +119,8 @@ def test_a_merged_dataset_is_verified_trained_on_opened_and_merged_again(
     reader = LatentReader(more)
     assert [record.key for record in reader.read(range(6))] == ["a0", "a1", "a2", "b0", "b1", "c0"]
     assert [record.label for record in reader.read(range(6), mirrored=True)] == [0, 1, 0, 1, 2, 2]
-    source = tfds.builder_from_directory(more).as_data_source("train")
+    builder: Any = tfds.builder_from_directory(more)
+    source = builder.as_data_source("train")
     assert [example["key"].decode() for example in source] == ["a0", "a1", "a2", "b0", "b1", "c0"]
     assert command("inspect", more).exit_code == 0
     pieces = merge([*map(str, parts), str(tmp_path / "c")], str(tmp_path / "once"))

@@ -3,9 +3,7 @@ is touched.
 """
 
 import json
-import shlex
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from schemas.record import encode_record
 from schemas.sealed import seal
+from tests.pipelines.damage import flip, follow
 from tests.pipelines.datasets import SPECS, make, replaced, tensors
 from tests.pipelines.running import contents, plan
 
@@ -40,23 +39,6 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["data", *map(str, arguments)], catch_exceptions=False)
-
-
-def follow(commands: tuple[str, ...]) -> None:
-    """Do what is printed: `rm` by the shell, flowtrain in this process."""
-    for line in commands:
-        words = shlex.split(line)
-        if words[0] == "flowtrain":
-            result = CliRunner().invoke(main, words[1:], catch_exceptions=False)
-            assert result.exit_code == 0, result.output
-        else:
-            subprocess.run(line, shell=True, check=True)
-
-
-def flip(path: Path, bit: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(data)
 
 
 def test_whole_dataset(whole: Path) -> None:

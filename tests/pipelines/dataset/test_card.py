@@ -64,13 +64,15 @@ def test_names_from_outside_break_neither_metadata_nor_tables(manifest: Manifest
 
 def test_says_what_is_in_the_manifest(manifest: Manifest) -> None:
     text = dataset_card(manifest)
+    assert manifest.reconstruction is not None
+    assert manifest.vae is not None
     for told in (
         "2 in train and as many in train_flip",
         "2 written, 1 rejected (33%), 0 duplicate",
         "mean (2, 2, 4) float16, logvar (2, 2, 4) float16",
         "z = (raw - 0.0) * 0.5",
-        f"{manifest.reconstruction.psnr_db:.2f} dB" if manifest.reconstruction else "",
-        f"sha256 {manifest.vae.sha256}" if manifest.vae else "",
+        f"{manifest.reconstruction.psnr_db:.2f} dB",
+        f"sha256 {manifest.vae.sha256}",
         "| source | photos, split train |",
         "flowtrain preprocess photos OUT",
         "pip install flowtrain",

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,7 +30,7 @@ def test_moments_are_those_of_the_vae_in_float16(tiny_vae: Path) -> None:
     tensors = encoder.start(pixels)()
     for ours, theirs in zip(
         (tensors["mean"], tensors["logvar"]),
-        load_vae(str(tiny_vae)).encode(from_uint8(pixels)),
+        load_vae(str(tiny_vae)).encode(jnp.asarray(from_uint8(pixels))),
         strict=True,
     ):
         assert ours.dtype == np.float16
@@ -122,7 +123,7 @@ def test_devices_take_turns_and_do_not_show(
     used = []
     encode = weights.Vae.encode_pixels
 
-    def watched(vae: weights.Vae, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def watched(vae: weights.Vae, pixels: jax.Array) -> tuple[jax.Array, ...]:
         moments = encode(vae, pixels)
         used.append(moments[0].devices())
         return moments

@@ -8,9 +8,11 @@ import shutil
 import tarfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -35,6 +37,7 @@ from schemas.manifest import Manifest
 from schemas.pixels import from_uint8, to_uint8
 from schemas.sealed import seal, unseal
 from schemas.storage.directory import STAGING
+from tests.flags import with_devices
 from tests.pipelines.conftest import CLASSES, IMAGES
 from tests.pipelines.running import contents, plan, run
 
@@ -73,7 +76,7 @@ def test_records_equal_a_direct_computation(
         left, top = (picture.width - 16) // 2, (picture.height - 16) // 2
         pixels = np.asarray(picture)[None, top : top + 16, left : left + 16]
         for stored, view in ((record, pixels), (mirrored, pixels[:, :, ::-1])):
-            mean, logvar = vae.encode(from_uint8(view))
+            mean, logvar = vae.encode(jnp.asarray(from_uint8(view)))
             np.testing.assert_allclose(stored.tensors["mean"], mean[0], rtol=2e-3, atol=2e-4)
             np.testing.assert_allclose(stored.tensors["logvar"], logvar[0], rtol=2e-3, atol=2e-4)
 
@@ -111,7 +114,7 @@ def test_psnr_is_that_of_decoded_stored_means(
             LatentDataset(Path(task.directory.root)).records(start=15 * shard, stop=15 * shard + 8)
         ):
             decoded = to_uint8(
-                np.asarray(vae.decode(record.tensors["mean"][None].astype(np.float32)))
+                np.asarray(vae.decode(jnp.asarray(record.tensors["mean"][None], jnp.float32)))
             )[0]
             errors.append(np.mean((decoded.astype(float) - originals[record.key]) ** 2))
     assert manifest.reconstruction is not None
@@ -122,7 +125,7 @@ def test_psnr_is_that_of_decoded_stored_means(
 
 def test_tensorflow_datasets_opens_it(made: tuple[Plan, Manifest]) -> None:
     directory = Path(made[0].directory.root)
-    builder = tfds.builder_from_directory(directory)
+    builder: Any = tfds.builder_from_directory(directory)
     assert builder.info.features["label"].names == list(CLASSES)
     for split in ("train", "train_flip"):
         examples = builder.as_data_source(split)
@@ -214,7 +217,7 @@ def test_runner_does_not_show_in_the_bytes(
 ) -> None:
     # Workers with the devices of this process: a number of its own gives XLA another thread pool,
     # which on some processors shows in a last bit.
-    monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={len(jax.devices())}")
+    monkeypatch.setenv("XLA_FLAGS", with_devices(len(jax.devices())))
     task = plan(photos, tmp_path / "out", vae=str(tiny_vae), flips=True)
     preprocess(task, beam_args, progress=False)
     assert contents(tmp_path / "out") == contents(Path(made[0].directory.root))
@@ -231,7 +234,9 @@ def test_neighbours_in_a_batch_do_not_show_in_a_record(
     images = from_uint8(rng.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8))
     alone = np.zeros_like(images) - 1
     alone[:3] = images[:3]
-    for ours, theirs in zip(vae.encode(images), vae.encode(alone), strict=True):
+    for ours, theirs in zip(
+        vae.encode(jnp.asarray(images)), vae.encode(jnp.asarray(alone)), strict=True
+    ):
         np.testing.assert_array_equal(np.asarray(ours)[:3], np.asarray(theirs)[:3])
 
 
@@ -507,7 +512,8 @@ def test_bad_images_are_rejected_and_counted(photos: Path, tmp_path: Path) -> No
         ("bee/text.png", "UnidentifiedImageError", 8),
     ]
     assert sorted(shard.records for shard in manifest.shards) == [0] * 3 + [1] * 30
-    assert len(tfds.builder_from_directory(tmp_path / "out").as_data_source("train")) == 30
+    builder: Any = tfds.builder_from_directory(tmp_path / "out")
+    assert len(builder.as_data_source("train")) == 30
 
 
 def test_source_that_fails_to_be_read_is_no_bad_image(photos: Path, tmp_path: Path) -> None:

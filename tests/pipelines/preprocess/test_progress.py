@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.dataset.shard_results import marker_name
+from pipelines.preprocess import progress
 from pipelines.preprocess.progress import ProgressBar, Ticker
 from schemas.storage.directory import Directory
 
@@ -20,7 +21,6 @@ def test_bar_counts_done_shards_and_ticks_of_the_others(
     with ProgressBar(directory, "work", [10, 20, 30], enabled=True) as bar:
         Ticker(bar.ticks, 1).add(4)
         Ticker(bar.ticks, 0).add(10)  # done: not counted twice
-        time.sleep(0.7)
     last = shown.getvalue().split("\r")[-1]
     assert "14/60" in last
     assert "img/s" in last
@@ -56,10 +56,11 @@ def test_store_that_is_slow_to_list_is_looked_at_now_and_then_and_at_the_end(
 
     directory = Slow(str(tmp_path))
     shown = io.StringIO()
+    monkeypatch.setattr(progress, "_INTERVAL", 0.01)
     monkeypatch.setattr(sys, "stderr", shown)
     with ProgressBar(directory, "work", [10, 20], enabled=True) as bar:
         Ticker(bar.ticks, 1).add(4)
-        time.sleep(1.2)
+        time.sleep(0.2)
         directory.write(marker_name("work", 0), "{}")
     assert looks == ["work/done"] * 2
     assert "14/30" in shown.getvalue().split("\r")[-1]

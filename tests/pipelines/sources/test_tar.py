@@ -16,6 +16,12 @@ from schemas.errors import UserError
 from tests.pipelines.sources.miniature import IMAGES, SYNSETS, Miniature, add, png
 
 
+def content_of(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
 def index(source: Source) -> dict[str, Item]:
     items = list(source.index())
     assert len({item.key for item in items}) == len(items)
@@ -103,11 +109,11 @@ def test_training_synsets_are_checked_against_the_devkit(
     with tarfile.open(miniature.train) as whole, tarfile.open(tmp_path / "part.tar", "w") as part:
         for member in whole:
             name = member.name if member.name != f"{gone}.tar" else "n99999999.tar"
-            add(part, name, whole.extractfile(member).read())
+            add(part, name, content_of(whole, member))
     message = refusal_of(tmp_path / "part.tar", miniature.devkit)
     assert f"lacks {gone} (1 of {SYNSETS} synsets)" in message
     with tarfile.open(tmp_path / "part.tar", "a") as part, tarfile.open(miniature.train) as whole:
-        add(part, f"{gone}.tar", whole.extractfile(f"{gone}.tar").read())
+        add(part, f"{gone}.tar", content_of(whole, f"{gone}.tar"))
     assert "does not know: n99999999 (1 of" in refusal_of(tmp_path / "part.tar", miniature.devkit)
 
 
@@ -139,7 +145,7 @@ def test_validation_image_without_a_label_is_rejected(miniature: Miniature, tmp_
 def test_damaged_devkit_is_named(damage: str, miniature: Miniature, tmp_path: Path) -> None:
     path = tmp_path / "ILSVRC2012_devkit_t12.tar.gz"
     with tarfile.open(miniature.devkit) as whole:
-        contents = {member.name: whole.extractfile(member).read() for member in whole}
+        contents = {member.name: content_of(whole, member) for member in whole}
     meta, truth = (
         next(name for name in contents if name.endswith(end)) for end in ("meta.mat", "truth.txt")
     )
@@ -271,7 +277,7 @@ def test_a_cut_archive_never_passes_for_a_whole_one(miniature: Miniature, tmp_pa
 def test_cut_inner_tar_is_named(miniature: Miniature, tmp_path: Path) -> None:
     with tarfile.open(miniature.train) as whole, tarfile.open(tmp_path / "x.tar", "w") as copy:
         for number, member in enumerate(whole):
-            data = whole.extractfile(member).read()
+            data = content_of(whole, member)
             add(copy, member.name, data if number != 7 else data[:1536])
     message = refusal(tmp_path / "x.tar")
     assert f"{sorted(miniature.synsets)[7]}.tar in {tmp_path / 'x.tar'}: cut short" in message
@@ -352,9 +358,9 @@ def test_real_tar_of_50000_images(shared_data: Path) -> None:
 def test_hard_to_read_inner_bytes_go_through_ranges(miniature: Miniature) -> None:
     source = opened(miniature.train)
     with tarfile.open(miniature.train) as archive:
-        inner = archive.extractfile(f"{miniature.synsets[0]}.tar").read()
+        inner = content_of(archive, f"{miniature.synsets[0]}.tar")
     with tarfile.open(fileobj=io.BytesIO(inner)) as archive:
         member = archive.getmembers()[1]
-        expected = decode_image(archive.extractfile(member).read())
+        expected = decode_image(content_of(archive, member))
     item = index(source)[f"{miniature.synsets[0]}/{member.name}"]
     np.testing.assert_array_equal(source.read(item).pixels, expected)

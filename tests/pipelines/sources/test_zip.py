@@ -108,6 +108,7 @@ def test_really_beyond_four_gigabytes(tmp_path: Path) -> None:
         archive.writestr("a.png", png("red"))
         with archive.open(zipfile.ZipInfo("big.bin"), "w", force_zip64=True) as file:
             file.write(b"x")
+        assert archive.fp is not None
         archive.fp.seek(5 << 30)  # a hole: no room is taken on the disk
         archive.start_dir = archive.fp.tell()
         archive.writestr("z.png", png("blue"))

@@ -2,6 +2,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,7 +79,7 @@ def test_work_is_cleared_away_while_another_command_makes_it_anew(
     directory.write(f"{WORK}/lock", "")
     real_rmtree = shutil.rmtree
 
-    def rmtree(path: Path, **options: bool) -> None:
+    def rmtree(path: Path, **options: Any) -> None:
         directory.write(f"{WORK}/lock", "theirs")
         real_rmtree(path, **options)
 

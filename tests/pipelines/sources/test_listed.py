@@ -1,0 +1,99 @@
+"""What a tree of names is: its classes, the folders around it, and what cannot be used."""
+
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+from pipelines.images import ImageError
+from pipelines.sources.base import Item
+from pipelines.sources.listed import EMPTY_CLASS, MAX_BYTES, ByFolder, Found, ListedSource
+from schemas.errors import UserError
+
+
+class Names(ListedSource):
+    """A tree that is given by its names."""
+
+    def __init__(self, *names: str | Found, unwrap: bool = True):
+        super().__init__("names", "train", unwrap)
+        self.names = names
+        self.listed = 0
+
+    def find(self) -> Iterator[Found]:
+        self.listed += 1
+        for name in self.names:
+            yield name if isinstance(name, Found) else Found(name, 7, f"at {name}")
+
+    def read_bytes(self, item: Item) -> bytes:
+        raise AssertionError("nothing is read")
+
+
+def labelled(source: ListedSource) -> dict[str, str]:
+    return {item.key: source.classes[item.label] for item in source.index()}
+
+
+def test_the_first_folder_is_the_class() -> None:
+    assert ByFolder(["b", "a"]).classes == ("a", "b")
+    assert ByFolder(["b", "a"]).label("b/a/1.png") == 1
+    assert ByFolder([]).classes == ("all",)
+    assert ByFolder([]).label("1.png") == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "unwrap", "expected"),
+    [
+        (("1.png", "2.png"), True, {"1.png": "all", "2.png": "all"}),
+        (("b/1.png", "a/x/2.png"), True, {"b/1.png": "b", "a/x/2.png": "a"}),
+        (("w/v/b/1.png", "w/v/a/2.png"), True, {"b/1.png": "b", "a/2.png": "a"}),
+        (("w/b/1.png", "w/a/2.png"), False, {"w/b/1.png": "w", "w/a/2.png": "w"}),
+        # without the folder around them they would have no class
+        (("w/1.png", "w/2.png"), True, {"w/1.png": "w", "w/2.png": "w"}),
+    ],
+)
+def test_folders_around_everything_are_taken_off(
+    names: tuple[str, ...], unwrap: bool, expected: dict[str, str]
+) -> None:
+    assert labelled(Names(*names, unwrap=unwrap)) == expected
+
+
+def test_a_class_without_an_image_is_refused_and_keeps_its_label() -> None:
+    source = Names("a/", "a/1.png", "b/", "c/2.png")
+    assert source.classes == ("a", "b", "c")
+    empty = {item.key: item for item in source.index()}["b/"]
+    assert empty.label == 1
+    with pytest.raises(ImageError, match=EMPTY_CLASS):
+        source.read(empty)
+
+
+def test_what_cannot_be_used_is_listed_with_its_reason() -> None:
+    source = Names("a/1.png", Found("a/2.png", 5, problem="a link"))
+    item = {item.key: item for item in source.index()}["a/2.png"]
+    assert item.size == 5
+    with pytest.raises(ImageError, match="a link"):
+        source.read(item)
+    with pytest.raises(ImageError, match=f"more than the {MAX_BYTES} allowed"):
+        source.read(Item("a/3.png", 0, MAX_BYTES + 1, "at a/3.png"))
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ((), "no image file in it"),
+        (("a/",), "no image file in it"),
+        (("a/1.png", "2.png"), r"class folders and beside them \(2.png\)"),
+    ],
+)
+def test_trees_that_are_no_data(names: tuple[str, ...], told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        _ = Names(*names).classes
+    assert "\n" not in str(caught.value)
+
+
+def test_the_listing_is_made_once_and_does_not_travel() -> None:
+    source = Names("a/1.png", "b/2.png")
+    first = list(source.index())
+    assert list(source.index()) == first
+    assert source.listed == 1
+    other = pickle.loads(pickle.dumps(source))
+    assert list(other.index()) == first
+    assert other.listed == 2

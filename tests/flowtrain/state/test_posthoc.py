@@ -66,8 +66,8 @@ def _density(of: Density, tau: NDArray[np.float64]) -> NDArray[np.floating]:
     return np.where(tau <= t, (gamma + 1) * (tau / t) ** gamma / t, 0.0)
 
 
-def _times(end: float, cells: int = 400_000) -> NDArray[np.floating]:
-    return (np.arange(cells) + 0.5) * (end / cells)
+def _times(end: float, cells: int = 400_000) -> NDArray[np.float64]:
+    return np.asarray((np.arange(cells) + 0.5) * (end / cells), np.float64)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ last step adds up.
 """
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from evaluation.metrics.inception_score import (
 )
 from evaluation.progress import Bar, tick, watched
 from evaluation.protocols import EvaluationProtocol
+from pipelines.dataset.build import identity_key, made_once
 from pipelines.runners.runner import run_pipeline
 from schemas.errors import UserError
 from schemas.statistics import (
@@ -95,12 +95,9 @@ def measure(part: Range, config: Config) -> Done:
 
     Models are loaded here, on first use in the process.
     """
+    whole = functools.partial(_measured, part, config)
     try:
-        if _is_measured(part, config):
-            tick(progress_folder(config), part.index, part.stop - part.start)
-        else:
-            path = range_files.sums_path(Path(config.out), parts_key(config), part.index)
-            write_sums(path, _measure(part, config), measured_of(config))
+        made_once(whole, functools.partial(_measure_and_write, part, config))
     except UserError as error:
         return Done(part.index, str(error))
     except OSError as error:
@@ -111,16 +108,27 @@ def measure(part: Range, config: Config) -> Done:
     return Done(part.index)
 
 
-def _is_measured(part: Range, config: Config) -> bool:
-    """Whether the files of a range are there. Images that could not be read may be mended since:
+def _measured(part: Range, config: Config) -> Sums | None:
+    """The sums of a range whose files are there. Images that could not be read may be mended since:
     asked again.
     """
     out, key = Path(config.out), parts_key(config)
     sums = read_sums(range_files.sums_path(out, key, part.index), measured_of(config))
     if sums is None or sums.rejected:
-        return False
+        return None
     shape = sums.moments.n, config.protocol.dim
-    return not config.keep_features or rows.part_is_whole(out, key, part.index, shape)
+    if config.keep_features and not rows.part_is_whole(out, key, part.index, shape):
+        return None
+    tick(progress_folder(config), part.index, part.stop - part.start)
+    return sums
+
+
+def _measure_and_write(part: Range, config: Config) -> Sums:
+    """The sums are written last: with them the range is done."""
+    sums = _measure(part, config)
+    path = range_files.sums_path(Path(config.out), parts_key(config), part.index)
+    write_sums(path, sums, measured_of(config))
+    return sums
 
 
 def measured_of(config: Config) -> dict[str, Any]:
@@ -137,7 +145,7 @@ def measured_of(config: Config) -> dict[str, Any]:
 
 def parts_key(config: Config) -> str:
     """The same, as the name of a folder."""
-    return hashlib.sha256(json.dumps(measured_of(config), sort_keys=True).encode()).hexdigest()[:16]
+    return identity_key(json.dumps(measured_of(config), sort_keys=True))
 
 
 def extractor_of(protocol: EvaluationProtocol, weights: Weights) -> Extractor:

@@ -294,7 +294,7 @@ def test_nothing_is_taken_over_from_another_merge_that_was_killed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.curate.merge.finish_dataset", die)
+        patch.setattr("pipelines.dataset.build.finish_dataset", die)
         with pytest.raises(KeyboardInterrupt):
             merge([a, b], str(out))
     for path in out.glob("*"):  # as `rm -rf out/*`: the hidden folder stays

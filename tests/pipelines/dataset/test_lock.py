@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.preprocess import lock
-from pipelines.preprocess.lock import exclusive
+from pipelines.dataset import lock
+from pipelines.dataset.lock import exclusive
 from schemas.errors import UserError
 from schemas.storage.directory import WORK, LocalDirectory
 
 HOLD = """
 import sys
-from pipelines.preprocess.lock import exclusive
+from pipelines.dataset.lock import exclusive
 from schemas.storage.directory import LocalDirectory
 with exclusive(LocalDirectory(sys.argv[1])):
     print("held", flush=True)

@@ -257,14 +257,15 @@ def test_kill_and_repeat(parts: Parts, tmp_path: Path, after: int) -> None:
     # A pause after each shard, so that the kill falls between two of them.
     script = f"""
 import time
-from pipelines.curate import merge as merging
-mark = merging.write_marker
+from pipelines.curate.merge import merge
+from pipelines.dataset import build
+mark = build.write_marker
 def slowly(*arguments):
     mark(*arguments)
     print("done", flush=True)
     time.sleep(0.5)
-merging.write_marker = slowly
-merging.merge({list(map(str, parts))!r}, {str(out)!r})
+build.write_marker = slowly
+merge({list(map(str, parts))!r}, {str(out)!r})
 """
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env=dict(os.environ)

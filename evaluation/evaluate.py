@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from evaluation.draw.generate import BATCH_SIZE, generate, mean_evaluations
 from evaluation.draw.setting import Setting, sampling_facts, setting_name
@@ -25,7 +25,7 @@ from evaluation.progress import Bar, MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe
 from evaluation.report.plots import accuracy_plot, distance_plot, draw
 from evaluation.report.tables import by_series, markdown
-from evaluation.results import Reference, Result, append_result, find_result, read_results
+from evaluation.results import Result, append_result, find_result, read_results
 from evaluation.score.compare import (
     Notify,
     check_exists,
@@ -43,6 +43,7 @@ from evaluation.score.groups import (
 )
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.manifest import Manifest
 from schemas.run import EVAL_DIR, SAMPLES_DIR, Run, read_run
 from schemas.sampler import SamplerSettings
 
@@ -84,67 +85,94 @@ def evaluate(requests: Sequence[Request], notify: Notify, bar: MakeBar) -> list[
     """
     from flowtrain.state.checkpoint import load_for_sampling
 
-    told: set[str] = set()
-
-    def notify_once(message: str) -> None:
-        if message not in told:  # the requests of a sweep have much in common
-            told.add(message)
-            notify(message)
-
+    shared = _Shared(_once(notify), bar)
+    # every mistake before any work
+    rows = [row for request in requests for row in shared.rows(request)]
     # most of a sweep draws from one set of weights
     restore = functools.lru_cache(maxsize=1)(load_for_sampling)
-    references: _References = {}
-    # every mistake before any work
-    prepared = [_prepare(request, notify_once, bar, references) for request in requests]
-    total = sum(setting.num for request in requests for setting in request.settings)
+    known, results = read_results(requests[0].workdir), []
+    total = sum(row.setting.num for row in rows)
     with contextlib.closing(bar(total=total, desc="eval", unit="sample")) as progress:
-        results = [result for each in prepared for result in _evaluate(each, progress, restore)]
+        for row in rows:
+            request = row.request
+            trained = restore(request.workdir, request.step, request.weights)
+            result = _Work(row, trained).result(known, progress)
+            known.append(result)
+            results.append(result)
     write_outputs(requests[0].workdir, results)
     return results
 
 
-class _Prepared(NamedTuple):
-    """A request that can be carried out, as far as can be told without the weights."""
+def _once(notify: Notify) -> Notify:
+    """Tells no line twice: the requests of a sweep have much in common."""
+    told: set[str] = set()
+
+    def notify_once(message: str) -> None:
+        if message not in told:
+            told.add(message)
+            notify(message)
+
+    return notify_once
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of the work list: a setting of a checkpoint, measured under a protocol and compared
+    with a reference, of which `digest` is the identity.
+    """
 
     request: Request
+    setting: Setting
     protocol: EvaluationProtocol
     groups: tuple[str, ...]
     reference: Measured
-    described: Reference
+    digest: str
 
 
-# by path, protocol, and whether its rows are needed
-_References = dict[tuple[Path, str, bool], Measured]
-
-
-def _prepare(request: Request, notify: Notify, bar: MakeBar, references: _References) -> _Prepared:
-    """Check a request, and measure its reference when that is a dataset; `references` keeps those
-    of other requests.
-
-    Raises:
-        UserError: as `evaluate`.
+class _Shared:
+    """Makes the work list, and holds what its rows have in common: references, by path, protocol
+    and whether their rows are needed.
     """
-    from flowtrain.state.checkpoint import check_sampling
 
-    check_exists(request.reference)
-    check_sampling(request.workdir, request.step, request.weights)
-    run = read_run(request.workdir)
-    protocol = protocol_of(request.recipe, run.dataset.resolution, request.measuring.weights)
-    fewest = min(setting.num for setting in request.settings)
-    groups = choose(request.metrics, protocol, fewest, notify)
-    if request.neighbours:
-        check_training_set(run)
-    measuring = replace(request.measuring, make_bar=bar, keep_features=needs_reference_rows(groups))
-    key = request.reference, request.recipe.name, measuring.keep_features
-    if key not in references:
-        references[key] = load_reference(
-            request.reference, request.recipe, request.workdir / EVAL_DIR, measuring
-        )
-    reference = references[key]
-    described = check_reference(protocol, reference.statistics, request.reference, notify)
-    groups = with_reference(groups, request.metrics, reference, notify)
-    warn_of_rank(fewest, protocol.dim, "samples", notify)
-    return _Prepared(request, protocol, groups, reference, described)
+    def __init__(self, notify: Notify, bar: MakeBar):
+        self._notify, self._bar = notify, bar
+        self._references: dict[tuple[Path, str, bool], Measured] = {}
+
+    def rows(self, request: Request) -> list[_Row]:
+        """The rows of a request that can be carried out, as far as can be told without the weights.
+
+        Raises:
+            UserError: as `evaluate`.
+        """
+        from flowtrain.state.checkpoint import check_sampling
+
+        check_exists(request.reference)
+        check_sampling(request.workdir, request.step, request.weights)
+        run = read_run(request.workdir)
+        protocol = protocol_of(request.recipe, run.dataset.resolution, request.measuring.weights)
+        fewest = min(setting.num for setting in request.settings)
+        groups = choose(request.metrics, protocol, fewest, self._notify)
+        if request.neighbours:
+            check_training_set(run)
+        reference = self._reference(request, needs_reference_rows(groups))
+        statistics = reference.statistics
+        described = check_reference(protocol, statistics, request.reference, self._notify)
+        groups = with_reference(groups, request.metrics, reference, self._notify)
+        warn_of_rank(fewest, protocol.dim, "samples", self._notify)
+        return [
+            _Row(request, setting, protocol, groups, reference, described.digest)
+            for setting in request.settings
+        ]
+
+    def _reference(self, request: Request, keep_features: bool) -> Measured:
+        """Read or, when it is a dataset, measured; once."""
+        key = request.reference, request.recipe.name, keep_features
+        if key not in self._references:
+            measuring = replace(request.measuring, make_bar=self._bar, keep_features=keep_features)
+            self._references[key] = load_reference(
+                request.reference, request.recipe, request.workdir / EVAL_DIR, measuring
+            )
+        return self._references[key]
 
 
 def check_training_set(run: Run) -> None:
@@ -156,67 +184,50 @@ def check_training_set(run: Run) -> None:
         )
 
 
-def _evaluate(
-    prepared: _Prepared, progress: Bar, restore: Callable[[Path, int | None, str], "TrainedModel"]
-) -> list[Result]:
-    """The results of one request; `restore` is `load_for_sampling`."""
-    request, groups = prepared.request, prepared.groups
-    trained = restore(request.workdir, request.step, request.weights)
-    keep = needs_rows(groups) or request.neighbours > 0
-    work = _Work(
-        request,
-        trained,
-        prepared.protocol,
-        prepared.reference,
-        replace(request.measuring, keep_features=keep),
-    )
-    known, results = read_results(request.workdir), []
-    for setting in request.settings:
-        identity = (sampling_facts(trained, setting), prepared.protocol, prepared.described.digest)
-        result = find_result(known, identity)
-        missing = groups if result is None else lacking(groups, result.metrics)
+class _Work:
+    """A row of the work list with its weights, at work."""
+
+    def __init__(self, row: _Row, trained: "TrainedModel"):
+        request, setting = row.request, row.setting
+        self._row, self._request, self._trained = row, request, trained
+        keep = needs_rows(row.groups) or request.neighbours > 0
+        self._measuring = replace(request.measuring, keep_features=keep)
+        self._sampling = sampling_facts(trained, setting)
+        self._cache = request.workdir / EVAL_DIR
+        self._samples = request.workdir / SAMPLES_DIR / setting_name(self._sampling)
+
+    def result(self, known: Sequence[Result], progress: Bar) -> Result:
+        """Read back where it was measured before, and written down where not."""
+        row, setting = self._row, self._row.setting
+        result = find_result(known, (self._sampling, row.protocol, row.digest))
+        missing = row.groups if result is None else lacking(row.groups, result.metrics)
         if result is None or missing:
             sampler = setting.sampler
             progress.set_description(f"{sampler.effort}, cfg {sampler.cfg:g}", refresh=False)
-            result = work.measure(setting, result, missing, progress.update)
-            append_result(request.workdir, result)
+            result = self._measure(result, missing, progress.update)
+            append_result(self._request.workdir, result)
         else:
             progress.update(setting.num)
-        if request.neighbours:
-            work.show_neighbours(setting)
-        results.append(result)
-    return results
+        if self._request.neighbours:
+            self._show_neighbours()
+        return result
 
-
-@dataclass(frozen=True)
-class _Work:
-    """What the settings of a request share."""
-
-    request: Request
-    trained: "TrainedModel"
-    protocol: EvaluationProtocol
-    reference: Measured
-    measuring: MeasureOptions
-
-    def measure(
-        self,
-        setting: Setting,
-        known: Result | None,
-        groups: Sequence[str],
-        progress: Callable[[int], object],
+    def _measure(
+        self, known: Result | None, groups: Sequence[str], progress: Callable[[int], object]
     ) -> Result:
-        """Draw, decode and measure one setting; metrics that are known are kept."""
-        sampling = sampling_facts(self.trained, setting)
-        directory, begin = self._samples(setting), time.monotonic()
-        manifest = generate(
-            self.trained, setting, directory, batch_size=self.request.batch_size, progress=progress
-        )
+        """Draw, decode and measure; metrics that are known are kept."""
+        begin = time.monotonic()
+        manifest = self._generate(progress)
         generated = time.monotonic()
-        subject = self._statistics(setting)
+        subject = self._statistics()
         measured = time.monotonic()
-        nfe = mean_evaluations(directory, manifest)
         result = compare(
-            subject, self.reference, self.protocol, groups, sampling=sampling, mean_nfe=nfe
+            subject,
+            self._row.reference,
+            self._row.protocol,
+            groups,
+            sampling=self._sampling,
+            mean_nfe=mean_evaluations(self._samples, manifest),
         )
         seconds = {
             "generate": generated - begin,
@@ -233,38 +244,34 @@ class _Work:
             }
         )
 
-    def show_neighbours(self, setting: Setting) -> None:
+    def _show_neighbours(self) -> None:
         """The picture of `evaluation.report.neighbours`, unless it is there."""
         from evaluation.report.neighbours import write_neighbours
 
-        directory, cache = self._samples(setting), self.request.workdir / EVAL_DIR
-        out = (
-            cache
-            / f"neighbours-{directory.name}-{self.protocol.name}-{self.request.neighbours}.png"
-        )
-        if not out.is_file():
-            # if it was deleted
-            generate(self.trained, setting, directory, batch_size=self.request.batch_size)
-            images = dataset_images(Path(self.trained.run.dataset.path))
-            measured = cache / f"training-{images.digest[:12]}-{self.protocol.name}.npz"
-            training = images, kept_statistics(images, self.protocol, measured, self.measuring)
-            samples = dataset_images(directory), self._statistics(setting)
-            write_neighbours(out, samples, training, self.request.neighbours)
+        count, protocol = self._request.neighbours, self._row.protocol
+        out = self._cache / f"neighbours-{self._samples.name}-{protocol.name}-{count}.png"
+        if out.is_file():
+            return
+        self._generate(lambda samples: None)  # if the sample set was deleted
+        images = dataset_images(Path(self._trained.run.dataset.path))
+        file = self._cache / f"training-{images.digest[:12]}-{protocol.name}.npz"
+        training = images, kept_statistics(images, protocol, file, self._measuring)
+        samples = dataset_images(self._samples), self._statistics()
+        write_neighbours(out, samples, training, count)
 
-    def _samples(self, setting: Setting) -> Path:
-        return (
-            self.request.workdir / SAMPLES_DIR / setting_name(sampling_facts(self.trained, setting))
+    def _generate(self, progress: Callable[[int], object]) -> Manifest:
+        return generate(
+            self._trained,
+            self._row.setting,
+            self._samples,
+            batch_size=self._request.batch_size,
+            progress=progress,
         )
 
-    def _statistics(self, setting: Setting) -> Measured:
-        directory = self._samples(setting)
-        out = (
-            self.request.workdir
-            / EVAL_DIR
-            / "statistics"
-            / f"{directory.name}-{self.protocol.name}.npz"
-        )
-        return kept_statistics(dataset_images(directory), self.protocol, out, self.measuring)
+    def _statistics(self) -> Measured:
+        protocol = self._row.protocol
+        file = self._cache / "statistics" / f"{self._samples.name}-{protocol.name}.npz"
+        return kept_statistics(dataset_images(self._samples), protocol, file, self._measuring)
 
 
 def write_outputs(workdir: Path, results: Sequence[Result]) -> None:

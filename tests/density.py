@@ -39,14 +39,10 @@ ALLOWED: dict[str, set[str]] = {
     COMPLEXITY: {
         "pipelines/preprocess/finish.py:_complete",
         "pipelines/preprocess/plan.py:make_plan",
-        "pipelines/preprocess/settings.py:check_ownership",
     },
     TERNARIES: {
         "pipelines/preprocess/cost.py",
         "pipelines/preprocess/finish.py",
-    },
-    FILE_LINES: {
-        "pipelines/curate/merge.py",
     },
 }
 

@@ -5,8 +5,9 @@ kill. To the bit that holds for one batch size and one kind of device; others ro
 """
 
 import contextlib
-import fcntl
+import functools
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,20 +17,23 @@ from numpy.typing import NDArray
 
 from evaluation.draw.setting import Setting, equivalent_command, sampling_facts
 from evaluation.results import Sampling
+from pipelines.dataset.build import Claim, Identity, made_once
+from pipelines.dataset.finished import finish_dataset
+from pipelines.dataset.lock import held
+from pipelines.dataset.shards import count_records, read_shard, write_shard
 from schemas.errors import UserError
 from schemas.files import sha256_file, write_atomic
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import (
-    MANIFEST_NAME,
     SAMPLING_NAME,
     ChannelStatistics,
     Counts,
     Manifest,
     ShardInfo,
     SourceInfo,
-    read_manifest,
 )
-from schemas.record import encode_record
+from schemas.record import decode_record, encode_record
+from schemas.storage.directory import Directory
 from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version
 
@@ -121,8 +125,8 @@ def generate(
         "shard_size": shard_size,
         "batch_size": batch_size,
     }
-    with _claimed(directory, plan):
-        found = _finished(directory)
+    with _claimed(directory, plan) as claim:
+        found = claim.resume(functools.partial(_drop_cut_shards, directory))
         if found is not None:
             progress(setting.num)
             return found
@@ -134,61 +138,55 @@ def generate(
         for number in range(count):
             start, stop = number * shard_size, min((number + 1) * shard_size, setting.num)
             path = directory / shard_name(SPLIT, number, count)
-            if _is_whole(path, stop - start) and (
-                setting.sampler.nfe is not None or _count_path(path).is_file()
-            ):
-                progress(stop - start)
-            else:
-                _write_shard(trained, setting, path, (start, stop), batch_size, progress)
-            size, digest = path.stat().st_size, sha256_file(path)
-            shards.append(
-                ShardInfo(
-                    name=path.name, split=SPLIT, records=stop - start, bytes=size, sha256=digest
-                )
+            whole = functools.partial(_whole_shard, setting, path, stop - start, progress)
+            make = functools.partial(
+                _write_shard, trained, setting, path, (start, stop), batch_size, progress
             )
+            shards.append(made_once(whole, make))
         return _finish(trained, setting, directory, tuple(shards))
 
 
 @contextlib.contextmanager
-def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[None]:
+def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[Claim]:
     """Make the directory this setting's, and this process's while the context lasts.
 
     Raises:
         UserError: it holds something else, or another process is writing to it.
     """
+    occupied = f"{directory}: exists and holds something other than samples; give another directory"
+    if directory.exists() and not directory.is_dir():
+        raise UserError(occupied)
     path = directory / SAMPLING_NAME
-    if not path.is_file():
-        occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
-        if occupied and not _plan_lost(directory, plan):
-            raise UserError(
-                f"{directory}: exists and holds something other than samples; give another "
-                "directory"
-            )
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(plan, indent=2) + "\n")
-    with open(path) as file:
-        try:
-            found = json.load(file)
-        except ValueError:
-            raise UserError(f"{path} is damaged; delete it and repeat the command") from None
-        found = {**_unsaid(), **found}
-        differing = [name for name in plan if found.get(name) != plan[name]]
-        if differing:
-            name = differing[0]
-            raise UserError(
-                f"{directory}: holds samples made with {name} {found.get(name)}, not {plan[name]}; "
-                "repeat with the same, give another directory, or delete this one"
-            )
-        try:
-            # the kernel lets go of it, however the process ends
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{directory}: another process is writing samples here; wait for it"
-            ) from None
-        for left in directory.glob(".*.tmp"):  # half-written files of a killed process
-            left.unlink()
-        yield
+    identity = Identity(
+        name=SAMPLING_NAME,
+        text=json.dumps(plan, indent=2) + "\n",
+        refusal=functools.partial(_refusal, directory, plan),
+        made=functools.partial(_made, plan),
+        occupied=lambda entry: occupied,
+    )
+    claim = Claim(Directory(str(directory.absolute())), identity)
+    claim.check_ownership()
+    claim.take()
+    refusal = f"{directory}: another process is writing samples here; wait for it"
+    with held(path, lambda path: os.open(path, os.O_RDONLY), refusal):
+        yield claim
+
+
+def _refusal(directory: Path, plan: dict[str, Any], content: bytes, finished: bool) -> str | None:
+    """How the plan that a directory was begun with differs."""
+    del finished  # a plan holds nothing that may change later
+    try:
+        begun = json.loads(content)
+    except ValueError:
+        return f"{directory / SAMPLING_NAME} is damaged; delete it and repeat the command"
+    begun = {**_unsaid(), **begun}
+    name = next((name for name in plan if begun.get(name) != plan[name]), None)
+    if name is None:
+        return None
+    return (
+        f"{directory}: holds samples made with {name} {begun.get(name)}, not {plan[name]}; repeat "
+        "with the same, give another directory, or delete this one"
+    )
 
 
 def _unsaid() -> dict[str, Any]:
@@ -201,46 +199,38 @@ def _unsaid() -> dict[str, Any]:
     return json.loads(json.dumps(defaults))
 
 
-def _plan_lost(directory: Path, plan: dict[str, Any]) -> bool:
-    """Whether there is a finished set of these very samples, as its manifest tells."""
-    if not (directory / MANIFEST_NAME).is_file():
-        return False
-    manifest = read_manifest(directory)
+def _made(plan: dict[str, Any], manifest: Manifest) -> bool:
+    """Whether a finished set is of these very samples, as its manifest tells."""
     facts = {name: plan[name] for name in manifest.sampling or {}}
     return manifest.sampling == facts and manifest.shards[0].records == min(
         plan["shard_size"], manifest.counts.written
     )
 
 
-def _finished(directory: Path) -> Manifest | None:
-    """The manifest, if every file it names is there; else it goes, with the shards it disagrees
-    with.
-    """
-    from pipelines.dataset.finished import dataset_whole
-
-    if not (directory / MANIFEST_NAME).is_file():
-        return None
-    manifest = read_manifest(directory)
-    if dataset_whole(str(directory), manifest):
-        return manifest
-    (directory / MANIFEST_NAME).unlink()
+def _drop_cut_shards(directory: Path, manifest: Manifest) -> None:
+    """Before the manifest of a set that has lost files goes: without it, who could tell?"""
     for shard in manifest.shards:
         path = directory / shard.name
         if path.is_file() and path.stat().st_size != shard.bytes:
             path.unlink()
-    return None
 
 
-def _is_whole(path: Path, records: int) -> bool:
-    """Shards appear by renaming, so one that is there is whole, unless a disk or a person broke
-    it.
+def _whole_shard(
+    setting: Setting, path: Path, records: int, progress: Callable[[int], object]
+) -> ShardInfo | None:
+    """A shard that is there. It appeared by renaming, and so is whole, unless a disk or a person
+    broke it.
     """
-    from pipelines.dataset.shards import count_records
-
     try:
-        return path.is_file() and count_records(path) == records
+        whole = path.is_file() and count_records(path) == records
     except UserError:
-        return False
+        return None
+    counted = setting.sampler.nfe is not None or _count_path(path).is_file()
+    if not whole or not counted:
+        return None
+    progress(records)
+    size, digest = path.stat().st_size, sha256_file(path)
+    return ShardInfo(name=path.name, split=SPLIT, records=records, bytes=size, sha256=digest)
 
 
 def _write_shard(
@@ -250,9 +240,7 @@ def _write_shard(
     span: tuple[int, int],
     batch_size: int,
     progress: Callable[[int], object],
-) -> None:
-    from pipelines.dataset.shards import write_shard
-
+) -> ShardInfo:
     specs = layout_tensors(Layout.LATENT, trained.run.latent_shape)
 
     def records() -> Iterator[bytes]:
@@ -266,7 +254,8 @@ def _write_shard(
         if setting.sampler.nfe is None:  # before the shard, which so never stands without it
             write_atomic(_count_path(path), f"{evaluations}\n")
 
-    write_shard(path, records())
+    written = write_shard(path, records())
+    return ShardInfo(name=path.name, split=SPLIT, **written._asdict())
 
 
 def _count_path(shard: Path) -> Path:
@@ -289,9 +278,6 @@ def mean_evaluations(directory: Path, manifest: Manifest) -> float | None:
 def _finish(
     trained: "TrainedModel", setting: Setting, directory: Path, shards: tuple[ShardInfo, ...]
 ) -> Manifest:
-    from pipelines.dataset.finished import finish_dataset
-    from schemas.storage.directory import Directory
-
     run, sampling = trained.run, sampling_facts(trained, setting)
     manifest = Manifest(
         layout=Layout.LATENT,
@@ -323,9 +309,6 @@ def _channel_statistics(
     directory: Path, shards: tuple[ShardInfo, ...], shape: tuple[int, int, int]
 ) -> ChannelStatistics:
     """Mean and deviation of the stored latents, summed in float64 in order of the shards."""
-    from pipelines.dataset.shards import read_shard
-    from schemas.record import decode_record
-
     specs = layout_tensors(Layout.LATENT, shape)
     count, total, square = 0, np.zeros(shape[2]), np.zeros(shape[2])
     for shard in shards:

@@ -5,7 +5,6 @@ last step adds up.
 """
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from evaluation.metrics.inception_score import (
 )
 from evaluation.progress import Bar, tick, watched
 from evaluation.protocols import EvaluationProtocol
+from pipelines.dataset.build import identity_key, made_once
 from pipelines.runners.runner import run_pipeline
 from schemas.errors import UserError
 from schemas.statistics import (
@@ -94,12 +94,9 @@ def measure(range_: Range, config: Config) -> Outcome:
 
     Models are loaded here, on first use in the process.
     """
+    whole = functools.partial(_measured, range_, config)
     try:
-        if _is_measured(range_, config):
-            tick(progress_folder(config), range_.index, range_.stop - range_.start)
-        else:
-            path = range_files.sums_path(Path(config.out), parts_key(config), range_.index)
-            write_sums(path, _measure(range_, config), measured_of(config))
+        made_once(whole, functools.partial(_measure_and_write, range_, config))
     except UserError as error:
         return Outcome(range_.index, str(error))
     except OSError as error:
@@ -110,14 +107,27 @@ def measure(range_: Range, config: Config) -> Outcome:
     return Outcome(range_.index)
 
 
-def _is_measured(range_: Range, config: Config) -> bool:
-    """Whether a range's files are there, without unreadable images, which may be mended."""
+def _measured(range_: Range, config: Config) -> Sums | None:
+    """The sums of a range whose files are there. Images that could not be read may be mended since:
+    asked again.
+    """
     out, key = Path(config.out), parts_key(config)
     sums = read_sums(range_files.sums_path(out, key, range_.index), measured_of(config))
     if sums is None or sums.rejected:
-        return False
+        return None
     shape = sums.moments.n, config.protocol.dim
-    return not config.keep_features or rows.range_is_whole(out, key, range_.index, shape)
+    if config.keep_features and not rows.range_is_whole(out, key, range_.index, shape):
+        return None
+    tick(progress_folder(config), range_.index, range_.stop - range_.start)
+    return sums
+
+
+def _measure_and_write(range_: Range, config: Config) -> Sums:
+    """The sums are written last: with them the range is done."""
+    sums = _measure(range_, config)
+    path = range_files.sums_path(Path(config.out), parts_key(config), range_.index)
+    write_sums(path, sums, measured_of(config))
+    return sums
 
 
 def measured_of(config: Config) -> dict[str, Any]:
@@ -134,7 +144,7 @@ def measured_of(config: Config) -> dict[str, Any]:
 
 def parts_key(config: Config) -> str:
     """The same, as the name of a folder."""
-    return hashlib.sha256(json.dumps(measured_of(config), sort_keys=True).encode()).hexdigest()[:16]
+    return identity_key(json.dumps(measured_of(config), sort_keys=True))
 
 
 def extractor_of(protocol: EvaluationProtocol, weights: Weights) -> Extractor:

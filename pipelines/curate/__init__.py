@@ -4,5 +4,6 @@ verify: reads every byte and names what is damaged.
 repair: the commands that make damaged files again.
 diff: in what two datasets differ.
 merge: several datasets as one.
+merge_plan: which datasets fit together, and what they become.
 inspect: records and pictures of a dataset, finished or not.
 """

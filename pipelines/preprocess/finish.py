@@ -10,7 +10,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from pipelines.dataset.finished import finish_dataset
 from pipelines.dataset.shard_results import (
     NOT_FINITE,
     ChannelSums,
@@ -19,13 +18,12 @@ from pipelines.dataset.shard_results import (
     ShardFailure,
     ShardResult,
 )
-from pipelines.preprocess.lock import check_ours
+from pipelines.preprocess.identity import dataset_build
 from pipelines.preprocess.settings import Settings
 from schemas.errors import UserError
 from schemas.manifest import (
     MANIFEST_NAME,
     REJECTS_NAME,
-    RESULTS_NAME,
     SETTINGS_NAME,
     Counts,
     Manifest,
@@ -54,21 +52,15 @@ def finish(
     a file, which is `failure_name`: of this run alone, since several may be at work in an object
     store.
     """
+    build = dataset_build(directory, settings)
     try:
         results = _complete(settings, outcomes)
-        check_ours(directory, settings)
+        build.check_ours()
         _check_published(directory, results)
-        rejects = sorted(
-            (reject for result in results for reject in result.rejects), key=lambda r: r.key
-        )
-        lines = "".join(reject.model_dump_json() + "\n" for reject in rejects)
-        directory.write(REJECTS_NAME, lines)
+        rejects = build.write_rejects(results)
         manifest = make_manifest(settings, results)
         check_quality(manifest, max_bad_fraction, min_psnr, rejects)
-        directory.write(
-            RESULTS_NAME, "".join(result.model_dump_json() + "\n" for result in results)
-        )
-        finish_dataset(directory, manifest, others=(REJECTS_NAME, RESULTS_NAME))
+        build.finish(manifest, results)
         return
     except UserError as error:
         failure = str(error)

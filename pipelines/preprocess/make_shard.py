@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.dataset.build import ShardedBuild
 from pipelines.dataset.shard_results import (
     NOT_FINITE,
     ChannelSums,
@@ -25,14 +26,12 @@ from pipelines.dataset.shard_results import (
     Reject,
     ShardFailure,
     ShardResult,
-    read_marker,
-    write_marker,
 )
 from pipelines.dataset.shards import ShardFile, ShardWriter
 from pipelines.encoders.encode import Encoder, Tensors
 from pipelines.images import CROPS, ImageError
-from pipelines.preprocess.index import INDEX_NAME, read_index
-from pipelines.preprocess.lock import check_ours
+from pipelines.preprocess.identity import dataset_build
+from pipelines.preprocess.index import read_index
 from pipelines.preprocess.settings import Settings, current_versions
 from pipelines.sources import Item, Picture, Source, open_source
 from schemas.errors import UserError
@@ -109,9 +108,9 @@ def make_shard(
         The result, or the failure when the user can mend what went wrong (unreadable or full
         storage, wrong weights).
     """
+    build = dataset_build(directory, settings)
     try:
-        done = read_marker(directory, settings.work, piece.shard)
-        return done or _make(directory, settings, piece, load(), count)
+        return build.shard(piece.shard, lambda: _make(build, settings, piece, load(), count))
     except UserError as error:
         return ShardFailure(shard=piece.shard, message=str(error))
     except OSError as error:
@@ -119,7 +118,7 @@ def make_shard(
 
 
 def _make(
-    directory: Directory, settings: Settings, piece: Slice, encoder: Encoder, count: Count
+    build: ShardedBuild, settings: Settings, piece: Slice, encoder: Encoder, count: Count
 ) -> ShardResult:
     if (versions := current_versions()) != settings.versions:
         other = ", ".join(
@@ -131,18 +130,18 @@ def _make(
             f"a worker has other versions than the command ({other}); give both the same "
             "environment"
         )
-    check_ours(directory, settings)
-    items = read_index(directory, f"{settings.work}/{INDEX_NAME}", piece.offset, piece.length)
+    build.check_ours()
+    items = read_index(build.directory, build.ready, piece.offset, piece.length)
     names = settings.shard_files(piece.shard)
     tally = _Tally(count, reconstruction_quota(piece.shard, settings.shards))
-    with directory.staging() as folder:
+    with build.directory.staging() as folder:
         staged = [folder / name for name in names]
         written = _write(settings, encoder, items, staged, tally)
-        check_ours(directory, settings)
+        build.check_ours()
         for path, name in zip(staged, names, strict=True):
-            directory.publish(path, name)
+            build.directory.publish(path, name)
     count("bytes", sum(file.bytes for file in written))
-    result = ShardResult(
+    return ShardResult(
         shard=piece.shard,
         items=written[0].records + len(tally.rejects),
         files=tuple(
@@ -153,8 +152,6 @@ def _make(
         channels=ChannelSums.merge(tally.channels, settings.shape[2]),
         errors=ErrorSums.merge(tally.errors),
     )
-    write_marker(directory, settings.work, result)
-    return result
 
 
 def _write(

@@ -16,30 +16,19 @@ import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 from apache_beam.utils.shared import Shared
 
-from pipelines.dataset.shard_results import (
-    ShardFailure,
-    ShardResult,
-    drop_damaged_results,
-    recall_markers,
-)
+from pipelines.dataset.lock import exclusive
+from pipelines.dataset.shard_results import ShardFailure, ShardResult, drop_damaged_results
 from pipelines.encoders.encode import Encoder, load_encoder
 from pipelines.preprocess.finish import finish, take_failure
-from pipelines.preprocess.index import INDEX_NAME, write_index
-from pipelines.preprocess.lock import exclusive
+from pipelines.preprocess.index import write_index
 from pipelines.preprocess.make_shard import Slice, make_shard
 from pipelines.preprocess.plan import Plan
 from pipelines.preprocess.progress import ProgressBar, Ticker
-from pipelines.preprocess.settings import (
-    Settings,
-    check_ownership,
-    differences,
-    read_settings,
-    write_settings,
-)
+from pipelines.preprocess.settings import Settings, differences, read_settings
 from pipelines.runners.dataflow import BuiltJob, built_job
 from pipelines.runners.runner import check_runner, run_pipeline
 from schemas.errors import UserError
-from schemas.manifest import MANIFEST_NAME, SETTINGS_NAME, Manifest, parse_manifest
+from schemas.manifest import Manifest
 from schemas.storage.directory import Directory, reported
 
 NAMESPACE = "preprocess"
@@ -143,21 +132,19 @@ def preprocess(
             the reconstruction is poor, a shard could not be made. Finished shards stay, and the
             same command goes on from them.
     """
-    directory, settings = plan.directory, plan.settings
+    directory, build = plan.directory, plan.build
     check_runner(beam_args, _places(plan))  # before anything is written
     with exclusive(directory):
         with reported(directory):
-            check_ownership(directory, settings)  # again: another command may have come first
-            directory.sweep()
-            done = _finished(plan)
+            done = build.resume(functools.partial(_reopen, plan), plan.accept)
             # else the run that wrote the manifest was killed, or was faster than we
             if done is None:
-                _prepare(plan)
+                build.prepare(lambda name: write_index(directory, name, plan.index))
         if done is None:
             config = _run(plan, beam_args, progress)
             done = _outcome(plan, config)
         with reported(directory):
-            directory.clear_work()
+            build.clear_away()
     return done
 
 
@@ -182,44 +169,6 @@ def _places(plan: Plan) -> dict[str, str]:
     """What workers read and write, by the names that the user knows."""
     vae = {} if plan.settings.vae is None else {"--vae": plan.settings.vae.id}
     return {"OUT": plan.directory.root, "SOURCE": plan.settings.source.descriptor, **vae}
-
-
-def _finished(plan: Plan) -> Manifest | None:
-    """The manifest when the dataset is whole. Where it is not, the manifest goes: only what is
-    damaged is made again.
-
-    In an object store another command may finish or mend the dataset between any two of our
-    requests. So a manifest goes only when it was read twice and its dataset found wanting twice,
-    the second time just before.
-    """
-    directory, seen = plan.directory, None
-    while True:
-        try:
-            manifest = directory.read(MANIFEST_NAME)
-        except FileNotFoundError:
-            return None
-        done = plan.finished_manifest()
-        if done is not None:
-            return done
-        if manifest == seen:
-            directory.remove(MANIFEST_NAME)
-            return None
-        _check_reopen(directory, plan.settings)
-        drop_damaged_results(directory, parse_manifest(manifest, directory.root))
-        seen = manifest
-
-
-def _prepare(plan: Plan) -> None:
-    """Bring the directory to the state in which shards can be made: half-made, with settings and
-    index.
-    """
-    directory, settings = plan.directory, plan.settings
-    if not directory.exists(SETTINGS_NAME):
-        write_settings(directory, settings)
-    index_name = f"{settings.work}/{INDEX_NAME}"
-    if not directory.exists(index_name):
-        recall_markers(directory, settings.work)
-        write_index(directory, index_name, plan.index)
 
 
 def _run(plan: Plan, beam_args: Sequence[str], progress: bool | None) -> Config:
@@ -267,19 +216,19 @@ def make_slices(plan: Plan) -> tuple[Slice, ...]:
     )
 
 
-def _check_reopen(directory: Directory, settings: Settings) -> None:
-    """Whether a finished dataset with a missing or truncated file can be made half-made again.
+def _reopen(plan: Plan, manifest: Manifest) -> None:
+    """Before a finished dataset with a missing or truncated file is half-made again.
 
     Raises:
         UserError: it was made with other versions, which might give other bytes.
     """
+    directory = plan.directory
     begun = read_settings(directory)
-    if begun is None:  # lost; whose dataset it is has been told from its manifest
-        write_settings(directory, settings)
-    elif begun != settings:
-        changed = differences(begun, settings)
+    if begun is not None and begun != plan.settings:
+        changed = differences(begun, plan.settings)
         raise UserError(
             f"{directory.root} has damaged shards, but was made with other versions "
             f"({'; '.join(changed)}); "
             "install those, or preprocess into a new directory"
         )
+    drop_damaged_results(directory, manifest)

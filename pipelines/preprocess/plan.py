@@ -3,12 +3,13 @@
 import re
 from dataclasses import dataclass
 
-from pipelines.dataset.finished import dataset_whole
+from pipelines.dataset.build import ShardedBuild
 from pipelines.encoders.describe import describe_vae
 from pipelines.images import CROPS, ImageError
 from pipelines.preprocess.finish import check_quality
+from pipelines.preprocess.identity import dataset_build
 from pipelines.preprocess.index import Index, build_index
-from pipelines.preprocess.settings import Settings, check_ownership, current_versions, read_settings
+from pipelines.preprocess.settings import Settings, current_versions, read_settings
 from pipelines.sources import Source, check_is_no_source, open_source
 from schemas.errors import UserError
 from schemas.manifest import (
@@ -17,7 +18,6 @@ from schemas.manifest import (
     Manifest,
     SourceInfo,
     VaeInfo,
-    parse_manifest,
 )
 from schemas.storage.directory import GONE, WORK, Directory, open_directory, reported
 from schemas.storage.paths import absolute
@@ -69,19 +69,25 @@ class Plan:
         one = sum(spec.nbytes for spec in self.settings.tensors.values())
         return one * self.settings.records * len(self.settings.splits)
 
+    @property
+    def build(self) -> ShardedBuild:
+        """What makes the directory this dataset."""
+        return dataset_build(self.directory, self.settings)
+
+    def accept(self, manifest: Manifest) -> None:
+        """Raises `UserError` for a finished dataset that does not keep the thresholds of this
+        request.
+        """
+        check_quality(manifest, self.request.max_bad_fraction, self.request.min_psnr)
+
     def finished_manifest(self) -> Manifest | None:
         """The manifest, when the dataset is finished and no file of it is missing or cut.
 
         Raises:
             UserError: it is finished, but does not keep the thresholds of this request.
         """
-        if not self.finished:
-            return None
         with reported(self.directory):
-            where = f"{self.directory.root}/{MANIFEST_NAME}"
-            manifest = parse_manifest(self.directory.read(MANIFEST_NAME), where)
-            check_quality(manifest, self.request.max_bad_fraction, self.request.min_psnr)
-            return manifest if dataset_whole(self.directory.root, manifest) else None
+            return self.build.finished(self.accept)
 
     @property
     def cluttered(self) -> bool:
@@ -160,7 +166,7 @@ def make_plan(request: Request) -> Plan:
         }
     )
     with reported(directory):
-        check_ownership(directory, settings)
+        dataset_build(directory, settings).check_ownership()
         new = not directory.exists(SETTINGS_NAME)
     if new:
         _check_readable(source, index, settings)

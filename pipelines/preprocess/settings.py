@@ -1,30 +1,20 @@
 """Everything that decides the bytes of a dataset, in one frozen object that is written down before
-the first shard.
-
-A directory belongs to one `Settings`. Whoever comes back with others is told what differs, and
-nothing is touched.
+the first shard (`pipelines.preprocess.identity`).
 """
 
-import hashlib
 import json
 import shlex
 from typing import Any
 
 from pydantic import Field, ValidationError
 
+from pipelines.dataset.build import identity_key
 from schemas.errors import UserError
 from schemas.growing import Growing
 from schemas.layout import Layout, TensorSpec, layout_tensors
-from schemas.manifest import (
-    MANIFEST_NAME,
-    PIXELS,
-    SETTINGS_NAME,
-    SourceInfo,
-    VaeInfo,
-    parse_manifest,
-)
-from schemas.sealed import seal, unseal
-from schemas.storage.directory import GONE, WORK, Directory
+from schemas.manifest import PIXELS, SETTINGS_NAME, SourceInfo, VaeInfo
+from schemas.sealed import unseal
+from schemas.storage.directory import WORK, Directory
 from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version
 
@@ -81,7 +71,7 @@ class Settings(Growing):
 
         So a run with other settings finds none of its markers.
         """
-        return f"{WORK}/{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]}"
+        return f"{WORK}/{identity_key(self.model_dump_json())}"
 
     def shard_range(self, shard: int) -> tuple[int, int]:
         """Rows of the index, start and stop, that make a shard."""
@@ -145,98 +135,24 @@ def read_settings(directory: Directory) -> Settings | None:
     """The settings a directory was begun with, or None where there are none.
 
     Raises:
+        UserError: as `parse_settings`.
+    """
+    try:
+        return parse_settings(directory.read(SETTINGS_NAME), directory.root)
+    except FileNotFoundError:
+        return None
+
+
+def parse_settings(content: bytes, root: str) -> Settings:
+    """The settings in a `settings.json`; `root` is the directory that it lies in.
+
+    Raises:
         UserError: the file is damaged or of another release.
     """
     try:
-        return Settings.model_validate(json.loads(unseal(directory.read(SETTINGS_NAME))))
-    except FileNotFoundError:
-        return None
+        return Settings.model_validate(json.loads(unseal(content)))
     except (ValueError, ValidationError):
         raise UserError(
-            f"{directory.root}/{SETTINGS_NAME} is damaged or written by another release of "
-            "flowtrain; "
+            f"{root}/{SETTINGS_NAME} is damaged or written by another release of flowtrain; "
             "choose another output directory"
         ) from None
-
-
-def check_ownership(directory: Directory, settings: Settings) -> None:
-    """Refuse a directory that belongs to something else. Reads only.
-
-    Raises:
-        UserError: other files, or a dataset with other settings or of images that have changed; the
-            first differences are named.
-    """
-    begun = read_settings(directory)
-    if begun is None and _settings_lost(directory, settings):
-        return
-    if begun is None:
-        foreign = [
-            name
-            for name in directory.names()
-            if name != WORK and not name.startswith((GONE, ".settings"))
-        ]
-        if SETTINGS_NAME in foreign:  # another command began between our two looks
-            check_ownership(directory, settings)
-            return
-        if foreign:
-            raise UserError(
-                f"{directory.root} is not empty ({foreign[0]}) and was not begun by `flowtrain "
-                "preprocess`; "
-                "choose another output directory"
-            )
-        return
-    finished = directory.exists(MANIFEST_NAME)
-    if finished:  # its bytes stand; who reads them need not have the versions that made them
-        settings = settings.model_copy(update={"versions": begun.versions})
-    changed = differences(begun, settings)
-    names = {name.partition(":")[0] for name in changed}
-    if names == {"source_state"}:
-        raise UserError(
-            f"images of {settings.source.descriptor} have changed since {directory.root} was "
-            "begun: names and sizes "
-            "are the same, the modification times or places are not; restore them, or choose "
-            "another output directory"
-        )
-    if names and names <= {"source_state", "source.digest", "records", "duplicates", "classes"}:
-        raise UserError(
-            f"{settings.source.descriptor} has changed since {directory.root} was begun: it listed "
-            f"{begun.records} "
-            f"images then and lists {settings.records} now, or others; restore it, or choose "
-            "another output directory"
-        )
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        state = "a finished dataset" if finished else "a half-made dataset"
-        raise UserError(
-            f"{directory.root} holds {state} with other settings ({'; '.join(changed[:3])}{more}); "
-            "repeat its own command, or choose another output directory"
-        )
-
-
-def _settings_lost(directory: Directory, settings: Settings) -> bool:
-    """Whether there is a finished dataset that was made with these settings, as far as its manifest
-    tells.
-    """
-    if not directory.exists(MANIFEST_NAME):
-        return False
-    manifest = parse_manifest(directory.read(MANIFEST_NAME), f"{directory.root}/{MANIFEST_NAME}")
-    made = manifest.command, manifest.source, manifest.vae, manifest.classes, manifest.versions
-    return made == (
-        settings.command(),
-        settings.source,
-        settings.vae,
-        settings.classes,
-        settings.versions,
-    )
-
-
-def write_settings(directory: Directory, settings: Settings) -> None:
-    """Write the settings down; they are never changed afterwards.
-
-    Raises:
-        UserError: another command has come first, with others.
-    """
-    try:
-        directory.create(SETTINGS_NAME, seal(settings.model_dump_json(indent=2) + "\n"))
-    except FileExistsError:
-        check_ownership(directory, settings)

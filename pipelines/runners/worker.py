@@ -3,7 +3,8 @@ process that began it, COMMAND.
 
 Left to itself, a worker whose parent is killed works on to the end of its bundle: here a shard,
 which may take minutes; and one that was still starting waits for good. What it would write does no
-harm (see `pipelines.preprocess.lock.check_ours`), but the command that goes on wants the cores.
+harm (see `pipelines.dataset.build.ShardedBuild.check_ours`), but the command that goes on wants the
+cores.
 """
 
 import os

@@ -17,7 +17,6 @@ import pytest
 
 from pipelines import beam_storage
 from pipelines.preprocess.pipeline import preprocess
-from pipelines.preprocess.settings import write_settings
 from schemas.errors import UserError
 from schemas.manifest import parse_manifest
 from schemas.storage import paths, retries
@@ -247,7 +246,7 @@ def test_of_two_commands_at_once_with_other_settings_one_is_refused(
     late = plan(photos, url, **{**CHANGES, "seed": 4})
     assert run(photos, url, *OPTIONS).exit_code == 0
     with pytest.raises(UserError, match="with other settings"):
-        write_settings(late.directory, late.settings)
+        late.build.take()
     assert objects(url) == expected
     url = f"{s3_store.url}/race"
     both = [

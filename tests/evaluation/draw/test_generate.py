@@ -228,6 +228,14 @@ def test_a_directory_belongs_to_one_setting(
     assert contents(tmp_path) == {"thesis.txt": b"precious"}
 
 
+def test_kill_before_the_first_file_stands_is_gone_on_from(
+    trained: TrainedModel, undisturbed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / f".{SAMPLING_NAME}.17.tmp").write_text('{"half')
+    generate(trained, SETTING, tmp_path, batch_size=8, shard_size=8)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
 def test_another_batch_size_does_not_mix_its_rounding_in(
     trained: TrainedModel, undisturbed: Path
 ) -> None:

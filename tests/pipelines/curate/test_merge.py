@@ -259,14 +259,15 @@ def test_kill_and_repeat(parts: Parts, tmp_path: Path, after: int) -> None:
     # A pause after each shard, so that the kill falls between two of them.
     script = f"""
 import time
-from pipelines.curate import merge as merging
-mark = merging.write_marker
+from pipelines.curate.merge import merge
+from pipelines.dataset import build
+mark = build.write_marker
 def slowly(*arguments):
     mark(*arguments)
     print("done", flush=True)
     time.sleep(0.5)
-merging.write_marker = slowly
-merging.merge({list(map(str, parts))!r}, {str(out)!r})
+build.write_marker = slowly
+merge({list(map(str, parts))!r}, {str(out)!r})
 """
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env=dict(os.environ)
@@ -296,7 +297,7 @@ def test_nothing_is_taken_over_from_another_merge_that_was_killed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.curate.merge.finish_dataset", die)
+        patch.setattr("pipelines.dataset.build.finish_dataset", die)
         with pytest.raises(KeyboardInterrupt):
             merge([a, b], str(out))
     for path in out.glob("*"):  # as `rm -rf out/*`: the hidden folder stays

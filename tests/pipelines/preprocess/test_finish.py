@@ -15,7 +15,6 @@ from pipelines.dataset.shard_results import (
 from pipelines.preprocess.finish import finish, take_failure
 from pipelines.preprocess.index import INDEX_NAME, write_index
 from pipelines.preprocess.plan import Plan
-from pipelines.preprocess.settings import write_settings
 from schemas.manifest import MANIFEST_NAME, ShardInfo, read_manifest
 from tests.pipelines.running import plan
 
@@ -25,7 +24,7 @@ FAILURE = ".work/run/failure.txt"
 @pytest.fixture
 def task(photos: Path, tmp_path: Path) -> Plan:
     task = plan(photos, tmp_path / "out", shards=3)
-    write_settings(task.directory, task.settings)
+    task.build.take()
     write_index(task.directory, f"{task.settings.work}/{INDEX_NAME}", task.index)
     for shard in range(3):
         for name in task.settings.shard_files(shard):

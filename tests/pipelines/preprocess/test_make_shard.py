@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipelines.dataset.shard_results import NOT_FINITE, ShardFailure, ShardResult
 from pipelines.dataset.shards import read_shard
 from pipelines.encoders.encode import PixelEncoder
+from pipelines.preprocess.identity import dataset_build
 from pipelines.preprocess.index import INDEX_NAME, write_index
 from pipelines.preprocess.make_shard import (
     MAX_DECODERS,
@@ -23,9 +24,9 @@ from pipelines.preprocess.make_shard import (
 )
 from pipelines.preprocess.pipeline import make_slices
 from pipelines.preprocess.plan import Plan
-from pipelines.preprocess.settings import write_settings
 from pipelines.sources import Item, Picture
 from pipelines.sources.folder import FolderSource
+from schemas.manifest import SETTINGS_NAME
 from schemas.record import decode_record
 from tests.pipelines.running import plan
 
@@ -62,7 +63,7 @@ def ignore(name: str, more: int) -> None:
 @pytest.fixture
 def task(photos: Path, tiny_vae: Path, tmp_path: Path) -> Plan:
     task = plan(photos, tmp_path / "out", vae=str(tiny_vae), shards=2, batch_size=7, flips=True)
-    write_settings(task.directory, task.settings)
+    task.build.take()
     write_index(task.directory, f"{task.settings.work}/{INDEX_NAME}", task.index)
     return task
 
@@ -176,9 +177,8 @@ def test_images_are_read_ahead_but_not_without_bound(
     monkeypatch.setattr("pipelines.preprocess.make_shard.open_source", Watched)
     monkeypatch.setattr("pipelines.preprocess.make_shard.reader_threads", lambda descriptor: 3)
     write_index(task.directory, f"{settings.work}/{INDEX_NAME}", task.index)
-    monkeypatch.setattr(
-        "pipelines.preprocess.make_shard.check_ours", lambda directory, settings: None
-    )
+    task.directory.remove(SETTINGS_NAME)
+    dataset_build(task.directory, settings).take()
     piece = Slice(0, 0, task.index.offsets([60])[0])
     slow = Slow()
     make_shard(task.directory, settings, piece, lambda: slow, ignore)
@@ -201,7 +201,7 @@ def test_worker_with_other_versions_is_refused(photos: Path, tmp_path: Path) -> 
     task = plan(photos, tmp_path / "out", shards=2)
     versions = {**task.settings.versions, "jax": "0.0.1"}
     settings = task.settings.model_copy(update={"versions": versions})
-    write_settings(task.directory, settings)
+    dataset_build(task.directory, settings).take()
     outcome = make_shard(task.directory, settings, make_slices(task)[0], Probe, ignore)
     assert isinstance(outcome, ShardFailure)
     assert "a worker has other versions than the command (jax " in outcome.message

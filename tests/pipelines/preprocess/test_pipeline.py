@@ -24,11 +24,11 @@ from pipelines.dataset.finished import LatentDataset
 from pipelines.dataset.shard_results import ShardResult, marker_name
 from pipelines.encoders.encode import PixelEncoder
 from pipelines.encoders.weights import load_vae
+from pipelines.preprocess.identity import dataset_build
 from pipelines.preprocess.index import INDEX_NAME, write_index
 from pipelines.preprocess.make_shard import make_shard
 from pipelines.preprocess.pipeline import Config, define_pipeline, make_slices, preprocess
 from pipelines.preprocess.plan import Plan
-from pipelines.preprocess.settings import write_settings
 from pipelines.runners.runner import parse_options, run_pipeline
 from pipelines.sources import open_source
 from schemas.errors import UserError
@@ -253,7 +253,7 @@ def test_beam_counts_what_was_done(photos: Path, tmp_path: Path) -> None:
         file.add(bad, "bee/bad.png")
     task = plan(f"tar:{archive}", tmp_path / "out")
     directory, settings = task.directory, task.settings
-    write_settings(directory, settings)
+    dataset_build(directory, settings).take()
     write_index(directory, f"{settings.work}/{INDEX_NAME}", task.index)
     slices = make_slices(task)
     done = make_shard(directory, settings, slices[0], PixelEncoder, lambda name, more: None)
@@ -369,7 +369,7 @@ def test_only_what_is_missing_is_made_again(photos: Path, tmp_path: Path) -> Non
     out = tmp_path / "out"
     expected = contents(preprocess_into(photos, tmp_path / "undisturbed"))
     task = plan(photos, out, max_bad_fraction=0.0)
-    write_settings(task.directory, task.settings)
+    task.build.take()
     markers = (tmp_path / "undisturbed" / "shards.jsonl").read_text().splitlines()
     for shard, marker in enumerate(markers):
         task.directory.write(marker_name(task.settings.work, shard), marker + "\n")
@@ -406,7 +406,7 @@ def test_work_that_other_settings_left_is_not_taken(photos: Path, tmp_path: Path
     """`rm -r OUT/*` spares what begins with a dot."""
     out, other = tmp_path / "out", tmp_path / "other"
     begun = plan(photos, out, seed=1)
-    write_settings(begun.directory, begun.settings)
+    begun.build.take()
     write_index(begun.directory, f"{begun.settings.work}/{INDEX_NAME}", begun.index)
     for piece in make_slices(begun)[:2]:
         make_shard(begun.directory, begun.settings, piece, PixelEncoder, lambda name, more: None)

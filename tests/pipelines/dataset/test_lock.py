@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.preprocess import lock
-from pipelines.preprocess.lock import exclusive
+from pipelines.dataset import lock
+from pipelines.dataset.lock import exclusive, held
 from schemas.errors import UserError
 from schemas.storage.directory import WORK, Directory
 
 HOLD = """
 import sys
-from pipelines.preprocess.lock import exclusive
+from pipelines.dataset.lock import exclusive
 from schemas.storage.directory import Directory
 with exclusive(Directory(sys.argv[1])):
     print("held", flush=True)
@@ -82,4 +82,24 @@ def test_holder_may_delete_the_lock(tmp_path: Path) -> None:
     with exclusive(directory):
         assert directory.exists(f"{WORK}/lock")
         with pytest.raises(UserError), exclusive(directory):
+            pass
+
+
+def test_file_that_another_command_has_replaced_is_no_lock(tmp_path: Path) -> None:
+    """Both have written the same file; who locks the one that was there before locks nothing."""
+    path = tmp_path / "file"
+    path.write_text("first")
+    opened: list[int] = []
+
+    def open_then_replace(where: Path) -> int:
+        opened.append(os.open(where, os.O_RDONLY))
+        if len(opened) == 1:
+            (tmp_path / "other").write_text("second")
+            (tmp_path / "other").replace(path)
+        return opened[-1]
+
+    with held(path, open_then_replace, "in use"):
+        assert len(opened) == 2
+        again = held(path, lambda where: os.open(where, os.O_RDONLY), "in use")
+        with pytest.raises(UserError, match="in use"), again:
             pass

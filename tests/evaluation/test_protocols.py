@@ -7,6 +7,7 @@ import pytest
 
 from evaluation.extractors import (
     EXTRACTORS,
+    dinov2_weights,
     effnet_lite0,
     inception,
     is_published,

@@ -19,6 +19,7 @@ def function(source: str) -> density.Function:
         ("if a: pass", 1),
         ("if a: pass\nelif b: pass\nelse: pass", 2),
         ("if a and b or c: pass", 3),
+        ("if a and b and c: pass", 3),
         ("x = 1 if a else 2", 1),
         ("for i in a: pass\nelse: pass", 2),
         ("while a: pass", 1),

@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.extractors import (
     EXTRACTORS,
-    dinov2,
+    dinov2_weights,
     effnet_lite0,
     inception,
     is_published,
@@ -40,7 +40,9 @@ def test_every_protocol_names_an_extractor_and_only_inception_says_fid() -> None
 def test_the_table_of_extractors_knows_their_features() -> None:
     dims = {name: entry.dim for name, entry in EXTRACTORS.items() if name != "tiny"}
     sizes = {
-        f"dinov2-{size}14": width for (width, _), size in dinov2.SIZES.items() if size != "vits"
+        f"dinov2-{size}14": width
+        for (width, _), size in dinov2_weights.SIZES.items()
+        if size != "vits"
     }
     assert dims == {
         "inception-2015-12-05": inception.DIM,

@@ -4,7 +4,6 @@ a local run.
 
 import hashlib
 import json
-import shutil
 import socket
 import sys
 import tempfile
@@ -282,26 +281,14 @@ def test_command_that_finds_the_work_done_by_another_one_is_content(
     assert objects(out) == expected
 
 
-@pytest.fixture(scope="module")
-def few(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six of the photos, for commands that run many times."""
-    folder = tmp_path_factory.mktemp("few")
-    for path in sorted(photos.rglob("*.*"))[::10]:
-        (folder / path.parent.name).mkdir(exist_ok=True)
-        shutil.copy(path, folder / path.parent.name)
-    return folder
-
-
 @pytest.mark.parametrize("damaged", [False, True])
 def test_manifest_of_another_command_is_never_deleted(
-    google_store: Store, few: Path, tmp_path: Path, damaged: bool
+    google_store: Store, photos: Path, expected: dict[str, bytes], damaged: bool
 ) -> None:
     """The other one does, or mends, all of it just before any of the requests by which ours looks
     for the manifest.
     """
     store = google_store
-    assert run(few, tmp_path / "out", *OPTIONS).exit_code == 0
-    expected = contents(tmp_path / "out")
     for nth in range(1, 20):
         out = f"{store.url}/{'damaged' if damaged else 'new'}-{nth}"
         if damaged:
@@ -314,11 +301,11 @@ def test_manifest_of_another_command_is_never_deleted(
                 seen.append(path)  # noqa: B023
                 if len(seen) == nth:  # noqa: B023
                     store.proxy.trouble = well
-                    manifests.append(preprocess(plan(few, out, **CHANGES), progress=False))  # noqa: B023
+                    manifests.append(preprocess(plan(photos, out, **CHANGES), progress=False))  # noqa: B023
             return PASS
 
         store.proxy.reset(overtake)
-        result = run(few, out, *OPTIONS)
+        result = run(photos, out, *OPTIONS)
         deleted = [
             path
             for method, path in store.proxy.log

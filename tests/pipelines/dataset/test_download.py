@@ -4,6 +4,7 @@ interrupted.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -174,8 +175,8 @@ def test_a_machine_without_beam_trains_on_a_dataset_in_a_store(
 @pytest.mark.parametrize(
     ("package", "told"),
     [
-        ("boto3", "s3:// cannot be used here (No module named 'boto3.s3'); install the clients"),
-        ("array_record", "needs the package array_record.python, which is not installed; install"),
+        ("boto3", r"s3:// cannot be used here \(No module named 'boto3.*'\); install the clients"),
+        ("array_record", "needs the package array_record.*, which is not installed; install"),
     ],
 )
 def test_a_package_that_is_missing_is_one_line(package: str, told: str, tmp_path: Path) -> None:
@@ -183,7 +184,7 @@ def test_a_package_that_is_missing_is_one_line(package: str, told: str, tmp_path
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("Error: ")
-    assert told in line
+    assert re.search(told, line)
 
 
 def test_a_store_that_fails_now_and_then_is_asked_again(

@@ -87,16 +87,16 @@ def evaluate(requests: Sequence[Request], notify: Notify, bar: MakeBar) -> list[
 
     shared = _Shared(_once(notify), bar)
     # every mistake before any work
-    rows = [row for request in requests for row in shared.rows(request)]
+    items = [item for request in requests for item in shared.items(request)]
     # most of a sweep draws from one set of weights
     restore = functools.lru_cache(maxsize=1)(load_for_sampling)
     known, results = read_results(requests[0].workdir), []
-    total = sum(row.setting.num for row in rows)
+    total = sum(item.setting.num for item in items)
     with contextlib.closing(bar(total=total, desc="eval", unit="sample")) as progress:
-        for row in rows:
-            request = row.request
+        for item in items:
+            request = item.request
             trained = restore(request.workdir, request.step, request.weights)
-            result = _Work(row, trained).result(known, progress)
+            result = _Work(item, trained).result(known, progress)
             known.append(result)
             results.append(result)
     write_outputs(requests[0].workdir, results)
@@ -116,9 +116,10 @@ def _once(notify: Notify) -> Notify:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One row of the work list: a setting of a checkpoint, measured under a protocol and compared
-    with a reference, of which `digest` is the identity.
+class _Item:
+    """One item of the work list: a setting of a checkpoint, measured under a protocol.
+
+    `digest` is that of the reference that it is compared with.
     """
 
     request: Request
@@ -130,16 +131,17 @@ class _Row:
 
 
 class _Shared:
-    """Makes the work list, and holds what its rows have in common: references, by path, protocol
-    and whether their rows are needed.
+    """Makes the work list, and holds what its items have in common.
+
+    These are the references, by path, protocol and whether their feature rows are needed.
     """
 
     def __init__(self, notify: Notify, bar: MakeBar):
         self._notify, self._bar = notify, bar
         self._references: dict[tuple[Path, str, bool], Measured] = {}
 
-    def rows(self, request: Request) -> list[_Row]:
-        """The rows of a request that can be carried out, as far as can be told without the weights.
+    def items(self, request: Request) -> list[_Item]:
+        """The items of a request that can be carried out, as far as is known without weights.
 
         Raises:
             UserError: as `evaluate`.
@@ -160,7 +162,7 @@ class _Shared:
         groups = with_reference(groups, request.metrics, reference, self._notify)
         warn_of_rank(fewest, protocol.dim, "samples", self._notify)
         return [
-            _Row(request, setting, protocol, groups, reference, described.digest)
+            _Item(request, setting, protocol, groups, reference, described.digest)
             for setting in request.settings
         ]
 
@@ -185,12 +187,12 @@ def check_training_set(run: Run) -> None:
 
 
 class _Work:
-    """A row of the work list with its weights, at work."""
+    """An item of the work list with its weights, at work."""
 
-    def __init__(self, row: _Row, trained: "TrainedModel"):
-        request, setting = row.request, row.setting
-        self._row, self._request, self._trained = row, request, trained
-        keep = needs_rows(row.groups) or request.neighbours > 0
+    def __init__(self, item: _Item, trained: "TrainedModel"):
+        request, setting = item.request, item.setting
+        self._item, self._request, self._trained = item, request, trained
+        keep = needs_rows(item.groups) or request.neighbours > 0
         self._measuring = replace(request.measuring, keep_features=keep)
         self._sampling = sampling_facts(trained, setting)
         self._cache = request.workdir / EVAL_DIR
@@ -198,9 +200,9 @@ class _Work:
 
     def result(self, known: Sequence[Result], progress: Bar) -> Result:
         """Read back where it was measured before, and written down where not."""
-        row, setting = self._row, self._row.setting
-        result = find_result(known, (self._sampling, row.protocol, row.digest))
-        missing = row.groups if result is None else lacking(row.groups, result.metrics)
+        item, setting = self._item, self._item.setting
+        result = find_result(known, (self._sampling, item.protocol, item.digest))
+        missing = item.groups if result is None else lacking(item.groups, result.metrics)
         if result is None or missing:
             sampler = setting.sampler
             progress.set_description(f"{sampler.effort}, cfg {sampler.cfg:g}", refresh=False)
@@ -223,8 +225,8 @@ class _Work:
         measured = time.monotonic()
         result = compare(
             subject,
-            self._row.reference,
-            self._row.protocol,
+            self._item.reference,
+            self._item.protocol,
             groups,
             sampling=self._sampling,
             mean_nfe=mean_evaluations(self._samples, manifest),
@@ -248,7 +250,7 @@ class _Work:
         """The picture of `evaluation.report.neighbours`, unless it is there."""
         from evaluation.report.neighbours import write_neighbours
 
-        count, protocol = self._request.neighbours, self._row.protocol
+        count, protocol = self._request.neighbours, self._item.protocol
         out = self._cache / f"neighbours-{self._samples.name}-{protocol.name}-{count}.png"
         if out.is_file():
             return
@@ -262,14 +264,14 @@ class _Work:
     def _generate(self, progress: Callable[[int], object]) -> Manifest:
         return generate(
             self._trained,
-            self._row.setting,
+            self._item.setting,
             self._samples,
             batch_size=self._request.batch_size,
             progress=progress,
         )
 
     def _statistics(self) -> Measured:
-        protocol = self._row.protocol
+        protocol = self._item.protocol
         file = self._cache / "statistics" / f"{self._samples.name}-{protocol.name}.npz"
         return kept_statistics(dataset_images(self._samples), protocol, file, self._measuring)
 

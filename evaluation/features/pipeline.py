@@ -108,9 +108,7 @@ def measure(range_: Range, config: Config) -> Outcome:
 
 
 def _measured(range_: Range, config: Config) -> Sums | None:
-    """The sums of a range whose files are there. Images that could not be read may be mended since:
-    asked again.
-    """
+    """The sums of a range whose files are there, without unreadable images, which may be mended."""
     out, key = Path(config.out), parts_key(config)
     sums = read_sums(range_files.sums_path(out, key, range_.index), measured_of(config))
     if sums is None or sums.rejected:

@@ -1,5 +1,6 @@
-"""Datasets that are to be merged: whether they fit together, what they become, and what tells that
-a directory is this merge.
+"""Datasets that are to be merged: whether they fit together, and what they become.
+
+Also what tells that a directory is this merge.
 """
 
 import functools
@@ -71,9 +72,7 @@ class MergePlan:
 
     @cached_property
     def work(self) -> str:
-        """Folder of what a merge in progress needs. Named for the merge: nobody takes what was
-        begun by another.
-        """
+        """Folder of what a merge in progress needs, named for all that the merge is."""
         return f"{WORK}/merge-{identity_key(self.text())}"
 
     def text(self) -> str:

@@ -1,11 +1,11 @@
-"""The making of a dataset that may be killed at any moment: the one place where it is decided what
-a repeated command finds, keeps and makes.
+"""A dataset that is made shard by shard, and may be killed at any moment.
 
 A directory is claimed by a file that says what it is to become (`Identity`), before anything else
 is written. Then each shard is made once (`ShardedBuild.shard`), and the manifest is written last
 (`ShardedBuild.finish`). Who comes after a kill looks at what is there (`Claim.resume`): a finished
 dataset, which is left alone; a finished one that has lost files, which becomes a half-made one
-again; or a half-made one, of which the missing shards are made.
+again; or a half-made one, of which the missing shards are made. That is decided here and nowhere
+else.
 
 `preprocess` and `data merge` are `ShardedBuild`s. A set of samples is a `Claim`: its shards need no
 marker. Parts of statistics, which are no dataset, share `identity_key` and `made_once`.
@@ -41,8 +41,9 @@ T = TypeVar("T")
 
 
 def identity_key(text: str) -> str:
-    """The name of a folder for work that depends on all of `text` and on nothing else: nobody takes
-    over what was begun as something different. 16 hex digits of its SHA-256.
+    """The name of a folder for work that depends on `text` alone: 16 hex digits of its SHA-256.
+
+    So nobody takes over what was begun as something different.
     """
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 
@@ -139,13 +140,14 @@ class Claim:
         reopen: Callable[[Manifest], None],
         accept: Callable[[Manifest], None] = accept_any,
     ) -> Manifest | None:
-        """What the holder of the lock does first: see that the directory is ours, clear away what a
-        killed run left half-written, and look for a finished dataset.
+        """The finished dataset, if there is one: what the holder of the lock asks first.
 
-        Where that has lost files its manifest goes, and only what is damaged is made again. In an
-        object store another command may finish or mend the dataset between any two of our requests.
-        So a manifest goes only when it was read twice and its dataset found wanting twice, the
-        second time just before.
+        The directory must be ours, and what a killed run left half-written is cleared away. Where a
+        finished dataset has lost files its manifest goes, and only what is damaged is made again.
+
+        In an object store another command may finish or mend the dataset between any two of our
+        requests. So a manifest goes only when it was read twice and its dataset found wanting
+        twice, the second time just before.
 
         Args:
             reopen: is called before the manifest goes, to drop what must not be believed without
@@ -213,9 +215,10 @@ class ShardedBuild(Claim):
         return self.directory.exists(self.ready)
 
     def prepare(self, make_ready: Callable[[str], None]) -> None:
-        """Bring the directory to the state in which shards can be made: claimed, with markers of
-        the shards that it holds from when it was finished, then `ready`, which `make_ready` writes
-        under the name that it is given.
+        """Bring the directory to the state in which shards can be made.
+
+        It is claimed, and the shards that it holds from when it was finished are marked; then comes
+        `ready`, which `make_ready` writes under the name that it is given.
         """
         self.take()
         if not self.prepared:
@@ -223,15 +226,14 @@ class ShardedBuild(Claim):
             make_ready(self.ready)
 
     def check_ours(self) -> None:
-        """Ask before anything is published whether it is still wanted: identity and `ready` are
-        there.
+        """Ask before anything is published whether it is still wanted.
 
-        They are not where another command has finished the dataset meanwhile, or somebody has
-        deleted it and begun another one while a worker of ours, cut off from its command, was still
-        at work.
+        Identity or `ready` are gone where another command has finished the dataset meanwhile, or
+        somebody has deleted it and begun another one while a worker of ours, cut off from its
+        command, was still at work.
 
         Raises:
-            UserError: they are not.
+            UserError: they are.
         """
         begun = self._read(self.identity.name)
         same = begun is not None and self.identity.refusal(begun, False) is None

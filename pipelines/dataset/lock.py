@@ -1,9 +1,8 @@
-"""One command at a time in a local directory. The kernel drops the lock when its holder dies,
-however it dies.
+"""One command at a time in a local directory.
 
-Object stores have no locks. There several commands with the same settings may work side by side, on
-the same bytes; what they have to ask is only whether the work is still there
-(`pipelines.dataset.build.ShardedBuild.check_ours`).
+The kernel drops the lock when its holder dies, however it dies. Object stores have no locks. There
+several commands with the same settings may work side by side, on the same bytes; what they have to
+ask is only whether the work is still there (`pipelines.dataset.build.ShardedBuild.check_ours`).
 """
 
 import fcntl

@@ -1,5 +1,4 @@
-"""What tells that a directory is the dataset of some settings, and what its owner is told
-otherwise.
+"""Whether a directory is the dataset of some settings, and what is told where it is another one.
 
 A directory belongs to one `Settings`. Whoever comes back with others is told what differs, and
 nothing is touched.
@@ -36,9 +35,7 @@ def dataset_build(directory: Directory, settings: Settings) -> ShardedBuild:
 
 
 def _refusal(root: str, settings: Settings, content: bytes, finished: bool) -> str | None:
-    """How the settings that a directory was begun with differ. Raises `UserError` where they are
-    damaged.
-    """
+    """How the settings that a directory was begun with differ; `UserError` if they are damaged."""
     begun = parse_settings(content, root)
     if finished:  # its bytes stand; who reads them need not have the versions that made them
         settings = settings.model_copy(update={"versions": begun.versions})

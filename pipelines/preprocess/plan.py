@@ -75,9 +75,7 @@ class Plan:
         return dataset_build(self.directory, self.settings)
 
     def accept(self, manifest: Manifest) -> None:
-        """Raises `UserError` for a finished dataset that does not keep the thresholds of this
-        request.
-        """
+        """Whether a finished dataset keeps the thresholds of this request. Raises `UserError`."""
         check_quality(manifest, self.request.max_bad_fraction, self.request.min_psnr)
 
     def finished_manifest(self) -> Manifest | None:

@@ -1,5 +1,7 @@
-"""Everything that decides the bytes of a dataset, in one frozen object that is written down before
-the first shard (`pipelines.preprocess.identity`).
+"""Everything that decides the bytes of a dataset, in one frozen object.
+
+It is written down before the first shard, and claims the directory
+(`pipelines.preprocess.identity`).
 """
 
 import json

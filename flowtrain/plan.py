@@ -156,18 +156,16 @@ def _check_shapes(manifest: Manifest, recipe: Recipe) -> None:
     if made_for is not None and made_for != manifest.shape:
         raise UserError(
             f"the recipe is for latents of {_by(made_for)} and the dataset holds "
-            f"{_by(manifest.shape)}; encode it at "
-            "another resolution or with another VAE, or train with --set "
-            f"model.latent={list(manifest.shape)}"
+            f"{_by(manifest.shape)}; encode it at another resolution or with another VAE, or train "
+            f"with --set model.latent={list(manifest.shape)}"
         )
     patch = recipe.model.patch
     if height % patch or width % patch:
         factor = manifest.vae.factor if manifest.vae else 1
         raise UserError(
             f"resolution {manifest.resolution} is not divisible by VAE factor {factor} x patch "
-            f"{patch}: the latents "
-            f"are {height}x{width}; choose model.patch to divide them, or encode at a multiple of "
-            f"{factor * patch}"
+            f"{patch}: the latents are {height}x{width}; choose model.patch to divide them, or "
+            f"encode at a multiple of {factor * patch}"
         )
 
 

@@ -337,8 +337,7 @@ class Loop:
                 reason = "there is no checkpoint to go back to"
             raise UserError(
                 f"{event}, and {reason}; train in a new directory with a lower "
-                "optimizer.learning_rate, a longer "
-                "optimizer.warmup_steps or optimizer.clip_norm=1"
+                "optimizer.learning_rate, a longer optimizer.warmup_steps or optimizer.clip_norm=1"
             )
         position = self.position.back(bad, good)
         self.checkpoints.cut(good)

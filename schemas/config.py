@@ -207,8 +207,8 @@ class TrainConfig(Growing):
             nearest = max(1, round(self.keep_every / self.checkpoint_every)) * self.checkpoint_every
             raise ValueError(
                 f"keep_every {self.keep_every} is not divisible by checkpoint_every "
-                f"{self.checkpoint_every}, so those "
-                f"checkpoints are never made; try --set train.keep_every={nearest}"
+                f"{self.checkpoint_every}, so those checkpoints are never made; try --set "
+                f"train.keep_every={nearest}"
             )
         if not all(0 <= decay < 1 for decay in self.ema_extra):
             raise ValueError(f"ema_extra {list(self.ema_extra)}: each decay must be in [0, 1)")

@@ -107,8 +107,7 @@ def extrapolate(
     if len(features) < smallest + points - 1:
         raise UserError(
             f"{points} sizes from {smallest} samples on need at least {smallest + points - 1} "
-            "samples, not "
-            f"{len(features)}; draw more, or start smaller"
+            f"samples, not {len(features)}; draw more, or start smaller"
         )
     generator = np.random.default_rng(seed)
     sizes = np.linspace(smallest, len(features), points).astype(np.int64)

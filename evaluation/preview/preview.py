@@ -108,8 +108,7 @@ def _check_recipe(run: Run, notify: Notify) -> None:
     if recipe.objective.label_drop == 0 and any(cfg != 1 for cfg in recipe.preview.cfg):
         notify(
             "previews with guidance: with objective.label_drop 0 the network never learns what to "
-            "give without a "
-            "label; set preview.cfg=[1.0]"
+            "give without a label; set preview.cfg=[1.0]"
         )
 
 
@@ -136,8 +135,7 @@ def _load_comparison(
     if reference is None:
         raise UserError(
             "preview.distance_samples needs --reference STATS|DATASET; make one with `flowtrain "
-            "stats`, "
-            "or set preview.distance_samples=0"
+            "stats`, or set preview.distance_samples=0"
         )
     protocol = protocol_of(recipe, run.dataset.resolution)
     with tempfile.TemporaryDirectory() as scratch:

@@ -47,10 +47,8 @@ def worse_with_more_steps(results: Sequence[Result], objective: ObjectiveConfig)
         cure += ", or with objective.time=uniform (docs/training.md)"
     return (
         f"{more.sampling.steps} steps are worse than {fewer.sampling.steps} "
-        f"({more.protocol.metric} "
-        f"{more.distance:.4g} and {fewer.distance:.4g}, cfg {more.sampling.cfg:g}): the velocities "
-        "near the data are "
-        f"undertrained; {cure}"
+        f"({more.protocol.metric} {more.distance:.4g} and {fewer.distance:.4g}, cfg "
+        f"{more.sampling.cfg:g}): the velocities near the data are undertrained; {cure}"
     )
 
 

@@ -36,8 +36,7 @@ def join(
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
             f"cannot join the other processes ({str(error).splitlines()[0]}); give --coordinator "
-            "HOST:PORT, "
-            "--processes N and --process I to each of them"
+            "HOST:PORT, --processes N and --process I to each of them"
         ) from None
 
 

@@ -137,8 +137,7 @@ class MappedReader(RowReader):
         if size != self._bytes:
             raise UserError(
                 f"{self._path}: has {size} bytes, not {self._bytes}: something else has changed "
-                "it; repeat the "
-                "command, which makes it again"
+                "it; repeat the command, which makes it again"
             )
 
 
@@ -151,8 +150,8 @@ def check_memory(needed: int, available: int) -> None:
     if needed > available * _MEMORY_SHARE:
         raise UserError(
             f"--cache ram needs {_readable_size(needed)} of memory, and "
-            f"{_readable_size(available)} are available, a fifth of it for "
-            "training itself; use --cache disk or --cache none"
+            f"{_readable_size(available)} are available, a fifth of it for training itself; use "
+            "--cache disk or --cache none"
         )
 
 
@@ -165,8 +164,8 @@ def check_disk(folder: Path, needed: int, available: int) -> None:
     if needed > available:
         raise UserError(
             f"--cache disk needs {_readable_size(needed)} in {folder}, and "
-            f"{_readable_size(available)} are free; make room, give another "
-            "place with --cache-dir, or use --cache none"
+            f"{_readable_size(available)} are free; make room, give another place with "
+            "--cache-dir, or use --cache none"
         )
 
 
@@ -256,6 +255,5 @@ def _reported(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"--cache disk cannot use {folder} ({error.strerror or error}); mend that, give "
-            "another place with "
-            "--cache-dir, or use --cache none"
+            "another place with --cache-dir, or use --cache none"
         ) from error

@@ -294,8 +294,7 @@ def _allow_open_files(directory: Path, shards: int) -> None:
     if not _allows(hard, needed):
         raise UserError(
             f"{directory}: {shards} shards are too many for a process that may open {hard} files; "
-            "raise the limit "
-            f"(ulimit -n {needed}) or use --cache disk"
+            f"raise the limit (ulimit -n {needed}) or use --cache disk"
         )
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else hard, hard)

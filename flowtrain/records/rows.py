@@ -74,8 +74,7 @@ def _check_shard(path: Path, shard: ShardInfo) -> None:
     if not whole:
         raise UserError(
             f"{path}: the shard is damaged (its bytes are not those of its checksum); {REBUILD}, "
-            "or train without its "
-            "damaged records with --cache none --set train.on_corrupt=skip"
+            "or train without its damaged records with --cache none --set train.on_corrupt=skip"
         )
 
 

@@ -107,11 +107,9 @@ def memory_faults() -> Iterator[None]:
             raise
         raise UserError(
             "out of memory: a step does not fit; compute the batch in parts (--set "
-            "train.accumulate=2), keep fewer "
-            "activations (--set model.remat=true), cut the state over devices (--fsdp N), or, "
-            "before the first "
-            "checkpoint or in a new directory, use bfloat16 (--set model.dtype=bfloat16) or a "
-            "smaller train.batch_size"
+            "train.accumulate=2), keep fewer activations (--set model.remat=true), cut the state "
+            "over devices (--fsdp N), or, before the first checkpoint or in a new directory, use "
+            "bfloat16 (--set model.dtype=bfloat16) or a smaller train.batch_size"
         ) from error
 
 

@@ -126,10 +126,8 @@ def reconstruct(
     if misfit > WORST_MISFIT:
         raise UserError(
             f"{snapshots.where}: {PREFIX}{width} would be {misfit:.0%} off, made of {len(parts)} "
-            "snapshots of "
-            f"{', '.join(snapshots.widths)}; ask for a width nearer to theirs, or train with a "
-            "lower "
-            "train.ema_snapshot_every"
+            f"snapshots of {', '.join(snapshots.widths)}; ask for a width nearer to theirs, or "
+            "train with a lower train.ema_snapshot_every"
         )
     total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), target)
     for weight, (at, name) in zip(weights, parts, strict=True):

@@ -133,9 +133,8 @@ def _united_classes(datasets: Sequence[StoredDataset]) -> tuple[str, ...]:
         if times > 1:
             raise UserError(
                 f"cannot merge {datasets[0].root} and {other.root}: their classes differ and "
-                f"{times} classes of "
-                f"{dataset.root} are called {json.dumps(name)}; preprocess again with names that "
-                "tell them apart"
+                f"{times} classes of {dataset.root} are called {json.dumps(name)}; preprocess "
+                "again with names that tell them apart"
             )
     return tuple(dict.fromkeys(name for dataset in datasets for name in dataset.manifest.classes))
 
@@ -147,8 +146,7 @@ def _check_fit(first: StoredDataset, other: StoredDataset) -> None:
         if mine[name] != theirs[name]:
             raise UserError(
                 f"cannot merge {first.root} and {other.root}: {name} is {json.dumps(mine[name])} "
-                "and "
-                f"{json.dumps(theirs[name])}"
+                f"and {json.dumps(theirs[name])}"
             )
 
 

@@ -125,8 +125,7 @@ def _check_room(target: Directory, dataset: StoredDataset, needed: int) -> None:
     if needed > free:
         raise UserError(
             f"{dataset.root} needs {needed:,} bytes more in {target.root}, and {free:,} are free; "
-            "make room, or give "
-            "another place with --cache-dir"
+            "make room, or give another place with --cache-dir"
         )
 
 

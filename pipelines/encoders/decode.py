@@ -51,8 +51,8 @@ def _vae(
     if decoder_sha256 is not None and vae.decoder_digest != decoder_sha256:
         raise UserError(
             f"VAE {name}: its decoder ({str(vae.decoder_digest)[:12]}...) is not the one that "
-            "stood beside the encoder "
-            f"when the latents were made ({decoder_sha256[:12]}...); put the right decoder there"
+            f"stood beside the encoder when the latents were made ({decoder_sha256[:12]}...); put "
+            "the right decoder there"
         )
     return vae
 
@@ -106,8 +106,7 @@ def decode_raw(
             if size == 1:
                 raise UserError(
                     f"out of memory: VAE {vae.id} does not decode one image of {resolution} "
-                    "pixels; leave it more "
-                    "memory, or use a device that has more"
+                    "pixels; leave it more memory, or use a device that has more"
                 ) from error
             _fitting[vae.sha256, resolution] = min(
                 size // 2, _fitting.get((vae.sha256, resolution), size)

@@ -140,6 +140,5 @@ def _check_sizes(config: VaeConfig) -> None:
         if not isinstance(channels, int) or channels < 1 or channels % config.norm_num_groups:
             raise UserError(
                 f"the VAE's config.json has block_out_channels {list(config.block_out_channels)}; "
-                "each must be a "
-                f"multiple of norm_num_groups {config.norm_num_groups}"
+                f"each must be a multiple of norm_num_groups {config.norm_num_groups}"
             )

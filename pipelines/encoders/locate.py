@@ -78,15 +78,13 @@ def find_vae(name: str, revision: str | None = None) -> VaeFiles:
     if path.exists():
         raise UserError(
             f"the VAE {name} is a file; give the directory that holds it and its {CONFIG_FILE}, or "
-            "both halves of a "
-            "tiny autoencoder"
+            "both halves of a tiny autoencoder"
         )
     hub_id = _HUB_ID.fullmatch(name)
     if hub_id is None:
         raise UserError(
             f"no such VAE directory: {name} (give a directory, a hub id like org/name or "
-            "org/name:folder, "
-            f"{EMBEDDED!r}, or 'none' to store pixels)"
+            f"org/name:folder, {EMBEDDED!r}, or 'none' to store pixels)"
         )
     repository = hub_id["repository"]
     directory, folder, commit = fetch_vae(repository, hub_id["folder"], revision)
@@ -114,8 +112,7 @@ def read_vae_config(directory: Path) -> NetworkConfig:
     if not file.is_file():
         raise UserError(
             f"no {CONFIG_FILE} in the VAE directory {directory}; it must be in diffusers' format, "
-            "or hold a tiny "
-            "autoencoder's NAME_encoder.safetensors and NAME_decoder.safetensors"
+            "or hold a tiny autoencoder's NAME_encoder.safetensors and NAME_decoder.safetensors"
         )
     values = read_object(file)
     kind = values.get("_class_name") or kl_config.CLASS

@@ -114,8 +114,7 @@ class TinyConfig:
             known = ", ".join(f"{count} ({name})" for (count, _), name in VARIANTS.items())
             raise UserError(
                 f"{where} has {channels} latent channels {'with' if pool else 'without'} pooling "
-                "blocks, which is no "
-                f"known variant; known are {known}"
+                f"blocks, which is no known variant; known are {known}"
             )
         return cls(latent_channels=channels, pool=pool)
 
@@ -177,8 +176,7 @@ def _check_values(config: TinyConfig) -> None:
     if not 0 < config.latent_channels <= MOST_CHANNELS:
         raise UserError(
             f"the autoencoder's config.json has latent_channels {config.latent_channels}; it must "
-            "be 1 to "
-            f"{MOST_CHANNELS}"
+            f"be 1 to {MOST_CHANNELS}"
         )
     if not math.isfinite(config.scaling_factor) or config.scaling_factor <= 0:
         raise UserError(
@@ -200,8 +198,8 @@ def _check_stages(config: TinyConfig) -> None:
         if len(widths) != stages or len(blocks) != stages or not stages or min(blocks) < 0:
             raise UserError(
                 f"the autoencoder's config.json has {side}_block_out_channels {list(widths)} and "
-                f"num_{side}_blocks "
-                f"{list(blocks)}; each needs one entry a stage, as many as num_encoder_blocks"
+                f"num_{side}_blocks {list(blocks)}; each needs one entry a stage, as many as "
+                "num_encoder_blocks"
             )
         # between stages there is no layer that could change the width
         if len(set(widths)) > 1 or widths[0] < 1:

@@ -33,8 +33,7 @@ def choose_weights(names: Collection[str], where: str) -> str:
     if found:
         raise UserError(
             f"{where} has several weight files ({', '.join(found)}) and no {WEIGHTS_FILE}; keep "
-            "one, or remove "
-            f"{CONFIG_FILE} from beside the halves of a tiny autoencoder"
+            f"one, or remove {CONFIG_FILE} from beside the halves of a tiny autoencoder"
         )
     pickled = sorted(name for name in names if name.endswith(_PICKLED))
     if pickled:

@@ -217,18 +217,15 @@ def check_quality(
         first = f" (first: {json.dumps(rejects[0].key)}: {rejects[0].reason})" if rejects else ""
         raise UserError(
             f"{counts.rejected} of {counts.source} images were rejected{first}, more than "
-            "--max-bad-fraction "
-            f"{max_bad_fraction:g}; see {REJECTS_NAME}, then repeat with --max-bad-fraction "
-            f"{_ceil3(fraction)} "
-            "(finished shards are kept) or mend the images and preprocess into a new directory"
+            f"--max-bad-fraction {max_bad_fraction:g}; see {REJECTS_NAME}, then repeat with "
+            f"--max-bad-fraction {_ceil3(fraction)} (finished shards are kept) or mend the images "
+            "and preprocess into a new directory"
         )
     if reconstruction is not None and reconstruction.psnr_db < min_psnr:
         raise UserError(
             f"the VAE reconstructs {reconstruction.records} of the images with "
-            f"{reconstruction.psnr_db:.1f} dB, "
-            f"below --min-psnr {min_psnr:g}: it may be the wrong VAE or resolution for them; "
-            "choose another, or repeat "
-            "with a lower --min-psnr"
+            f"{reconstruction.psnr_db:.1f} dB, below --min-psnr {min_psnr:g}: it may be the wrong "
+            "VAE or resolution for them; choose another, or repeat with a lower --min-psnr"
         )
 
 

@@ -90,17 +90,15 @@ def _check_packages(options: PipelineOptions, cloud: GoogleCloudOptions) -> None
     image = options.view_as(WorkerOptions).sdk_container_image
     if not (image or setup.setup_file or setup.extra_packages):
         raise UserError(
-            "DataflowRunner needs this package on its workers: --sdk_container_image=IMAGE, "
-            "built from "
-            "dataflow/Dockerfile, or, for CPUs and slower to start, --extra_package=WHEEL (pip "
-            "wheel --no-deps .)"
+            "DataflowRunner needs this package on its workers: --sdk_container_image=IMAGE, built "
+            "from dataflow/Dockerfile, or, for CPUs and slower to start, --extra_package=WHEEL "
+            "(pip wheel --no-deps .)"
         )
     services = cloud.dataflow_service_options or ()
     if not image and any("worker_accelerator" in option for option in services):
         raise UserError(
             "GPUs on Dataflow need --sdk_container_image=IMAGE, built from dataflow/Dockerfile "
-            "with "
-            "--build-arg EXTRAS=cloud,cuda"
+            "with --build-arg EXTRAS=cloud,cuda"
         )
 
 

@@ -97,8 +97,8 @@ class Portable(Elsewhere):
         if "docker" in one_line(error):
             return (
                 f"the container of the workers did not start ({one_line(error)}); "
-                "--environment_config=IMAGE names it, "
-                "--environment_type=LOOPBACK works in this process instead"
+                "--environment_config=IMAGE names it, --environment_type=LOOPBACK works in this "
+                "process instead"
             )
         return None
 

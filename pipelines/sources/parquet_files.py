@@ -168,9 +168,8 @@ def _check_same(path: str, schema: Any, columns: Columns) -> None:
     if names != columns.names:
         raise UserError(
             f"{path}: {_first_difference(names, columns.names)} {columns.path}; preprocess files "
-            "of other classes "
-            "into a dataset of their own and join them with `flowtrain data merge`, which goes by "
-            "names"
+            "of other classes into a dataset of their own and join them with `flowtrain data "
+            "merge`, which goes by names"
         )
 
 

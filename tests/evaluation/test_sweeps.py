@@ -212,8 +212,7 @@ def test_an_uncertainty_of_too_few_samples_is_warned_of() -> None:
     assert choose(["uncertainty"], protocol, 4097, told.append) == ("uncertainty",)
     assert told == [
         "the distance at n = inf comes from subsets of 2048 to 4097 samples in 2048 dimensions, "
-        "where it is no line in "
-        "1/n; use at least 4098 samples"
+        "where it is no line in 1/n; use at least 4098 samples"
     ]
     assert choose(["uncertainty"], protocol, 4098, told.append) == ("uncertainty",)
     assert len(told) == 1

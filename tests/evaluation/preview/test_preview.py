@@ -438,8 +438,7 @@ def test_warnings_are_told_once_and_early(
     assert [message.split(":")[0] for message in told] == [
         "previews with guidance",
         "5 preview samples (preview.distance_samples) give a covariance of rank 4 in 5 dimensions; "
-        "use more than 5 "
-        "for a distance that can be compared",
+        "use more than 5 for a distance that can be compared",
     ]
     shown(scenes.trained_model(run))
     assert len(told) == 2

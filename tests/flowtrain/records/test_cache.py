@@ -247,8 +247,7 @@ def test_a_map_that_is_truncated_under_us_is_one_line_and_no_dead_process(
     assert result.returncode == 0, result
     assert result.stdout.strip() == (
         f"{folder_of(dataset, place) / ROWS_NAME}: has 0 bytes, not 10400: something else has "
-        "changed it; repeat the "
-        "command, which makes it again"
+        "changed it; repeat the command, which makes it again"
     )
     assert make(dataset, place) == 40
 
@@ -319,8 +318,7 @@ def test_no_room_on_the_disk_is_one_line(dataset: Path, small_disk: Callable[[st
         open_records(dataset, "disk", disk)
     assert str(caught.value) == (
         f"--cache disk needs 10,400 bytes in {folder_of(dataset, disk)}, and 8,192 bytes are free; "
-        "make room, "
-        "give another place with --cache-dir, or use --cache none"
+        "make room, give another place with --cache-dir, or use --cache none"
     )
 
 
@@ -352,8 +350,7 @@ def test_no_room_in_memory_is_one_line(dataset: Path, place: Path, monkeypatch: 
         check_memory(21_000_000_000, 16_000_000_000)
     assert str(caught.value) == (
         "--cache ram needs 21 GB of memory, and 16 GB are available, a fifth of it for training "
-        "itself; use --cache "
-        "disk or --cache none"
+        "itself; use --cache disk or --cache none"
     )
     monkeypatch.setattr("flowtrain.records.cache.available_memory", lambda: 12_999)
     with pytest.raises(UserError, match="--cache ram needs 10,400 bytes of memory"):

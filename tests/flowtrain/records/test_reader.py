@@ -105,8 +105,8 @@ def test_a_damaged_record_is_named_when_it_is_read(dataset: Path):
     assert path.name == shard_name("train", 1, 3)
     assert str(caught.value) == (
         f"{path}: record 9 of split 'train' is damaged; delete it and repeat the command in "
-        "manifest.json (OUT is the "
-        "directory that holds it), or train without it with --set train.on_corrupt=skip"
+        "manifest.json (OUT is the directory that holds it), or train without it with --set "
+        "train.on_corrupt=skip"
     )
 
 
@@ -226,6 +226,5 @@ def test_more_shards_than_files_that_may_be_open(tmp_path: Path):
     assert result.stdout.splitlines() == [
         "60",
         f"{tmp_path}: 60 shards are too many for a process that may open 99 files; raise the limit "
-        "(ulimit -n 100) or "
-        "use --cache disk",
+        "(ulimit -n 100) or use --cache disk",
     ]

@@ -72,10 +72,8 @@ def test_a_shard_that_is_damaged_missing_or_truncated_is_named(tmp_path: Path):
         all_rows(tmp_path, manifest)
     assert str(caught.value) == (
         f"{path}: the shard is damaged (its bytes are not those of its checksum); delete it and "
-        "repeat the command in "
-        "manifest.json (OUT is the directory that holds it), or train without its damaged records "
-        "with --cache none "
-        "--set train.on_corrupt=skip"
+        "repeat the command in manifest.json (OUT is the directory that holds it), or train "
+        "without its damaged records with --cache none --set train.on_corrupt=skip"
     )
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"train_flip.*00001-of-00003: shard has \d+ bytes, not"):

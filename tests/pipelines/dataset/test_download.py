@@ -255,8 +255,7 @@ def test_a_damaged_object_is_named(store: Store, made: Path, tmp_path: Path) -> 
         stage(url, tmp_path / "cache")
     assert str(caught.value) == (
         f"{url}/{victim.name} is damaged (its bytes are not those of its checksum); `flowtrain "
-        f"data verify {url}` says "
-        "how to mend it"
+        f"data verify {url}` says how to mend it"
     )
     paths.delete(f"{url}/{victim.name}")
     with pytest.raises(UserError, match=rf"{victim.name} is missing; `flowtrain data verify"):

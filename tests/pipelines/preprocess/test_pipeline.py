@@ -158,8 +158,7 @@ def test_directory_is_clean_and_names_its_command(
     )
     assert manifest.command == (
         f"flowtrain preprocess {photos} OUT --split train --resolution 16 --crop adm --vae "
-        f"{tiny_vae} "
-        "--vae-dtype float32 --shards 4 --batch-size 8 --seed 0 --flips"
+        f"{tiny_vae} --vae-dtype float32 --shards 4 --batch-size 8 --seed 0 --flips"
     )
     assert not any(
         str(task.directory.root) in text for text in (manifest.to_json(), manifest.command)

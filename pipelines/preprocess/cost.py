@@ -32,11 +32,7 @@ def describe(plan: Plan, images_per_second: float) -> dict[str, Any]:
     return {
         "source": settings.source.descriptor,
         "out": plan.directory.root,
-        "state": "finished"
-        if plan.finished
-        else "begun"
-        if plan.directory.exists(SETTINGS_NAME)
-        else "new",
+        "state": _state(plan),
         "images": settings.records,
         "duplicates": settings.duplicates,
         "classes": len(settings.classes),
@@ -53,3 +49,11 @@ def describe(plan: Plan, images_per_second: float) -> dict[str, Any]:
         "hours": round(settings.records * views / images_per_second / 3600, 2),
         "command": settings.command(),
     }
+
+
+def _state(plan: Plan) -> str:
+    if plan.finished:
+        return "finished"
+    if plan.directory.exists(SETTINGS_NAME):
+        return "begun"
+    return "new"

@@ -92,36 +92,46 @@ def take_failure(directory: Directory, failure_name: str) -> str | None:
 def _complete(
     settings: Settings, outcomes: Sequence[ShardResult | ShardFailure]
 ) -> list[ShardResult]:
-    failures = sorted(
-        (outcome for outcome in outcomes if isinstance(outcome, ShardFailure)),
-        key=lambda failure: failure.shard,
-    )
+    """The results of all shards, in order.
+
+    Raises:
+        UserError: one failed, is missing, or does not account for its images.
+    """
+    failures = [outcome for outcome in outcomes if isinstance(outcome, ShardFailure)]
     if failures:
-        others = len(failures) - 1
-        also = (
-            f" (and {others} more {'shard' if others == 1 else 'shards'} failed)" if others else ""
-        )
-        raise UserError(f"{failures[0].message}{also}")
-    results = sorted(
-        (outcome for outcome in outcomes if isinstance(outcome, ShardResult)),
-        key=lambda result: result.shard,
-    )
+        raise UserError(_failed(failures))
+    results = [outcome for outcome in outcomes if isinstance(outcome, ShardResult)]
+    results.sort(key=lambda result: result.shard)
     if [result.shard for result in results] != list(range(settings.shards)):
         raise UserError(
             f"{len(results)} of {settings.shards} shards came back; repeat the command to make the "
             "rest"
         )
     for result in results:
-        start, stop = settings.shard_range(result.shard)
-        sizes = {file.records + len(result.rejects) for file in result.files}
-        if sizes != {stop - start}:
-            told = " and ".join(map(str, sorted(sizes)))
-            raise UserError(
-                f"shard {result.shard} accounts for {told} of its {stop - start} images, a fault "
-                "of flowtrain; "
-                "preprocess into a new directory and report it"
-            )
+        _check_counts(settings, result)
     return results
+
+
+def _failed(failures: Sequence[ShardFailure]) -> str:
+    first = min(failures, key=lambda failure: failure.shard)
+    others = len(failures) - 1
+    if others == 0:
+        return first.message
+    shards = "shard" if others == 1 else "shards"
+    return f"{first.message} (and {others} more {shards} failed)"
+
+
+def _check_counts(settings: Settings, result: ShardResult) -> None:
+    """Every image of a shard's slice is a record of each split or a reject."""
+    start, stop = settings.shard_range(result.shard)
+    sizes = {file.records + len(result.rejects) for file in result.files}
+    if sizes == {stop - start}:
+        return
+    told = " and ".join(map(str, sorted(sizes)))
+    raise UserError(
+        f"shard {result.shard} accounts for {told} of its {stop - start} images, a fault of "
+        "flowtrain; preprocess into a new directory and report it"
+    )
 
 
 def _check_published(directory: Directory, results: Sequence[ShardResult]) -> None:

@@ -100,6 +100,48 @@ def make_plan(request: Request) -> Plan:
     Raises:
         UserError: anything wrong with the source, the VAE, the numbers or the output directory.
     """
+    directory = _output_directory(request)
+    source = open_source(request.source, request.split)
+    with reported(directory):
+        begun = read_settings(directory)
+    vae = _described_vae(request, begun)
+    try:
+        index = build_index(source.index(), request.seed, source.fingerprint)
+        classes = source.classes
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{source.descriptor}: cannot be listed ({reason}); mend that and repeat the command"
+        ) from error
+    settings = Settings.model_validate(
+        {
+            "source": SourceInfo(
+                descriptor=source.descriptor, split=request.split, digest=index.digest
+            ),
+            "source_state": index.state,
+            "records": index.records,
+            "duplicates": index.duplicates,
+            "classes": classes,
+            "resolution": request.resolution,
+            "crop": request.crop,
+            "vae": vae,
+            "flips": request.flips,
+            "shards": _shard_count(request, source, index.records),
+            "batch_size": request.batch_size,
+            "seed": request.seed,
+            "versions": current_versions(),
+        }
+    )
+    with reported(directory):
+        dataset_build(directory, settings).check_ownership()
+        new = not directory.exists(SETTINGS_NAME)
+    if new:
+        _check_readable(source, index, settings)
+    return Plan(request, directory, settings, index)
+
+
+def _output_directory(request: Request) -> Directory:
+    """Where the dataset goes, by what was typed alone; the source is not opened."""
     if not re.fullmatch(r"[A-Za-z0-9_]+", request.split):
         raise UserError(
             f"--split {request.split!r}: letters, digits and underscores only; it is part of file "
@@ -114,61 +156,35 @@ def make_plan(request: Request) -> Plan:
             f"{request.out} lies in {request.source}, and would be part of it; choose a directory "
             "outside"
         )
-    source = open_source(request.source, request.split)
-    with reported(directory):
-        begun = read_settings(directory)
-    # a second command need not ask JAX again
+    return directory
+
+
+def _described_vae(request: Request, begun: Settings | None) -> VaeInfo | None:
+    """The VAE of a request, which must fit the resolution."""
+    # A second command need not ask JAX for the type again.
     chosen = None if begun is None or begun.vae is None else begun.vae.dtype
-    vae = _begun_with(
-        begun, describe_vae(request.vae, request.vae_revision, request.vae_dtype or chosen)
-    )
+    found = describe_vae(request.vae, request.vae_revision, request.vae_dtype or chosen)
+    vae = _begun_with(begun, found)
     if vae is not None and request.resolution % vae.factor:
         lower = request.resolution // vae.factor * vae.factor
+        upper = lower + vae.factor
+        fitting = f"{lower} or {upper}" if lower else f"{upper}"
         raise UserError(
             f"--resolution {request.resolution} is not divisible by {vae.factor}, the factor of "
-            f"the VAE {request.vae}; "
-            f"take {f'{lower} or ' if lower else ''}{lower + vae.factor}"
+            f"the VAE {request.vae}; take {fitting}"
         )
-    try:
-        index = build_index(source.index(), request.seed, source.fingerprint)
-        classes = source.classes
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{source.descriptor}: cannot be listed ({reason}); mend that and repeat the command"
-        ) from error
-    records = index.records
-    shards = request.shards or min(max(1, round(records / SHARD_RECORDS)), MAX_SHARDS)
+    return vae
+
+
+def _shard_count(request: Request, source: Source, records: int) -> int:
+    usual = min(max(1, round(records / SHARD_RECORDS)), MAX_SHARDS)
+    shards = request.shards or usual
     if shards > records:
         raise UserError(
             f"--shards {shards} is more than the {records} images of {source.descriptor}; take "
             "fewer"
         )
-    settings = Settings.model_validate(
-        {
-            "source": SourceInfo(
-                descriptor=source.descriptor, split=request.split, digest=index.digest
-            ),
-            "source_state": index.state,
-            "records": records,
-            "duplicates": index.duplicates,
-            "classes": classes,
-            "resolution": request.resolution,
-            "crop": request.crop,
-            "vae": vae,
-            "flips": request.flips,
-            "shards": shards,
-            "batch_size": request.batch_size,
-            "seed": request.seed,
-            "versions": current_versions(),
-        }
-    )
-    with reported(directory):
-        dataset_build(directory, settings).check_ownership()
-        new = not directory.exists(SETTINGS_NAME)
-    if new:
-        _check_readable(source, index, settings)
-    return Plan(request, directory, settings, index)
+    return shards
 
 
 def _begun_with(begun: Settings | None, vae: VaeInfo | None) -> VaeInfo | None:

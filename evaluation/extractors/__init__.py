@@ -1,4 +1,11 @@
-"""Feature networks by name: uint8 images in, features and class logits out."""
+"""Feature networks by name: uint8 images in, features and class logits out.
+
+inception, inception_weights: FID's network; dinov2, dinov2_weights: DINOv2.
+effnet_lite0: EfficientNet-Lite0; embedded: a small network that needs no download.
+resize, pillow_resize: how evaluators bring images to a network's size.
+batches: images in batches of one size; outputs: what a network says; layout: tensors and names.
+downloads: weight files, verified; cache: networks loaded once a process.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,13 @@
-"""Sources of images by name: `open_source` turns what a person typed into a `Source`."""
+"""Sources of images by name: `open_source` turns what a person typed into a `Source`.
+
+base: what a source is.
+folder, tar, zip: trees of named files; listed: what these have in common.
+tarwalk, zipdirectory: the members of an archive, by its headers; ranges: a part of a file.
+tfds, tfds_builder: prepared TensorFlow Datasets; parquet, parquet_files: Hugging Face's layout.
+embedded, digits: images that need no download.
+ilsvrc: ImageNet's development kit; names: which files are images; refused: items known to be bad.
+keeper: the last few large things, made once for all threads.
+"""
 
 import re
 from collections.abc import Callable

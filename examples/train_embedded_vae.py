@@ -4,9 +4,9 @@ images.
     python examples/train_embedded_vae.py OUT --images cifar10_train.tar --title CIFAR-10
 
 Loss: the root mean square error of each image plus a KL term. The square root stands between the
-    squared error, which
-would be spent on the colour images, and its logarithm (PSNR), which would be spent on the digits.
-Writes the moving average of the weights in diffusers' format, with a card of what was measured.
+squared error, which would be spent on the colour images, and its logarithm (PSNR), which would be
+spent on the digits. Writes the moving average of the weights in diffusers' format, with a card of
+what was measured.
 """
 
 import time

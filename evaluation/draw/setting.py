@@ -28,8 +28,8 @@ class Setting:
     """How many samples to draw, how, and of which classes.
 
     Classes: `label` for all, or by `rule`: sample i has class i modulo the number of classes
-        ("cyclic"), or one that
-    follows from (seed, i) alone, "uniform" or with `frequencies` (one a class, any scale).
+    ("cyclic"), or one that follows from (seed, i) alone, "uniform" or with `frequencies` (one a
+    class, any scale).
     """
 
     num: int

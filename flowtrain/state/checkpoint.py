@@ -1,9 +1,8 @@
 """Checkpoints on disk: an orbax manager, one item for each part restored alone.
 
 Items: `params`, `opt`, one for each moving average by its name (arrays), `data` (the loader's
-    state) and `meta` (step,
-dataset digest, recipe, counters). A save is asynchronous and is committed by a rename, so a killed
-process leaves the step before intact.
+state) and `meta` (step, dataset digest, recipe, counters). A save is asynchronous and is committed
+by a rename, so a killed process leaves the step before intact.
 """
 
 import functools

@@ -1,6 +1,7 @@
 """What a tree of names is: its classes, the folders around it, and what cannot be used."""
 
 import pickle
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -97,3 +98,25 @@ def test_the_listing_is_made_once_and_does_not_travel() -> None:
     other = pickle.loads(pickle.dumps(source))
     assert list(other.index()) == first
     assert other.listed == 2
+
+
+def test_memory_does_not_grow_with_the_tree() -> None:
+    class Many(ListedSource):
+        def find(self) -> Iterator[Found]:
+            return (
+                Found(f"class{n % 9}/{n:060d}.png", n, "x" * 100) for n in range(int(self.split))
+            )
+
+        def read_bytes(self, item: Item) -> bytes:
+            raise NotImplementedError
+
+    def peak(count: int) -> int:  # of Python's own objects; SQLite's cache has a fixed size
+        tracemalloc.start()
+        source = Many("many", str(count), unwrap=True)
+        assert len(source.classes) == 9
+        assert sum(1 for _ in source.index()) == count
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    assert peak(20_000) < 2 * peak(2_000) + 100_000

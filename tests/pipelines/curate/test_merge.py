@@ -24,7 +24,7 @@ from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, Manifest, read_manifest
 from tests.pipelines.damage import flip, follow
-from tests.pipelines.datasets import VAE, make, tensors
+from tests.pipelines.datasets import make, tensors
 from tests.pipelines.running import contents
 
 Parts = tuple[Path, Path]
@@ -146,36 +146,6 @@ def test_names_that_occur_twice_keep_their_labels(tmp_path: Path) -> None:
         assert f'2 classes of {a} are called "crane"' in result.stderr
         assert len(result.stderr.splitlines()) == 1
         assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "difference"),
-    [
-        ({"resolution": 16}, "resolution is 8 and 16"),
-        ({"crop": "none"}, 'crop is "adm" and "none"'),
-        ({"flips": False}, "flips is true and false"),
-        ({"vae": VAE.model_copy(update={"sha256": "f" * 64})}, "the VAE's sha256 is"),
-        ({"vae": VAE.model_copy(update={"config_sha256": "f" * 64})}, "the VAE's config_sha256 is"),
-        (
-            {"vae": VAE.model_copy(update={"dtype": "bfloat16"})},
-            'dtype is "float32" and "bfloat16"',
-        ),
-        (
-            {"vae": VAE.model_copy(update={"scaling_factor": 0.75})},
-            "scaling_factor is 0.5 and 0.75",
-        ),
-        ({"split": "test"}, "the split is train in"),
-    ],
-)
-def test_what_does_not_fit_is_refused_with_the_difference(
-    parts: Parts, tmp_path: Path, changes: dict[str, object], difference: str
-) -> None:
-    make(tmp_path / "c", [{"c0": "ant"}], **{"flips": True, **changes})  # type: ignore[arg-type]
-    result = command("merge", parts[0], tmp_path / "c", tmp_path / "out")
-    assert result.exit_code == 2
-    assert difference in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    assert not (tmp_path / "out").exists()
 
 
 def test_splits_of_two_names_take_a_third(parts: Parts, tmp_path: Path) -> None:

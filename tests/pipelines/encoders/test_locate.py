@@ -17,7 +17,7 @@ from pipelines.encoders.locate import (
     vae_digest,
     weight_files,
 )
-from pipelines.encoders.weight_files import INDEX_FILE, WEIGHTS_FILE, choose_weights
+from pipelines.encoders.weight_files import INDEX_FILE, WEIGHTS_FILE
 from schemas.errors import UserError
 
 
@@ -88,12 +88,6 @@ def test_several_weight_files_are_not_guessed_between(saved: Path) -> None:
     assert "several weight files (a.safetensors, b.safetensors)" in fails(saved)
 
 
-def test_diffusers_names_go_first() -> None:
-    names = ["a.safetensors", "b.safetensors", "c.bin", INDEX_FILE]
-    assert choose_weights(names, "x") == INDEX_FILE
-    assert choose_weights([*names, WEIGHTS_FILE], "x") == WEIGHTS_FILE
-
-
 def test_digest_of_one_file_and_of_several_is_what_sha256sum_says(saved: Path) -> None:
     content = (saved / WEIGHTS_FILE).read_bytes()
     assert vae_digest(saved) == hashlib.sha256(content).hexdigest()
@@ -110,19 +104,3 @@ def test_digest_of_one_file_and_of_several_is_what_sha256sum_says(saved: Path) -
     (saved / "a.safetensors").unlink()
     with pytest.raises(UserError, match=r"a\.safetensors"):
         vae_digest(saved)
-
-
-@pytest.mark.parametrize(
-    "weight_map", [None, {}, [], {"x": "../elsewhere.safetensors"}, {"x": "a.bin"}, {"x": 1}]
-)
-def test_indices_that_lead_nowhere_are_refused(saved: Path, weight_map: object) -> None:
-    (saved / WEIGHTS_FILE).unlink()
-    (saved / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
-    assert "no index of safetensors files" in fails(saved)
-
-
-def test_broken_configs_say_so(saved: Path) -> None:
-    (saved / "config.json").write_text("{not json")
-    assert "cannot read" in fails(saved)
-    (saved / "config.json").write_text("[]")
-    assert "JSON object" in fails(saved)

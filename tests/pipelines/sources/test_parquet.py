@@ -111,25 +111,6 @@ def test_configurations_are_not_mixed(tmp_path: Path, pictures: list[bytes]) -> 
     assert len(list(open_source(f"parquet:{tmp_path / 'full'}", "train").index())) == 4
 
 
-@pytest.mark.parametrize(
-    ("names", "told"),
-    [
-        (["dog", "cat"], 'class 0 is "dog", and "cat" in'),
-        (["cat", "dog", "eel"], 'class 2 is "eel", and none in'),
-        (["cat"], 'class 1 is none, and "dog" in'),
-        (None, "does not name its classes, unlike"),
-    ],
-)
-def test_files_that_name_other_classes_are_refused(
-    tmp_path: Path, pictures: list[bytes], names: list[str] | None, told: str
-) -> None:
-    first = make_parquet(tmp_path / "a.parquet", pictures[:2], [0, 1], ["cat", "dog"])
-    make_parquet(tmp_path / "b.parquet", pictures[2:4], [0, 1], ["cat", "dog"])
-    assert len(list(open_source(f"parquet:{tmp_path}", "train").index())) == 4
-    third = make_parquet(tmp_path / "c.parquet", pictures[4:6], [0, 0], names)
-    assert f"{third}: {told} {first}" in refusal(tmp_path)
-
-
 def test_fingerprint_is_of_content_and_not_of_place(tmp_path: Path, pictures: list[bytes]) -> None:
     one = make_parquet(tmp_path / "a/x.parquet", pictures)
     same = make_parquet(tmp_path / "b/x.parquet", pictures)

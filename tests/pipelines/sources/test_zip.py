@@ -12,8 +12,6 @@ import pytest
 
 from pipelines.images import ImageError, decode_image
 from pipelines.sources import Item, Source, open_source
-from pipelines.sources.ranges import RangeFile
-from pipelines.sources.zipdirectory import directory
 from schemas.errors import UserError
 from tests.pipelines.sources.miniature import jpeg, png
 from tests.pipelines.sources.prepared import make_zip
@@ -67,39 +65,6 @@ def test_flat_zip_is_one_class(tmp_path: Path) -> None:
     assert len(source.classes) == 1
     source = opened(make_zip(tmp_path / "y.zip", {"1.png": png(), "2.png": png()}))
     assert source.classes == ("all",)
-
-
-def test_directory_equals_zipfile_on_every_kind_of_member(tmp_path: Path) -> None:
-    path = tmp_path / "x.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.comment = b"a comment" * 99
-        for number in range(300):
-            member = zipfile.ZipInfo(f"{number}/é{'x' * (number % 70)}.png")
-            member.extra = b"\x99\x99\x04\x00abcd" * (number % 3)
-            member.comment = b"c" * (number % 5)
-            with archive.open(member, "w", force_zip64=number % 2 == 0) as file:
-                file.write(os.urandom(number))
-    with zipfile.ZipFile(path) as archive, RangeFile(str(path)) as file:
-        found = [(m.name, m.size, m.compressed, m.offset, m.crc) for m in directory(file, "x")]
-        infos = archive.infolist()
-        assert found == [
-            (m.filename, m.file_size, m.compress_size, m.header_offset, m.CRC) for m in infos
-        ]
-
-
-def test_zip64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # so that the Zip64 records are written for a small one
-    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 10)
-    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
-    contents = {f"{n:03d}.png": png(size=(n + 1, 9)) for n in range(30)}
-    path = make_zip(tmp_path / "x.zip", contents)
-    assert b"PK\x06\x06" in path.read_bytes()
-    source = opened(path)
-    items = by_key(source)
-    assert len(items) == 30
-    assert all(
-        source.read(item).pixels.shape == (9, int(key[:3]) + 1, 3) for key, item in items.items()
-    )
 
 
 def test_really_beyond_four_gigabytes(tmp_path: Path) -> None:
@@ -206,25 +171,6 @@ def test_two_members_with_one_name_are_listed_twice(tmp_path: Path) -> None:
         archive.writestr("a.png", png())
         archive.writestr("a.png", png("blue"))
     assert [item.key for item in opened(tmp_path / "x.zip").index()] == ["a.png", "a.png"]
-
-
-def test_backslashes_of_windows(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        for name in ("cat\\1.png", "dog\\2.png"):
-            member = zipfile.ZipInfo("x")
-            member.filename, member.create_system = name, 0
-            archive.writestr(member, png())
-    assert opened(tmp_path / "x.zip").classes == ("cat", "dog")
-
-
-def test_a_cut_zip_never_passes_for_a_whole_one(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "x.zip", {f"{n}.png": png() for n in range(9)})
-    whole = path.read_bytes()
-    for cut in range(4, len(whole), 7):
-        path.write_bytes(whole[:cut])
-        assert "fetch it again" in refusal(path)
-    path.write_bytes(whole[:200] + whole[400:])
-    assert "damaged or cut" in refusal(path)
 
 
 def test_what_is_no_zip_is_told(tmp_path: Path) -> None:

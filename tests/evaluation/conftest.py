@@ -15,6 +15,7 @@ from flowtrain.state.checkpoint import TrainedModel, load_for_sampling
 from schemas.manifest import Manifest, VaeInfo
 from schemas.run import Run
 from tests.evaluation import tiny
+from tests.evaluation.commands import succeed
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,14 @@ def add_tiny_protocol(patch: pytest.MonkeyPatch) -> None:
 def tiny_protocol(monkeypatch: pytest.MonkeyPatch) -> protocols.Recipe:
     add_tiny_protocol(monkeypatch)
     return tiny.RECIPE
+
+
+@pytest.fixture
+def reference(world: World, tiny_protocol: protocols.Recipe, tmp_path: Path) -> Path:
+    """Statistics of the dataset of the world, without feature rows."""
+    out = tmp_path / "reference.npz"
+    succeed("stats", world.dataset, out, "--extractor", "tiny")
+    return out
 
 
 @pytest.fixture

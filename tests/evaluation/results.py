@@ -1,7 +1,15 @@
-"""A line of results that was never measured."""
+"""Results and statistics that were never measured."""
 
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.features.measure import Measured
+from evaluation.features.rows import rows_path
 from evaluation.protocols import EvaluationProtocol
 from evaluation.results import Reference, Result, Sampling
+from schemas.files import sha256_file
+from schemas.statistics import FeatureStatistics, Moments
 from tests.evaluation.tiny import RECIPE, TinyExtractor
 
 SOURCE = {"kind": "source", "descriptor": "embedded:digits", "split": "train"}
@@ -36,3 +44,12 @@ def result(
         reference=reference,
         seconds={"generate": 2.0, "measure": 1.0},
     )
+
+
+def measured(path: Path, features: np.ndarray, **others: object) -> Measured:
+    """Statistics of feature rows (n, dim), which lie beside them."""
+    file = rows_path(path)
+    np.save(file, features.astype(np.float32))
+    protocol = {"features": {"sha256": sha256_file(file)}}
+    moments = Moments.of(features)
+    return Measured(FeatureStatistics.from_moments(moments, protocol, **others), path)

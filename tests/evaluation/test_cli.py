@@ -8,36 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.draw import sample
 from evaluation.features.imagesets import dataset_images
-from evaluation.options import DrawOptions, settings_of
-from evaluation.report import cards
-from evaluation.results import read_results
-from pipelines.dataset.finished import LatentDataset
-from schemas.manifest import MANIFEST_NAME, write_manifest
-from schemas.recipes import make_recipe
-from schemas.run import RUN_NAME, read_run, write_run
+from schemas.manifest import MANIFEST_NAME
+from schemas.run import RUN_NAME
 from schemas.statistics import FeatureStatistics, read_statistics, write_statistics
 from tests.evaluation import tiny
 from tests.evaluation.commands import call, fail, succeed
 from tests.evaluation.conftest import World
 
 pytestmark = pytest.mark.usefixtures("tiny_protocol")
-
-
-@pytest.fixture
-def reference(world: World, tmp_path: Path) -> Path:
-    out = tmp_path / "reference.npz"
-    succeed("stats", world.dataset, out, "--extractor", "tiny")
-    return out
-
-
-def as_diffusion(workdir: Path, **sampler: object) -> Path:
-    """The same weights as those of a diffusion run."""
-    recipe = {"model": {"size": "debug"}, "objective": {"kind": "diffusion"}, "sampler": sampler}
-    recipe |= {"train": {"steps": tiny.STEP, "batch_size": 4}}
-    write_run(workdir, read_run(workdir).model_copy(update={"recipe": make_recipe(recipe)}))
-    return workdir
 
 
 # stats
@@ -147,53 +126,7 @@ def test_stats_always_measures_and_replaces_only_statistics(
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["grid.png", "batch.npz"])
-def test_a_sample_file_is_written_whole_or_not_at_all(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    (tmp_path / name).write_bytes(b"before")
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises((OSError, AssertionError)):
-        succeed("sample", world.workdir, tmp_path / name, "--num", 3, "--steps", 1, "--cfg", 1)
-    assert (tmp_path / name).read_bytes() == b"before"
-
-
 # sample
-
-
-def test_sample_writes_a_grid_a_batch_and_a_dataset_of_the_same_samples(
-    world: World, tmp_path: Path
-) -> None:
-    options = ["--num", 12, "--steps", 2, "--cfg", 2, "--batch-size", 8, "--seed", 4]
-    for name in ("grid.png", "batch.npz", "set"):
-        succeed("sample", world.workdir, tmp_path / name, *options)
-    with np.load(tmp_path / "batch.npz") as batch:
-        images, labels = batch["arr_0"], batch["arr_1"]
-    assert images.dtype == np.uint8
-    assert images.shape == (12, 8, 8, 3)
-    assert labels.tolist() == [0, 1, 2] * 4
-    grid = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert grid.shape == (3 * 10 - 2, 4 * 10 - 2, 3)
-    np.testing.assert_array_equal(grid[10:18, 10:18], images[4])  # second of class one
-    assert len(LatentDataset(tmp_path / "set")) == 12
-    succeed("stats", tmp_path / "set", tmp_path / "set.npz", "--extractor", "tiny")
-    succeed("stats", tmp_path / "batch.npz", tmp_path / "b.npz", "--extractor", "tiny")
-    np.testing.assert_allclose(
-        read_statistics(tmp_path / "set.npz").mu, read_statistics(tmp_path / "b.npz").mu
-    )
-
-
-def test_a_grid_stays_small_with_many_classes(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sample, "MOST_ROWS", 2)  # of three classes
-    succeed("sample", world.workdir, tmp_path / "grid.png", "--steps", 1, "--cfg", 1, "--num", 12)
-    assert np.asarray(Image.open(tmp_path / "grid.png")).shape == (2 * 10 - 2, 10 * 10 - 2, 3)
-    many = world.run.model_copy(update={"classes": tuple(f"class {i}" for i in range(1000))})
-    assert settings_of(many, DrawOptions(steps=(1,)), None)[0].num == 200
 
 
 def test_sample_draws_one_class_by_name_or_number(world: World, tmp_path: Path) -> None:
@@ -220,7 +153,7 @@ def test_seeds_that_give_the_samples_of_others_are_refused(
 
 
 def test_the_solver_is_the_recipes_unless_it_is_typed(workdir: Path, tmp_path: Path) -> None:
-    as_diffusion(workdir, solver="ddpm")
+    tiny.as_diffusion(workdir, solver="ddpm")
     options = ["--steps", 2, "--cfg", 1, "--num", 3]
     for name, typed in {
         "default": [],
@@ -242,7 +175,7 @@ def test_the_solver_is_the_recipes_unless_it_is_typed(workdir: Path, tmp_path: P
 def test_a_solver_that_does_not_go_with_the_objective_is_refused(
     workdir: Path, reference: Path, tmp_path: Path
 ) -> None:
-    as_diffusion(workdir)
+    tiny.as_diffusion(workdir)
     commands = (
         ["sample", workdir, tmp_path / "x.npz"],
         ["eval", workdir, "--reference", reference],
@@ -262,137 +195,6 @@ def test_a_solver_that_does_not_go_with_the_objective_is_refused(
 
 
 # eval
-
-
-def test_eval_writes_results_once_and_reads_them_back(workdir: Path, reference: Path) -> None:
-    options = [
-        "--reference",
-        reference,
-        "--steps",
-        "3,1",
-        "--cfg",
-        "1,2",
-        "--num-samples",
-        20,
-        "--protocol",
-        "tiny",
-    ]
-    shown = succeed("eval", workdir, *options, "--json")
-    lines = [json.loads(line) for line in shown.stdout.splitlines() if line.startswith("{")]
-    assert [(line["steps"], line["cfg"], line["nfe"]) for line in lines] == [
-        (3, 1, 3),
-        (1, 1, 1),
-        (3, 2, 6),
-        (1, 2, 2),
-    ]
-    assert all(line["fd"] > 0 and 0 <= line["accuracy"] <= 1 and line["n"] == 20 for line in lines)
-    assert len({line["fd"] for line in lines}) == 4
-    tables = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in shown.stdout.splitlines()
-        if "|" in line
-    ]
-    assert tables[0] == ["model", "steps", "FD(tiny), no guidance", "FD(tiny), cfg 2"]
-    assert tables[3] == [
-        "steps",
-        "FD(tiny), cfg 1",
-        "accuracy, cfg 1",
-        "FD(tiny), cfg 2",
-        "accuracy, cfg 2",
-    ]
-    assert tables[2][2:] == tables[5][1::2], "the model's row is that of its recipe's steps"
-    outputs = (
-        "table.md",
-        "results.json",
-        "distance.svg",
-        "distance.png",
-        "accuracy.svg",
-        "accuracy.png",
-    )
-    assert all((workdir / "eval" / name).stat().st_size > 100 for name in outputs)
-    written = (workdir / "results.jsonl").read_bytes()
-    shutil.rmtree(workdir / "samples")
-    again = succeed("eval", workdir, *options, "--json")
-    assert [json.loads(line) for line in again.stdout.splitlines() if line.startswith("{")] == lines
-    assert (workdir / "results.jsonl").read_bytes() == written
-    assert not (workdir / "samples").exists(), "nothing was drawn again"
-
-
-@pytest.mark.usefixtures("unrendered")
-def test_results_of_solvers_and_weights_are_kept_apart(workdir: Path, reference: Path) -> None:
-    as_diffusion(workdir)
-    options = [
-        "--reference",
-        reference,
-        "--steps",
-        "2",
-        "--cfg",
-        "1",
-        "--num-samples",
-        10,
-        "--protocol",
-        "tiny",
-    ]
-    assert "EMA weights of step 3, ddim, seed 0" in succeed("eval", workdir, *options).stdout
-    succeed("eval", workdir, *options, "--solver", "ddpm", "--weights", "params")
-    first, second = (result.sampling for result in read_results(workdir))
-    assert first is not None
-    assert second is not None
-    assert (first.sampler, first.weights, second.sampler, second.weights) == (
-        "ddim",
-        "ema",
-        "ddpm",
-        "params",
-    )
-    assert {path.name.split("-cfg")[0] for path in (workdir / "samples").iterdir()} == {
-        "step3-ema-ddim2",
-        "step3-params-ddpm2",
-    }
-
-
-@pytest.mark.usefixtures("unrendered")
-def test_eval_goes_on_where_it_was_killed(workdir: Path, reference: Path) -> None:
-    options = ["--reference", reference, "--cfg", "2", "--num-samples", 20, "--protocol", "tiny"]
-    succeed("eval", workdir, *options, "--steps", "3")
-    (sample_set,) = (workdir / "samples").iterdir()
-    shard = next(sample_set.glob("*.array_record*"))
-    first, stamp = read_results(workdir), shard.stat().st_mtime_ns
-    (workdir / "results.jsonl").unlink()  # as if killed before the result was written
-    succeed("eval", workdir, *options, "--steps", "3")
-    assert read_results(workdir)[0].distance == first[0].distance
-    assert shard.stat().st_mtime_ns == stamp
-    (cached,) = (workdir / "eval" / "statistics").glob("*.npz")
-    whole = cached.read_bytes()
-    (workdir / "results.jsonl").unlink()
-    cached.write_bytes(whole[:100])  # as a disk may leave it
-    succeed("eval", workdir, *options, "--steps", "3")
-    assert cached.read_bytes() == whole
-    assert read_results(workdir)[0].distance == first[0].distance
-    (workdir / "results.jsonl").unlink()
-    shutil.rmtree(workdir / "eval")
-    (sample_set / MANIFEST_NAME).unlink()  # as if killed while sampling
-    shard.unlink()
-    succeed("eval", workdir, *options, "--steps", "3")
-    assert read_results(workdir)[0].distance == first[0].distance
-
-
-@pytest.mark.usefixtures("unrendered")
-def test_a_dataset_serves_as_reference(workdir: Path, world: World, reference: Path) -> None:
-    options = ["--steps", "1", "--cfg", "1", "--num-samples", 10, "--protocol", "tiny"]
-    warned = succeed("eval", workdir, "--reference", world.dataset, *options).stderr
-    assert (
-        "decoded latents, a reference that hides the VAE's own error; use `flowtrain stats`"
-        in warned
-    )
-    assert list((workdir / "eval").glob("reference-*-tiny.npz"))
-    succeed("eval", workdir, "--reference", reference, *options)
-    (only,) = read_results(workdir)  # the same statistics, so the same setting: not measured twice
-    assert only.reference.n == 30
-    assert "hides the VAE's own error" in dict(cards.protocol(only))["reference"]
-    # no VAE: the numbers are pixels
-    raw = Path(shutil.copytree(world.dataset, reference.parent / "raw"))
-    write_manifest(raw, world.manifest.model_copy(update={"vae": None}))
-    assert not dataset_images(raw).decoded
 
 
 def test_finished_images_are_only_compared(world: World, reference: Path, tmp_path: Path) -> None:

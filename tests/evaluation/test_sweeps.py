@@ -311,12 +311,6 @@ def test_spatial_features_and_scores_survive_in_statistics(reference: Path, tmp_
     assert frechet_distance(*read.spatial, mu, sigma) == pytest.approx(0, abs=1e-12)
 
 
-def test_nearest_training_images_are_shown(workdir: Path, reference: Path) -> None:
-    succeed("eval", workdir, "--reference", reference, *QUICK, "--neighbours", 3)
-    (picture,) = (workdir / "eval").glob("neighbours-*-tiny-3.png")
-    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-
-
 # How samples are drawn
 
 
@@ -341,26 +335,6 @@ def test_an_adaptive_solver_counts_what_it_takes(workdir: Path, reference: Path)
     assert "--tolerance 0.001" in LatentDataset(folder).manifest.command
     again = lines_of(succeed(*command, "--sweep", "tolerance=0.1,0.001").stdout)
     assert again == [rough, fine]
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        (
-            ["--solver", "dopri5", "--steps", "4"],
-            "dopri5 chooses its own steps; give --tolerance rather than --steps",
-        ),
-        (["--tolerance", "0.1"], "--tolerance is for --solver dopri5; euler takes --steps"),
-        (["--solver", "dopri5", "--shift", "3"], "leave --shift out"),
-        (["--cfg-interval", "0.8,0.2"], "0 <= first <= second <= 1"),
-        (["--labels", "nothing"], "neither cyclic, uniform nor a statistics file"),
-        (["--labels", "uniform", "--class", "two"], "--labels and --class: give one of them"),
-    ],
-)
-def test_mistakes_about_sampling(
-    workdir: Path, tmp_path: Path, options: list[str], line: str
-) -> None:
-    assert line in fail("sample", workdir, tmp_path / "x.npz", *options)
 
 
 def test_classes_follow_a_rule(

@@ -24,7 +24,7 @@ from pipelines.encoders.weights import load_vae, save_vae
 from schemas.layout import Layout
 from schemas.manifest import Manifest, SourceInfo, VaeInfo
 from schemas.recipes import make_recipe
-from schemas.run import DatasetRef, Run, write_run
+from schemas.run import DatasetRef, Run, read_run, write_run
 from schemas.storage.directory import Directory
 from tests.datasets import Row, build_dataset
 
@@ -148,3 +148,11 @@ def make_run(workdir: Path, dataset: Path, manifest: Manifest) -> Run:
             STEP, TrainState(jnp.int32(STEP), params, {"ema": params}, params, none, none), {}, {}
         )
     return run
+
+
+def as_diffusion(workdir: Path, **sampler: object) -> Path:
+    """Make a work directory that of a diffusion run, with the same weights."""
+    recipe = {"model": {"size": "debug"}, "objective": {"kind": "diffusion"}, "sampler": sampler}
+    recipe |= {"train": {"steps": STEP, "batch_size": 4}}
+    write_run(workdir, read_run(workdir).model_copy(update={"recipe": make_recipe(recipe)}))
+    return workdir

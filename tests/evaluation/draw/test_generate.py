@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -19,19 +18,14 @@ from evaluation.draw.generate import draw, generate
 from evaluation.draw.sample import images_and_labels
 from evaluation.draw.setting import (
     Setting,
-    equivalent_command,
-    run_digest,
     sampling_facts,
-    setting_name,
 )
 from flowtrain.flow.sampler import Samples, sample
 from flowtrain.state.checkpoint import TrainedModel, load_for_sampling
 from pipelines.curate.verify import verify
 from pipelines.dataset.finished import LatentDataset
-from schemas.config import BOOKKEEPING
 from schemas.errors import UserError
 from schemas.manifest import MANIFEST_NAME, SAMPLING_NAME
-from schemas.recipes import make_recipe
 from schemas.run import read_run, write_run
 from schemas.sampler import SamplerSettings
 from tests.evaluation.conftest import World
@@ -270,63 +264,6 @@ def test_no_more_is_computed_than_asked_for(
     assert sizes == [4, 4, 4, 4, 4], (
         "the last shard is padded: another shape would be compiled once more"
     )
-
-
-def test_names_and_commands_tell_settings_apart(trained: TrainedModel) -> None:
-    base = Setting(5, SamplerSettings("euler", 2, 1.0))
-    assert base.sampler.nfe == 2
-    settings = [
-        base,
-        Setting(6, SamplerSettings("euler", 2, 1.0)),
-        Setting(5, SamplerSettings("euler", 3, 1.0)),
-        Setting(5, SamplerSettings("euler", 2, 1.5)),
-        Setting(5, SamplerSettings("euler", 2, 1.0, cfg_channels=3)),
-        Setting(5, SamplerSettings("euler", 2, 1.0), label=1),
-        Setting(5, SamplerSettings("euler", 2, 1.0, seed=1)),
-        Setting(5, SamplerSettings("ddpm", 2, 1.0)),
-    ]
-    facts = [sampling_facts(trained, setting) for setting in settings]
-    facts.append(sampling_facts(dataclasses.replace(trained, weights="ema0.999"), base))
-    assert setting_name(facts[-1]) == "step3-ema0.999-euler2-cfg1-seed0-n5"
-    assert "--weights ema0.999" in equivalent_command(facts[-1], trained.run.recipe)
-    assert len({setting_name(fact) for fact in facts}) == len(facts)
-    assert len({equivalent_command(fact, trained.run.recipe) for fact in facts}) == len(facts)
-    assert equivalent_command(facts[5], trained.run.recipe).endswith("--class one")
-
-
-def test_the_run_digest_ignores_bookkeeping_only(world: World) -> None:
-    run = world.run
-
-    def changed(table: str, **values: object) -> str:
-        part = getattr(run.recipe, table).model_copy(update=values)
-        return run_digest(
-            run.model_copy(update={"recipe": run.recipe.model_copy(update={table: part})})
-        )
-
-    assert changed("train", steps=99) == run_digest(run)
-    for name in BOOKKEEPING:
-        assert changed("train", **{name: 7}) == run_digest(run), name
-    assert changed("sampler", steps=7, solver="ddpm") == run_digest(run)
-    assert changed("preview", every=7, distance_samples=100) == run_digest(run)
-    assert changed("model", latent=(4, 4, 4), classes=3) == run_digest(run)
-    assert changed("optimizer", schedule="cosine") != run_digest(run)
-    for name, value in {
-        "seed": 1,
-        "batch_size": 8,
-        "holdout": 3,
-        "overfit": 2,
-        "ema_decay": 0.5,
-    }.items():
-        assert changed("train", **{name: value}) != run_digest(run), name
-    for name, value in {"depth": 3, "time_scale": 1.0, "output": "data", "qk_norm": True}.items():
-        assert changed("model", **{name: value}) != run_digest(run), name
-    diffusion = {
-        "model": {"size": "debug"},
-        "train": {"steps": 3, "batch_size": 4},
-        "objective": {"kind": "diffusion"},
-    }
-    assert run_digest(run.model_copy(update={"recipe": make_recipe(diffusion)})) != run_digest(run)
-    assert json.dumps(run_digest(run))
 
 
 def test_samples_that_are_not_finite_are_told(trained: TrainedModel, tmp_path: Path) -> None:

@@ -5,23 +5,17 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
 
-from evaluation.draw.setting import Setting
-from evaluation.report import cards, page, pictures
+from evaluation.report import cards, page
 from evaluation.report.page import collect, latest_series, write_report
 from evaluation.report.render import read_metrics, render
 from evaluation.results import Result, read_results
 from flowtrain.cli import main
-from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
-from schemas.layout import Layout
 from schemas.recipes import make_recipe
 from schemas.run import METRICS_NAME
-from tests.evaluation import scenes
 from tests.evaluation.browser import METRICS, Page
 from tests.evaluation.conftest import World, add_tiny_protocol
 from tests.evaluation.results import result
@@ -109,21 +103,6 @@ def test_a_run_that_was_never_evaluated_still_has_a_page(workdir: Path) -> None:
     assert content["paths"].note == "euler, 50 steps, guidance 4"
 
 
-def test_only_classes_that_are_shown_are_drawn_and_decoded(
-    world: World, evaluated: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    every, of = pictures.fresh_samples(world.workdir, world.run)
-    monkeypatch.setattr(pictures, "MOST_CLASSES", 2)
-    images, labels = pictures.fresh_samples(world.workdir, world.run)
-    assert np.bincount(labels).tolist() == [10, 10]
-    assert np.abs(images.astype(int) - every[of < 2]).max() <= 1, (
-        "the same samples, rounded in other batches"
-    )
-    stored = pictures.stored_samples(evaluated, read_results(evaluated)[-1], 9)
-    assert np.bincount(stored[1]).tolist() == [3, 3]
-    assert len(stored[0]) == 6
-
-
 def test_missing_parts_are_left_out_and_told(evaluated: Path) -> None:
     shutil.rmtree(evaluated / "samples")
     warnings: list[str] = []
@@ -184,22 +163,6 @@ def test_cards_name_objective_solver_and_weights(world: World) -> None:
     assert card["guidance"] == "uncond + w (cond - uncond) on all channels"
 
 
-def test_a_run_that_was_never_evaluated_shows_samples_of_its_own_solver(
-    workdir: Path, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[str] = []
-
-    def noted(trained: object, setting: Setting, *others: object) -> tuple[np.ndarray, np.ndarray]:
-        seen.append(setting.sampler.solver)
-        return np.zeros((3, 8, 8, 3), np.uint8), np.arange(3)
-
-    monkeypatch.setattr("evaluation.draw.sample.images_and_labels", noted)
-    sampler = world.run.recipe.sampler.model_copy(update={"solver": "ddpm"})
-    recipe = world.run.recipe.model_copy(update={"sampler": sampler})
-    pictures.fresh_samples(workdir, world.run.model_copy(update={"recipe": recipe}))
-    assert seen == ["ddpm"]
-
-
 def test_times_add_up(world: World) -> None:
     scored = result(1, 1).model_copy(
         update={"seconds": {"generate": 0.01, "measure": 1.0, "score": 0.5}}
@@ -238,26 +201,3 @@ def test_guidance_has_its_plot_where_there_are_several(evaluated: Path) -> None:
     assert plots(results)[1] == "FD(tiny) against guidance weight."
     one = [result for result in results if result.sampling is not None and result.sampling.cfg == 1]
     assert plots(one) == ["FD(tiny) against sampling steps.", "Accuracy against sampling steps."]
-
-
-def test_the_shown_setting_has_its_neighbours_first(evaluated: Path) -> None:
-    results = read_results(evaluated)
-    titles = [title for title, _ in pictures.neighbour_pictures(evaluated, results, results[1])]
-    assert titles == ["1 step, no guidance", "1 step, guidance 2"]
-    folder = evaluated / "eval"
-    (few,) = folder.glob("neighbours-*euler1-cfg2*-tiny-3.png")
-    for name, size in (("tiny-12", (7, 5)), ("tiny-2", (1, 1)), ("tiny-b-99", (2, 2))):
-        Image.new("RGB", size).save(few.with_name(few.name.replace("tiny-3", name)))
-    _, shown = pictures.neighbour_pictures(evaluated, results, results[3])[0]
-    assert (shown.width, shown.height) == (7, 5), "the one of the most samples, of this protocol"
-    for path in folder.glob("neighbours-*"):
-        path.unlink()
-    assert pictures.neighbour_pictures(evaluated, results, results[1]) == []
-
-
-def test_pixels_have_nothing_to_reconstruct(tmp_path: Path) -> None:
-    scenes.make_dataset(tmp_path / "pixels", Layout.IMAGE, None)
-    pairs = pictures.reconstructions(LatentDataset(tmp_path / "pixels"))
-    assert pairs.reconstructed is None
-    assert pairs.real is not None
-    assert pairs.real.alt == "images of the dataset"

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.features import rows
 from evaluation.features.measure import Measured
 from evaluation.metrics import frechet_distance
 from evaluation.protocols import EvaluationProtocol
@@ -19,9 +18,8 @@ from evaluation.score.groups import (
     with_reference,
 )
 from schemas.errors import UserError
-from schemas.files import sha256_file
-from schemas.statistics import FeatureStatistics, Gaussian, Moments, ScoreSplits
-from tests.evaluation.results import PROTOCOL
+from schemas.statistics import Gaussian, ScoreSplits
+from tests.evaluation.results import PROTOCOL, measured
 
 ADM = PROTOCOL.model_copy(update={"spatial": True, "splits": "consecutive"})
 SHUFFLED = PROTOCOL.model_copy(update={"splits": "shuffled"})
@@ -86,15 +84,6 @@ def test_subsets_smaller_than_the_features_are_warned_of(samples: int, warned: b
     assert bool(told) == warned
     choose(["uncertainty"], narrow, samples, told.append)
     assert told[-1].endswith("use at least 42 samples")
-
-
-def measured(path: Path, features: np.ndarray, **others: object) -> Measured:
-    """Statistics with their rows beside them."""
-    file = rows.rows_path(path)
-    np.save(file, features.astype(np.float32))
-    protocol = {"features": {"sha256": sha256_file(file)}}
-    moments = Moments.of(features)
-    return Measured(FeatureStatistics.from_moments(moments, protocol, **others), path)
 
 
 @pytest.fixture

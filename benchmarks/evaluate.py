@@ -12,6 +12,8 @@ frechet      the distance of two Gaussians against scipy.linalg.sqrtm's form; bo
              distance that is known
 neighbours   precision and recall against ADM's algorithm in PyTorch: float32 on a CPU, float16 too
              on a GPU; ours decides as exact float64 distances do
+screen       the same, of fewer rows, against plain float64 in NumPy and SciPy: distances from
+             differences, as ours decides, and from products, which lose near rows and ties
 sampling     `flowtrain.flow.sampler.sample`, Euler's method with guidance, against a loop in
              PyTorch over the same DiT
 decode       the VAE's decoder in float32 against diffusers' AutoencoderKL
@@ -155,6 +157,17 @@ PARTS = {
             ("precision_recall", "ADM's, float16", ROUGH),
         ),
         agree_on_shares,
+    ),
+    "screen": Part(
+        "rows/s",
+        lambda sizes: 2 * sizes.screened,
+        SciPy,
+        (
+            ("precision_recall", "differences, float64", 0.0),
+            ("precision_recall", "products, float64", 2e-3),
+        ),
+        agree_on_shares,
+        goals=(1.2, 1.2),
     ),
     "sampling": Part(
         "images/s",

@@ -20,9 +20,10 @@ class Sizes:
     """How much of each part is measured.
 
     `images` of `pixels` a side go through Inception in batches of `batch`; statistics and features
-    have `dim` dimensions; precision and recall are of `rows` against `rows`; `samples` are drawn in
-    `steps` at guidance `cfg`; `decoded` latents of `latent` cells a side go through the VAE; memory
-    is measured at two numbers of images. With `compiled` torch.compile's loop is timed too.
+    have `dim` dimensions; precision and recall are of `rows` against `rows`, beside plain float64
+    of `screened` against `screened`; `samples` are drawn in `steps` at guidance `cfg`; `decoded`
+    latents of `latent` cells a side go through the VAE; memory is measured at two numbers of
+    images. With `compiled` torch.compile's loop is timed too.
     """
 
     images: int
@@ -30,6 +31,7 @@ class Sizes:
     batch: int
     dim: int
     rows: int
+    screened: int
     network: Settings
     samples: int
     steps: int
@@ -49,7 +51,9 @@ def choose_sizes(quick: bool, gpu: bool) -> Sizes:
 
     if quick:
         debug = network("debug", 2, 2, 4, "float32")
-        return Sizes(2, 64, 2, 64, 300, debug, 2, 20, 4.0, "embedded", 1, 4, (300, 1200), False)
+        return Sizes(
+            2, 64, 2, 64, 300, 300, debug, 2, 20, 4.0, "embedded", 1, 4, (300, 1200), False
+        )
     if gpu:
         small = network("S", 12, 64, 32, "bfloat16")
         return Sizes(
@@ -58,6 +62,7 @@ def choose_sizes(quick: bool, gpu: bool) -> Sizes:
             128,
             2048,
             10_000,
+            2_000,
             small,
             64,
             20,
@@ -70,7 +75,7 @@ def choose_sizes(quick: bool, gpu: bool) -> Sizes:
         )
     small = network("S", 4, 8, 16, "float32")
     return Sizes(
-        32, 256, 8, 2048, 10_000, small, 8, 20, 4.0, "random", 2, 16, (5_000, 40_000), True
+        32, 256, 8, 2048, 10_000, 2_000, small, 8, 20, 4.0, "random", 2, 16, (5_000, 40_000), True
     )
 
 

@@ -69,6 +69,10 @@ class Ours(Contenders):
         real, fake = draw_features(sizes)
         return {"precision_recall": lambda: np.array(precision_recall(real, fake, NEIGHBOURS))}
 
+    def screen(self, sizes: Sizes, folder: str) -> Runs:
+        """(precision, recall) of fewer rows."""
+        return self.neighbours(replace(sizes, rows=sizes.screened), folder)
+
     def sampling(self, sizes: Sizes, folder: str) -> Runs:
         """Samples from `sample`; leaves weights and noise for the peer."""
         import jax

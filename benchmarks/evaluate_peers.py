@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,11 @@ from benchmarks.sides import CLASSES
 from benchmarks.torch_dit import _autocast, _jax_name, _torch_device, _torch_dit
 
 ADM_BLOCK = 10_000
+FLOAT64_BLOCK = 2_000
 
 
 class SciPy(Contenders):
-    """The distance by a matrix square root."""
+    """The distance by a matrix square root; precision and recall by plain float64."""
 
     label = "SciPy"
 
@@ -47,6 +49,17 @@ class SciPy(Contenders):
             return lambda: np.array([_sqrtm_distance(*statistics)])
 
         return {f"sqrtm, {name}": run(name) for name in CASES}
+
+    def screen(self, sizes: Sizes, folder: str) -> Runs:
+        """(precision, recall)."""
+        real, fake = draw_features(replace(sizes, rows=sizes.screened))
+        ways = {"differences, float64": _difference_distances, "products, float64": _dot_distances}
+        return {
+            name: lambda distances=distances: np.array(
+                _float64_precision_recall(real, fake, distances)
+            )
+            for name, distances in ways.items()
+        }
 
 
 def _sqrtm_distance(mu1: Any, sigma1: Any, mu2: Any, sigma2: Any) -> float:
@@ -64,6 +77,45 @@ def _sqrtm_distance(mu1: Any, sigma1: Any, mu2: Any, sigma2: Any) -> float:
     return float(
         difference @ difference + np.trace(sigma1) + np.trace(sigma2) - 2 * np.trace(np.real(root))
     )
+
+
+Distances = Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
+
+
+def _difference_distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """(p, q) from sums of squared differences: a float64 result to its last digits."""
+    from scipy.spatial.distance import cdist
+
+    return cdist(a, b)
+
+
+def _dot_distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """(p, q) from |u|^2 - 2 u.v + |v|^2 in float64: near rows and ties are lost in rounding."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    squared = np.square(a).sum(1)[:, None] - 2 * (a @ b.T) + np.square(b).sum(1)[None, :]
+    return np.sqrt(np.maximum(squared, 0))
+
+
+def _float64_precision_recall(
+    real: NDArray[Any], fake: NDArray[Any], distances: Distances
+) -> tuple[float, float]:
+    """By blocks of whole distances in NumPy, nothing screened."""
+
+    def blocks(rows: NDArray[Any]) -> list[NDArray[Any]]:
+        return [rows[start : start + FLOAT64_BLOCK] for start in range(0, len(rows), FLOAT64_BLOCK)]
+
+    def radii(rows: NDArray[Any]) -> NDArray[np.float64]:
+        # a row itself is one of the k + 1 nearest
+        nearest = [np.partition(distances(one, rows), NEIGHBOURS, axis=1) for one in blocks(rows)]
+        return np.concatenate([found[:, NEIGHBOURS] for found in nearest])
+
+    radii_real, radii_fake = radii(real), radii(fake)
+    in_real, in_fake = np.zeros(len(fake), bool), list[NDArray[np.bool_]]()
+    for one, around in zip(blocks(real), blocks(radii_real), strict=True):
+        found = distances(one, fake)
+        in_real |= (found <= around[:, None]).any(axis=0)
+        in_fake.append((found <= radii_fake).any(axis=1))
+    return float(in_real.mean()), float(np.concatenate(in_fake).mean())
 
 
 class Torch(Contenders):

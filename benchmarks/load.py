@@ -6,9 +6,10 @@ after batch.
 
 Ours, from ArrayRecord shards and with each cache, against PyTorch's DataLoader over one .npy and
 one label file a record (what fast-DiT does; the .npy holds the same numbers), and against a bare
-np.memmap that one thread indexes: no epochs, no labels, nothing read ahead. Everything is in the
-page cache. Batches are compared before they are timed, and in every turn those that were read ahead
-meanwhile are thrown away first. The peer needs torch; without it its row is left out.
+np.memmap that one thread indexes: no epochs, no labels, nothing read ahead. The same shards are
+also read with each record parsed for itself, to show what `schemas.columns` brings. Everything is
+in the page cache. Batches are compared before they are timed, and in every turn those that were
+read ahead meanwhile are thrown away first. The peer needs torch; without it its row is left out.
 """
 
 import argparse
@@ -24,21 +25,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowtrain.records.cache import open_records
 from flowtrain.records.data import BatchReader, make_loader
-from flowtrain.records.reader import LatentReader
+from flowtrain.records.reader import Index, LatentReader
 from pipelines.dataset.finished import finish_dataset
 from schemas.columns import Columns
-from schemas.layout import Layout, TensorSpec, layout_tensors
+from schemas.layout import LABEL, Layout, TensorSpec, layout_tensors
 from schemas.manifest import SourceInfo
 from schemas.storage.directory import Directory
 from tests.datasets import Row, build_dataset
 
 PEER = "torch DataLoader, .npy files"
 BARE = "np.memmap, one thread"
+SHARDS = "flowtrain, --cache none"
+PARSED = "flowtrain, records parsed one by one"
 AHEAD = 16  # batches thrown away first; no loader here reads more ahead
 CLASSES = 1000
+
+
+class ParsedReader(LatentReader):
+    """The same records from the same shards, each parsed by protobuf and then stacked."""
+
+    def gather(self, index: Index, mirrored: NDArray[np.bool_]) -> Columns:
+        """See `LatentReader`; here nothing is mirrored."""
+        records = self.read(index)
+        columns = {
+            name: np.stack([record.tensors[name] for record in records])
+            for name in self.manifest.tensors
+        }
+        return columns | {LABEL: np.array([record.label for record in records], np.int32)}
 
 
 def main() -> None:
@@ -88,6 +105,8 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         batches = BatchReader(records, batch_size=options.batch_size, seed=0, flip=False)
         loaders[f"flowtrain, --cache {cache}"] = lambda batches=batches: _ours(batches)
     order = [batches(number)["index"] for number in range(AHEAD + options.batches)]
+    parsed = BatchReader(ParsedReader(dataset), batch_size=options.batch_size, seed=0, flip=False)
+    loaders[PARSED] = lambda: _ours(parsed)
     files = folder / f"npy-{dataset.name}"
     _write_files(files, dataset)
     loaders[BARE] = lambda: _bare(files / "all.npy", order)
@@ -134,7 +153,7 @@ def _peer(files: Path, order: list[np.ndarray], workers: int) -> Iterator[tuple[
 def _compare(loaders: dict[str, Callable[[], Iterator[Any]]], specs: dict[str, TensorSpec]) -> None:
     """All loaders give the same numbers."""
     firsts = {name: next(make()) for name, make in loaders.items()}
-    ours = firsts["flowtrain, --cache none"]
+    ours = firsts[SHARDS]
     for name, first in firsts.items():
         if isinstance(first, dict):
             same = all(np.array_equal(first[key], ours[key]) for key in ours)
@@ -185,6 +204,7 @@ def _print(rates: dict[str, float], options: argparse.Namespace) -> None:
         print(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         )
+    print(f"records in columns against parsed one by one: {rates[SHARDS] / rates[PARSED]:.2f}")
 
 
 def _write_dataset(

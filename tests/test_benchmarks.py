@@ -110,7 +110,9 @@ def evaluate(tmp_path: Path, arguments: str, site: str = "") -> subprocess.Compl
 
 def test_evaluation_without_torch(tmp_path: Path):
     done = evaluate(
-        tmp_path, "--only frechet,neighbours,memory", BLOCKER.replace(repr(ABSENT), "('torch',)")
+        tmp_path,
+        "--only frechet,neighbours,screen,memory",
+        BLOCKER.replace(repr(ABSENT), "('torch',)"),
     )
     assert done.returncode == 0, done.stderr[-1500:]
     result = json.loads(done.stdout)
@@ -119,6 +121,8 @@ def test_evaluation_without_torch(tmp_path: Path):
     assert [row["against"] for row in result["rows"]] == [
         "sqrtm, full rank",
         "sqrtm, rank-deficient",
+        "differences, float64",
+        "products, float64",
     ]
     for row in result["rows"]:
         low, high = row["spread"]

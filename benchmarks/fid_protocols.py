@@ -52,6 +52,7 @@ from evaluation.extractors.cache import extractor  # noqa: E402
 from evaluation.metrics import frechet_distance  # noqa: E402
 from evaluation.protocols import PROTOCOLS  # noqa: E402
 from schemas.files import sha256_file, write_atomic, written_whole  # noqa: E402
+from schemas.png import encode_png  # noqa: E402
 from schemas.statistics import Moments  # noqa: E402
 from tests.parity.fid_peers import PAIRS, PEERS, Features, Peer, network_file  # noqa: E402
 
@@ -158,7 +159,7 @@ def prepare(work: Path, images: Path, side: int, n: int, network: Path) -> dict[
         if pixels.size != (side, side):
             pixels = ImageOps.fit(pixels, (side, side), Image.Resampling.BICUBIC)
         with written_whole(missing[source]) as stream:
-            pixels.save(stream, "PNG")
+            stream.write(encode_png(np.asarray(pixels)))
     return files
 
 

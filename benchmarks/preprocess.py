@@ -485,17 +485,15 @@ def _pin_workers(process: subprocess.Popen[bytes], cores: list[int]) -> None:
 
 
 def _tar_of_specks(path: Path, records: int) -> None:
-    from PIL import Image
+    from schemas.png import encode_png
 
     rng = np.random.default_rng(0)
     with tarfile.open(path, "w") as archive:
         for number in range(records):
-            data = io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(data, "PNG")
+            data = encode_png(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
             member = tarfile.TarInfo(f"class{number % 10}/{number:06d}.png")
-            member.size = data.tell()
-            data.seek(0)
-            archive.addfile(member, data)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
 
 
 def _hollow_imagenet(path: Path, members: int) -> None:

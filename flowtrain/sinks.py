@@ -9,9 +9,7 @@ import math
 import re
 import secrets
 import socket
-import struct
 import time
-import zlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,12 +17,13 @@ from typing import Any, Protocol
 
 import numpy as np
 from tensorboardX.proto import event_pb2, summary_pb2
-from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import text as text_summary
 
 from flowtrain.state.faults import storage_faults
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.png import encode_png
 from schemas.run import METRICS_NAME
 
 TENSORBOARD = "tensorboard"
@@ -133,8 +132,9 @@ class JsonLines:
 class TensorBoard:
     """Event files in WORKDIR/tensorboard; what was told is in the file when a call returns.
 
-    tensorboardX has the protocol buffers. Not its writer: that writes from a thread, and when the
-    disk is full the thread ends with a traceback, and whoever tells more waits for it for ever.
+    tensorboardX has the protocol buffers and the frames of records. Its writer of events is left
+    out: that writes from a thread, and when the disk is full the thread ends with a traceback, and
+    whoever tells more waits for it for ever.
     """
 
     def __init__(self, workdir: Path, start: int):
@@ -148,7 +148,8 @@ class TensorBoard:
         folder = self._workdir / TENSORBOARD
         with _faults(self._workdir):
             folder.mkdir(exist_ok=True)
-            self._file = open(folder / name, "xb")  # noqa: SIM115  (closed by close)
+            # Absolute: what begins with "s3:" or "gs:" would be taken for a URL.
+            self._records = _Records(str((folder / name).absolute()))
         try:
             self._write(file_version="brain.Event:2")
             # It forgets what older files say of this step and later.
@@ -158,13 +159,11 @@ class TensorBoard:
             raise
 
     def _write(self, **fields: Any) -> None:
-        """One event as a TFRecord: length, its checksum, data, its checksum."""
+        """One event as a record of the file."""
         data = _Event(wall_time=time.time(), **fields).SerializeToString()
-        length = struct.pack("<Q", len(data))
-        checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
         with _faults(self._workdir):
-            self._file.write(b"".join((length, checks[0], data, checks[1])))
-            self._file.flush()
+            self._records.write(data)
+            self._records.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         points = [
@@ -174,9 +173,9 @@ class TensorBoard:
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         height, width, channels = image.shape
-        # Encoded here, as tensorboardX needs Pillow for it, which a trainer machine may lack.
+        # Not by tensorboardX, which needs Pillow for it: a trainer machine may lack that.
         picture = _Summary.Image(
-            height=height, width=width, colorspace=channels, encoded_image_string=_encode_png(image)
+            height=height, width=width, colorspace=channels, encoded_image_string=encode_png(image)
         )
         self._write(
             step=step, summary=_Summary(value=[_Summary.Value(tag=tag(name), image=picture)])
@@ -193,23 +192,18 @@ class TensorBoard:
 
     def close(self) -> None:
         with _faults(self._workdir):  # once more what could not be written
-            self._file.close()
+            self._records.close()
 
 
-def _encode_png(image: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 as a PNG file (ISO/IEC 15948): 8-bit RGB, every row unfiltered."""
-    height, width, _ = image.shape
-    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # byte 0 of a row: the filter, none
-    rows[:, 1:] = image.reshape(height, 3 * width)
+class _Records(RecordWriter):
+    """TFRecord frames in a local file.
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
+    A flush hands them to the system and does not wait for the disk, which takes milliseconds and
+    would stop the training loop at every line.
+    """
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    def flush(self) -> None:
+        self._writer.flush()  # pyright: ignore[reportOptionalMemberAccess]
 
 
 class WandbSink:

@@ -1,16 +1,15 @@
 """Many small images as one picture."""
 
-import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.png import encode_png
 from schemas.storage.paths import is_url
 
 GAP = 2
@@ -44,13 +43,6 @@ def by_class(
     return [images[labels == label][:columns] for label in np.unique(labels)]
 
 
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """Encode (H, W, 3) uint8 as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
 def check_place(path: str) -> None:
     """See that a picture can be written, before the work for it is done.
 
@@ -79,7 +71,7 @@ def write_png(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
         UserError: it cannot be written.
     """
     try:
-        write_atomic(path, png(tile(rows)))
+        write_atomic(path, encode_png(tile(rows)))
     except OSError as error:
         raise _unwritable(str(path), error) from error
 

@@ -21,6 +21,7 @@ from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.manifest import Normalization, VaeInfo
 from schemas.pixels import to_uint8
+from schemas.png import encode_png
 
 CROP = "adm"
 _BATCH = {"cpu": 16}
@@ -197,10 +198,8 @@ def _padded(rows: NDArray[Any], size: int) -> Any:
 
 def save_grid(images: NDArray[np.uint8], path: Path) -> None:
     """A PNG of the first 100 images, ten a row."""
-    from PIL import Image
-
     n = min(len(images), 100) // 10 * 10
     side = images.shape[1]
     rows = images[:n].reshape(n // 10, 10, side, side, 3).transpose(0, 2, 1, 3, 4)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rows.reshape(n // 10 * side, 10 * side, 3)).save(path)
+    path.write_bytes(encode_png(rows.reshape(n // 10 * side, 10 * side, 3)))

@@ -34,10 +34,10 @@ from flowtrain.flow.sampler import initial_noise, sample
 from flowtrain.model import Params, Predict
 from flowtrain.state.checkpoint import TrainedModel
 from pipelines.encoders.decode import decode_samples, decoding_vae
-from pipelines.grid import png
 from schemas.config import Recipe
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.png import encode_png
 from schemas.run import Run
 from schemas.solvers import ADAPTIVE
 from schemas.statistics import FeatureStatistics, Moments
@@ -378,7 +378,7 @@ def write_previews(directory: Path, step: int, images: Mapping[str, _Images]) ->
         directory.mkdir(parents=True, exist_ok=True)
         for name, image in images.items():
             written.append(directory / f"step{step:08d}-{name}.png")
-            write_atomic(written[-1], png(image))
+            write_atomic(written[-1], encode_png(image))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(

@@ -9,8 +9,8 @@ from evaluation.features.imagesets import ImageSet
 from evaluation.features.measure import Measured
 from evaluation.metrics.neighbours import nearest
 from evaluation.preview.sheet import Panel, sheet
-from pipelines.grid import png
 from schemas.files import write_atomic
+from schemas.png import encode_png
 
 NEAREST = 5
 
@@ -37,7 +37,7 @@ def write_neighbours(
     ]
     names = ["sample", *(f"nearest {k + 1}" for k in range(NEAREST))]
     block = Panel("samples and their nearest training images", tuple(np.stack(columns, axis=1)))
-    write_atomic(out, png(sheet([block], names)))
+    write_atomic(out, encode_png(sheet([block], names)))
 
 
 def _read(images: ImageSet, numbers: list[int]) -> NDArray[np.uint8]:

@@ -15,9 +15,10 @@ from evaluation.report.tables import setting_text
 from evaluation.results import Result, Sampling
 from pipelines.dataset.finished import LatentDataset
 from pipelines.encoders.decode import decode_records
-from pipelines.grid import by_class, png, tile
+from pipelines.grid import by_class, tile
 from schemas.errors import UserError
 from schemas.manifest import Manifest
+from schemas.png import encode_png
 from schemas.run import EVAL_DIR, SAMPLES_DIR, Run
 
 MOST_CLASSES = 20  # of a grid; a page with a thousand rows shows nothing
@@ -51,7 +52,7 @@ class Pairs:
 def picture(rows: Sequence[NDArray[np.uint8]], alt: str) -> Picture:
     """A grid of images as one PNG."""
     canvas = tile(rows)
-    return Picture(data_uri(png(canvas), "image/png"), canvas.shape[1], canvas.shape[0], alt)
+    return Picture(data_uri(encode_png(canvas), "image/png"), canvas.shape[1], canvas.shape[0], alt)
 
 
 def class_rows(

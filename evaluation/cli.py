@@ -17,7 +17,7 @@ from evaluation.options import (
     settings_of,
 )
 from evaluation.sweeps import swept
-from flowtrain.bars import bar
+from schemas.bars import bar
 from schemas.run import Run, read_run
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowtrain import elsewhere
-from flowtrain.bars import bar
 from flowtrain.train_request import TrainRequest, check_request, is_url
+from schemas.bars import bar, bytes_bar
 
 if TYPE_CHECKING:
     from flowtrain.plan import Plan
@@ -218,7 +218,7 @@ def _local(data: str, cache_dir: Path | None) -> Path:
     from flowtrain.records.cache import cache_directory
 
     size = elsewhere.staged_bytes(data)
-    with bar(total=size, desc="stage", unit="B", unit_scale=True) as progress:
+    with bytes_bar(size, "stage") as progress:
         return elsewhere.stage(data, cache_directory(cache_dir), progress.update)
 
 

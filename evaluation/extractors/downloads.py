@@ -1,16 +1,22 @@
-"""Weight files of feature networks: given, cached or downloaded, and always verified."""
+"""Weight files of feature networks: given, cached or downloaded, and always verified.
+
+Not by pooch: it knows a file by a whole digest only, and does not stop when more comes than the
+published file has, so that a wrong server would fill the disk before the checksum is looked at.
+"""
 
 import hashlib
 import http.client
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from schemas.errors import UserError
+from schemas.files import written_whole
+from schemas.storage.user_cache import user_cache_folder
 
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 20
@@ -39,10 +45,9 @@ class WeightFile:
 
 
 def cache_directory() -> Path:
-    """`$FLOWTRAIN_CACHE`, else `$XDG_CACHE_HOME/flowtrain`, else `~/.cache/flowtrain`."""
-    if own := os.environ.get("FLOWTRAIN_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flowtrain"
+    """Of weights: `$FLOWTRAIN_CACHE`, else the user's cache folder."""
+    own = os.environ.get("FLOWTRAIN_CACHE")
+    return Path(own).expanduser() if own else user_cache_folder()
 
 
 def find_weights(file: WeightFile, given: Path | None = None) -> Path | None:
@@ -78,27 +83,16 @@ def checked_digits(expected: str) -> str:
 
 
 def download(file: WeightFile) -> Path:
-    """Fetch to a temporary name in the cache, verify, rename: never half or wrong.
+    """Fetch into the cache: never half or wrong.
 
     Raises:
         UserError: it cannot be had, or what came is not the published file.
     """
     target = cache_directory() / file.name
-    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        state = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(
-            dir=target.parent, prefix=f".{file.name}.", delete=False
-        ) as stream:
-            temporary = Path(stream.name)
-            for chunk in _chunks(file):
-                state.update(chunk)
-                stream.write(chunk)
-        found = state.hexdigest()
-        if not found.startswith(file.sha256):
-            raise _RefusedError(f"its SHA-256 is {found}, expected {file.sha256}")
-        temporary.replace(target)
+        with written_whole(target) as stream:
+            _receive(file, stream)
     # an OSError may be a URLError or a timeout
     except (OSError, http.client.HTTPException, _RefusedError) as error:
         otherwise = f"{file.install}, or " if file.install else ""
@@ -106,14 +100,21 @@ def download(file: WeightFile) -> Path:
             f"cannot download {file.url}: {_reason(error)}; {otherwise}put the file at {target} "
             "or say where it is with --extractor-weights"
         ) from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
     return target
 
 
 class _RefusedError(Exception):
     """What came is not the file."""
+
+
+def _receive(file: WeightFile, stream: BinaryIO) -> None:
+    state = hashlib.sha256()
+    for chunk in _chunks(file):
+        state.update(chunk)
+        stream.write(chunk)
+    found = state.hexdigest()
+    if not found.startswith(file.sha256):
+        raise _RefusedError(f"its SHA-256 is {found}, expected {file.sha256}")
 
 
 def _chunks(file: WeightFile) -> Iterator[bytes]:

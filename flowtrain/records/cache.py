@@ -12,7 +12,6 @@ import json
 import mmap
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -27,10 +26,11 @@ from flowtrain.records.reader import Index, LatentReader, Records, read_full_man
 from flowtrain.records.rows import RowReader, cache_bytes, read_rows, row_count, row_dtype
 from schemas.columns import Columns
 from schemas.errors import UserError
-from schemas.files import sha256_file, write_atomic
+from schemas.files import sha256_file, write_atomic, written_whole
 from schemas.locked import locked
 from schemas.manifest import Manifest
 from schemas.sealed import seal, unseal
+from schemas.storage.user_cache import user_cache_folder
 
 Cache = Literal["none", "disk", "ram"]
 RecordProgress = Callable[[int], object]  # is told a number of further records
@@ -43,12 +43,8 @@ _MEMORY_SHARE = 0.8  # of what is available; the rest is for training
 
 
 def cache_directory(given: Path | None = None) -> Path:
-    """The folder of staged datasets: as given, or in XDG_CACHE_HOME or ~/.cache."""
-    if given is not None:
-        return given
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    root = base if base.is_absolute() else Path("~/.cache").expanduser()
-    return root / "flowtrain" / "datasets"
+    """The folder of staged datasets: as given, or in the user's cache folder."""
+    return user_cache_folder() / "datasets" if given is None else given
 
 
 def open_records(
@@ -225,25 +221,18 @@ def _write_note(folder: Path, manifest: Manifest, digest: str) -> None:
 
 
 def _make(folder: Path, directory: Path, manifest: Manifest, progress: RecordProgress) -> None:
-    """Write the rows under a temporary name, then rename; only for the lock's holder."""
+    """Write the rows, whole or not at all; only for the lock's holder."""
     unfinished = folder.glob(".*.tmp")  # of a command that was killed
     for path in (*unfinished, folder / NOTE_NAME, folder / ROWS_NAME):
         path.unlink(missing_ok=True)
     check_disk(folder, cache_bytes(manifest), shutil.disk_usage(folder).free)
 
-    temporary = folder / f".{uuid.uuid4().hex}.tmp"
     digest = sha256()
-    try:
-        with open(temporary, "wb") as file:
-            for rows in read_rows(directory, manifest, progress):
-                data = rows.view(np.uint8).data
-                file.write(data)
-                digest.update(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / ROWS_NAME)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(folder / ROWS_NAME) as file:
+        for rows in read_rows(directory, manifest, progress):
+            data = rows.view(np.uint8).data
+            file.write(data)
+            digest.update(data)
     _write_note(folder, manifest, digest.hexdigest())
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from pipelines.curate.merge_plan import (
     MergePlan,
@@ -37,6 +36,7 @@ from pipelines.dataset.shard_results import (
 )
 from pipelines.dataset.shards import ShardFile, write_shard
 from pipelines.sources import check_is_no_source
+from schemas.bars import bytes_bar
 from schemas.errors import UserError
 from schemas.files import sha256_file
 from schemas.manifest import MERGE_NAME, Counts, Manifest, ShardInfo, SourceInfo
@@ -96,11 +96,11 @@ def _parts_reported(plan: MergePlan) -> Iterator[None]:
 def _write(build: ShardedBuild, plan: MergePlan, disable: bool | None) -> Manifest:
     total = sum(shard.bytes for part in plan.parts for shard in part.manifest.shards)
     if not build.prepared:  # before anything is written: a merge that cannot be takes no directory
-        with tqdm(total=total, unit="B", unit_scale=True, desc="keys", disable=disable) as bar:
+        with bytes_bar(total, "keys", disable) as bar:
             _check_keys(plan.parts, bar)
     build.prepare(lambda name: build.directory.write(name, "yes\n"))
     results = []
-    with tqdm(total=total, unit="B", unit_scale=True, desc="copy", disable=disable) as bar:
+    with bytes_bar(total, "copy", disable) as bar:
         starts = [0, *accumulate(map(len, plan.results))]
         for start, part, shards in zip(starts, plan.parts, plan.results, strict=False):
             for result in shards:

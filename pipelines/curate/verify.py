@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipelines.curate.agreement import Damage, check_agreement
 from pipelines.curate.repair import repair_commands
@@ -29,6 +28,7 @@ from pipelines.dataset.anywhere import (
 )
 from pipelines.dataset.shard_results import ChannelSums
 from pipelines.dataset.shards import read_shard
+from schemas.bars import bytes_bar
 from schemas.errors import UserError
 from schemas.files import sha256_file
 from schemas.manifest import (
@@ -133,9 +133,7 @@ def _damages(
     """What all shards hold, and all that is damaged."""
     manifest = dataset.manifest
     total = sum(info.bytes for info in (*manifest.shards, *manifest.files))
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc="verify", disable=_disabled(progress)
-    ) as bar:
+    with bytes_bar(total, "verify", _disabled(progress)) as bar:
         shards = _read_shards(dataset, bar)
         damaged = [Damage(shard.info.name, shard.problem) for shard in shards if shard.problem]
         damaged += _check_files(dataset, bar)

@@ -7,5 +7,6 @@ objects: S3 and Google Cloud Storage by their vendors' clients; how to connect.
 retries: requests that are repeated where a store fails.
 paths: read, write and list by path or URL: the store of a path is asked.
 directory: the root of a dataset.
+user_cache: the cache folder of the user.
 temporary: temporary folders that a SIGKILL does not leave for good.
 """

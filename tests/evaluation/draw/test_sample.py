@@ -9,9 +9,9 @@ from PIL import Image
 from evaluation.draw import sample
 from evaluation.draw.sample import DrawRequest, draw_to, images_and_labels, plan
 from evaluation.draw.setting import Setting
-from flowtrain.bars import bar
 from flowtrain.state.checkpoint import TrainedModel
 from pipelines.dataset.finished import LatentDataset
+from schemas.bars import bar
 from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.sampler import SamplerSettings

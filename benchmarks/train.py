@@ -5,10 +5,10 @@ batches of one shape.
     python benchmarks/train.py --size XL        XL/2
     python benchmarks/train.py --all            B/2 and XL/2, on a GPU
 
-Needs jax, flax, optax and numpy; torch if it is there. Both steps do: a sample of the VAE's
-posterior, noise, logit-normal t, label drop, a DiT forward and backward, Adam, a moving average of
-the parameters. Ours is `flowtrain.step`, as `train` runs it, which also measures norms and losses
-by t and guards against updates that are not finite; the other does without. The peer, in
+Needs jax, flax, optax, numpy and jaxtyping; torch if it is there. Both steps do: a sample of the
+VAE's posterior, noise, logit-normal t, label drop, a DiT forward and backward, Adam, a moving
+average of the parameters. Ours is `flowtrain.step`, as `train` runs it, which also measures norms
+and losses by t and guards against updates that are not finite; the other does without. The peer, in
 `torch_dit.py`: fused qkv, scaled_dot_product_attention, autocast to bfloat16 with the residual
 stream in bfloat16 as ours, fused Adam, averages by _foreach_lerp_; as it is, and through
 torch.compile. First both networks are given the same random weights, and their outputs compared.

@@ -2,8 +2,8 @@
 
 cli, train_cli: the commands; train_request: what `train` is asked for, typed; train: the loop;
 plan: what is checked before it; step: one update; model: the network; optim: the optimiser;
-validation, progress, metrics, sinks: what is seen of a run; replay: the records of a step;
-recipes: shipped settings; quickstart: images to a report; elsewhere: what other packages do for
-the trainer.
+shapes: of the arrays that pass between modules; validation, progress, metrics, sinks: what
+is seen of a run; replay: the records of a step; recipes: shipped settings; quickstart: images to a
+report; elsewhere: what other packages do for the trainer.
 Rooms: flow (the mathematics), records (reading), state (what a run carries on), devices.
 """

@@ -1,7 +1,7 @@
 """The Diffusion Transformer with adaLN-Zero (Peebles & Xie 2023, arXiv:2212.09748).
 
-Needs jax, flax and numpy only. Parameters are float32; `config.dtype` is the dtype of matrix
-products. Norms, modulation, softmax and the embedding of t stay in float32.
+Needs jax, flax, numpy and jaxtyping only. Parameters are float32; `config.dtype` is the dtype of
+matrix products. Norms, modulation, softmax and the embedding of t stay in float32.
 
 Letters in shapes: n batch, h w c latent height, width, channels, p patch, T = (h/p)(w/p) tokens, D
 width, H heads.
@@ -17,13 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float, Float32
+
+from flowtrain.shapes import Labels, Latents, Times
 
 if TYPE_CHECKING:
     from schemas.config import ModelConfig
 
 Shape = tuple[int, int, int]
 Params = Any  # nested dict of float32 arrays
-Predict = Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array]
+Predict = Callable[[Params, Latents, Times, Labels], Latents]
 # says where activations (n, ...) live; the identity on one device
 Constrain = Callable[[jax.Array], jax.Array]
 
@@ -34,7 +37,9 @@ _normal = nnx.initializers.normal(0.02)
 _zeros = nnx.initializers.zeros_init()
 
 
-def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
+def sincos_positions(
+    rows: int, columns: int, width: int
+) -> Float32[np.ndarray, "{rows*columns} {width}"]:
     """Fixed 2-D sin-cos positions, (rows * columns, width) float32, tokens row by row.
 
     The first half of the channels encodes the column and the second the row, each as sin then cos
@@ -60,7 +65,7 @@ _FREQUENCY_SPAN: dict[str, Callable[[int], int]] = {
 }
 
 
-def time_features(t: jax.Array, config: ModelConfig) -> jax.Array:
+def time_features(t: Times, config: ModelConfig) -> Float32[Array, "n 256"]:
     """cos then sin of time * 10000^(-k / span), k < 128: t (n,) in [0, 1] -> (n, 256) float32.
 
     `ModelConfig` says what the network's time is and what the span. DiT and SiT divide by half of
@@ -79,7 +84,7 @@ def time_features(t: jax.Array, config: ModelConfig) -> jax.Array:
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
-def layer_norm(x: jax.Array) -> jax.Array:
+def layer_norm(x: Float[Array, "*n D"]) -> Float32[Array, "*n D"]:
     """Zero mean, unit variance over the last axis, in float32, two passes, no affine."""
     x = x.astype(jnp.float32)
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
@@ -88,14 +93,16 @@ def layer_norm(x: jax.Array) -> jax.Array:
     )
 
 
-def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
+def rms_norm(x: Float[Array, "*n d"], scale: Float32[Array, " d"]) -> Float[Array, "*n d"]:
     """Unit mean square over the last axis, in float32, times `scale` (d,), in x's dtype."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + NORM_EPSILON)
     return (wide * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
-def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+def modulate(
+    x: Float[Array, "n T D"], shift: Float32[Array, "n D"], scale: Float32[Array, "n D"]
+) -> Float32[Array, "n T D"]:
     """adaLN: normalise x (n, T, D), then scale and shift by (n, D) each; float32."""
     return layer_norm(x) * (1 + scale[:, None, :]) + shift[:, None, :]
 
@@ -136,28 +143,38 @@ class Block(nnx.Module):
             self.q_scale = nnx.Param(jnp.ones(width // config.heads))
             self.k_scale = nnx.Param(jnp.ones(width // config.heads))
 
-    def _attention(self, x: jax.Array) -> jax.Array:
+    def _attention(self, x: Float[Array, "n T D"]) -> Float[Array, "n T D"]:
         n, tokens, width = x.shape
         qkv = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
         if self.qk_norm:
             q, k = rms_norm(q, self.q_scale[...]), rms_norm(k, self.k_scale[...])
         kernel = _attention_kernel(self.dtype, width // self.heads)
-        return self.attention_out(
-            jax.nn.dot_product_attention(q, k, v, implementation=kernel).reshape(x.shape)
-        )
+        # JAX's attention mixes bfloat16 with float32 inside, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            attended = jax.nn.dot_product_attention(q, k, v, implementation=kernel)
+        return self.attention_out(attended.reshape(x.shape))
 
-    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "n T D"], condition: Float[Array, "n D"]
+    ) -> Float[Array, "n T D"]:
         """x (n, T, D) in `dtype`, condition (n, D) after SiLU -> (n, T, D) in `dtype`."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(
             self.modulation(condition).astype(jnp.float32), 6, axis=-1
         )
         update = self._attention(modulate(x, shift_a, scale_a).astype(self.dtype))
-        x = (x + gate_a[:, None, :] * update).astype(self.dtype)
+        x = self._gated(x, gate_a, update)
         update = self.mlp_out(
             jax.nn.gelu(self.mlp_in(modulate(x, shift_m, scale_m).astype(self.dtype)))
         )
-        return (x + gate_m[:, None, :] * update).astype(self.dtype)
+        return self._gated(x, gate_m, update)
+
+    def _gated(
+        self, x: Float[Array, "n T D"], gate: Float32[Array, "n D"], update: Float[Array, "n T D"]
+    ) -> Float[Array, "n T D"]:
+        """x + gate * update, summed in float32: (n, T, D), (n, D), (n, T, D) -> (n, T, D)."""
+        wide = x.astype(jnp.float32) + gate[:, None, :] * update.astype(jnp.float32)
+        return wide.astype(self.dtype)
 
 
 class DiT(nnx.Module):
@@ -200,7 +217,7 @@ class DiT(nnx.Module):
         self.final_modulation = _linear(config.width, 2 * config.width, dtype, rngs, _zeros)
         self.final = _linear(config.width, pixels, dtype, rngs, _zeros)
 
-    def __call__(self, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+    def __call__(self, x: Latents, t: Times, label: Labels) -> Latents:
         """The prediction at x.
 
         Args:
@@ -228,7 +245,7 @@ class DiT(nnx.Module):
         patches = patches.reshape(n, rows, columns, self.patch, self.patch, channels)
         return patches.transpose(0, 1, 3, 2, 4, 5).reshape(n, height, width, channels)
 
-    def _condition(self, t: jax.Array, label: jax.Array) -> jax.Array:
+    def _condition(self, t: Times, label: Labels) -> Float[Array, "n D"]:
         """(n, D) in `dtype`, after SiLU."""
         embedding = self.label_embed(label)
         if self.config.time_conditioning:
@@ -237,7 +254,9 @@ class DiT(nnx.Module):
             )
         return self.constrain(jax.nn.silu(embedding).astype(self.dtype))
 
-    def _through_blocks(self, tokens: jax.Array, condition: jax.Array) -> jax.Array:
+    def _through_blocks(
+        self, tokens: Float[Array, "n T D"], condition: Float[Array, "n D"]
+    ) -> Float[Array, "n T D"]:
         """All blocks, one compiled body over stacked parameters or each on its own."""
 
         def apply(graph: Any, state: Any, tokens: jax.Array) -> jax.Array:
@@ -290,7 +309,7 @@ def make_network(
 
     skeleton, state = nnx.split(nnx.eval_shape(lambda: build(jax.random.key(0))))
 
-    def predict(params: Params, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+    def predict(params: Params, x: Latents, t: Times, label: Labels) -> Latents:
         filled = jax.tree.map(lambda leaf: leaf, state)
         nnx.replace_by_pure_dict(filled, params)
         return nnx.merge(skeleton, filled)(x, t, label)

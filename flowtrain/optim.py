@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
 if TYPE_CHECKING:
     from schemas.config import OptimizerConfig
+
+
+def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function under JAX's standard promotion: optax mixes floats with its int32 count, which
+    strict promotion refuses; everything else here is written for it.
+    """
+
+    @functools.wraps(function)
+    def promoting(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return function(*args, **kwargs)
+
+    return promoting
 
 
 def _rsqrt(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -35,20 +50,21 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Learning rate by updates made: linear over `warmup_steps`, then the schedule."""
     after = SCHEDULES[config.schedule](config, steps - config.warmup_steps)
     if config.warmup_steps == 0:
-        return after
+        return _promoting(after)
     # Update k is made with (k + 1) / warmup_steps of the peak, so that the first one already moves.
     peak, length = config.learning_rate, config.warmup_steps
     warmup = optax.linear_schedule(peak / length, peak, max(length - 1, 1))
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
+    return _promoting(optax.join_schedules([warmup, after], [config.warmup_steps]))
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Adam, with the recipe's decoupled weight decay (AdamW) and clipping by global norm."""
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm is not None else []
     decay = [optax.add_decayed_weights(config.weight_decay)] if config.weight_decay else []
-    return optax.chain(
+    optimizer = optax.chain(
         *clip,
         optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
         *decay,
         optax.scale_by_learning_rate(make_schedule(config, steps)),
     )
+    return optimizer._replace(update=_promoting(optimizer.update))

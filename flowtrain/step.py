@@ -1,6 +1,7 @@
 """One training step, compiled: latents, draws, gradient, update, averages, and the numbers to log.
 
-Needs jax, flax, optax and numpy only, so that it can be timed on a bare accelerator machine.
+Needs jax, flax, optax, numpy and jaxtyping only, so that it can be timed on a bare
+accelerator machine.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from flowtrain.model import Network, Params, Shape
 from flowtrain.optim import make_optimizer, make_schedule
 from flowtrain.records.counter import Purpose
 from flowtrain.records.latents import model_latents
+from flowtrain.shapes import Latents, PerRecord, RandomKey, Scalar, Times
 from flowtrain.state.ema import averages, update_ema
 from flowtrain.state.train_state import TrainState
 
@@ -53,7 +55,7 @@ class Setup:
     scale: tuple[float, ...]
 
 
-def init_state(setup: Setup, key: jax.Array) -> TrainState:
+def init_state(setup: Setup, key: RandomKey) -> TrainState:
     """The state before the first step; averages start at the parameters. Jit it."""
     train = setup.recipe.train
     params = setup.network.init(jax.random.fold_in(key, Purpose.INIT))
@@ -79,7 +81,7 @@ def make_train_step(setup: Setup, mesh: Mesh | None = None) -> TrainStep:
     rates = averages(train)
 
     def step(
-        state: TrainState, batch: dict[str, jax.Array], key: jax.Array
+        state: TrainState, batch: dict[str, jax.Array], key: RandomKey
     ) -> tuple[TrainState, Metrics]:
         losses, gradient, time = _gradient(setup, state.params, batch, key)
         loss, gradient_norm = jnp.mean(losses), _global_norm(gradient)
@@ -91,7 +93,8 @@ def make_train_step(setup: Setup, mesh: Mesh | None = None) -> TrainStep:
             name: update_ema(state.ema[name], params, rate(made + 1))
             for name, rate in rates.items()
         }
-        skipped, streak = state.skipped + ~finite, jnp.where(finite, 0, state.streak + 1)
+        skipped = state.skipped + jnp.where(finite, 0, 1)
+        streak = jnp.where(finite, 0, state.streak + 1)
         params, ema, opt = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, ema, opt),
@@ -121,15 +124,15 @@ def make_train_step(setup: Setup, mesh: Mesh | None = None) -> TrainStep:
 
 
 def _gradient(
-    setup: Setup, params: Params, batch: dict[str, jax.Array], key: jax.Array
-) -> tuple[jax.Array, Params, jax.Array]:
+    setup: Setup, params: Params, batch: dict[str, jax.Array], key: RandomKey
+) -> tuple[PerRecord, Params, Times]:
     """Losses (n,), their mean's gradient, t (n,); the batch in `accumulate` parts in turn."""
     recipe = setup.recipe
     path = make_objective(recipe.objective).path
     data = model_latents(key, batch, setup.layout, setup.offset, setup.scale)
     draws = draw(key, batch, setup.latent_shape, recipe.objective, setup.null_class)
 
-    def mean_loss(params: Params, data: jax.Array, draws: Draws) -> tuple[jax.Array, jax.Array]:
+    def mean_loss(params: Params, data: Latents, draws: Draws) -> tuple[Scalar, PerRecord]:
         losses = record_losses(
             setup.network.predict, params, data, draws, path, recipe.model.output
         )
@@ -141,7 +144,7 @@ def _gradient(
         gradient, losses = gradient_of(params, data, draws)
         return losses, gradient, draws.time
 
-    def add(total: Params, part: tuple[jax.Array, Draws]) -> tuple[Params, jax.Array]:
+    def add(total: Params, part: tuple[Latents, Draws]) -> tuple[Params, PerRecord]:
         gradient, losses = gradient_of(params, *part)
         return jax.tree.map(lambda a, b: a + b / parts, total, gradient), losses
 
@@ -167,7 +170,7 @@ def make_validation_step(setup: Setup, mesh: Mesh | None = None) -> Callable[...
     path = make_objective(objective).path
 
     def step(
-        params: Params, batch: dict[str, jax.Array], weight: jax.Array, key: jax.Array
+        params: Params, batch: dict[str, jax.Array], weight: PerRecord, key: RandomKey
     ) -> Metrics:
         key = jax.random.fold_in(key, Purpose.VALIDATION)
         data = model_latents(key, batch, setup.layout, setup.offset, setup.scale)
@@ -181,5 +184,5 @@ def make_validation_step(setup: Setup, mesh: Mesh | None = None) -> Callable[...
     return jax.jit(step) if mesh is None else jax.jit(step, out_shardings=replicated(mesh))
 
 
-def _global_norm(tree: Any) -> jax.Array:
+def _global_norm(tree: Any) -> Scalar:
     return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))

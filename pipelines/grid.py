@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 
 from schemas.errors import UserError
@@ -16,7 +17,9 @@ GAP = 2
 PAPER = 255
 
 
-def tile(rows: Sequence[NDArray[np.uint8]], gap: int = GAP) -> NDArray[np.uint8]:
+def tile(
+    rows: Sequence[UInt8[np.ndarray, "_ _ _ 3"]], gap: int = GAP
+) -> UInt8[np.ndarray, "H W 3"]:
     """Rows of images (n_i, H, W, 3) uint8 on white: (rows * (H + gap) - gap, ..., 3).
 
     Raises:
@@ -37,8 +40,8 @@ def tile(rows: Sequence[NDArray[np.uint8]], gap: int = GAP) -> NDArray[np.uint8]
 
 
 def by_class(
-    images: NDArray[np.uint8], labels: NDArray[np.integer], columns: int
-) -> list[NDArray[np.uint8]]:
+    images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"], columns: int
+) -> list[UInt8[np.ndarray, "_ h w c"]]:
     """One row a class that occurs, in order of the labels, with its first `columns` images."""
     return [images[labels == label][:columns] for label in np.unique(labels)]
 

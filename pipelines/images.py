@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 # By name, so that a decoder that is not there fails here, and not as a bad image each time one is
@@ -58,7 +59,7 @@ class ImageError(Exception):
         return type(self), (self.reason, self.exception)
 
 
-def decode_image(data: bytes) -> NDArray[np.uint8]:
+def decode_image(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """Decode a JPEG, PNG, WebP, BMP or GIF file: bytes -> (H, W, 3) uint8 RGB.
 
     Raises:
@@ -125,7 +126,7 @@ def _one_line(error: Exception) -> str:
     return _ADDRESS.sub("", " ".join(str(error).split())) or "no further reason given"
 
 
-def adm_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def adm_crop(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The centre crop of ADM (Dhariwal & Nichol 2021), as DiT, SiT and EDM2 use it.
 
     Halve with a box filter while the shorter side is at least twice `size`, resize bicubically
@@ -154,7 +155,7 @@ def adm_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.asarray(picture)[top : top + size, left : left + size]
 
 
-def no_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+def no_crop(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The image as it is: (size, size, 3) in and out.
 
     Raises:

@@ -1,5 +1,5 @@
-"""Eight fake CPU devices, one compilation cache, strict promotion: set before anything imports
-JAX.
+"""Eight fake CPU devices, one compilation cache, no promotion of types and ranks, shapes checked:
+set before anything imports JAX or what is checked.
 """
 
 import os
@@ -26,6 +26,12 @@ import jax  # noqa: E402  (after the environment)
 jax.devices()  # reads the flags
 os.environ["XLA_FLAGS"] = _INHERITED_XLA_FLAGS  # child processes see one device
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+sys.path.insert(0, str(ROOT))
+from tests.shapes import check_shapes  # noqa: E402  (before any module that it checks)
+
+check_shapes()
 
 
 def pytest_configure() -> None:

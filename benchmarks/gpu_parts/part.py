@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 SITE = "site"  # of a work directory: packages that came as wheels
+SHAPES = ("jaxtyping", "wadler_lindig")  # what every network and solver names its shapes by
 PYDANTIC = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
 
 

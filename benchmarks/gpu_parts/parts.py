@@ -1,6 +1,6 @@
 """All parts, the most important first."""
 
-from benchmarks.gpu_parts.part import PYDANTIC, Part
+from benchmarks.gpu_parts.part import PYDANTIC, SHAPES, Part
 
 _HERE = "benchmarks.gpu_parts"
 
@@ -15,6 +15,7 @@ PARTS: dict[str, Part] = {
             ),
             limit=330,
             module=f"{_HERE}.train_step",
+            packages=SHAPES,
         ),
         Part(
             name="autoencoders",
@@ -24,6 +25,7 @@ PARTS: dict[str, Part] = {
             ),
             limit=180,
             module=f"{_HERE}.autoencoders",
+            packages=SHAPES,
         ),
         Part(
             name="sampling",
@@ -33,7 +35,7 @@ PARTS: dict[str, Part] = {
             ),
             limit=240,
             module=f"{_HERE}.sampling",
-            packages=PYDANTIC,
+            packages=(*SHAPES, *PYDANTIC),
         ),
         Part(
             name="features",
@@ -42,12 +44,14 @@ PARTS: dict[str, Part] = {
             ),
             limit=150,
             module=f"{_HERE}.features",
+            packages=SHAPES,
         ),
         Part(
             name="memory",
             line="memory that XLA plans for the train step, and memory that was used",
             limit=90,
             module=f"{_HERE}.memory",
+            packages=SHAPES,
         ),
         Part(
             name="cifar",
@@ -57,7 +61,7 @@ PARTS: dict[str, Part] = {
             ),
             limit=540,
             module=f"{_HERE}.cifar",
-            packages=(*PYDANTIC, "PIL", "safetensors"),
+            packages=(*SHAPES, *PYDANTIC, "PIL", "safetensors"),
             inputs=("cifar10", "inception", "taef2"),
             by_default=False,
         ),

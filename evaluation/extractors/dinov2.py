@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, UInt8
 from numpy.typing import NDArray
 
 from evaluation.extractors.batches import in_batches
@@ -43,7 +44,9 @@ _HIGHEST = jax.lax.Precision.HIGHEST  # the same features on CPU and on hardware
 _Params = dict[str, Any]
 
 
-def network(config: DinoV2Config, params: _Params, x: jax.Array) -> jax.Array:
+def network(
+    config: DinoV2Config, params: _Params, x: Float32[Array, "n 224 224 3"]
+) -> Float32[Array, "n D"]:
     """The class token after the last norm.
 
     Args:
@@ -66,7 +69,7 @@ def network(config: DinoV2Config, params: _Params, x: jax.Array) -> jax.Array:
     return _norm(x[:, :1], params["norm"])[:, 0]
 
 
-def _attention(x: jax.Array, layer: _Params, heads: int) -> jax.Array:
+def _attention(x: Float32[Array, "n T D"], layer: _Params, heads: int) -> Float32[Array, "n T D"]:
     n, tokens, width = x.shape
 
     def split(name: str) -> jax.Array:
@@ -78,17 +81,17 @@ def _attention(x: jax.Array, layer: _Params, heads: int) -> jax.Array:
     return _linear(mixed.reshape(n, tokens, width), layer["out"])
 
 
-def _linear(x: jax.Array, layer: _Params) -> jax.Array:
+def _linear(x: Float32[Array, "n T D"], layer: _Params) -> Float32[Array, "n T K"]:
     return jnp.matmul(x, layer["kernel"], precision=_HIGHEST) + layer["bias"]
 
 
-def _norm(x: jax.Array, layer: _Params) -> jax.Array:
+def _norm(x: Float32[Array, "n T D"], layer: _Params) -> Float32[Array, "n T D"]:
     x = x - x.mean(axis=-1, keepdims=True)
     deviation = jnp.sqrt(jnp.square(x).mean(axis=-1, keepdims=True) + EPSILON)
     return x / deviation * layer["weight"] + layer["bias"]
 
 
-def prepare(images: jax.Array) -> jax.Array:
+def prepare(images: UInt8[Array, "n H W 3"]) -> Float32[Array, "n 224 224 3"]:
     """uint8 (n, H, W, 3) -> float32 (n, 224, 224, 3), normalised by ImageNet's moments.
 
     Other sizes are stretched to 224x224 by Pillow's BICUBIC on 8-bit pixels (a = -0.5, antialiased,

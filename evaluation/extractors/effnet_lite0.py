@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, UInt8
 from numpy.typing import NDArray
 
 from evaluation.extractors.batches import in_batches
@@ -82,7 +83,9 @@ def _blocks() -> Iterator[InvertedResidual]:
 BLOCKS = tuple(_blocks())
 
 
-def network(params: _Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def network(
+    params: _Params, x: Float32[Array, "n 224 224 3"]
+) -> tuple[Float32[Array, "n 1280"], Float32[Array, "n 1000"]]:
     """The pooled last layer and the class logits.
 
     Args:
@@ -104,7 +107,7 @@ def network(params: _Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return features, logits + params["classify"]["bias"]
 
 
-def _stem(x: jax.Array, layer: _Params) -> jax.Array:
+def _stem(x: Float32[Array, "n H W c"], layer: _Params) -> Float32[Array, "n h w d"]:
     y = jax.lax.conv_general_dilated(
         x,
         layer["kernel"],
@@ -116,11 +119,13 @@ def _stem(x: jax.Array, layer: _Params) -> jax.Array:
     return y + layer["bias"]
 
 
-def _pointwise(x: jax.Array, layer: _Params) -> jax.Array:
+def _pointwise(x: Float32[Array, "n H W c"], layer: _Params) -> Float32[Array, "n H W d"]:
     return jnp.matmul(x, layer["kernel"][0, 0], precision=_HIGHEST) + layer["bias"]
 
 
-def _depthwise(x: jax.Array, layer: _Params, stride: int) -> jax.Array:
+def _depthwise(
+    x: Float32[Array, "n H W c"], layer: _Params, stride: int
+) -> Float32[Array, "n h w c"]:
     """A sum over taps of shifted images, which XLA fuses into one loop over channels.
 
     A grouped convolution says the same; on a CPU the whole network then takes five times as long.
@@ -149,7 +154,7 @@ def _relu6(x: jax.Array) -> jax.Array:
     return jnp.clip(x, 0.0, 6.0)
 
 
-def prepare(images: jax.Array) -> jax.Array:
+def prepare(images: UInt8[Array, "n H W 3"]) -> Float32[Array, "n 224 224 3"]:
     """uint8 (n, H, W, 3) -> float32 (n, 224, 224, 3) in [-0.992, 1].
 
     Other sizes are stretched to 224x224 by Pillow's BICUBIC on 8-bit pixels (a = -0.5, antialiased,

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float32, UInt8
 
 from evaluation.extractors.batches import in_batches
 from evaluation.extractors.outputs import Outputs
@@ -60,7 +61,7 @@ class _Stage(nnx.Module):
         self.norm1, self.conv1 = norm(), conv(outputs)
         self.norm2, self.conv2 = norm(), conv(outputs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float32[Array, "n H W c"]) -> Float32[Array, "n h w d"]:
         x = self.down(x)
         y = self.conv1(jax.nn.relu(self.norm1(x)))
         return x + self.conv2(jax.nn.relu(self.norm2(y)))
@@ -79,14 +80,16 @@ class FeatureNetwork(nnx.Module):
             widths[-1], len(config.class_names), precision=jax.lax.Precision.HIGHEST, rngs=rngs
         )
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: Float32[Array, "n 32 32 3"]
+    ) -> tuple[Float32[Array, "n d"], Float32[Array, "n k"]]:
         for stage in self.stages:
             x = stage(x)
         features = jax.nn.relu(self.norm(x)).mean(axis=(1, 2))
         return features, self.head(features)
 
 
-def prepare(images: jax.Array) -> jax.Array:
+def prepare(images: UInt8[Array, "n H W 3"]) -> Float32[Array, "n 32 32 3"]:
     """uint8 (n, H, W, 3) -> float32 (n, 32, 32, 3) in [-1, 1].
 
     Other sizes are stretched to 32x32 by `jax.image.resize` with its cubic kernel (Keys, a = -0.5),

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float32, Num
 from numpy.typing import NDArray
 
 from evaluation.extractors.batches import in_batches
@@ -202,7 +203,9 @@ def layout() -> dict[str, tuple[int, ...]]:
     return {**shapes, "fc.weight": (CLASSES, DIM), "fc.bias": (CLASSES,)}
 
 
-def network(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def network(
+    params: Params, x: Float32[Array, "n 299 299 3"]
+) -> tuple[Float32[Array, "n d"], Float32[Array, "n k"], Float32[Array, "n s"]]:
     """Features (n, 2048), logits without bias (n, 1008), spatial features (n, 2023).
 
     Without the last layer there are no logits: (n, 0).
@@ -217,7 +220,9 @@ def network(params: Params, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Arr
     return features, jnp.dot(features, params["fc"], precision=lax.Precision.HIGHEST), spatial
 
 
-def _run(steps: _Steps, params: Params, x: jax.Array, prefix: str = "") -> jax.Array:
+def _run(
+    steps: _Steps, params: Params, x: Float32[Array, "n H W c"], prefix: str = ""
+) -> Float32[Array, "n h w d"]:
     for step in steps:
         if isinstance(step, _Conv):
             x = _convolve(step, params[prefix + step.name], x)
@@ -231,7 +236,9 @@ def _run(steps: _Steps, params: Params, x: jax.Array, prefix: str = "") -> jax.A
     return x
 
 
-def _convolve(step: _Conv, params: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+def _convolve(
+    step: _Conv, params: Mapping[str, jax.Array], x: Float32[Array, "n H W c"]
+) -> Float32[Array, "n h w d"]:
     # the same on a CPU and on what would round
     kernel = params["kernel"]
     precision = lax.Precision.HIGHEST
@@ -251,7 +258,7 @@ def _convolve(step: _Conv, params: Mapping[str, jax.Array], x: jax.Array) -> jax
     return jax.nn.relu(x * params["scale"] + params["shift"])
 
 
-def _pool(step: _Pool, x: jax.Array) -> jax.Array:
+def _pool(step: _Pool, x: Float32[Array, "n H W c"]) -> Float32[Array, "n h w c"]:
     """Down, then across, by slices: a quarter of the time of XLA's windows on a CPU."""
     height, width = x.shape[1:3]
     join, outside = (lax.max, -jnp.inf) if step.kind == "max" else (lax.add, 0.0)
@@ -304,8 +311,8 @@ def _conv_params(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, jax.
 
 @partial(jax.jit, static_argnames="prepare")
 def _apply(
-    params: Params, images: jax.Array, prepare: str
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    params: Params, images: Num[Array, "n H W 3"], prepare: str
+) -> tuple[Float32[Array, "n d"], Float32[Array, "n k"], Float32[Array, "n s"]]:
     return network(params, PREPARATIONS[prepare].device(images, INPUT_SIZE))
 
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Float32
 
 
 class Outputs(NamedTuple):
@@ -15,6 +15,6 @@ class Outputs(NamedTuple):
         network has none.
     """
 
-    features: NDArray[np.float32]
-    logits: NDArray[np.float32]
-    spatial: NDArray[np.float32] | None = None
+    features: Float32[np.ndarray, "n d"]
+    logits: Float32[np.ndarray, "n k"]
+    spatial: Float32[np.ndarray, "n s"] | None = None

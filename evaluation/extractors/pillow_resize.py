@@ -9,16 +9,15 @@ equality on every device.
 
 from functools import cache, partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Array, Float64, Int32, UInt8
 
 _BITS = 22
 _SUPPORT = 2.0
 
 
-def pillow_bicubic(images: jax.Array, size: int) -> jax.Array:
+def pillow_bicubic(images: UInt8[Array, "n H W c"], size: int) -> UInt8[Array, "n {size} {size} c"]:
     """Pillow's `resize((size, size), BICUBIC)`; other aspect ratios are stretched.
 
     Args:
@@ -31,7 +30,7 @@ def pillow_bicubic(images: jax.Array, size: int) -> jax.Array:
     return _resize_axis(_resize_axis(images, 2, size), 1, size)
 
 
-def _resize_axis(images: jax.Array, axis: int, size: int) -> jax.Array:
+def _resize_axis(images: UInt8[Array, "n H W c"], axis: int, size: int) -> UInt8[Array, "n h w c"]:
     if images.shape[axis] == size:
         return images
     shape = [1] * images.ndim
@@ -44,7 +43,9 @@ def _resize_axis(images: jax.Array, axis: int, size: int) -> jax.Array:
 
 
 @cache
-def _taps(before: int, after: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _taps(
+    before: int, after: int
+) -> tuple[Int32[np.ndarray, "taps {after}"], Int32[np.ndarray, "taps {after}"]]:
     """Indices and weights, times 2^22, (taps, after) of the pixels that make a pixel."""
     scale = before / after
     stretch = max(scale, 1.0)
@@ -58,7 +59,7 @@ def _taps(before: int, after: int) -> tuple[NDArray[np.int32], NDArray[np.int32]
     return np.minimum(index, before - 1).astype(np.int32), fixed.astype(np.int32)
 
 
-def keys_cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
+def keys_cubic(x: Float64[np.ndarray, "*x"], a: float) -> Float64[np.ndarray, "*x"]:
     """Cubic convolution kernel at distances x, 0 beyond 2 (Keys 1981, equation 4, any a)."""
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, Num, UInt8
 from numpy.typing import NDArray
 
 
-def tf1_bilinear(images: jax.Array, size: int) -> jax.Array:
+def tf1_bilinear(images: Num[Array, "n H W c"], size: int) -> Float32[Array, "n {size} {size} c"]:
     """TensorFlow 1's `resize_bilinear` without align_corners or half-pixel centres.
 
     Output pixel i samples at i * H / size; neighbours beyond the edge repeat it. Columns first,
@@ -30,7 +31,7 @@ def tf1_bilinear(images: jax.Array, size: int) -> jax.Array:
     return x
 
 
-def torch_bilinear(images: jax.Array, size: int) -> jax.Array:
+def torch_bilinear(images: Num[Array, "n H W c"], size: int) -> Float32[Array, "n {size} {size} c"]:
     """PyTorch's `F.interpolate(mode="bilinear", align_corners=False)`, without antialiasing.
 
     Output pixel i samples at (i + ½) H / size - ½, not below 0; neighbours beyond the edge repeat
@@ -47,7 +48,9 @@ def torch_bilinear(images: jax.Array, size: int) -> jax.Array:
     return x
 
 
-def pil_bicubic(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+def pil_bicubic(
+    images: UInt8[np.ndarray, "n H W c"], size: int
+) -> Float32[np.ndarray, "n {size} {size} c"]:
     """Pillow's antialiased bicubic (a = -0.5) of float32 channels, clipped: clean-fid's.
 
     Runs on the host and needs Pillow.
@@ -64,12 +67,12 @@ def pil_bicubic(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.moveaxis(resized.clip(0, 255), 1, 3))
 
 
-def by_128(x: jax.Array) -> jax.Array:
+def by_128(x: Float32[Array, "n H W c"]) -> Float32[Array, "n H W c"]:
     """[0, 255] -> [-1, 0.9921875], (x - 128) / 128, as the Inception graph of 2015 has it."""
     return (x - 128) / 128
 
 
-def by_255(x: jax.Array) -> jax.Array:
+def by_255(x: Float32[Array, "n H W c"]) -> Float32[Array, "n H W c"]:
     """[0, 255] -> [-1, 1], 2 x / 255 - 1."""
     return x / 255 * 2 - 1
 
@@ -80,7 +83,9 @@ class Preparation(NamedTuple):
     host: Callable[[NDArray[np.uint8], int], NDArray[np.generic]]
     device: Callable[[jax.Array, int], jax.Array]
 
-    def __call__(self, images: NDArray[np.uint8], size: int) -> jax.Array:
+    def __call__(
+        self, images: UInt8[np.ndarray, "n H W 3"], size: int
+    ) -> Float32[Array, "n {size} {size} 3"]:
         """uint8 (n, H, W, 3) -> float32 (n, size, size, 3) in the network's range."""
         return self.device(jnp.asarray(self.host(images, size)), size)
 
@@ -97,8 +102,8 @@ PREPARATIONS: Mapping[str, Preparation] = {
 
 
 def _neighbours(
-    x: jax.Array, axis: int, position: NDArray[np.float32]
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x: Float32[Array, "n H W c"], axis: int, position: Float32[np.ndarray, " size"]
+) -> tuple[Float32[Array, "n h w c"], Float32[Array, "n h w c"], Float32[Array, "1 h1 w1 1"]]:
     """Values on both sides of positions along an axis, and the distance to the first."""
     low = position.astype(np.int32)
     high = np.minimum(low + 1, x.shape[axis] - 1)

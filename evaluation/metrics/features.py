@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from schemas.errors import UserError
@@ -18,7 +19,7 @@ _VALUES = 1 << 24  # values of a block that is checked or summed: 128 MiB in flo
 
 def row_blocks(
     features: Features, rows: NDArray[np.int64] | None = None
-) -> Iterator[NDArray[np.float64]]:
+) -> Iterator[Float64[np.ndarray, "b d"]]:
     """All rows (or those of the indices `rows`) in order, in float64 blocks of at most 2^24 values
     (or one row).
     """
@@ -28,7 +29,7 @@ def row_blocks(
         yield np.asarray(features[part if rows is None else rows[part]], np.float64)
 
 
-def check_features(features: Features, least: int, purpose: str) -> NDArray[np.float64]:
+def check_features(features: Features, least: int, purpose: str) -> Float64[np.ndarray, " d"]:
     """Refuse features that a metric cannot be computed from.
 
     Args:

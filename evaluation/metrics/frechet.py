@@ -4,6 +4,7 @@ import contextlib
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import NDArray
 from scipy.linalg import lapack as _lapack
 
@@ -14,7 +15,7 @@ lapack: Any = _lapack  # its functions are made at run time
 _ROUNDING = 1e-12  # of the largest variance
 
 
-def factor(sigma: _Float) -> _Float:
+def factor(sigma: Float64[np.ndarray, "d d"]) -> Float64[np.ndarray, "d k"]:
     """A (d, k) factor r with r rᵀ = sigma up to rounding, where k <= d; sigma may be
     rank-deficient.
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from evaluation.metrics.features import Features, check_features, check_same_dim
@@ -29,7 +30,7 @@ class KernelDistance:
     subset_size: int
 
 
-def squared_mmd(first: _Float, second: _Float) -> float:
+def squared_mmd(first: Float64[np.ndarray, "m d"], second: Float64[np.ndarray, "n d"]) -> float:
     """Unbiased squared MMD of two sets (m, d), (n, d) under the kernel (x.y / d + 1)^3; float64.
 
     Gretton et al. 2012, eq. 3, with the kernel of Binkowski et al. 2018. The kernel is not

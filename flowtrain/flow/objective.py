@@ -1,4 +1,6 @@
-"""What is learned: from a batch of clean latents to a loss. Needs jax, flax, optax and numpy only.
+"""What is learned: from a batch of clean latents to a loss.
+
+Needs jax, flax, optax, numpy and jaxtyping only.
 
 An objective is a path and a distribution of t on it. What the network predicts of a point on the
 path is the model's own convention (`ModelConfig.output`), so each objective goes with each
@@ -14,9 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32
 
 from flowtrain.flow.path import Ends, LinearPath, Path, VariancePreservingPath, squared_error
 from flowtrain.records.counter import Purpose, record_keys
+from flowtrain.shapes import Labels, Latents, PerRecord, RandomKey, Scalar, Times
 
 if TYPE_CHECKING:
     from flowtrain.model import Params, Predict
@@ -30,20 +34,20 @@ class Objective:
     """A path, and how the t of one record is drawn from its key: () float32 in [0, 1]."""
 
     path: Path
-    draw_time: Callable[[jax.Array], jax.Array]
+    draw_time: Callable[[RandomKey], Scalar]
 
 
-def _logit_normal(key: jax.Array, mean: float, std: float) -> jax.Array:
+def _logit_normal(key: RandomKey, mean: float, std: float) -> Scalar:
     """Sigmoid of N(mean, std^2): more weight in mid-path (Esser et al. 2024, arXiv:2403.03206)."""
     return jax.nn.sigmoid(mean + std * jax.random.normal(key))
 
 
-def _level(key: jax.Array, levels: int) -> jax.Array:
+def _level(key: RandomKey, levels: int) -> Scalar:
     """t of a noise level k = 1 ... levels, uniformly: DDPM's training distribution."""
     return 1 - jax.random.randint(key, (), 1, levels + 1).astype(jnp.float32) / levels
 
 
-def _mixture(key: jax.Array, mean: float, std: float, uniform_share: float) -> jax.Array:
+def _mixture(key: RandomKey, mean: float, std: float, uniform_share: float) -> Scalar:
     """Uniform for `uniform_share` of the keys, logit-normal for the others."""
     choice, uniform, normal = jax.random.split(key, 3)
     return jnp.where(
@@ -53,7 +57,7 @@ def _mixture(key: jax.Array, mean: float, std: float, uniform_share: float) -> j
     )
 
 
-def _logit_normal_times(config: ObjectiveConfig) -> Callable[[jax.Array], jax.Array]:
+def _logit_normal_times(config: ObjectiveConfig) -> Callable[[RandomKey], Scalar]:
     """With no uniform share, the key is used whole: runs of before there was one draw as they
     did.
     """
@@ -64,7 +68,7 @@ def _logit_normal_times(config: ObjectiveConfig) -> Callable[[jax.Array], jax.Ar
     )
 
 
-_TIMES: dict[str, Callable[[ObjectiveConfig], Callable[[jax.Array], jax.Array]]] = {
+_TIMES: dict[str, Callable[[ObjectiveConfig], Callable[[RandomKey], Scalar]]] = {
     "logit_normal": _logit_normal_times,
     "uniform": lambda config: jax.random.uniform,
 }
@@ -93,13 +97,13 @@ def make_objective(config: ObjectiveConfig) -> Objective:
 class Draws(NamedTuple):
     """The random numbers of a batch: what a record is mixed with, when, and under which label."""
 
-    noise: jax.Array  # (n, h, w, c) float32, standard normal
-    time: jax.Array  # (n,) float32 in [0, 1]
-    label: jax.Array  # (n,) int32; `null_class` where the label was dropped
+    noise: Latents  # (n, h, w, c) float32, standard normal
+    time: Times  # (n,) float32 in [0, 1]
+    label: Labels  # (n,) int32; `null_class` where the label was dropped
 
 
 def draw(
-    key: jax.Array,
+    key: RandomKey,
     batch: dict[str, Any],
     latent_shape: tuple[int, int, int],
     config: ObjectiveConfig,
@@ -117,8 +121,8 @@ def draw(
 
 
 def record_losses(
-    predict: Predict, params: Params, data: jax.Array, draws: Draws, path: Path, output: str
-) -> jax.Array:
+    predict: Predict, params: Params, data: Latents, draws: Draws, path: Path, output: str
+) -> PerRecord:
     """Squared error (n,) float32 of predictions for data (n, h, w, c) in model scale.
 
     Args:
@@ -135,8 +139,8 @@ def record_losses(
 
 
 def losses_by_time(
-    losses: jax.Array, time: jax.Array, weight: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+    losses: PerRecord, time: Times, weight: PerRecord | None = None
+) -> tuple[Float32[Array, " bins"], Float32[Array, " bins"]]:
     """Sums and counts (TIME_BINS,) float32 of losses (n,) by tenths of their t (n,).
 
     With `weight` (n,) the counts are sums of weights; losses are taken as weighted already.
@@ -144,7 +148,7 @@ def losses_by_time(
     bins = jnp.clip(jnp.floor(time * TIME_BINS), 0, TIME_BINS - 1).astype(jnp.int32)
     member = bins[:, None] == jnp.arange(TIME_BINS)[None, :]
 
-    def total(values: jax.Array) -> jax.Array:
+    def total(values: PerRecord) -> Float32[Array, " bins"]:
         # no matmul, which an accelerator would round
         return jnp.where(member, values[:, None], 0.0).sum(axis=0)
 

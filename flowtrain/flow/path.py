@@ -15,52 +15,54 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int32
+
+from flowtrain.shapes import AnyTimes, PerRecord, Points
 
 
-def _per_sample(t: jax.Array, like: jax.Array) -> jax.Array:
+def _per_sample(t: AnyTimes, like: Float32[Array, "*point"]) -> Float32[Array, "..."]:
     return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 
 class Ends(NamedTuple):
     """Both ends of a path, known or predicted."""
 
-    noise: jax.Array
-    data: jax.Array
+    noise: Points
+    data: Points
 
 
 class Path(ABC):
     """x_t = alpha(t) data + sigma(t) noise."""
 
     @abstractmethod
-    def coefficients(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def coefficients(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
         """(alpha, sigma) at t, each of t's shape."""
 
     @abstractmethod
-    def derivatives(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def derivatives(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
         """(d alpha / dt, d sigma / dt) at t, each of t's shape."""
 
     @abstractmethod
-    def grid(self, i: jax.Array, steps: jax.Array) -> jax.Array:
+    def grid(self, i: Int32[Array, "*i"], steps: Int32[Array, "*steps"]) -> Float32[Array, "..."]:
         """Time () float32 at the start of step `i` of `steps` from noise; 1 where i = steps."""
 
-    def interpolate(self, noise: jax.Array, data: jax.Array, t: jax.Array) -> jax.Array:
+    def interpolate(self, noise: Points, data: Points, t: AnyTimes) -> Points:
         """The point x_t on the path."""
         alpha, sigma = self._at(t, data)
         return sigma * noise + alpha * data
 
-    def velocity(self, noise: jax.Array, data: jax.Array, t: jax.Array) -> jax.Array:
+    def velocity(self, noise: Points, data: Points, t: AnyTimes) -> Points:
         """The derivative d x_t / dt."""
         d_alpha, d_sigma = (_per_sample(value, data) for value in self.derivatives(t))
         return d_alpha * data + d_sigma * noise
 
-    def _at(self, t: jax.Array, like: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _at(self, t: AnyTimes, like: Points) -> tuple[Float32[Array, "..."], Float32[Array, "..."]]:
         alpha, sigma = self.coefficients(t)
         return _per_sample(alpha, like), _per_sample(sigma, like)
 
-    def ends(self, kind: str, prediction: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
+    def ends(self, kind: str, prediction: Points, x: Points, t: AnyTimes) -> Ends:
         """Noise and data from x_t and a prediction of one kind of `VIEWS`.
 
         Singular where the kind says nothing of an end: epsilon where alpha = 0, data where sigma =
@@ -68,13 +70,11 @@ class Path(ABC):
         """
         return VIEWS[kind].ends(self, prediction, x, t)
 
-    def view(self, kind: str, ends: Ends, t: jax.Array) -> jax.Array:
+    def view(self, kind: str, ends: Ends, t: AnyTimes) -> Points:
         """One kind of `VIEWS`, from both ends."""
         return VIEWS[kind].of(self, ends, t)
 
-    def convert(
-        self, kind: str, prediction: jax.Array, x: jax.Array, t: jax.Array, to: str
-    ) -> jax.Array:
+    def convert(self, kind: str, prediction: Points, x: Points, t: AnyTimes, to: str) -> Points:
         """A prediction of one kind as another kind; the same kind is returned as it is."""
         return prediction if kind == to else self.view(to, self.ends(kind, prediction, x, t), t)
 
@@ -83,15 +83,15 @@ class Path(ABC):
 class LinearPath(Path):
     """x_t = (1 - t) noise + t data. Its velocity, data - noise, does not depend on t."""
 
-    def coefficients(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def coefficients(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
         """See `Path`."""
         return t, 1 - t
 
-    def derivatives(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def derivatives(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
         """See `Path`."""
         return jnp.ones_like(t), -jnp.ones_like(t)
 
-    def grid(self, i: jax.Array, steps: jax.Array) -> jax.Array:
+    def grid(self, i: Int32[Array, "*i"], steps: Int32[Array, "*steps"]) -> Float32[Array, "..."]:
         """Equal steps."""
         return jnp.where(i < steps, i.astype(jnp.float32) / steps.astype(jnp.float32), 1.0)
 
@@ -115,15 +115,16 @@ class VariancePreservingPath(Path):
         betas = np.linspace(self.beta_start, self.beta_end, self.levels)
         return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))]).astype(np.float32)
 
-    def coefficients(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def coefficients(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
         """See `Path`."""
         level, table = (1 - t) * self.levels, jnp.asarray(self._log_alpha)
-        low = jnp.clip(jnp.floor(level), 0, self.levels - 1).astype(jnp.int32)
-        log_alpha = table[low] + (level - low) * (table[low + 1] - table[low])
+        whole = jnp.clip(jnp.floor(level), 0, self.levels - 1)
+        low = whole.astype(jnp.int32)
+        log_alpha = table[low] + (level - whole) * (table[low + 1] - table[low])
         # abs, or sigma would be -0 at t = 1
         return jnp.exp(log_alpha), jnp.sqrt(jnp.abs(jnp.expm1(2 * log_alpha)))
 
-    def derivatives(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def derivatives(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
         """See `Path`; that of sigma is infinite at t = 1."""
         table = jnp.asarray(self._log_alpha)
         low = jnp.clip(jnp.floor((1 - t) * self.levels), 0, self.levels - 1).astype(jnp.int32)
@@ -131,7 +132,7 @@ class VariancePreservingPath(Path):
         d_alpha = alpha * (table[low] - table[low + 1]) * self.levels
         return d_alpha, -alpha * d_alpha / sigma
 
-    def grid(self, i: jax.Array, steps: jax.Array) -> jax.Array:
+    def grid(self, i: Int32[Array, "*i"], steps: Int32[Array, "*steps"]) -> Float32[Array, "..."]:
         """Whole levels, evenly spaced from the noisiest ("trailing", arXiv:2305.08891).
 
         In whole numbers, halves to even as NumPy rounds them, so that no device takes another
@@ -145,11 +146,11 @@ class VariancePreservingPath(Path):
 class View(NamedTuple):
     """One kind of prediction: how both ends follow from it, and it from both ends."""
 
-    ends: Callable[[Path, jax.Array, jax.Array, jax.Array], Ends]  # path, prediction, x, t
-    of: Callable[[Path, Ends, jax.Array], jax.Array]
+    ends: Callable[[Path, Points, Points, AnyTimes], Ends]  # path, prediction, x, t
+    of: Callable[[Path, Ends, AnyTimes], Points]
 
 
-def _ends_of_velocity(path: Path, velocity: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
+def _ends_of_velocity(path: Path, velocity: Points, x: Points, t: AnyTimes) -> Ends:
     """Solves x = alpha d + sigma n and v = alpha' d + sigma' n."""
     alpha, sigma = path._at(t, x)
     d_alpha, d_sigma = (_per_sample(value, x) for value in path.derivatives(t))
@@ -159,17 +160,17 @@ def _ends_of_velocity(path: Path, velocity: jax.Array, x: jax.Array, t: jax.Arra
     return Ends(noise, data)
 
 
-def _ends_of_noise(path: Path, noise: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
+def _ends_of_noise(path: Path, noise: Points, x: Points, t: AnyTimes) -> Ends:
     alpha, sigma = path._at(t, x)
     return Ends(noise, (x - sigma * noise) / alpha)
 
 
-def _ends_of_data(path: Path, data: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
+def _ends_of_data(path: Path, data: Points, x: Points, t: AnyTimes) -> Ends:
     alpha, sigma = path._at(t, x)
     return Ends((x - alpha * data) / sigma, data)
 
 
-def _ends_of_score(path: Path, score: jax.Array, x: jax.Array, t: jax.Array) -> Ends:
+def _ends_of_score(path: Path, score: Points, x: Points, t: AnyTimes) -> Ends:
     return _ends_of_noise(path, -path._at(t, x)[1] * score, x, t)
 
 
@@ -188,7 +189,7 @@ VIEWS: dict[str, View] = {
 }
 
 
-def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def squared_error(prediction: Float[Array, " n *d"], target: Float[Array, " n *d"]) -> PerRecord:
     """Mean over all but the first axis, in float32: (n, ...) -> (n,)."""
     error = jnp.square(prediction.astype(jnp.float32) - target.astype(jnp.float32))
     return jnp.mean(error, axis=tuple(range(1, error.ndim)))

@@ -15,20 +15,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Array, Float32, Int32
+from numpy.typing import ArrayLike
 
 from flowtrain.flow.objective import make_objective
 from flowtrain.flow.path import Path
 from flowtrain.flow.solvers import STEPPERS, Prediction, Problem, Solution, integrate
 from flowtrain.model import Params, Predict
 from flowtrain.records.counter import Purpose, sample_keys
+from flowtrain.shapes import (
+    Count,
+    Labels,
+    Latents,
+    Numbers,
+    Points,
+    RandomKey,
+    RandomKeys,
+    Scalar,
+    Times,
+)
 from flowtrain.state.checkpoint import TrainedModel
 from schemas.sampler import TOLERANCE, SamplerSettings
 
 
 def guide(
-    conditional: jax.Array, unconditional: jax.Array, weight: jax.Array, channels: int | None
-) -> jax.Array:
+    conditional: Points,
+    unconditional: Points,
+    weight: Float32[Array, "..."],
+    channels: int | None,
+) -> Points:
     """v_u + w (v_c - v_u), on all channels, or on the first `channels` with v_c on the rest (DiT
     and SiT use 3).
 
@@ -43,7 +58,7 @@ def guide(
 
 
 @functools.partial(jax.jit, static_argnames=("shape",))
-def initial_noise(key: jax.Array, indices: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+def initial_noise(key: RandomKey, indices: Numbers, shape: tuple[int, int, int]) -> Latents:
     """Standard normal (n, h, w, c) float32; row i is a function of (key, indices[i]) alone."""
     return jax.vmap(lambda k: jax.random.normal(k, shape))(
         sample_keys(key, Purpose.SAMPLE_NOISE, indices)
@@ -51,7 +66,7 @@ def initial_noise(key: jax.Array, indices: jax.Array, shape: tuple[int, int, int
 
 
 @jax.jit
-def _solver_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
+def _solver_keys(key: RandomKey, indices: Numbers) -> RandomKeys:
     """(n,) keys of what a solver adds; key i is a function of (key, indices[i]) alone."""
     return sample_keys(key, Purpose.SOLVER_NOISE, indices)
 
@@ -74,16 +89,16 @@ class Method(NamedTuple):
 class Pace(NamedTuple):
     """Number of steps, () int32, and their shift towards noise, () float32."""
 
-    steps: jax.Array
-    shift: jax.Array
+    steps: Count
+    shift: Scalar
 
 
 class Guidance(NamedTuple):
     """Weight, and the times between which it holds; all () float32."""
 
-    weight: jax.Array
-    begin: jax.Array
-    end: jax.Array
+    weight: Scalar
+    begin: Scalar
+    end: Scalar
 
 
 class Batch(NamedTuple):
@@ -91,9 +106,9 @@ class Batch(NamedTuple):
     (n,) int32.
     """
 
-    noise: jax.Array
-    keys: jax.Array
-    label: jax.Array
+    noise: Latents
+    keys: RandomKeys
+    label: Labels
 
 
 def _compiled_for(
@@ -121,13 +136,13 @@ def _compiled_for(
 def _prediction(method: Method, params: Params, guidance: Guidance | None) -> Prediction:
     """The network's prediction, guided where there is guidance."""
 
-    def plain(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+    def plain(x: Latents, t: Times, label: Labels) -> Latents:
         return method.predict(params, x, t, label)
 
     if guidance is None:
         return plain
 
-    def guided(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+    def guided(x: Latents, t: Times, label: Labels) -> Latents:
         # Both of a sample side by side, so that neither leaves its device.
         null = jnp.full_like(label, method.null_class)
         both = jnp.stack([label, null], axis=1).reshape(-1)
@@ -160,8 +175,8 @@ class Samples(NamedTuple):
     int32.
     """
 
-    x: NDArray[np.float32]
-    evaluations: NDArray[np.int32]
+    x: Float32[np.ndarray, "n h w c"]
+    evaluations: Int32[np.ndarray, " n"]
 
 
 def _shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
@@ -229,9 +244,9 @@ class Trajectory(NamedTuple):
     1 both are the samples themselves.
     """
 
-    t: NDArray[np.float32]
-    x: NDArray[np.float32]
-    data: NDArray[np.float32]
+    t: Float32[np.ndarray, " k"]
+    x: Float32[np.ndarray, "k n h w c"]
+    data: Float32[np.ndarray, "k n h w c"]
 
 
 @functools.partial(jax.jit, static_argnames=("method",))
@@ -239,16 +254,16 @@ def _advance(
     method: Method,
     params: Params,
     batch: Batch,
-    x: jax.Array,
-    i: jax.Array,
+    x: Latents,
+    i: Count,
     pace: Pace,
     guidance: Guidance | None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Latents, Scalar, Latents]:
     """One step from x: x after it, the time () it begins at, and the data as predicted there."""
-    asked: list[tuple[jax.Array, jax.Array]] = []
+    asked: list[tuple[Times, Latents]] = []
     prediction = _prediction(method, params, guidance)
 
-    def predict(x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
+    def predict(x: Latents, t: Times, label: Labels) -> Latents:
         found = prediction(x, t, label)
         asked.append((t, found))
         return found

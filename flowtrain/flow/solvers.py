@@ -12,12 +12,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Shaped
 
 from flowtrain.flow.path import Path
+from flowtrain.shapes import (
+    AnyTimes,
+    Count,
+    Labels,
+    Numbers,
+    PerRecord,
+    Points,
+    RandomKeys,
+    Scalar,
+    Times,
+)
 from schemas.solvers import ADAPTIVE, EVALUATIONS
 
 # (x (n, ...), t (n,), label (n,)) -> (n, ...)
-Prediction = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Prediction = Callable[[Points, Times, Labels], Points]
 LAST_STEP = 0.04  # of the SDE, deterministic: its drift is singular at data. SiT's size
 SBDM_START = 1e-3  # where the diffusion of that name is still finite
 MOST_ADAPTIVE_STEPS = 10_000
@@ -33,35 +45,35 @@ class Problem(NamedTuple):
     path: Path
     output: str
     predict: Prediction
-    label: jax.Array
-    shift: jax.Array | float = 1.0
+    label: Labels
+    shift: Scalar | float = 1.0
 
-    def view(self, kind: str, x: jax.Array, t: jax.Array) -> jax.Array:
+    def view(self, kind: str, x: Points, t: Scalar) -> Points:
         """The prediction at x (n, ...) and time t (), as another kind of `VIEWS`."""
         time = jnp.full(x.shape[:1], t)
         return self.path.convert(self.output, self.predict(x, time, self.label), x, time, kind)
 
-    def velocity(self, x: jax.Array, t: jax.Array) -> jax.Array:
+    def velocity(self, x: Points, t: Scalar) -> Points:
         """dx/dt of the path's own ODE."""
         return self.view("velocity", x, t)
 
-    def time(self, i: jax.Array, steps: jax.Array) -> jax.Array:
+    def time(self, i: Count, steps: Count) -> Scalar:
         """() float32, when step `i` of `steps` begins."""
         return shifted(self.path.grid(i, steps), self.shift)
 
 
 # (problem, x (n, ...), keys (n,), i () int32, steps () int32) -> x after step i.
-Advance = Callable[[Problem, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+Advance = Callable[[Problem, Points, RandomKeys, Count, Count], Points]
 
 
 class Solution(NamedTuple):
     """x (n, ...) at t = 1, and how often the network was asked for each of them, (n,) int32."""
 
-    x: jax.Array
-    evaluations: jax.Array
+    x: Points
+    evaluations: Numbers
 
 
-def shifted(t: jax.Array, shift: jax.Array | float) -> jax.Array:
+def shifted(t: AnyTimes, shift: Scalar | float) -> AnyTimes:
     """Time steps moved towards noise (shift > 1), with both ends kept.
 
     sigma = 1 - t becomes shift sigma / (1 + (shift - 1) sigma), as in Esser et al. 2024
@@ -71,17 +83,13 @@ def shifted(t: jax.Array, shift: jax.Array | float) -> jax.Array:
     return jnp.where(shift == 1.0, t, 1 - shift * sigma / (1 + (shift - 1) * sigma))
 
 
-def _euler(
-    problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array
-) -> jax.Array:
+def _euler(problem: Problem, x: Points, keys: RandomKeys, i: Count, steps: Count) -> Points:
     """x += dt v: Euler's method in t on the path's own ODE."""
     begin, end = problem.time(i, steps), problem.time(i + 1, steps)
     return x + (end - begin) * problem.velocity(x, begin)
 
 
-def _heun(
-    problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array
-) -> jax.Array:
+def _heun(problem: Problem, x: Points, keys: RandomKeys, i: Count, steps: Count) -> Points:
     """The mean of the velocities at both ends of an Euler step: second order, two evaluations."""
     begin, end = problem.time(i, steps), problem.time(i + 1, steps)
     first = problem.velocity(x, begin)
@@ -89,18 +97,14 @@ def _heun(
     return x + (end - begin) / 2 * (first + second)
 
 
-def _midpoint(
-    problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array
-) -> jax.Array:
+def _midpoint(problem: Problem, x: Points, keys: RandomKeys, i: Count, steps: Count) -> Points:
     """The velocity in the middle of an Euler step: second order, two evaluations."""
     begin, end = problem.time(i, steps), problem.time(i + 1, steps)
     half = (end - begin) / 2
     return x + (end - begin) * problem.velocity(x + half * problem.velocity(x, begin), begin + half)
 
 
-def _rk4(
-    problem: Problem, x: jax.Array, keys: jax.Array, i: jax.Array, steps: jax.Array
-) -> jax.Array:
+def _rk4(problem: Problem, x: Points, keys: RandomKeys, i: Count, steps: Count) -> Points:
     """The classical Runge-Kutta method: fourth order, four evaluations."""
     begin, end = problem.time(i, steps), problem.time(i + 1, steps)
     dt = end - begin
@@ -113,13 +117,13 @@ def _rk4(
 
 def _ddim(
     problem: Problem,
-    x: jax.Array,
-    keys: jax.Array,
-    i: jax.Array,
-    steps: jax.Array,
+    x: Points,
+    keys: RandomKeys,
+    i: Count,
+    steps: Count,
     *,
     eta: float = 0.0,
-) -> jax.Array:
+) -> Points:
     """Both ends as predicted here, at the next time (Song et al. 2020, equation 12).
 
     arXiv:2010.02502.
@@ -144,13 +148,13 @@ def _ddim(
     return x + eta * sigma_after * fresh_noise * _fresh(keys, i, x)
 
 
-def _fresh(keys: jax.Array, i: jax.Array, like: jax.Array) -> jax.Array:
+def _fresh(keys: RandomKeys, i: Count, like: Points) -> Points:
     """Normal noise of step i, a row a key."""
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), like.shape[1:]))(keys)
 
 
 # w(t) of the SDE, by SiT's names (Ma et al. 2024, arXiv:2401.08740, table 8 and section 2.4).
-DIFFUSIONS: Mapping[str, Callable[[Path, jax.Array], jax.Array]] = {
+DIFFUSIONS: Mapping[str, Callable[[Path, AnyTimes], AnyTimes]] = {
     "sigma": lambda path, t: path.coefficients(t)[1],
     "constant": lambda path, t: jnp.ones_like(t),
     "linear": lambda path, t: 1 - t,
@@ -160,7 +164,7 @@ DIFFUSIONS: Mapping[str, Callable[[Path, jax.Array], jax.Array]] = {
 }
 
 
-def _score_weight(path: Path, t: jax.Array) -> jax.Array:
+def _score_weight(path: Path, t: AnyTimes) -> AnyTimes:
     """alpha'/alpha sigma^2 - sigma sigma': the weight of the score in the velocity."""
     (alpha, sigma), (d_alpha, d_sigma) = path.coefficients(t), path.derivatives(t)
     return d_alpha / alpha * jnp.square(sigma) - sigma * d_sigma
@@ -168,13 +172,13 @@ def _score_weight(path: Path, t: jax.Array) -> jax.Array:
 
 def _sde(
     problem: Problem,
-    x: jax.Array,
-    keys: jax.Array,
-    i: jax.Array,
-    steps: jax.Array,
+    x: Points,
+    keys: RandomKeys,
+    i: Count,
+    steps: Count,
     *,
     diffusion: str,
-) -> jax.Array:
+) -> Points:
     """Euler-Maruyama on dx = (v + w s) dt + sqrt(2 w) dW, s the score: the same marginals as the
     ODE for any w(t).
 
@@ -183,10 +187,12 @@ def _sde(
     """
     start = SBDM_START if diffusion == "sbdm" else 0.0
     stop = 1 - jnp.minimum(LAST_STEP, 1 / steps)
-    t = start + (stop - start) * i / jnp.maximum(steps - 1, 1)
+    number = i.astype(jnp.float32)
+    equal_steps = jnp.maximum(steps - 1, 1).astype(jnp.float32)
+    t = start + (stop - start) * number / equal_steps
     last = i == steps - 1
     t = shifted(jnp.where(last, jnp.where(steps == 1, start, stop), t), problem.shift)
-    after = shifted(start + (stop - start) * (i + 1) / jnp.maximum(steps - 1, 1), problem.shift)
+    after = shifted(start + (stop - start) * (number + 1) / equal_steps, problem.shift)
     dt = jnp.where(last, 1.0, after) - t
     weight = DIFFUSIONS[diffusion](problem.path, t)
     time = jnp.full(x.shape[:1], t)
@@ -216,9 +222,9 @@ STEPPERS: Mapping[str, Advance] = {
 def integrate(
     solver: str,
     problem: Problem,
-    noise: jax.Array,
-    keys: jax.Array,
-    steps: jax.Array | int,
+    noise: Points,
+    keys: RandomKeys,
+    steps: Count | int,
     tolerance: float = 1e-5,
 ) -> Solution:
     """From x at t = 0 to x at t = 1.
@@ -252,14 +258,14 @@ class _Adaptive(NamedTuple):
         refused: (n,) bool, whether the last step was refused.
     """
 
-    x: jax.Array
-    slope: jax.Array
-    t: jax.Array
-    dt: jax.Array
-    tries: jax.Array
-    refused: jax.Array
+    x: Points
+    slope: Points
+    t: Times
+    dt: PerRecord
+    tries: Numbers
+    refused: Bool[Array, " n"]
 
-    def unfinished(self) -> jax.Array:
+    def unfinished(self) -> Bool[Array, " n"]:
         """(n,) bool."""
         return (self.t < 1) & (self.tries < MOST_ADAPTIVE_STEPS)
 
@@ -277,7 +283,7 @@ class _DormandPrince:
     problem: Problem
     tolerance: float
 
-    def solve(self, noise: jax.Array) -> Solution:
+    def solve(self, noise: Points) -> Solution:
         """From x (n, ...) at t = 0 to x at t = 1."""
         state = jax.lax.while_loop(
             lambda state: jnp.any(state.unfinished()), self.advance, self.start(noise)
@@ -286,7 +292,7 @@ class _DormandPrince:
         # two evaluations at the start; the last slope of a step is the first one of the next
         return Solution(x, 2 + (len(_DORMAND_PRINCE) - 1) * state.tries)
 
-    def start(self, noise: jax.Array) -> _Adaptive:
+    def start(self, noise: Points) -> _Adaptive:
         """The state before the first step, whose length follows from two slopes."""
         t = jnp.zeros(noise.shape[:1])
         first = self.slope(noise, jnp.zeros(noise.shape[:1]))
@@ -330,11 +336,11 @@ class _DormandPrince:
             slope=jnp.where(_per_sample(taken, x), slopes[-1], state.slope),
             t=jnp.where(taken, jnp.where(end, 1.0, state.t + dt), state.t),
             dt=jnp.where(active, dt * factor, state.dt),
-            tries=state.tries + active,
+            tries=state.tries + active.astype(jnp.int32),
             refused=active & ~taken,
         )
 
-    def stages(self, state: _Adaptive, dt: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+    def stages(self, state: _Adaptive, dt: PerRecord) -> tuple[Points, list[Points]]:
         """The fifth-order result of a step of length dt (n,), and the slopes of its stages."""
         x, slopes = state.x, [state.slope]
         for row in _DORMAND_PRINCE[:-1]:
@@ -342,28 +348,28 @@ class _DormandPrince:
             slopes.append(self.slope(x, state.t + sum(row) * dt))
         return x, slopes  # x of the last row is the result
 
-    def slope(self, x: jax.Array, t: jax.Array) -> jax.Array:
+    def slope(self, x: Points, t: Times) -> Points:
         """dx/dt at x (n, ...) and the samples' own times t (n,)."""
         problem = self.problem
         prediction = problem.predict(x, t, problem.label)
         return problem.path.convert(problem.output, prediction, x, t, "velocity")
 
-    def scale(self, x: jax.Array, after: jax.Array) -> jax.Array:
+    def scale(self, x: Points, after: Points) -> Points:
         """(n, ...) the error that is tolerated in each element."""
         return self.tolerance + self.tolerance * jnp.maximum(jnp.abs(x), jnp.abs(after))
 
 
-def _per_sample(value: jax.Array, like: jax.Array) -> jax.Array:
+def _per_sample(value: Shaped[Array, " n"], like: Points) -> Shaped[Array, "n ..."]:
     """(n,) as (n, 1, ...), which broadcasts against `like` (n, ...)."""
     return value.reshape(value.shape + (1,) * (like.ndim - 1))
 
 
-def _norm(value: jax.Array, scale: jax.Array) -> jax.Array:
+def _norm(value: Points, scale: Points) -> PerRecord:
     """(n,) root mean square of value / scale over all axes but the first."""
     return jnp.sqrt(jnp.mean(jnp.square(value / scale), axis=tuple(range(1, value.ndim))))
 
 
-def _combined(row: tuple[float, ...], slopes: list[jax.Array]) -> jax.Array:
+def _combined(row: tuple[float, ...], slopes: list[Points]) -> Points:
     return functools.reduce(jnp.add, (a * slope for a, slope in zip(row, slopes, strict=True) if a))
 
 

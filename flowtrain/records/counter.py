@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from flowtrain.shapes import Numbers, RandomKey, RandomKeys
+
 
 class Purpose(IntEnum):
     """The use of a stream of numbers. Values are part of a run: never renumber them."""
@@ -30,13 +32,13 @@ class Purpose(IntEnum):
     SAMPLE_LABEL = 11
 
 
-def record_keys(key: jax.Array, purpose: Purpose, epoch: jax.Array, index: jax.Array) -> jax.Array:
+def record_keys(key: RandomKey, purpose: Purpose, epoch: Numbers, index: Numbers) -> RandomKeys:
     """One PRNG key a record: `epoch` (n,) and `index` (n,) int32 -> (n,) keys."""
     stream = jax.random.fold_in(key, purpose)
     return jax.vmap(lambda e, i: jax.random.fold_in(jax.random.fold_in(stream, e), i))(epoch, index)
 
 
-def sample_keys(key: jax.Array, purpose: Purpose, index: jax.Array) -> jax.Array:
+def sample_keys(key: RandomKey, purpose: Purpose, index: Numbers) -> RandomKeys:
     """One PRNG key for each of the samples `index` (n,), which belong to no epoch."""
     stream = jax.random.fold_in(key, purpose)
     return jax.vmap(lambda i: jax.random.fold_in(stream, i))(index)

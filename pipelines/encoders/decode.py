@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, Float32, UInt8
 from numpy.typing import NDArray
 
 from schemas.errors import UserError
@@ -74,8 +75,8 @@ def decode_batch_size(resolution: int) -> int:
 
 
 def decode_raw(
-    raw: NDArray[np.floating], vae: VaeInfo | None, resolution: int
-) -> NDArray[np.uint8]:
+    raw: Float[np.ndarray, "n h w c"], vae: VaeInfo | None, resolution: int
+) -> UInt8[np.ndarray, "n {resolution} {resolution} 3"]:
     """Raw latents (n, h, w, c) -> uint8 images (n, H, W, 3).
 
     The decoder's output is in [-1, 1] already and goes to `to_uint8` as it is: scaled once more it
@@ -117,7 +118,9 @@ def decode_raw(
     return images
 
 
-def _decode(model: "Vae", part: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def _decode(
+    model: "Vae", part: Float32[np.ndarray, "n h w c"], size: int
+) -> Float32[np.ndarray, "n H W 3"]:
     """Decode at most `size` latents as a batch of `size`."""
     import jax.numpy as jnp
 
@@ -126,16 +129,16 @@ def _decode(model: "Vae", part: NDArray[np.float32], size: int) -> NDArray[np.fl
 
 
 def decode_samples(
-    latents: NDArray[np.floating],
+    latents: Float[np.ndarray, "n h w c"],
     normalization: Normalization,
     vae: VaeInfo | None,
     resolution: int,
-) -> NDArray[np.uint8]:
+) -> UInt8[np.ndarray, "n H W 3"]:
     """Latents in the model's scale -> uint8 images (n, H, W, 3)."""
     return decode_raw(normalization.undo(latents), vae, resolution)
 
 
-def decode_records(manifest: Manifest, records: Sequence[Record]) -> NDArray[np.uint8]:
+def decode_records(manifest: Manifest, records: Sequence[Record]) -> UInt8[np.ndarray, "n H W 3"]:
     """Pixels (n, H, W, 3) of records: decoded means of moments or latents, or the stored ones."""
 
     def stack(name: str) -> NDArray[Any]:

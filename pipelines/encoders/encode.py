@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from schemas.errors import UserError
@@ -35,11 +36,11 @@ class Encoder(Protocol):
     devices: int
     decodes: bool
 
-    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
+    def start(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> Callable[[], Tensors]:
         """Begin to encode (n, H, W, 3); the returned call waits for the tensors, (n, ...) each."""
         ...
 
-    def reconstruct(self, tensors: Tensors) -> NDArray[np.uint8]:
+    def reconstruct(self, tensors: Tensors) -> UInt8[np.ndarray, "n H W 3"]:
         """Decode stored tensors (n, ...) back to pixels (n, H, W, 3)."""
         ...
 
@@ -50,11 +51,11 @@ class PixelEncoder:
     devices = 1
     decodes = False
 
-    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
+    def start(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> Callable[[], Tensors]:
         """See `Encoder`."""
         return lambda: {"image": pixels}
 
-    def reconstruct(self, tensors: Tensors) -> NDArray[np.uint8]:
+    def reconstruct(self, tensors: Tensors) -> UInt8[np.ndarray, "n H W 3"]:
         """See `Encoder`."""
         return tensors["image"]
 
@@ -113,7 +114,7 @@ class VaeEncoder:
         # threads of one process must not compile the same program side by side
         self._compiling = threading.Lock()
 
-    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], Tensors]:
+    def start(self, pixels: UInt8[np.ndarray, "n H W 3"]) -> Callable[[], Tensors]:
         """See `Encoder`. JAX computes in the background until the result is asked for."""
         import jax
 
@@ -132,7 +133,7 @@ class VaeEncoder:
 
         return finish
 
-    def reconstruct(self, tensors: Tensors) -> NDArray[np.uint8]:
+    def reconstruct(self, tensors: Tensors) -> UInt8[np.ndarray, "n H W 3"]:
         """See `Encoder`; decodes the means, or the latents."""
         import jax.numpy as jnp
 

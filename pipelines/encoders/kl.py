@@ -5,7 +5,7 @@ checkpoints mechanically. Images and latents are NHWC here. Whatever the compute
 statistics, the attention softmax and the last layers, those that give the moments and the image,
 are float32.
 
-Needs jax, flax, numpy and the standard library only.
+Needs jax, flax, numpy, jaxtyping and the standard library only.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Float32
 
 from pipelines.encoders.kl_config import VaeConfig
 
@@ -100,7 +101,7 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """(n, h, w, c) -> (n, h, w, c) in the type of `x`."""
         n, h, w, c = x.shape
         grouped = x.astype(jnp.float32).reshape(n, h * w, self.groups, c // self.groups)
@@ -123,7 +124,7 @@ class ResnetBlock(nnx.Module):
         self.conv2 = build.conv(outputs, outputs)
         self.conv_shortcut = build.conv(inputs, outputs, kernel=1) if inputs != outputs else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         y = self.conv1(self.activation(self.norm1(x)))
         y = self.conv2(self.activation(self.norm2(y)))
         return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
@@ -140,7 +141,7 @@ class Attention(nnx.Module):
         self.to_v = build.linear(channels, channels)
         self.to_out = nnx.List([build.linear(channels, channels)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         n, h, w, c = x.shape
         tokens = self.group_norm(x).reshape(n, h * w, c)
         query, key, value = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
@@ -156,7 +157,7 @@ class Downsample(nnx.Module):
     def __init__(self, channels: int, build: LayerBuilder):
         self.conv = build.conv(channels, channels, stride=2)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         return self.conv(jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))))
 
 
@@ -166,11 +167,11 @@ class Upsample(nnx.Module):
     def __init__(self, channels: int, build: LayerBuilder):
         self.conv = build.conv(channels, channels)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         return self.conv(double(x))
 
 
-def double(x: jax.Array) -> jax.Array:
+def double(x: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w c"]:
     """Twice the resolution by nearest neighbour: (n, h, w, c) -> (n, 2h, 2w, c)."""
     n, h, w, c = x.shape
     doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (n, h, 2, w, 2, c))
@@ -184,7 +185,7 @@ class MidBlock(nnx.Module):
         self.resnets = nnx.List([ResnetBlock(channels, channels, build) for _ in range(2)])
         self.attentions = nnx.List([Attention(channels, build)] if attention else [])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         x = self.resnets[0](x)
         for attention in self.attentions:
             x = attention(x)
@@ -199,7 +200,7 @@ class DownBlock(nnx.Module):
         self.resnets = nnx.List([ResnetBlock(a, b, build) for a, b in pairwise(widths)])
         self.downsamplers = nnx.List([] if last else [Downsample(outputs, build)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         for layer in (*self.resnets, *self.downsamplers):
             x = layer(x)
         return x
@@ -213,7 +214,7 @@ class UpBlock(nnx.Module):
         self.resnets = nnx.List([ResnetBlock(a, b, build) for a, b in pairwise(widths)])
         self.upsamplers = nnx.List([] if last else [Upsample(outputs, build)])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         for layer in (*self.resnets, *self.upsamplers):
             x = layer(x)
         return x
@@ -236,7 +237,7 @@ class KlEncoder(nnx.Module):
         self.conv_norm_out = build.norm(widths[-1])
         self.conv_out = build.exact.conv(widths[-1], 2 * config.latent_channels)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
@@ -262,7 +263,7 @@ class KlDecoder(nnx.Module):
         self.conv_norm_out = build.norm(widths[-1])
         self.conv_out = build.exact.conv(widths[-1], config.out_channels)
 
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: Float[Array, "n h w c"]) -> Float32[Array, "n H W C"]:
         x = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             x = block(x)
@@ -292,7 +293,9 @@ class AutoencoderKL(nnx.Module):
             build.exact.conv(latent, latent, kernel=1) if config.use_post_quant_conv else None
         )
 
-    def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode(
+        self, x: Float[Array, "n H W 3"]
+    ) -> tuple[Float32[Array, "n h w c"], Float32[Array, "n h w c"]]:
         """Posterior moments of images.
 
         Args:
@@ -308,7 +311,7 @@ class AutoencoderKL(nnx.Module):
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
-    def decode(self, z: jax.Array) -> jax.Array:
+    def decode(self, z: Float[Array, "n h w c"]) -> Float32[Array, "n H W 3"]:
         """Raw latents (n, h, w, channels) -> (n, factor h, factor w, 3) float32, not clipped."""
         if self.post_quant_conv is not None:
             z = self.post_quant_conv(z)

@@ -7,7 +7,7 @@ that `pipelines.encoders.weights` maps checkpoints mechanically. Images and late
 Whatever the compute type is, the layers next to the image and the latent, and the statistics of
 group norms, are float32.
 
-Needs jax, flax, numpy and the standard library only.
+Needs jax, flax, numpy, jaxtyping and the standard library only.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Float32
 
 from pipelines.encoders.kl import ACTIVATIONS, GroupNorm, LayerBuilder, double
 from pipelines.encoders.tiny_config import TinyConfig
@@ -31,7 +32,7 @@ class Activation(nnx.Module):
     def __init__(self, function: Callable[[jax.Array], jax.Array]):
         self.function = function
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         return self.function(x)
 
 
@@ -51,7 +52,7 @@ class TinyBlock(nnx.Module):
         )
         self.pool = nnx.List(_pool_layers(width, build) if pool else [])
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         if len(self.pool):
             x = x + _through(self.pool, x)
         return jax.nn.relu(_through(self.conv, x) + x)
@@ -67,7 +68,9 @@ def _pool_layers(width: int, build: LayerBuilder) -> list[nnx.Module]:
     ]
 
 
-def _through(layers: Iterable[Callable[[jax.Array], jax.Array]], x: jax.Array) -> jax.Array:
+def _through(
+    layers: Iterable[Callable[[jax.Array], jax.Array]], x: Float[Array, "n h w c"]
+) -> Float[Array, "n H W C"]:
     for layer in layers:
         x = layer(x)
     return x
@@ -94,7 +97,7 @@ class TinyEncoder(nnx.Module):
         self.layers = nnx.List(layers)
         self.dtype = build.dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
         first, *inner, last = self.layers
         # the author's networks take images in [0, 1]
         hidden = first((x + 1) / 2).astype(self.dtype)
@@ -119,7 +122,7 @@ class TinyDecoder(nnx.Module):
         self.layers = nnx.List(layers)
         self.dtype = build.dtype
 
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: Float[Array, "n h w c"]) -> Float32[Array, "n H W C"]:
         first, *inner, last = self.layers
         hidden = first(jnp.tanh(z / CLAMP) * CLAMP).astype(self.dtype)
         return last(_through(inner, hidden).astype(jnp.float32)) * 2 - 1
@@ -150,12 +153,12 @@ class AutoencoderTiny(nnx.Module):
         if "decoder" in parts:
             self.decoder = TinyDecoder(config, build)
 
-    def encode(self, x: jax.Array) -> tuple[jax.Array]:
+    def encode(self, x: Float[Array, "n H W 3"]) -> tuple[Float32[Array, "n h w c"]]:
         """Latents of images: (n, H, W, 3) in [-1, 1] -> one (n, H/factor, W/factor,
         latent_channels) float32, raw.
         """
         return (self.encoder(x),)
 
-    def decode(self, z: jax.Array) -> jax.Array:
+    def decode(self, z: Float[Array, "n h w c"]) -> Float32[Array, "n H W 3"]:
         """Raw latents (n, h, w, channels) -> (n, factor h, factor w, 3) float32, not clipped."""
         return self.decoder(z)

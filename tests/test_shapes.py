@@ -1,0 +1,45 @@
+"""The checks of shapes, promotion and ranks are on while tests run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+from evaluation.metrics.frechet import factor
+from flowtrain.flow.path import LinearPath
+from flowtrain.model import time_features
+from pipelines.images import adm_crop
+from schemas.config import ModelConfig
+
+
+def test_another_shape_is_refused():
+    x, t = jnp.zeros((2, 4, 4, 3)), jnp.zeros(2)
+    with pytest.raises(TypeCheckError, match="data"):
+        LinearPath().interpolate(x, jnp.zeros((3, 4, 4, 3)), t)
+
+
+def test_another_dtype_is_refused():
+    with pytest.raises(TypeCheckError, match="image"):
+        adm_crop(np.zeros((8, 8, 3), np.float32), 4)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_result_is_checked_against_arguments():
+    assert adm_crop(np.zeros((9, 8, 3), np.uint8), 4).shape == (4, 4, 3)
+    with pytest.raises(TypeCheckError):
+        factor(np.zeros((3, 2)))
+
+
+def test_modules_whose_configs_only_type_checkers_import_are_checked():
+    with pytest.raises(TypeCheckError, match="'t'"):
+        time_features(jnp.zeros((2, 1)), ModelConfig(depth=1, width=8, heads=2, patch=2))
+
+
+def test_dtypes_are_not_promoted():
+    with pytest.raises(jax.dtypes.TypePromotionError):
+        jnp.ones(2, jnp.int32) + jnp.ones(2, jnp.float32)
+
+
+def test_ranks_are_not_promoted():
+    with pytest.raises(ValueError, match="rank"):
+        jnp.ones(2) + jnp.ones((2, 2))

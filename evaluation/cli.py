@@ -19,6 +19,7 @@ from evaluation.options import (
 from evaluation.sweeps import swept
 from schemas.bars import bar
 from schemas.run import Run, read_run
+from schemas.text import aligned
 
 if TYPE_CHECKING:
     from evaluation.evaluate import Request
@@ -316,6 +317,4 @@ def _warn(message: str) -> None:
 
 
 def _echo_plan(plan: dict[str, Any]) -> None:
-    width = max(len(name) for name in plan)
-    for name, value in plan.items():
-        click.echo(f"{name:<{width}}  {value}")
+    click.echo("\n".join(aligned([(name, str(value)) for name, value in plan.items()])))

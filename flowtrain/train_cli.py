@@ -13,6 +13,7 @@ import click
 from flowtrain import elsewhere
 from flowtrain.train_request import TrainRequest, check_request, is_url
 from schemas.bars import bar, bytes_bar
+from schemas.text import aligned
 
 if TYPE_CHECKING:
     from flowtrain.plan import Plan
@@ -243,15 +244,9 @@ def _print_replay(plan: "Plan", workdir: Path, step: int, as_json: bool) -> None
         for record in records:
             click.echo(json.dumps(record))
         return
-    columns = {name: [_cell(record[name]) for record in records] for name in records[0]}
-    widths = {name: max(len(name), *map(len, cells)) for name, cells in columns.items()}
-    click.echo("  ".join(f"{name:<{widths[name]}}" for name in columns).rstrip())
-    for row in zip(*columns.values(), strict=True):
-        click.echo(
-            "  ".join(
-                f"{cell:<{width}}" for cell, width in zip(row, widths.values(), strict=True)
-            ).rstrip()
-        )
+    header = list(records[0])
+    cells = [[_cell(record[name]) for name in header] for record in records]
+    click.echo("\n".join(aligned([header, *cells])))
 
 
 def _cell(value: object) -> str:

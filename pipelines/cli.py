@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipelines.preprocess.thresholds import MAX_BAD_FRACTION, MIN_PSNR
+from schemas.text import aligned
 
 if TYPE_CHECKING:
     from pipelines.preprocess.plan import Plan
@@ -233,10 +234,12 @@ def _tell(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts))
         return
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
-        if value is not None:
-            click.echo(f"{name.replace('_', ' '):<{width}}  {_SHOWN.get(name, _plain)(value)}")
+    rows = [
+        (name.replace("_", " "), _SHOWN.get(name, _plain)(value))
+        for name, value in facts.items()
+        if value is not None
+    ]
+    click.echo("\n".join(aligned(rows)))
 
 
 def _plain(value: Any) -> str:

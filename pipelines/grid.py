@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.files import write_atomic
 from schemas.png import encode_png
 from schemas.storage.paths import is_url
@@ -81,6 +81,5 @@ def write_png(path: Path, rows: Sequence[NDArray[np.uint8]]) -> None:
 
 def _unwritable(path: str, error: OSError) -> UserError:
     return UserError(
-        f"{path}: the picture cannot be written there ({error.strerror or error}); choose another "
-        "place"
+        f"{path}: the picture cannot be written there ({reason_of(error)}); choose another place"
     )

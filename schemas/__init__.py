@@ -7,7 +7,7 @@ statistics: moments of features; run: a work directory; config, recipes: a recip
 sampler, solvers: how samples are drawn; pixels: uint8 and [-1, 1].
 png: the encoder of pictures; rules: what goes with what.
 growing, sealed: formats that gain fields, files that end with their digest; versions.
-files, locked: small local files written whole, one process at a time; errors: what users mend.
-bars: progress of a command.
+files, locked: small local files written whole, one process at a time; text: facts as lines;
+errors: what users mend; bars: progress of a command.
 storage: files and folders by path or URL.
 """

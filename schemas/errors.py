@@ -16,3 +16,8 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
     """The end of a message about a wrong name."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else f"; known are {', '.join(known)}"
+
+
+def reason_of(error: OSError) -> str:
+    """The system's words for it, without number and file name; all of it where there are none."""
+    return error.strerror or str(error)

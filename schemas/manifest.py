@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.files import write_atomic
 from schemas.growing import Growing
 from schemas.layout import Layout, TensorSpec
@@ -292,7 +292,7 @@ def read_manifest(directory: Path) -> Manifest:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); mend that and repeat the command"
+            f"{path}: cannot be read ({reason_of(error)}); mend that and repeat the command"
         ) from None
     return parse_manifest(content, str(path))
 

@@ -1,9 +1,9 @@
 """The checks of shapes, promotion and ranks are on while tests run."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.dtypes import TypePromotionError
 from jaxtyping import TypeCheckError
 
 from evaluation.metrics.frechet import factor
@@ -36,10 +36,10 @@ def test_modules_whose_configs_only_type_checkers_import_are_checked():
 
 
 def test_dtypes_are_not_promoted():
-    with pytest.raises(jax.dtypes.TypePromotionError):
-        jnp.ones(2, jnp.int32) + jnp.ones(2, jnp.float32)
+    with pytest.raises(TypePromotionError):
+        _ = jnp.ones(2, jnp.int32) + jnp.ones(2, jnp.float32)
 
 
 def test_ranks_are_not_promoted():
     with pytest.raises(ValueError, match="rank"):
-        jnp.ones(2) + jnp.ones((2, 2))
+        _ = jnp.ones(2) + jnp.ones((2, 2))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.encoders.decode import decode_records
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.layout import Layout
 from schemas.manifest import MANIFEST_NAME
 
@@ -189,7 +189,7 @@ def read_item(source: "Source", item: "Item", crop: str, resolution: int) -> "Pi
         return None
     except OSError as error:
         raise UserError(
-            f"cannot read {item.key} of {source.descriptor} ({error.strerror or error})"
+            f"cannot read {item.key} of {source.descriptor} ({reason_of(error)})"
         ) from error
 
 

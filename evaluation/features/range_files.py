@@ -7,6 +7,8 @@ there when a run is killed.
 import shutil
 from pathlib import Path
 
+from schemas.errors import reason_of
+
 
 def root(statistics: Path) -> Path:
     """Where the parts of a statistics file lie, of whatever was measured for it."""
@@ -32,7 +34,7 @@ def rows_path(statistics: Path, key: str, index: int) -> Path:
 
 def unwritable(path: Path, error: OSError) -> str:
     """What to tell when statistics or their parts cannot be written."""
-    return f"{path}: cannot be written ({error.strerror or error}); mend that and repeat"
+    return f"{path}: cannot be written ({reason_of(error)}); mend that and repeat"
 
 
 def keep_only(statistics: Path, key: str) -> None:

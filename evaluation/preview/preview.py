@@ -35,7 +35,7 @@ from flowtrain.model import Params, Predict
 from flowtrain.state.checkpoint import TrainedModel
 from pipelines.encoders.decode import decode_samples, decoding_vae
 from schemas.config import Recipe
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.files import write_atomic
 from schemas.png import encode_png
 from schemas.run import Run
@@ -380,7 +380,7 @@ def write_previews(directory: Path, step: int, images: Mapping[str, _Images]) ->
             written.append(directory / f"step{step:08d}-{name}.png")
             write_atomic(written[-1], encode_png(image))
     except OSError as error:
-        reason = error.strerror or error
+        reason = reason_of(error)
         raise UserError(
             f"{directory}: the previews of step {step} cannot be written ({reason}); make room"
         ) from error

@@ -30,6 +30,7 @@ from evaluation.report.tables import (
 from evaluation.results import Result, read_results
 from schemas.errors import UserError
 from schemas.run import Run, read_run
+from schemas.text import dotted
 
 TEMPLATE = "comparison.html.j2"
 Cells = Mapping[tuple[int, float], Result]
@@ -259,10 +260,7 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, str]]:
             "dataset": {**dataset, "VAE": run.vae.id if run.vae else None},
             **run.recipe.model_dump(mode="json"),
         }
-        column = {}
-        for name, table in tables.items():
-            column |= {f"{name}.{key}": value for key, value in table.items()}
-        columns.append(column)
+        columns.append(dotted(tables))
     keys = dict.fromkeys(key for column in columns for key in column)
     values = {key: [_value(column.get(key)) for column in columns] for key in keys}
     return [(key, " → ".join(each)) for key, each in values.items() if len(set(each)) > 1]

@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from numpy.typing import NDArray
 
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 
 
 def join(
@@ -54,7 +54,7 @@ def _check_address(coordinator: str, process: int, patience: float) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise OSError(f"{coordinator}: {error.strerror or error}") from None
+                raise OSError(f"{coordinator}: {reason_of(error)}") from None
             time.sleep(0.1)
 
 

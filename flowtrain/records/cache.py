@@ -25,7 +25,7 @@ from flowtrain.records.memory import available_memory
 from flowtrain.records.reader import Index, LatentReader, Records, read_full_manifest
 from flowtrain.records.rows import RowReader, cache_bytes, read_rows, row_count, row_dtype
 from schemas.columns import Columns
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.files import sha256_file, write_atomic, written_whole
 from schemas.locked import locked
 from schemas.manifest import Manifest
@@ -243,6 +243,6 @@ def _reported(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"--cache disk cannot use {folder} ({error.strerror or error}); mend that, give "
+            f"--cache disk cannot use {folder} ({reason_of(error)}); mend that, give "
             "another place with --cache-dir, or use --cache none"
         ) from error

@@ -10,7 +10,7 @@ from array_record.python.array_record_module import ArrayRecordReader
 from numpy.typing import NDArray
 
 from schemas.columns import Columns, decode_columns
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.files import sha256_file
 from schemas.manifest import REBUILD, REMAKE, Manifest, ShardInfo, read_manifest
 from schemas.record import Record, decode_record
@@ -273,7 +273,7 @@ def _check_damaged(path: Path, shard: ShardInfo, error: Exception) -> None:
         whole = sha256_file(path) == shard.sha256
     except OSError as reason:
         raise UserError(
-            f"{path}: cannot be read ({reason.strerror}); mend that and repeat the command"
+            f"{path}: cannot be read ({reason_of(reason)}); mend that and repeat the command"
         ) from error
     if whole:
         raise UserError(

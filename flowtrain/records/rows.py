@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flowtrain.records.reader import Index, check_range, check_shard_file
 from schemas.columns import Columns, decode_columns
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.files import sha256_file
 from schemas.layout import LABEL, TensorSpec
 from schemas.manifest import REBUILD, Manifest, ShardInfo
@@ -69,7 +69,7 @@ def _check_shard(path: Path, shard: ShardInfo) -> None:
         whole = sha256_file(path) == shard.sha256
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); mend that and repeat the command"
+            f"{path}: cannot be read ({reason_of(error)}); mend that and repeat the command"
         ) from error
     if not whole:
         raise UserError(

@@ -8,10 +8,11 @@ from typing import Any
 
 from flowtrain.devices.hosts import is_main
 from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED, Recipe
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.files import write_atomic
 from schemas.recipes import format_recipe
 from schemas.run import CHECKPOINTS_DIR, METRICS_NAME, RUN_NAME, Run, read_run, write_run
+from schemas.text import differing
 
 LOCK_NAME, RECIPE_NAME = ".lock", "recipe.toml"
 # What may change between the commands of one run without changing what it computes: numbers, and
@@ -40,7 +41,7 @@ def claimed(workdir: Path, run: Run) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{workdir}: cannot be made ({error.strerror}); give another --workdir"
+            f"{workdir}: cannot be made ({reason_of(error)}); give another --workdir"
         ) from None
     with open(workdir / LOCK_NAME, "w") as lock:
         try:
@@ -130,25 +131,18 @@ def _describe(run: Run) -> str:
 
 def differences(before: Run, now: Run) -> list[str]:
     """A phrase for each key of the recipe that two runs differ in and that changes the result."""
-    old, new = _flat(before.recipe), _flat(now.recipe)
-    longer = new["train.steps"] > old["train.steps"]
-    if longer and now.recipe.optimizer.schedule in ENDLESS_SCHEDULES:
+    changed = differing(_tables(before.recipe), _tables(now.recipe))
+    steps, more_steps = changed.get("train.steps", (0, 0))
+    if more_steps > steps and now.recipe.optimizer.schedule in ENDLESS_SCHEDULES:
         # a longer run is the same run, unless its schedule depends on the length
-        del old["train.steps"], new["train.steps"]
-
-    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+        del changed["train.steps"]
     return [
-        f"{name} was {old.get(name)} and is now {new.get(name)}"
-        for name in changed
+        f"{name} was {old} and is now {new}"
+        for name, (old, new) in sorted(changed.items())
         if name not in FREE and not name.startswith(FREE_TABLES)
     ]
 
 
-def _flat(recipe: Recipe) -> dict[str, Any]:
-    """Every value by `table.key`, defaults too."""
-    tables = {name: getattr(recipe, name) for name in type(recipe).model_fields}
-    return {
-        f"{name}.{key}": getattr(table, key)
-        for name, table in tables.items()
-        for key in type(table).model_fields
-    }
+def _tables(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Every value by table and key, defaults too."""
+    return {name: dict(table) for name, table in recipe}

@@ -22,6 +22,7 @@ from pipelines.dataset.anywhere import StoredDataset, key_hash
 from pipelines.dataset.card import counted
 from schemas.manifest import Manifest, ShardInfo
 from schemas.record import Record
+from schemas.text import differing
 
 NAMED = 5  # records named of each kind
 _WIDTH = 80  # characters of a value that are shown
@@ -177,22 +178,8 @@ def compare(a: StoredDataset, b: StoredDataset, progress: bool | None = False) -
 
 
 def _settings(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
-    one, two = (_flat(manifest.model_dump(mode="json", exclude=_RESULTS)) for manifest in (a, b))
-    return {
-        name: (one.get(name), two.get(name))
-        for name in {**one, **two}
-        if one.get(name) != two.get(name)
-    }
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+    one, two = (manifest.model_dump(mode="json", exclude=_RESULTS) for manifest in (a, b))
+    return differing(one, two)
 
 
 @dataclass(frozen=True)

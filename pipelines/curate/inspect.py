@@ -12,6 +12,7 @@ from pipelines.dataset.anywhere import StoredDataset
 from pipelines.dataset.card import facts, pretty_name
 from pipelines.encoders.decode import decode_records, decoding_vae
 from schemas.layout import Layout
+from schemas.text import aligned
 
 BAR = 40  # characters of the longest bar of the histogram
 LISTED = 20  # classes that are all shown
@@ -46,8 +47,7 @@ class Inspection:
         """For people: a heading, one fact a line, then the histogram."""
         manifest = self.dataset.manifest
         rows = [*facts(manifest), ("digest", manifest.digest())]
-        width = max(len(name) for name, _ in rows)
-        lines = [pretty_name(manifest), "", *(f"{name:<{width}}  {value}" for name, value in rows)]
+        lines = [pretty_name(manifest), "", *aligned(rows)]
         if len(manifest.classes) > 1:
             lines += ["", *self._bars()]
         return "\n".join(lines)

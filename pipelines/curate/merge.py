@@ -37,7 +37,7 @@ from pipelines.dataset.shard_results import (
 from pipelines.dataset.shards import ShardFile, write_shard
 from pipelines.sources import check_is_no_source
 from schemas.bars import bytes_bar
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.files import sha256_file
 from schemas.manifest import MERGE_NAME, Counts, Manifest, ShardInfo, SourceInfo
 from schemas.record import encode_record
@@ -89,7 +89,7 @@ def _parts_reported(plan: MergePlan) -> Iterator[None]:
     except OSError as error:
         where = str(error.filename or "")
         if any(where.startswith(part.root) for part in plan.parts):
-            raise UserError(f"{where}: cannot be read ({error.strerror or error})") from error
+            raise UserError(f"{where}: cannot be read ({reason_of(error)})") from error
         raise
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from pipelines.dataset.anywhere import StoredDataset, open_dataset
 from pipelines.dataset.build import Identity, ShardedBuild, identity_key
 from pipelines.dataset.shard_results import ShardResult
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.manifest import MERGE_NAME, RESULTS_NAME, Manifest, PartInfo
 from schemas.sealed import seal, unseal
 from schemas.storage import paths
@@ -183,7 +183,7 @@ def _read_results(dataset: StoredDataset) -> tuple[ShardResult, ...]:
         data = paths.read(dataset.where(RESULTS_NAME))
     except OSError as error:
         raise UserError(
-            f"{dataset.where(RESULTS_NAME)}: cannot be read ({error.strerror or error})"
+            f"{dataset.where(RESULTS_NAME)}: cannot be read ({reason_of(error)})"
         ) from error
     if hashlib.sha256(data).hexdigest() != info.sha256:
         raise damaged_file(dataset, RESULTS_NAME)

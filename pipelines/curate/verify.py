@@ -29,7 +29,7 @@ from pipelines.dataset.anywhere import (
 from pipelines.dataset.shard_results import ChannelSums
 from pipelines.dataset.shards import read_shard
 from schemas.bars import bytes_bar
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.files import sha256_file
 from schemas.manifest import (
     MANIFEST_NAME,
@@ -93,7 +93,7 @@ def verify(where: str, progress: bool | None = False) -> Report:
     try:
         sizes = {entry.name: entry.size for entry in paths.entries(root)}
     except OSError as error:
-        raise UserError(f"{root}: cannot be listed ({error.strerror or error})") from error
+        raise UserError(f"{root}: cannot be listed ({reason_of(error)})") from error
     try:
         manifest = parse_manifest(data, MANIFEST_NAME)
     except UserError as error:
@@ -194,7 +194,7 @@ def _file_problem(path: Path, info: ShardInfo | FileInfo) -> str | None:
 def _unreadable(error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return "missing"
-    return f"cannot be read ({error.strerror or error})"
+    return f"cannot be read ({reason_of(error)})"
 
 
 def _read_records(path: Path, manifest: Manifest, info: ShardInfo) -> _ReadShard:

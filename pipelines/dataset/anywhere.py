@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.dataset.shards import read_shard, read_some
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.manifest import (
     MANIFEST_NAME,
     MERGE_NAME,
@@ -56,7 +56,7 @@ class StoredDataset:
                 f"{where}: a record does not fit the manifest ({error}); {REBUILD}"
             ) from error
         except OSError as error:
-            raise UserError(f"{where}: cannot be read ({error.strerror or error})") from error
+            raise UserError(f"{where}: cannot be read ({reason_of(error)})") from error
 
     def at(self, split: str, rows: Sequence[int]) -> list[Record]:
         """Some records of a split, in the order of `rows`; each shard they lie in is opened once.
@@ -109,7 +109,7 @@ def read_manifest_bytes(root: str) -> bytes:
             "preprocess`"
         ) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error
 
 
 def _begun(root: str) -> bool:

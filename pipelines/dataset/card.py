@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 
-from schemas.layout import Layout
+from schemas.layout import LAYOUTS, Layout
 from schemas.manifest import Manifest
 from schemas.tfds_metadata import LABELS_NAME
 
@@ -27,16 +27,7 @@ _SIZES = (
     (10**9, "100M<n<1B"),
 )
 _LARGEST = "n>1T"
-_WHAT = {
-    Layout.MOMENTS: "Images encoded by a variational autoencoder: the raw posterior moments "
-    "`mean` and `logvar`, neither scaled nor sampled, so that every epoch can draw fresh "
-    "posterior samples.",
-    Layout.LATENT: "Images encoded by an autoencoder without a posterior: one raw latent an image, "
-    "neither scaled nor normalised.",
-    Layout.IMAGE: "Images, cropped to squares, as 8-bit RGB pixels.",
-}
 _WHAT_GENERATED = "Latents that a trained model generated, in the model's own scale."
-_NOUN = {Layout.MOMENTS: "latents", Layout.LATENT: "latents", Layout.IMAGE: "pixels"}
 
 
 def size_category(records: int) -> str:
@@ -56,9 +47,8 @@ def pretty_name(manifest: Manifest) -> str:
     else:
         source = _source_name(manifest.source.descriptor)
     generated = "generated " if manifest.generated else ""
-    return (
-        f"{source}, {manifest.split}, {manifest.resolution} px, {generated}{_NOUN[manifest.layout]}"
-    )
+    noun = LAYOUTS[manifest.layout].noun
+    return f"{source}, {manifest.split}, {manifest.resolution} px, {generated}{noun}"
 
 
 def _source_name(descriptor: str) -> str:
@@ -72,7 +62,7 @@ def dataset_card(manifest: Manifest) -> str:
     sections = [
         _front_matter(manifest),
         f"# {pretty_name(manifest)}",
-        _WHAT_GENERATED if manifest.generated else _WHAT[manifest.layout],
+        _WHAT_GENERATED if manifest.generated else LAYOUTS[manifest.layout].about,
         "## Open it",
         _opening(manifest),
         "## Facts",
@@ -235,11 +225,7 @@ def _normalization(manifest: Manifest) -> str:
 
 
 def _statistics(manifest: Manifest) -> str:
-    note = {
-        Layout.MOMENTS: "of posterior samples, over all records and positions",
-        Layout.LATENT: "over all records and positions",
-        Layout.IMAGE: "of pixels in [-1, 1], over all records and positions",
-    }[manifest.layout]
+    note = LAYOUTS[manifest.layout].measured
     rows = [
         (str(channel), f"{mean:.6g}", f"{std:.6g}")
         for channel, (mean, std) in enumerate(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.dataset.anywhere import StoredDataset, open_dataset, read_manifest_bytes
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.files import sha256_file
 from schemas.locked import locked
 from schemas.manifest import MANIFEST_NAME, FileInfo, Manifest, ShardInfo, parse_manifest
@@ -168,7 +168,6 @@ def _source_reported(dataset: StoredDataset) -> Iterator[None]:
         where = str(error.filename or "")
         if where.startswith(dataset.root):
             raise UserError(
-                f"{where}: cannot be read ({error.strerror or error}); mend that and repeat the "
-                "command"
+                f"{where}: cannot be read ({reason_of(error)}); mend that and repeat the command"
             ) from error
         raise

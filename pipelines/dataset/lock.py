@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.storage.directory import WORK, Directory
 
 _ATTEMPTS = 10
@@ -27,7 +27,7 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(
-            f"cannot write {path.parent} ({error.strerror}); choose another output directory"
+            f"cannot write {path.parent} ({reason_of(error)}); choose another output directory"
         ) from error
 
 

@@ -28,32 +28,31 @@ _LOADING = threading.Lock()  # functools.cache alone would load twice when two t
 
 
 @functools.cache
-def _vae(
-    name: str, revision: str | None, sha256: str, config_sha256: str, decoder_sha256: str | None
-) -> "Vae":
-    from pipelines.encoders.weights import load_vae
+def _vae(info: VaeInfo) -> "Vae":
+    from pipelines.encoders.weights import load_vae, replaced_part
 
-    vae = load_vae(name, revision=revision)
-    if vae.digest != sha256:
+    vae = load_vae(info.id, revision=info.revision)
+    replaced = replaced_part(vae, info)
+    if replaced == "weights":
         raise UserError(
-            f"VAE {name}: its weights ({vae.digest[:12]}...) are not those that made the latents "
-            f"({sha256[:12]}...); put the right VAE there"
+            f"VAE {info.id}: its weights ({vae.digest[:12]}...) are not those that made the "
+            f"latents ({info.sha256[:12]}...); put the right VAE there"
         )
-    if vae.config.digest() != config_sha256:
+    if replaced == "config":
         raise UserError(
-            f"VAE {name}: its config.json is not that which made the latents; put the right VAE "
-            "there"
+            f"VAE {info.id}: its config.json is not that which made the latents; put the right "
+            "VAE there"
         )
     if not vae.decodes:
         raise UserError(
-            f"VAE {name}: there is no decoder; put NAME_decoder.safetensors beside "
+            f"VAE {info.id}: there is no decoder; put NAME_decoder.safetensors beside "
             "NAME_encoder.safetensors there"
         )
-    if decoder_sha256 is not None and vae.decoder_digest != decoder_sha256:
+    if replaced == "decoder":
         raise UserError(
-            f"VAE {name}: its decoder ({str(vae.decoder_digest)[:12]}...) is not the one that "
-            f"stood beside the encoder when the latents were made ({decoder_sha256[:12]}...); put "
-            "the right decoder there"
+            f"VAE {info.id}: its decoder ({str(vae.decoder_digest)[:12]}...) is not the one that "
+            "stood beside the encoder when the latents were made "
+            f"({str(info.decoder_sha256)[:12]}...); put the right decoder there"
         )
     return vae
 
@@ -66,7 +65,7 @@ def decoding_vae(info: VaeInfo) -> "Vae":
             made with.
     """
     with _LOADING:
-        return _vae(info.id, info.revision, info.sha256, info.config_sha256, info.decoder_sha256)
+        return _vae(info.model_copy(update={"dtype": "float32"}))
 
 
 def decode_batch_size(resolution: int) -> int:

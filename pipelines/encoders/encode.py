@@ -77,22 +77,23 @@ class VaeEncoder:
     def __init__(self, info: VaeInfo, devices: Sequence[Any] | None = None):
         import jax
 
-        from pipelines.encoders.weights import load_vae
+        from pipelines.encoders.weights import load_vae, replaced_part
 
         self._vae = load_vae(info.id, info.dtype, info.revision)
-        if self._vae.digest != info.sha256:
+        replaced = replaced_part(self._vae, info)
+        if replaced == "weights":
             raise UserError(
                 f"the VAE {info.id} on this worker has the digest {self._vae.digest[:12]}, not "
                 f"{info.sha256[:12]}; "
                 "give all workers the same weights"
             )
-        if self._vae.config.digest() != info.config_sha256:
+        if replaced == "config":
             raise UserError(
                 f"the config.json of the VAE {info.id} on this worker says another network than it "
                 "did to the command; "
                 "give all workers the same file"
             )
-        if info.decoder_sha256 is not None and info.decoder_sha256 != self._vae.decoder_digest:
+        if replaced == "decoder":
             raise UserError(
                 f"the decoder of the VAE {info.id} is gone here, or another one than when the "
                 "dataset was begun; "

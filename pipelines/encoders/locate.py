@@ -24,7 +24,7 @@ from pipelines.encoders.weight_files import (
     indexed_files,
     read_object,
 )
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 
 EMBEDDED = "embedded"
 EMBEDDED_DIRECTORY = Path(__file__).parent.parent / "assets" / "embedded-vae"
@@ -137,7 +137,7 @@ def split_halves(directory: Path) -> Halves | None:
         return find_halves(directory)
     except OSError as error:
         raise UserError(
-            f"cannot list the VAE directory {directory} ({error.strerror}); mend that"
+            f"cannot list the VAE directory {directory} ({reason_of(error)}); mend that"
         ) from error
 
 
@@ -204,5 +204,5 @@ def _file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(
-            f"cannot read the weights {path} ({error.strerror}); fetch them again"
+            f"cannot read the weights {path} ({reason_of(error)}); fetch them again"
         ) from error

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from pipelines.encoders.tiny_files import join_halves
 from pipelines.encoders.torch_file import read_torch_file
 from pipelines.encoders.weight_files import CONFIG_FILE, WEIGHTS_FILE
 from schemas.errors import UserError
+from schemas.manifest import VaeInfo
 from schemas.pixels import from_uint8
 
 if TYPE_CHECKING:
@@ -109,6 +110,20 @@ class Vae:
 
     def _compiled(self, method: str) -> Callable[..., Any]:
         return _compiled(self.config, self.dtype, method, self.parts)
+
+
+def replaced_part(vae: Vae, info: VaeInfo) -> Literal["weights", "config", "decoder"] | None:
+    """The first part of a loaded VAE that is not the one `info` was written for; None if all are.
+
+    A decoder matters where it stood in a file of its own beside the encoder.
+    """
+    if vae.digest != info.sha256:
+        return "weights"
+    if vae.config.digest() != info.config_sha256:
+        return "config"
+    if info.decoder_sha256 is not None and vae.decoder_digest != info.decoder_sha256:
+        return "decoder"
+    return None
 
 
 def abstract_network(

@@ -34,7 +34,7 @@ from pipelines.preprocess.identity import dataset_build
 from pipelines.preprocess.index import read_index
 from pipelines.preprocess.settings import Settings, current_versions
 from pipelines.sources import Item, Picture, Source, open_source
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.manifest import ShardInfo
 from schemas.record import encode_record
 from schemas.storage.directory import Directory
@@ -231,7 +231,7 @@ def _decoded(
             OSError
         ) as error:  # the disk's fault, not the image's: not to be remembered as a bad image
             raise UserError(
-                f"cannot read {item.key} of {source.descriptor} ({error.strerror or error}); "
+                f"cannot read {item.key} of {source.descriptor} ({reason_of(error)}); "
                 "mend it and repeat the command"
             ) from error
         tally.count("read", 1)

@@ -11,7 +11,7 @@ from pipelines.preprocess.identity import dataset_build
 from pipelines.preprocess.index import Index, build_index
 from pipelines.preprocess.settings import Settings, current_versions, read_settings
 from pipelines.sources import Source, check_is_no_source, open_source
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.manifest import (
     MANIFEST_NAME,
     SETTINGS_NAME,
@@ -109,7 +109,7 @@ def make_plan(request: Request) -> Plan:
         index = build_index(source.index(), request.seed, source.fingerprint)
         classes = source.classes
     except OSError as error:
-        reason = error.strerror or error
+        reason = reason_of(error)
         raise UserError(
             f"{source.descriptor}: cannot be listed ({reason}); mend that and repeat the command"
         ) from error
@@ -206,7 +206,7 @@ def _check_readable(source: Source, index: Index, settings: Settings) -> None:
         except ImageError as error:
             reason = reason or f"{item.key}: {error.reason}"
         except OSError as error:
-            reason = reason or f"{item.key}: {error.strerror or error}"
+            reason = reason or f"{item.key}: {reason_of(error)}"
     raise UserError(
         f"{source.descriptor}: none of its {index.records} images can be used (for one, {reason})"
     )

@@ -17,6 +17,7 @@ from schemas.layout import Layout, TensorSpec, layout_tensors
 from schemas.manifest import PIXELS, SETTINGS_NAME, SourceInfo, VaeInfo
 from schemas.sealed import unseal
 from schemas.storage.directory import WORK, Directory
+from schemas.text import differing
 from schemas.tfds_metadata import shard_name
 from schemas.versions import installed_version
 
@@ -116,21 +117,8 @@ def differences(old: Settings, new: Settings) -> list[str]:
     """`field: old -> new` for every field that differs, nested ones with dots, in the order of the
     fields.
     """
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    return [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in {**before, **after}
-        if before.get(name) != after.get(name)
-    ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return flat
+    changed = differing(old.model_dump(mode="json"), new.model_dump(mode="json"))
+    return [f"{name}: {before} -> {after}" for name, (before, after) in changed.items()]
 
 
 def read_settings(directory: Directory) -> Settings | None:

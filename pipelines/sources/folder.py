@@ -9,7 +9,7 @@ from pipelines.images import ImageError
 from pipelines.sources.base import Item
 from pipelines.sources.listed import Found, ListedSource
 from pipelines.sources.names import is_hidden, is_image
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.storage import paths
 
 
@@ -41,7 +41,7 @@ class FolderSource(ListedSource):
             )
         except OSError as error:
             where = error.filename or self.descriptor
-            raise UserError(f"{where}: cannot be listed ({error.strerror or error})") from error
+            raise UserError(f"{where}: cannot be listed ({reason_of(error)})") from error
 
     def read_bytes(self, item: Item) -> bytes:
         path = paths.join(self.descriptor, item.location)

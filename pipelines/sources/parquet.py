@@ -27,7 +27,7 @@ from pipelines.sources.parquet_files import (
     row_groups,
 )
 from pipelines.sources.refused import check_usable, refused
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.storage import paths
 
 SUFFIX = ".parquet"
@@ -166,4 +166,4 @@ def _reported(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error

@@ -16,7 +16,7 @@ from pipelines.sources.listed import ByFolder, Found, Labelling, ListedSource
 from pipelines.sources.names import LEADS_OUT, is_hidden, is_image, leads_out, plain
 from pipelines.sources.ranges import RangeFile
 from pipelines.sources.tarwalk import walk
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.storage import paths
 
 INNER = ".tar"
@@ -68,7 +68,7 @@ class TarSource(ListedSource):
             try:
                 yield from _members(path, number)
             except OSError as error:
-                raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+                raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error
 
     def read_bytes(self, item: Item) -> bytes:
         number, offset = map(int, item.location.split(":"))

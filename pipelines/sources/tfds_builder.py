@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.sources.listed import FLAT_CLASS
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.storage import paths
 from schemas.storage.temporary import temporary_folder
 
@@ -179,16 +179,14 @@ def _list(directory: str) -> dict[str, int]:
             if "/" not in entry.name
         }
     except OSError as error:
-        raise UserError(
-            f"tfds:{directory}: cannot be listed ({error.strerror or error})"
-        ) from error
+        raise UserError(f"tfds:{directory}: cannot be listed ({reason_of(error)})") from error
 
 
 def _read(directory: str, name: str) -> bytes:
     try:
         return paths.read(paths.join(directory, name))
     except OSError as error:
-        reason = error.strerror or error
+        reason = reason_of(error)
         raise UserError(
             f"tfds:{directory}: {name} cannot be read ({reason}); prepare the builder again"
         ) from error

@@ -10,7 +10,7 @@ from pipelines.sources.listed import MAX_BYTES, Found, ListedSource
 from pipelines.sources.names import LEADS_OUT, is_hidden, is_image, leads_out, plain
 from pipelines.sources.ranges import RangeFile
 from pipelines.sources.zipdirectory import LOCAL_HEADER, LOCAL_MAGIC, Member, directory
-from schemas.errors import UserError
+from schemas.errors import UserError, reason_of
 from schemas.storage import paths
 
 _SLACK = 64  # a local header may be longer than the directory tells; about what programs add
@@ -47,7 +47,7 @@ class ZipSource(ListedSource):
                         if found is not None:
                             yield found
             except OSError as error:
-                raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+                raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error
 
     def read_bytes(self, item: Item) -> bytes:
         number, offset, head, compressed, method, crc = map(int, item.location.split(":"))

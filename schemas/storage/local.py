@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from schemas.errors import reason_of
 from schemas.files import write_atomic
 from schemas.storage.store import GONE, STAGING, WORK, Entry, Facts, ObjectStore
 
@@ -124,4 +125,4 @@ class LocalStore(ObjectStore):
             if full
             else "mend that or choose another directory, then repeat"
         )
-        return f"cannot write {root} ({error.strerror or error}); {advice}"
+        return f"cannot write {root} ({reason_of(error)}); {advice}"

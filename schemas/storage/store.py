@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from schemas.errors import reason_of
 from schemas.storage.temporary import sweep_temporary, temporary_folder
 
 WORK = ".work"  # of a run in progress; gone once the manifest stands
@@ -155,8 +156,8 @@ class ObjectStore(ABC):
     def trouble(self, root: str, error: OSError) -> str:
         """One line about a method, or the writing of a staged file, that failed, and what to do."""
         if str(error.filename or "").startswith(root):
-            return f"cannot use {root}: {error.strerror or error}; mend it and repeat the command"
+            return f"cannot use {root}: {reason_of(error)}; mend it and repeat the command"
         return (
             f"cannot write {tempfile.gettempdir()}, where files for {root} are staged "
-            f"({error.strerror or error}); make room or set TMPDIR, and repeat the command"
+            f"({reason_of(error)}); make room or set TMPDIR, and repeat the command"
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flowtrain.flow.objective import draw
@@ -39,8 +40,9 @@ def replay(plan: Plan, workdir: Path, step: int) -> Iterator[dict[str, Any]]:
     batch = reader(number)
     mirrored = reader.mirrored(batch["epoch"].astype(np.int64), batch["index"].astype(np.int64))
     null = len(plan.run.classes)
+    on_device = {name: jnp.asarray(batch[name]) for name in ("epoch", "index", "label")}
     draws = draw(
-        jax.random.key(recipe.seed), batch, plan.run.latent_shape, plan.recipe.objective, null
+        jax.random.key(recipe.seed), on_device, plan.run.latent_shape, plan.recipe.objective, null
     )
     time, seen = np.asarray(draws.time), np.asarray(draws.label)
     keys = [record.key for record in LatentReader(plan.reader.directory).read(batch["index"])]

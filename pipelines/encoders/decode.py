@@ -65,7 +65,8 @@ def decoding_vae(info: VaeInfo) -> "Vae":
             made with.
     """
     with _LOADING:
-        return _vae(info.model_copy(update={"dtype": "float32"}))
+        # a frozen table has a hash, of which pyright does not know
+        return _vae(info.model_copy(update={"dtype": "float32"}))  # pyright: ignore[reportArgumentType]
 
 
 def decode_batch_size(resolution: int) -> int:

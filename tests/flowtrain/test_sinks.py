@@ -233,6 +233,10 @@ def test_wandb_holds_numbers_and_pictures_under_one_id(tmp_path: Path):
     )
     picture = before.parent / "files" / logged[1]["preview/samples.path"]
     np.testing.assert_array_equal(np.asarray(Image.open(picture)), PICTURE)
+    # wandb's own process writes, and on a busy machine it may outlive `finish`
+    deadline = time.monotonic() + 60
+    while not wandb_history(after) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert [(line["step"], line["val/loss"]) for line in wandb_history(after)] == [(6, 0.125)]
     runs = [
         record.run

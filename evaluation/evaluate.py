@@ -1,5 +1,8 @@
-"""`flowtrain eval WORKDIR`: for each setting generate, measure and compare, each step
-restartable.
+"""`flowtrain eval WORKDIR`: for each setting generate, measure and compare.
+
+A killed command goes on: results are read back here (`_Work.result`), a set of samples is taken up
+by `evaluation.draw.generate`, whole statistics by `evaluation.features.measure`, and their ranges
+by `evaluation.features.pipeline`.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Images to latents: Apache Beam pipelines, autoencoders, latent datasets.
 
-cli, data_cli: the commands `preprocess` and `data`; images: decoding and cropping; grid: pictures
-of pictures; beam_storage: object stores as Beam was told.
-Rooms: curate, preprocess, encoders, sources, dataset, runners.
+cli, data_cli: the commands `preprocess` and `data`; images: decoding and cropping; grid: images
+side by side in one picture; beam_storage: object stores under the options that Beam was given.
+Rooms (packages in this one): curate, preprocess, encoders, sources, dataset, runners.
 """
 
 from pipelines.beam_storage import connect

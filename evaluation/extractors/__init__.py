@@ -3,7 +3,8 @@
 inception, inception_weights: FID's network; dinov2, dinov2_weights: DINOv2.
 effnet_lite0: EfficientNet-Lite0; embedded: a small network that needs no download.
 resize, pillow_resize: how evaluators bring images to a network's size.
-batches: images in batches of one size; outputs: what a network says; layout: tensors and names.
+batches: images in batches of one size; outputs: features and logits; layout: whether
+a file holds the tensors of a network.
 downloads: weight files, verified; cache: networks loaded once a process.
 """
 

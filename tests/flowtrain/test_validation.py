@@ -41,7 +41,8 @@ def test_it_is_the_mean_over_exactly_the_held_out_records(latents: Path):
 
     whole = Selection(held)
     reader = BatchReader(plan.reader, batch_size=HELD, seed=0, flip=False, selection=whole)
-    batch = {**reader(0), "epoch": np.zeros(HELD, np.int32)}
+    read = {**reader(0), "epoch": np.zeros(HELD, np.int32)}
+    batch = {name: jnp.asarray(value) for name, value in read.items()}
     inner = jax.random.fold_in(key, Purpose.VALIDATION)
     data = model_latents(inner, batch, setup.layout, setup.offset, setup.scale)
     objective = plan.recipe.objective.model_copy(update={"label_drop": 0.0})

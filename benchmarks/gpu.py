@@ -2,7 +2,7 @@
 first.
 
     python benchmarks/gpu.py --list
-    python benchmarks/gpu.py --work /tmp/w                              # all parts but cifar
+    python benchmarks/gpu.py --work /tmp/w --take pieces/1                # all parts but cifar
     python benchmarks/gpu.py --work /tmp/w --parts train,memory --budget 300
     python benchmarks/gpu.py --work /tmp/w --take pieces/2 --parts cifar  # in a call of its own
     python benchmarks/gpu.py --prepare pieces               # on a machine with data and network
@@ -99,6 +99,15 @@ def main() -> int:
         part = PARTS[name]
         if results.is_done(runner.attempts, name, options.tiny) and not options.again:
             print(f"{name}: done before; --again measures it again", flush=True)
+            continue
+        missing = part.missing_packages(work)
+        if missing:
+            print(
+                f"{name}: not begun, {', '.join(missing)} not installed; --take the folder of "
+                "--prepare that has the wheels",
+                flush=True,
+            )
+            whole = False
             continue
         left = options.budget - (time.time() - begin) if options.budget else float("inf")
         limit = min(limits.get(name, part.limit), left)

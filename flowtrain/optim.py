@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def _promoting(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function under JAX's standard promotion: optax mixes floats with its int32 count, which
-    strict promotion refuses; everything else here is written for it.
+    strict promotion refuses; everything else here is written for strict promotion.
     """
 
     @functools.wraps(function)

@@ -1,7 +1,8 @@
 """Shapes and dtypes of the arrays that pass between the modules of training and sampling.
 
-Written in jaxtyping, so that the tests check each of them as they run (tests/shapes.py); where the
-package is used they cost nothing. A letter that stands twice in a signature is one number.
+Written in jaxtyping, so that tests can check the functions that name them (tests/shapes.py says
+which); where the package is used they cost nothing. A letter that stands twice in a signature is
+one number.
 
 Letters: n records or samples of a batch, h w c height, width and channels of a latent, d the axes
 of any point, t the axes of any times.

@@ -148,6 +148,7 @@ class TensorBoard:
         folder = self._workdir / TENSORBOARD
         with _faults(self._workdir):
             folder.mkdir(exist_ok=True)
+            (folder / name).touch(exist_ok=False)  # which the writer would empty
             # Absolute: what begins with "s3:" or "gs:" would be taken for a URL.
             self._records = _Records(str((folder / name).absolute()))
         try:
@@ -199,7 +200,8 @@ class _Records(RecordWriter):
     """TFRecord frames in a local file.
 
     A flush hands them to the system and does not wait for the disk, which takes milliseconds and
-    would stop the training loop at every line.
+    would stop the training loop at every line. It reaches for a private attribute, so the version
+    of tensorboardX is bounded in pyproject.toml.
     """
 
     def flush(self) -> None:

@@ -19,5 +19,7 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
 
 
 def reason_of(error: OSError) -> str:
-    """The system's words for it, without number and file name; all of it where there are none."""
+    """What the system says of the error, without number and file name; where it says nothing, the
+    whole text of the error.
+    """
     return error.strerror or str(error)

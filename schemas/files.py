@@ -12,7 +12,7 @@ from typing import BinaryIO
 @contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
     """A file to write; readers of `path` see it whole or not at all, even after a power cut."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file

@@ -42,7 +42,7 @@ class LayoutSpec:
 
     Attributes:
         tensors: names and dtypes, in the order in which an encoder gives them.
-        noun: for what the records are, in the plural.
+        noun: a plural noun for the stored arrays.
         about: a sentence or two for people who find a dataset.
         measured: what the channel statistics in a manifest are of.
     """

@@ -1,7 +1,8 @@
-"""The one encoder of PNG files, of NumPy and zlib alone: a trainer machine has no Pillow.
+"""PNG files of grids, previews and TensorBoard's pictures, by NumPy and zlib alone: a trainer
+machine has no Pillow. (Plots are matplotlib's.)
 
-The format is ISO/IEC 15948 (PNG, second edition): 8-bit RGB. Files are as large as Pillow's with
-`optimize=True`.
+The format is ISO/IEC 15948 (PNG, second edition): 8-bit RGB. Files are at most a quarter larger
+than Pillow's with `optimize=True`.
 """
 
 import struct
@@ -34,8 +35,10 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _compressed(image: NDArray[np.uint8]) -> bytes:
+    # Level 9 takes up to twenty times as long, which the training loop would wait for, and saves a
+    # sixth of the bytes.
     compressor = zlib.compressobj(
-        level=9, memLevel=9, wbits=zlib.MAX_WBITS, strategy=zlib.Z_FILTERED
+        level=6, memLevel=9, wbits=zlib.MAX_WBITS, strategy=zlib.Z_FILTERED
     )
     padded = np.pad(image, ((1, 0), (1, 0), (0, 0)))  # beyond the edge lie zeros
     data = [

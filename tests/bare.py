@@ -1,6 +1,7 @@
 """A machine that has not all of this project's dependencies."""
 
 ABSENT = [
+    "beartype",
     "apache_beam",
     "array_record",
     "grain",

@@ -38,8 +38,6 @@ def pytest_configure() -> None:
     assert len(jax.devices()) == 8, (
         "XLA_FLAGS came too late: something imported JAX before conftest"
     )
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

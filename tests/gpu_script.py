@@ -30,7 +30,7 @@ def blocker(packages: tuple[str, ...], *more: str) -> str:
     """No module of this project's other dependencies can be imported, but for `packages`."""
     absent = [
         name
-        for name in (*ABSENT, "beartype", "jaxtyping", "pytest", *more)
+        for name in (*ABSENT, "jaxtyping", "wadler_lindig", "pytest", *more)
         if name not in ("orbax", *packages)
     ]
     return f"""

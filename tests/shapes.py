@@ -1,10 +1,10 @@
-"""The shapes and dtypes that signatures name, checked at every call while the tests run.
+"""The shapes and dtypes in signatures, checked while the tests run.
 
-`check_shapes` hooks into the import of the modules below; what tests start as commands runs
-unchecked.
+`check_shapes` hooks into the import of the modules below. Checked are the arguments and results of
+their functions at each call from Python, those of compiled functions as they are traced; not the
+fields of named tuples, lambdas, all elements of a list but one, nor commands that tests start.
 """
 
-import builtins
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -34,28 +34,14 @@ def check_shapes() -> None:
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, refusing arrays as arguments or results that are not as annotated.
 
-    Types of anything else are left to pyright. Where annotations are text, a name that only type
-    checkers import (those modules run on machines without pydantic) stands for any type.
+    Types of anything else are left to pyright. An annotation with a name that only type checkers
+    import (some modules run on machines without pydantic) is not checked.
     """
-    names = _Names(function.__globals__)
-    evaluated = {name: _evaluated(hint, names) for name, hint in function.__annotations__.items()}
     function.__annotations__ = {
-        name: hint if _speaks_of_arrays(hint) else Any for name, hint in evaluated.items()
+        name: hint if _speaks_of_arrays(hint) else Any
+        for name, hint in function.__annotations__.items()
     }
     return beartype(function)
-
-
-class _Names(dict[str, Any]):
-    """Names of a module; any other one is `Any`."""
-
-    def __missing__(self, name: str) -> Any:
-        return getattr(builtins, name, Any)
-
-
-def _evaluated(hint: Any, names: dict[str, Any]) -> Any:
-    if not isinstance(hint, str):
-        return hint
-    return eval(hint, {}, names)
 
 
 def _speaks_of_arrays(hint: Any) -> bool:

@@ -24,16 +24,18 @@ HEAVY = {
     "torch",
 }
 # What a machine that only computes has, besides the standard library.
-COMPUTE = ["jax", "jaxlib", "flax", "optax", "numpy"]
+COMPUTE = ["jax", "jaxlib", "flax", "optax", "numpy", "jaxtyping"]
 COMPUTE_MODULES = [
     "flowtrain.devices.ceiling",
     "flowtrain.records.counter",
     "flowtrain.records.latents",
     "flowtrain.model",
+    "flowtrain.shapes",
     "flowtrain.flow.objective",
     "flowtrain.flow.path",
     "flowtrain.step",
     "pipelines.encoders.kl",
+    "pipelines.encoders.tiny",
     "flowtrain.flow.solvers",
     "evaluation.extractors.dinov2",
     "evaluation.extractors.effnet_lite0",
@@ -87,7 +89,7 @@ def test_every_help_is_there_with_an_example(command):
     assert not command or "Example" in result.output
 
 
-def test_imports_on_a_machine_with_nothing_but_jax_flax_optax_and_numpy():
+def test_imports_on_a_machine_that_only_computes():
     code = BARE.format(allowed=", ".join(COMPUTE), absent=ABSENT, modules=COMPUTE_MODULES)
     result = python(code)
     assert result.returncode == 0, result.stderr[-1500:]

@@ -1,6 +1,7 @@
 """Name, limit and inputs of a part, and how it tells its results."""
 
 import importlib
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -34,6 +35,14 @@ class Part:
     packages: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     by_default: bool = True
+
+    def missing_packages(self, work: Path) -> list[str]:
+        """Those of `packages` that are neither installed nor came as wheels to `work`."""
+        return [
+            name
+            for name in self.packages
+            if importlib.util.find_spec(name) is None and not (work / SITE / name).exists()
+        ]
 
     def load(self) -> Callable[["Context"], None]:
         """The function that runs it."""

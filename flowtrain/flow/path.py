@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
-from flowtrain.shapes import AnyTimes, PerRecord, Points
+from flowtrain.shapes import AnyTimes, Count, PerRecord, Points
 
 
 def _per_sample(t: AnyTimes, like: Float32[Array, "*point"]) -> Float32[Array, "..."]:
@@ -45,7 +45,7 @@ class Path(ABC):
         """(d alpha / dt, d sigma / dt) at t, each of t's shape."""
 
     @abstractmethod
-    def grid(self, i: Int32[Array, "*i"], steps: Int32[Array, "*steps"]) -> Float32[Array, "..."]:
+    def grid(self, i: Int32[Array, "*i"], steps: Count) -> Float32[Array, "*i"]:
         """Time () float32 at the start of step `i` of `steps` from noise; 1 where i = steps."""
 
     def interpolate(self, noise: Points, data: Points, t: AnyTimes) -> Points:
@@ -91,7 +91,7 @@ class LinearPath(Path):
         """See `Path`."""
         return jnp.ones_like(t), -jnp.ones_like(t)
 
-    def grid(self, i: Int32[Array, "*i"], steps: Int32[Array, "*steps"]) -> Float32[Array, "..."]:
+    def grid(self, i: Int32[Array, "*i"], steps: Count) -> Float32[Array, "..."]:
         """Equal steps."""
         return jnp.where(i < steps, i.astype(jnp.float32) / steps.astype(jnp.float32), 1.0)
 
@@ -132,7 +132,7 @@ class VariancePreservingPath(Path):
         d_alpha = alpha * (table[low] - table[low + 1]) * self.levels
         return d_alpha, -alpha * d_alpha / sigma
 
-    def grid(self, i: Int32[Array, "*i"], steps: Int32[Array, "*steps"]) -> Float32[Array, "..."]:
+    def grid(self, i: Int32[Array, "*i"], steps: Count) -> Float32[Array, "..."]:
         """Whole levels, evenly spaced from the noisiest ("trailing", arXiv:2305.08891).
 
         In whole numbers, halves to even as NumPy rounds them, so that no device takes another

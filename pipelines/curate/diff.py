@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipelines.dataset.anywhere import StoredDataset, key_hash
 from pipelines.dataset.card import counted
+from schemas.bars import bar
 from schemas.manifest import Manifest, ShardInfo
 from schemas.record import Record
 from schemas.text import differing
@@ -166,15 +166,15 @@ def compare(a: StoredDataset, b: StoredDataset, progress: bool | None = False) -
         none = Difference()
         return Comparison(settings, none, none, none, none, common=one.counts.written)
     total = one.counts.written + two.counts.written
-    with tqdm(
+    with bar(
         total=total,
         unit="record",
         desc="compare",
         disable=None if progress is None else not progress,
-    ) as bar:
+    ) as progress_bar:
         splits = min(len(one.splits), len(two.splits))
-        first, second = _summarise(a, splits, bar), _summarise(b, splits, bar)
-        return _match(a, b, first, second, settings, bar)
+        first, second = _summarise(a, splits, progress_bar), _summarise(b, splits, progress_bar)
+        return _match(a, b, first, second, settings, progress_bar)
 
 
 def _settings(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipelines.dataset.anywhere import StoredDataset
 from pipelines.dataset.card import facts, pretty_name
 from pipelines.encoders.decode import decode_records, decoding_vae
+from schemas.bars import bar
 from schemas.layout import Layout
 from schemas.text import aligned
 
@@ -82,11 +82,13 @@ def inspect(dataset: StoredDataset, progress: bool | None = False) -> Inspection
     manifest = dataset.manifest
     counts = np.zeros(len(manifest.classes), np.int64)
     disable = None if progress is None else not progress
-    with tqdm(total=manifest.counts.written, unit="record", desc="count", disable=disable) as bar:
+    with bar(
+        total=manifest.counts.written, unit="record", desc="count", disable=disable
+    ) as counted:
         for shard in manifest.split_shards(manifest.split):
             labels = [record.label for record in dataset.records(shard)]
             counts += np.bincount(labels, minlength=len(counts))[: len(counts)] if labels else 0
-            bar.update(len(labels))
+            counted.update(len(labels))
     return Inspection(dataset, tuple(counts.tolist()))
 
 

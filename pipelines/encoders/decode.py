@@ -65,8 +65,9 @@ def decoding_vae(info: VaeInfo) -> "Vae":
             made with.
     """
     with _LOADING:
-        # a frozen table has a hash, of which pyright does not know
-        return _vae(info.model_copy(update={"dtype": "float32"}))  # pyright: ignore[reportArgumentType]
+        # Any, since pyright does not know that a frozen table has a hash.
+        decoder: Any = info.model_copy(update={"dtype": "float32"})
+        return _vae(decoder)
 
 
 def decode_batch_size(resolution: int) -> int:
@@ -133,7 +134,7 @@ def decode_samples(
     normalization: Normalization,
     vae: VaeInfo | None,
     resolution: int,
-) -> UInt8[np.ndarray, "n H W 3"]:
+) -> UInt8[np.ndarray, "n {resolution} {resolution} 3"]:
     """Latents in the model's scale -> uint8 images (n, H, W, 3)."""
     return decode_raw(normalization.undo(latents), vae, resolution)
 

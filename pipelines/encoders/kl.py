@@ -124,7 +124,7 @@ class ResnetBlock(nnx.Module):
         self.conv2 = build.conv(outputs, outputs)
         self.conv_shortcut = build.conv(inputs, outputs, kernel=1) if inputs != outputs else None
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w C"]:
         y = self.conv1(self.activation(self.norm1(x)))
         y = self.conv2(self.activation(self.norm2(y)))
         return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
@@ -141,7 +141,7 @@ class Attention(nnx.Module):
         self.to_v = build.linear(channels, channels)
         self.to_out = nnx.List([build.linear(channels, channels)])
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         n, h, w, c = x.shape
         tokens = self.group_norm(x).reshape(n, h * w, c)
         query, key, value = self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)
@@ -157,7 +157,7 @@ class Downsample(nnx.Module):
     def __init__(self, channels: int, build: LayerBuilder):
         self.conv = build.conv(channels, channels, stride=2)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W c"]:
         return self.conv(jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))))
 
 
@@ -167,7 +167,7 @@ class Upsample(nnx.Module):
     def __init__(self, channels: int, build: LayerBuilder):
         self.conv = build.conv(channels, channels)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n 2*h 2*w c"]:
         return self.conv(double(x))
 
 
@@ -185,7 +185,7 @@ class MidBlock(nnx.Module):
         self.resnets = nnx.List([ResnetBlock(channels, channels, build) for _ in range(2)])
         self.attentions = nnx.List([Attention(channels, build)] if attention else [])
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         x = self.resnets[0](x)
         for attention in self.attentions:
             x = attention(x)
@@ -237,7 +237,7 @@ class KlEncoder(nnx.Module):
         self.conv_norm_out = build.norm(widths[-1])
         self.conv_out = build.exact.conv(widths[-1], 2 * config.latent_channels)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float32[Array, "n H W C"]:
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)

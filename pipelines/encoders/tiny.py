@@ -32,7 +32,7 @@ class Activation(nnx.Module):
     def __init__(self, function: Callable[[jax.Array], jax.Array]):
         self.function = function
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W c"]:
         return self.function(x)
 
 
@@ -52,7 +52,7 @@ class TinyBlock(nnx.Module):
         )
         self.pool = nnx.List(_pool_layers(width, build) if pool else [])
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         if len(self.pool):
             x = x + _through(self.pool, x)
         return jax.nn.relu(_through(self.conv, x) + x)
@@ -97,7 +97,7 @@ class TinyEncoder(nnx.Module):
         self.layers = nnx.List(layers)
         self.dtype = build.dtype
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W C"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float32[Array, "n H W C"]:
         first, *inner, last = self.layers
         # the author's networks take images in [0, 1]
         hidden = first((x + 1) / 2).astype(self.dtype)

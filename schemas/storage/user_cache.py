@@ -1,4 +1,4 @@
-"""Where what can be made or fetched again is kept: weights, staged datasets, compiled programs."""
+"""The folder for files that can be made or fetched again: weights, datasets, compiled programs."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,6 @@ def user_cache_folder() -> Path:
 
     A relative `XDG_CACHE_HOME` is left out, as the XDG Base Directory Specification asks for.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME", "")).expanduser()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     root = base if base.is_absolute() else Path.home() / ".cache"
     return root / "flowtrain"

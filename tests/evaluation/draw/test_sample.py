@@ -65,13 +65,17 @@ def test_a_grid_stays_small_with_many_classes(
 def test_a_sample_file_is_written_whole_or_not_at_all(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    asked: list[int] = []
+
     def full(handle: int) -> None:
+        asked.append(handle)
         raise OSError(28, "No space left on device")
 
     (tmp_path / name).write_bytes(b"before")
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises((OSError, AssertionError)):
         succeed("sample", world.workdir, tmp_path / name, "--num", 3, "--steps", 1, "--cfg", 1)
+    assert asked, "it failed before it wrote"
     assert (tmp_path / name).read_bytes() == b"before"
 
 

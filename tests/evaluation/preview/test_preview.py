@@ -236,7 +236,7 @@ def test_noise_and_errors_are_those_of_the_path(
     data, labels = shown.examples.latents.astype(np.float64), shown.examples.labels
 
     def predict(params: jax.Array, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
-        return 0.5 * x + label[:, None, None, None]
+        return 0.5 * x + label[:, None, None, None].astype(jnp.float32)
 
     _, errors = shown.reconstructions(scenes.with_predict(trained, predict))
     noise = np.asarray(

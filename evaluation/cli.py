@@ -18,13 +18,13 @@ from evaluation.options import (
 )
 from evaluation.sweeps import swept
 from schemas.bars import bar
-from schemas.run import Run, read_run
 from schemas.text import aligned
 
 if TYPE_CHECKING:
     from evaluation.evaluate import Request
     from evaluation.extractors import Weights
     from evaluation.results import Result
+    from schemas.run import Run
 
 
 @click.command()
@@ -52,6 +52,7 @@ def sample(**typed: Any) -> None:
       flowtrain sample runs/digits grid.png --steps 20 --cfg 4
     """
     from evaluation.draw import sample
+    from schemas.run import read_run
 
     options = SampleOptions(**typed)
     run = read_run(options.workdir)
@@ -148,6 +149,7 @@ def _eval_run(options: EvalOptions) -> list["Result"]:
     from evaluation import evaluate
     from evaluation.report.step_order import worse_with_more_steps
     from evaluation.report.tables import markdown
+    from schemas.run import read_run
 
     run = read_run(options.workdir)
     requests = [_request(run, chosen) for chosen in swept(options)]
@@ -162,7 +164,7 @@ def _eval_run(options: EvalOptions) -> list["Result"]:
     return results
 
 
-def _request(run: Run, options: EvalOptions) -> "Request":
+def _request(run: "Run", options: EvalOptions) -> "Request":
     """What is measured with one checkpoint, average and protocol."""
     from evaluation.evaluate import Request
     from evaluation.features.measure import MeasureOptions
@@ -288,6 +290,7 @@ def report(workdirs: tuple[Path, ...], out: Path | None, dry_run: bool) -> None:
     """
     from evaluation.report import page as report_module
     from evaluation.report import side_by_side
+    from schemas.run import read_run
 
     for workdir in workdirs:
         read_run(workdir)

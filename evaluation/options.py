@@ -16,11 +16,11 @@ from evaluation.class_rules import chosen_class, class_rule
 from evaluation.option_types import ABOVE_0, POSITIVE, SEED, Numbers
 from schemas.config import SOLVERS, choose_solver
 from schemas.rules import Rule, check
-from schemas.run import Run
 from schemas.solvers import ADAPTIVE
 
 if TYPE_CHECKING:
     from evaluation.draw.setting import Setting
+    from schemas.run import Run
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -195,7 +195,7 @@ class _Drawing:
     """Options beside the run they are for, with the solver that it will be."""
 
     options: DrawOptions
-    run: Run
+    run: "Run"
     solver: str
 
     @property
@@ -272,7 +272,7 @@ _RULES: tuple[Rule[_Drawing], ...] = (
 )
 
 
-def settings_of(run: Run, options: DrawOptions, num: int | None) -> list["Setting"]:
+def settings_of(run: "Run", options: DrawOptions, num: int | None) -> list["Setting"]:
     """Every pair of steps and guidance; what was left out comes from the recipe.
 
     Args:

@@ -12,6 +12,7 @@ from flowtrain.cli import COMMANDS, main
 from tests.bare import ABSENT
 
 HEAVY = {
+    "numpy",
     "jax",
     "flax",
     "optax",

@@ -173,7 +173,7 @@ def test_tf1_bilinear(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(np.asarray(tf1_bilinear(jnp.asarray(x), 299)), expected)
     compiled = jax.jit(PREPARATIONS["tf1-bilinear"].device, static_argnums=1)(jnp.asarray(x), 299)
     np.testing.assert_allclose(
-        np.asarray(compiled), np.asarray(by_128(expected)), rtol=0, atol=1e-6
+        np.asarray(compiled), np.asarray(by_128(jnp.asarray(expected))), rtol=0, atol=1e-6
     )
 
 

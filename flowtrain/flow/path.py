@@ -46,7 +46,7 @@ class Path(ABC):
 
     @abstractmethod
     def grid(self, i: Int32[Array, "*i"], steps: Count) -> Float32[Array, "*i"]:
-        """Time () float32 at the start of step `i` of `steps` from noise; 1 where i = steps."""
+        """Time, of the shape of `i`, when step `i` of `steps` from noise begins; 1 at i = steps."""
 
     def interpolate(self, noise: Points, data: Points, t: AnyTimes) -> Points:
         """The point x_t on the path."""
@@ -91,7 +91,7 @@ class LinearPath(Path):
         """See `Path`."""
         return jnp.ones_like(t), -jnp.ones_like(t)
 
-    def grid(self, i: Int32[Array, "*i"], steps: Count) -> Float32[Array, "..."]:
+    def grid(self, i: Int32[Array, "*i"], steps: Count) -> Float32[Array, "*i"]:
         """Equal steps."""
         return jnp.where(i < steps, i.astype(jnp.float32) / steps.astype(jnp.float32), 1.0)
 
@@ -132,7 +132,7 @@ class VariancePreservingPath(Path):
         d_alpha = alpha * (table[low] - table[low + 1]) * self.levels
         return d_alpha, -alpha * d_alpha / sigma
 
-    def grid(self, i: Int32[Array, "*i"], steps: Count) -> Float32[Array, "..."]:
+    def grid(self, i: Int32[Array, "*i"], steps: Count) -> Float32[Array, "*i"]:
         """Whole levels, evenly spaced from the noisiest ("trailing", arXiv:2305.08891).
 
         In whole numbers, halves to even as NumPy rounds them, so that no device takes another

@@ -12,6 +12,7 @@ from schemas.manifest import MERGE_NAME, RESULTS_NAME, read_manifest
 from schemas.sealed import unseal
 from schemas.storage.directory import open_directory
 from tests.pipelines.datasets import VAE, make
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -23,10 +24,7 @@ def parts(tmp_path: Path) -> list[str]:
 
 
 def refusal(parts: list[str], split: str | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        make_plan(parts, split)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refused(lambda: make_plan(parts, split))
 
 
 def test_what_datasets_that_fit_become(parts: list[str], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.runners.submission import DASK_PARTITIONS, Dask, Elsewhere, Portable, worker_died
-from schemas.errors import UserError
+from tests.refusals import refused
 
 needs_dask = pytest.mark.skipif(
     importlib.util.find_spec("dask") is None, reason="dask: pip install 'flowtrain[dask]'"
@@ -32,10 +32,7 @@ def silent() -> int:
 
 
 def refusal(runner: Elsewhere, *options: str) -> str:
-    with pytest.raises(UserError) as caught:
-        runner.check(PipelineOptions([*options]), {})
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refused(lambda: runner.check(PipelineOptions([*options]), {}))
 
 
 def test_a_job_service_is_asked_for_and_must_answer(listening: int, silent: int) -> None:

@@ -14,6 +14,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from pyarrow import parquet
 
+COUNT = 13  # pictures of the builders that tests share
+
 
 def make_builder(
     root: Path,

@@ -9,6 +9,7 @@ from pipelines.images import ImageError
 from pipelines.sources.ilsvrc import GROUND_TRUTH, META, Devkit, is_devkit, read_devkit
 from schemas.errors import UserError
 from tests.pipelines.sources.miniature import Miniature, add, make_devkit
+from tests.refusals import refused
 
 SYNSETS = ("n03", "n01", "n02")  # by number, from 1 on
 DEVKIT = Devkit("kit", dict(enumerate(SYNSETS, start=1)), truth=(3, 1, 1))
@@ -58,10 +59,7 @@ def test_training_folders_are_exactly_the_synsets() -> None:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        read_devkit(str(path))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refused(lambda: read_devkit(str(path)))
 
 
 def test_damage_is_one_line(tmp_path: Path) -> None:

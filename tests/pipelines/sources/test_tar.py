@@ -14,6 +14,7 @@ from pipelines.images import ImageError, decode_image
 from pipelines.sources import Item, Source, open_source
 from schemas.errors import UserError
 from tests.pipelines.sources.miniature import IMAGES, SYNSETS, Miniature, add, png
+from tests.refusals import refused
 
 
 def content_of(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:
@@ -33,10 +34,7 @@ def opened(*paths: Path) -> Source:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        list(opened(path).index())
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refused(lambda: list(opened(path).index()))
 
 
 def plain_tar(path: Path, *names: str, **fields: object) -> Path:

@@ -15,21 +15,7 @@ from pipelines.images import ImageError, decode_image
 from pipelines.preprocess.index import build_index
 from pipelines.sources import UNLABELLED, open_source
 from pipelines.sources.tfds import SHARDS_KEPT
-from tests.pipelines.sources.miniature import jpeg
-from tests.pipelines.sources.prepared import image_feature, make_builder, make_labelled_builder
-
-COUNT = 13
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
-    rng = np.random.default_rng(0)
-    return [jpeg(rng) for _ in range(COUNT)]
-
-
-@pytest.fixture
-def labelled(tmp_path: Path, pictures: list[bytes]) -> Path:
-    return make_labelled_builder(tmp_path / "data", pictures)
+from tests.pipelines.sources.prepared import COUNT, image_feature, make_builder
 
 
 def test_rows_are_items_and_records_know_their_labels(

@@ -15,6 +15,7 @@ from pipelines.sources import Item, Source, open_source
 from schemas.errors import UserError
 from tests.pipelines.sources.miniature import jpeg, png
 from tests.pipelines.sources.prepared import make_zip
+from tests.refusals import refused
 
 
 def opened(*paths: Path) -> Source:
@@ -22,10 +23,7 @@ def opened(*paths: Path) -> Source:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        list(opened(path).index())
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return refused(lambda: list(opened(path).index()))
 
 
 def by_key(source: Source) -> dict[str, Item]:

@@ -6,12 +6,15 @@ What a person types wins: a model size fills in only the fields that were left o
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from schemas.errors import UserError
 from schemas.growing import Growing
 from schemas.sampler import SamplerConfig
-from schemas.solvers import ASK_AT_DATA, Solver
+from schemas.solvers import ASK_AT_DATA, MOST_STEPS, Solver
+
+Flip = Literal["auto", "always", "never"]
+_FLIP_ON_DISK: dict[bool, Flip] = {True: "auto", False: "never"}
 
 
 class DiTSize(NamedTuple):
@@ -81,11 +84,11 @@ class ModelConfig(Growing):
     """
 
     size: Literal["debug", "S", "B", "L", "XL"] | None = None
-    depth: int = Field(ge=1)
-    width: int = Field(ge=2)
+    depth: int = Field(ge=1, le=1000)
+    width: int = Field(ge=2, le=65_536)
     heads: int = Field(ge=1)
     patch: int = Field(default=2, ge=1)
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=64)
     # (h, w, c) that the recipe is made for; None: as the dataset has them
     latent: tuple[int, int, int] | None = None
     # that the recipe is made for; None: as the dataset has them
@@ -167,8 +170,8 @@ class OptimizerConfig(Growing):
 class TrainConfig(Growing):
     """Length, batch, averages, data and bookkeeping of a run."""
 
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    steps: int = Field(ge=1, lt=2**31)  # steps are counted in 32 bits
+    batch_size: int = Field(ge=1, le=1 << 24)
     # parts in which a batch goes through the network, one after another
     accumulate: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)  # JAX keys are made of 32 bits
@@ -179,8 +182,11 @@ class TrainConfig(Growing):
     # steps between the snapshots that post-hoc EMA needs
     ema_snapshot_every: int = Field(default=5000, ge=1)
     normalization: Literal["vae", "channel"] = "vae"
-    # choose between a record and its mirror image, when the dataset has mirrored encodings
-    flip: bool = True
+    # Choose between a record and its mirror image. "auto": where the dataset has mirrored
+    # encodings. "always": pixels that have none are mirrored while they are read; latents are
+    # refused. "never". In a recipe and on the command line true is "always" and false "never"; in
+    # run.json true is "auto" (below).
+    flip: Flip = "auto"
     holdout: int = Field(default=0, ge=0)  # records kept from training, for the validation loss
     # train on so many records only, to see whether it can learn
     overfit: int | None = Field(default=None, ge=1)
@@ -196,6 +202,18 @@ class TrainConfig(Growing):
     # those of every so many steps, a multiple of checkpoint_every,
     keep_every: int | None = Field(default=None, ge=1)
     keep_best: int = Field(default=0, ge=0)  # and those of the lowest validation loss
+
+    # Runs of earlier commits say true for what is now "auto"; run.json keeps that word for it, so
+    # that they give the same bytes again.
+    @field_validator("flip", mode="before")
+    @classmethod
+    def _read_flip(cls, value: object) -> object:
+        return _FLIP_ON_DISK.get(value, value) if isinstance(value, bool) else value
+
+    @field_serializer("flip", when_used="json")
+    def _write_flip(self, value: Flip) -> bool | Flip:
+        on_disk: dict[Flip, bool] = {word: said for said, word in _FLIP_ON_DISK.items()}
+        return on_disk.get(value, value)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -240,6 +258,8 @@ class PreviewConfig(Growing):
             raise ValueError(
                 "steps and cfg must each hold a number, steps of at least 1 and cfg of at least 0"
             )
+        if max(self.steps) > MOST_STEPS:
+            raise ValueError(f"steps {max(self.steps)}: at most {MOST_STEPS}")
         return self
 
 
@@ -298,11 +318,9 @@ class Recipe(Growing):
         return self
 
     @property
-    def most_steps(self) -> float:
-        """The most sampling steps: one a noise level of a diffusion; of a flow no limit."""
-        return (
-            self.objective.diffusion_steps if self.objective.kind == "diffusion" else float("inf")
-        )
+    def most_steps(self) -> int:
+        """The most sampling steps: one a noise level of a diffusion."""
+        return self.objective.diffusion_steps if self.objective.kind == "diffusion" else MOST_STEPS
 
 
 def _does_not_go(what: str, kind: str, allowed: Mapping[str, tuple[str, ...]]) -> str:

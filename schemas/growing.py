@@ -7,13 +7,23 @@ and the digests taken of that text (of datasets, of runs, of half-made work) sta
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+_EVERY_FIELD = "every field"  # asked of the serializer, of nested tables too
 
 
 class Growing(BaseModel):
-    """A frozen table on disk. `added` names later fields, whose defaults were true before."""
+    """A frozen table on disk. `added` names later fields, whose defaults were true before. Numbers
+    are finite: nan would pass any comparison that is to refuse it.
+    """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     added: ClassVar[tuple[str, ...]] = ()
 
@@ -30,9 +40,17 @@ class Growing(BaseModel):
         inherited = {name for base in cls.__mro__[1:] for name in getattr(base, "added", ())}
         assert inherited <= {*cls.added}, f"{cls.__name__}.added lacks {inherited - {*cls.added}}"
 
+    def every_field(self) -> dict[str, Any]:
+        """As JSON, with what the file leaves out: to be compared with another, or shown."""
+        return self.model_dump(mode="json", context=_EVERY_FIELD)
+
     @model_serializer(mode="wrap")
-    def _leave_out_unsaid(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_unsaid(
+        self, serialize: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
         content = serialize(self)
+        if info.context == _EVERY_FIELD:
+            return content
         for name in self.added:
             if getattr(self, name) == type(self).model_fields[name].default:
                 content.pop(name, None)

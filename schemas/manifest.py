@@ -1,18 +1,19 @@
 """`manifest.json`: what a latent dataset is. Written last: without it, no dataset."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, Self
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from schemas.errors import UserError, reason_of
 from schemas.files import write_atomic
 from schemas.growing import Growing
+from schemas.json_text import parse_json
 from schemas.layout import Layout, TensorSpec
+from schemas.manifest_checks import check_empty_classes, check_tensors
 from schemas.sealed import FIELD, digest_of, seal, unseal
 
 SCHEMA_VERSION = 2  # 1 had neither `files`, `parts` nor the digest at the end
@@ -27,6 +28,24 @@ RESULTS_NAME = "shards.jsonl"  # what each shard reported when it was done, in o
 # one of the right size is taken for whole when the command is repeated, so it has to go first.
 REMAKE = "repeat the command in manifest.json (OUT is the directory that holds it)"
 REBUILD = f"delete it and {REMAKE}"
+
+
+def _within(name: str) -> str:
+    """A manifest may come from anywhere, and its files are read, replaced and deleted by name."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise ValueError(f"{name!r} is no file within the dataset's directory")
+    return name
+
+
+def _not_zero(value: float) -> float:
+    if value == 0:
+        raise ValueError("must not be zero")
+    return value
+
+
+# relative; may not leave the dataset's directory
+FileName = Annotated[str, AfterValidator(_within)]
 
 
 class SourceInfo(Growing):
@@ -55,7 +74,7 @@ class VaeInfo(Growing):
     config_sha256: str
     factor: int = Field(ge=1)
     latent_channels: int = Field(ge=1)
-    scaling_factor: float
+    scaling_factor: Annotated[float, AfterValidator(_not_zero)]
     shift_factor: float = 0.0
     # of the computation; weights are kept in float32
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -109,12 +128,15 @@ class Normalization(Growing):
 
 
 class Counts(Growing):
-    """Every item of the source is in exactly one of the last three."""
+    """Each item of the source is written, rejected or a duplicate; `enlarged` ones are written."""
 
     source: int = Field(ge=0)
     written: int = Field(ge=0)
     rejected: int = Field(ge=0)
     duplicate: int = Field(ge=0)
+    enlarged: int = Field(default=0, ge=0)  # were smaller than the resolution
+
+    added = ("enlarged",)
 
     @model_validator(mode="after")
     def _reconciled(self) -> Self:
@@ -144,17 +166,23 @@ class Reconstruction(Growing):
 class ShardInfo(Growing):
     """One finished shard file."""
 
-    name: str
+    name: FileName
     split: str
     records: int = Field(ge=0)
     bytes: int = Field(ge=0)
     sha256: str
 
+    @model_validator(mode="after")
+    def _holds_them(self) -> Self:
+        if self.records > self.bytes:  # a record takes more than a byte, its key alone
+            raise ValueError(f"{self.records} records in {self.bytes} bytes")
+        return self
+
 
 class FileInfo(Growing):
     """One of the other files of a dataset."""
 
-    name: str
+    name: FileName
     bytes: int = Field(ge=0)
     sha256: str
 
@@ -181,6 +209,8 @@ class Manifest(Growing):
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     tensors: dict[str, TensorSpec]
     classes: tuple[str, ...] = Field(min_length=1)
+    # numbers of those that no record belongs to, where that is known
+    empty_classes: tuple[int, ...] = ()
     source: SourceInfo
     vae: VaeInfo | None = None
     # set when the tensors are already in the model's scale
@@ -191,15 +221,38 @@ class Manifest(Growing):
     shards: tuple[ShardInfo, ...]
     files: tuple[FileInfo, ...] = ()  # by name; all but the shards, the manifest and the sealed
     # files that vouch for themselves (`schemas.sealed`) and decide no byte here
-    sealed: tuple[str, ...] = ()
+    sealed: tuple[FileName, ...] = ()
     parts: tuple[PartInfo, ...] | None = None  # what a merged dataset was merged from
     seed: int
     sampling: dict[str, Any] | None = None  # how a dataset of generated samples was made
     command: str
     versions: dict[str, str]
 
+    added = ("empty_classes",)
+
     # as it was read, where we would write it otherwise
     _text: str | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        check_empty_classes(self.empty_classes, len(self.classes))
+        statistics = {len(self.channels.mean), len(self.channels.std)}
+        check_tensors(self.layout, self.tensors, statistics)
+        wanted = self._told_shape()
+        if wanted not in (None, self.shape):
+            raise ValueError(
+                f"tensors of shape {self.shape}, but {self.resolution} pixels and the VAE give "
+                f"{wanted}"
+            )
+        return self
+
+    def _told_shape(self) -> tuple[float, float, int] | None:
+        """The shape that resolution and VAE give; None where neither tells it."""
+        if self.vae is None:
+            side = self.resolution
+            return (side, side, 3) if self.layout == Layout.IMAGE else None
+        side = self.resolution / self.vae.factor
+        return side, side, self.vae.latent_channels
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -317,9 +370,9 @@ def parse_manifest(content: str | bytes, where: str) -> Manifest:
     data = content.encode() if isinstance(content, str) else content
     rebuild = "rebuild the dataset with the command that made it"
     try:
-        values = json.loads(data)
+        values = parse_json(data)
         version = values["schema_version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{where}: not a readable manifest; {rebuild}") from None
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise UserError(

@@ -25,13 +25,21 @@ _GOVERNED: dict[tuple[str, str], tuple[str | None, dict[str, tuple[str, ...]]]] 
 def format_recipe(recipe: Recipe) -> str:
     """A resolved recipe as TOML, which `load_recipe` reads back; None is left out."""
     lines = []
-    for table, content in recipe.model_dump(mode="json", exclude_none=True).items():
+    for table, content in recipe_tables(recipe).items():
+        said = {name: value for name, value in content.items() if value is not None}
         lines += [
             f"[{table}]",
-            *(f"{name} = {json.dumps(value)}" for name, value in content.items()),
+            *(f"{name} = {json.dumps(value)}" for name, value in said.items()),
             "",
         ]
     return "\n".join(lines)
+
+
+def recipe_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Values of JSON by table and key, as they are typed and shown."""
+    tables = recipe.model_dump(mode="json")
+    tables["train"]["flip"] = recipe.train.flip  # files keep another word for it
+    return tables
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -44,7 +52,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         content = tomllib.loads(path.read_text())
     except OSError:
         raise UserError(f"{path}: cannot read the recipe") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     return make_recipe(content, overrides, where=str(path))
 
@@ -66,6 +74,8 @@ def make_recipe(
     for table, key, value in parsed:
         tables[table][key] = value
     _check_names(tables, where)
+    if tables.get("train", {}).get("flip") is True:
+        tables["train"]["flip"] = "always"  # only run.json has true for "auto"
     try:
         return Recipe.model_validate(tables)
     except ValidationError as error:
@@ -97,10 +107,15 @@ def _parse_override(text: str) -> tuple[str, str, Any]:
     if not separator or not dot or not table or not key:
         raise UserError(f"--set {text!r}: write table.key=value, for example --set train.steps=100")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    return table, key, parsed
+        parsed = {"value": value.strip()}
+    except (ValueError, RecursionError):  # more digits, or more brackets, than Python reads
+        raise UserError(f"--set {name.strip()}: the value is too long") from None
+    several = len(parsed) > 1 or "\n" in str(parsed["value"])
+    if several:
+        raise UserError(f"--set {text!r}: several lines; give each value its own --set")
+    return table, key, parsed["value"]
 
 
 def _check_names(tables: Mapping[str, Any], where: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from schemas.growing import Growing
-from schemas.solvers import ADAPTIVE, EVALUATIONS, EVERYWHERE, Solver
+from schemas.solvers import ADAPTIVE, EVALUATIONS, EVERYWHERE, MOST_STEPS, Solver
 
 TOLERANCE = 1e-5  # of a solver that chooses its steps
 
@@ -137,7 +137,7 @@ class SamplerConfig(Growing):
     """A recipe's defaults of `sample` and of previews; fields as in `SamplerSettings`."""
 
     solver: Solver = "euler"  # default: ddim for diffusion
-    steps: int = Field(default=50, ge=1)  # dopri5 chooses its own
+    steps: int = Field(default=50, ge=1, le=MOST_STEPS)  # dopri5 chooses its own
     cfg: float = Field(default=4.0, ge=0)
     cfg_channels: int | None = Field(default=None, ge=1)  # None: guidance on all channels
     # times t between which there is guidance, both included

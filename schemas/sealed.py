@@ -9,6 +9,7 @@ import hashlib
 import re
 
 FIELD = "digest"
+_LINE_TAIL = re.compile(rb', "digest": "([0-9a-f]{64})"}\Z')
 _TAIL = re.compile(rb',\n  "digest": "([0-9a-f]{64})"\n}\n\Z')
 
 
@@ -33,7 +34,29 @@ def unseal(data: bytes) -> str:
     tail = _TAIL.search(data)
     if tail is None:
         raise ValueError("no digest at its end")
-    body = data[: tail.start()] + b"\n}\n"
+    return _sealed_text(data, tail, b"\n}\n")
+
+
+def seal_line(text: str) -> str:
+    """The same for an object on one line, as `json.dumps` writes it; without the line break."""
+    return f'{text[:-1]}, "{FIELD}": "{digest_of(text)}"}}'
+
+
+def unseal_line(line: bytes) -> str:
+    """The text that was sealed; a line without a digest as it is, since earlier commits wrote none.
+
+    Raises:
+        ValueError: the digest is not that of these bytes, or they are no UTF-8.
+    """
+    tail = _LINE_TAIL.search(line)
+    if tail is None:
+        return line.decode()
+    return _sealed_text(line, tail, b"}")
+
+
+def _sealed_text(data: bytes, tail: re.Match[bytes], end: bytes) -> str:
+    """The text whose digest `tail` holds, with its own end again."""
+    body = data[: tail.start()] + end
     if hashlib.sha256(body).hexdigest() != tail[1].decode():
         raise ValueError("its bytes are not those of its digest")
     return body.decode()

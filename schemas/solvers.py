@@ -17,6 +17,7 @@ Solver = Literal[
     "sde-increasing-decreasing",
     "sde-sbdm",
 ]
+MOST_STEPS = 1_000_000  # float32 tells hardly more times apart
 ADAPTIVE = "dopri5"  # chooses its own steps
 EVERYWHERE = (0.0, 1.0)  # the interval of guidance that leaves nothing out
 ASK_AT_DATA = ("heun", "rk4", ADAPTIVE)  # for the velocity at t = 1 too

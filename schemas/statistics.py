@@ -7,7 +7,6 @@ evaluator read.
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.arrays import array_names, load_arrays
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.json_text import parse_object
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,6 @@ class Gaussian(NamedTuple):
 
     mu: NDArray[np.float64]
     sigma: NDArray[np.float64]
-
-
-# What `numpy.load` and reading its arrays raise: a TypeError for a lone array, which is no context,
-# a RuntimeError for a zip that is encrypted or of another kind.
-_UNREADABLE = (
-    *(OSError, EOFError, zipfile.BadZipFile),
-    *(ValueError, TypeError, AttributeError, RuntimeError),
-)
 
 
 class ScoreSplits(NamedTuple):
@@ -150,21 +143,18 @@ def read_statistics(path: Path) -> FeatureStatistics:
         UserError: not an .npz, pickled content, or arrays that are no statistics.
     """
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            names = file.files
-            # ADM's reference also holds images
-            arrays = {name: file[name] for name in names if name in _NAMES}
-    except _UNREADABLE:
+        arrays = load_arrays(path, _NAMES)  # ADM's reference also holds images
+        if not {"mu", "sigma"} <= arrays.keys():
+            names = sorted(array_names(path))
+            raise UserError(f"{path}: holds {names}, not the mu and sigma of feature statistics")
+    except ValueError as error:
         raise UserError(
-            f"{path}: not a readable .npz of plain arrays; give statistics with mu and sigma"
+            f"{path}: not a readable .npz of plain arrays ({error}); give statistics with mu and "
+            "sigma"
         ) from None
-    if not {"mu", "sigma"} <= arrays.keys():
-        raise UserError(
-            f"{path}: holds {sorted(names)}, not the mu and sigma of feature statistics"
-        )
     try:
         return _from_arrays(arrays)
-    except (ValueError, TypeError, KeyError) as error:  # of numpy and of json
+    except (ValueError, TypeError) as error:  # of numpy and of json
         raise UserError(f"{path}: not feature statistics: {' '.join(str(error).split())}") from None
 
 
@@ -188,26 +178,59 @@ _NAMES = frozenset(
 
 def _from_arrays(arrays: Mapping[str, NDArray[Any]]) -> FeatureStatistics:
     mu, sigma = _gaussian(arrays, "mu", "sigma")
-    protocol = json.loads(str(arrays["protocol"])) if "protocol" in arrays else {}
-    if not isinstance(protocol, dict):
-        raise ValueError("protocol is not a JSON object")
-    moments = None
-    if {"n", "total", "outer"} <= arrays.keys():
-        moments = Moments(int(arrays["n"]), arrays["total"], arrays["outer"])
+    has_spatial = {"mu_s", "sigma_s"} <= arrays.keys()
     return FeatureStatistics(
         mu,
         sigma,
-        moments,
-        protocol,
-        spatial=_gaussian(arrays, "mu_s", "sigma_s")
-        if {"mu_s", "sigma_s"} <= arrays.keys()
-        else None,
-        scores=ScoreSplits(*(arrays[name] for name in _SCORES))
-        if arrays.keys() >= {*_SCORES}
-        else None,
+        _moments(arrays, len(mu)),
+        _protocol(arrays),
+        spatial=_gaussian(arrays, "mu_s", "sigma_s") if has_spatial else None,
+        scores=_scores(arrays),
         labels=_counts(arrays.get("labels")),
         classes=tuple(map(str, arrays["classes"])) if "classes" in arrays else (),
     )
+
+
+def _protocol(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    protocol = parse_object(str(arrays["protocol"])) if "protocol" in arrays else {}
+    for table in ("images", "features"):
+        if not isinstance(protocol.get(table, {}), dict):
+            raise ValueError(f"protocol.{table} is not a JSON object")
+    return protocol
+
+
+def _moments(arrays: Mapping[str, NDArray[Any]], dim: int) -> Moments | None:
+    if not {"n", "total", "outer"} <= arrays.keys():
+        return None
+    n = _numbers(arrays, "n", ())
+    if n.dtype.kind not in "iu" or n < 2:
+        raise ValueError(f"n is {n}, which is no number of images")
+    sums = _numbers(arrays, "total", (dim,)), _numbers(arrays, "outer", (dim, dim))
+    return Moments(int(n), *(values.astype(np.float64) for values in sums))
+
+
+def _scores(arrays: Mapping[str, NDArray[Any]]) -> ScoreSplits | None:
+    if not arrays.keys() >= {*_SCORES}:
+        return None
+    splits, classes = len(np.atleast_1d(arrays[_SCORES[0]])), arrays[_SCORES[2]].shape[-1:]
+    shapes = (splits,), (splits,), (splits, *classes)
+    return ScoreSplits(*(_numbers(arrays, *pair) for pair in zip(_SCORES, shapes, strict=True)))
+
+
+def _numbers(arrays: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """An array of finite real numbers.
+
+    Raises:
+        ValueError: it holds others, or has another shape.
+    """
+    values = arrays[name]
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{name} holds {values.dtype}, not real numbers")
+    if values.shape != shape:
+        raise ValueError(f"{name} is {values.shape}, not {shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds NaN or infinity")
+    return values
 
 
 def _counts(labels: NDArray[Any] | None) -> NDArray[np.int64] | None:
@@ -218,11 +241,11 @@ def _counts(labels: NDArray[Any] | None) -> NDArray[np.int64] | None:
 
 
 def _gaussian(arrays: Mapping[str, NDArray[Any]], mean: str, covariance: str) -> Gaussian:
-    mu, sigma = arrays[mean].astype(np.float64), arrays[covariance].astype(np.float64)
-    if mu.ndim != 1 or sigma.shape != (mu.shape[0], mu.shape[0]):
-        raise ValueError(f"{mean} {mu.shape} and {covariance} {sigma.shape} do not belong together")
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise ValueError(f"{mean} or {covariance} holds NaN or infinity")
+    shapes = arrays[mean].shape, arrays[covariance].shape
+    if len(shapes[0]) != 1 or shapes[1] != 2 * shapes[0] or not shapes[0][0]:
+        raise ValueError(f"{mean} {shapes[0]} and {covariance} {shapes[1]} do not belong together")
+    mu = _numbers(arrays, mean, shapes[0]).astype(np.float64)
+    sigma = _numbers(arrays, covariance, shapes[1]).astype(np.float64)
     scale = float(np.abs(sigma).max(initial=0.0))
     asymmetry = np.abs(sigma - sigma.T).max(initial=0.0)
     if asymmetry > 1e-6 * scale or (np.diag(sigma) < -1e-6 * scale).any():

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from schemas.errors import UserError
 from schemas.storage.objects import STORES
-from schemas.storage.paths import absolute, is_url, join, store_of
+from schemas.storage.paths import absolute, join, store_of
 from schemas.storage.store import GONE, STAGING, WORK, ObjectStore
+from schemas.storage.url import is_url
 
 __all__ = ["GONE", "STAGING", "WORK", "Directory", "open_directory", "reported"]
 

@@ -2,12 +2,11 @@
 first used.
 
 Where to connect and with which credentials says the environment, as the clients read it, unless
-another way to connect is handed in (`connect_with`).
+another way to connect is handed in (`schemas.storage.connection`).
 """
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 from schemas.errors import UserError
 from schemas.files import sha256_file
+from schemas.storage.connection import connected_with
 from schemas.storage.retries import repeated
 from schemas.storage.store import Entry, Facts, ObjectStore
 
@@ -301,7 +301,7 @@ def object_store(url: str) -> ObjectStore:
     if not _bucket_key(url)["Bucket"]:
         raise UserError(f"{url}: no bucket; give {scheme}://BUCKET/PATH")
     try:
-        return _connection.connect(scheme)
+        return (connected_with() or connect_by_environment)(scheme)
     except (ImportError, RuntimeError) as error:
         raise UserError(f"{scheme}:// cannot be used here ({error}); {_EXTRA}") from error
 
@@ -312,26 +312,6 @@ def connect_by_environment(scheme: str) -> ObjectStore:
     credentials.
     """
     return STORES[scheme]()
-
-
-@dataclass
-class _Connection:
-    """How this process connects to the stores of a scheme."""
-
-    connect: Callable[[str], ObjectStore] = connect_by_environment
-
-
-_connection = _Connection()
-
-
-def connect_with(connect: Callable[[str], ObjectStore]) -> None:
-    """From now on this process connects so.
-
-    Args:
-        connect: gives the store of a scheme; called for each request, so it keeps connections. An
-            ImportError or a RuntimeError means that the store cannot be used on this machine.
-    """
-    _connection.connect = connect
 
 
 def _bucket_key(url: str) -> dict[str, str]:

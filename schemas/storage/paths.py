@@ -5,7 +5,6 @@ All functions raise OSError when the storage fails, FileNotFoundError when nothi
 object store is asked again first, with growing pauses, since it may fail now and then.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,19 +12,15 @@ from pathlib import Path
 from schemas.storage.local import LocalStore
 from schemas.storage.objects import object_store
 from schemas.storage.store import Entry, Facts, ObjectStore
+from schemas.storage.url import is_url
+from schemas.storage.user_cache import expanded
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL = LocalStore()
-
-
-def is_url(path: str) -> bool:
-    """Whether a path names an object store rather than the local disk."""
-    return _URL.match(path) is not None
 
 
 def absolute(path: str) -> str:
     """The path from any directory: `~` expanded, URLs without a trailing slash."""
-    return path.rstrip("/") if is_url(path) else str(Path(path).expanduser().absolute())
+    return path.rstrip("/") if is_url(path) else str(expanded(path).absolute())
 
 
 def join(root: str, name: str) -> str:

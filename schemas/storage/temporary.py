@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from schemas.locked import Lock, ask_for_lock
+
 _PREFIX = "flowtrain-work-"
 _LOCK = "lock"
 
@@ -40,10 +42,9 @@ def _lock(folder: Path) -> int | None:
         handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except FileNotFoundError:
         return None
-    with suppress(BlockingIOError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if (folder / _LOCK).exists():
-            return handle
+    busy = ask_for_lock(handle, folder / _LOCK) is Lock.BUSY
+    if not busy and (folder / _LOCK).exists():
+        return handle
     os.close(handle)
     return None
 
@@ -61,6 +62,7 @@ def _sweep(folder: Path) -> None:
         return
     handle = os.open(folder / _LOCK, os.O_RDWR)
     try:
+        # Nothing else will do: without locks nobody knows whose folder it is.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder)
     finally:

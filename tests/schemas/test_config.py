@@ -163,7 +163,7 @@ def test_a_command_takes_the_solver_of_the_recipe_or_one_that_goes_with_it():
 
 def test_there_are_no_more_steps_than_noise_levels():
     assert make_recipe(DIFFUSION, ["sampler.steps=1000"]).most_steps == 1000
-    assert make_recipe(BASE, ["sampler.steps=5000"]).most_steps == float("inf")
+    assert make_recipe(BASE, ["sampler.steps=5000"]).most_steps == 1_000_000
     few = ["objective.diffusion_steps=20", "sampler.steps=20"]
     assert make_recipe(DIFFUSION, few).preview.steps[-1] == 32  # never drawn
     with pytest.raises(
@@ -186,3 +186,12 @@ def test_a_prediction_of_the_data_has_no_velocity_at_the_end():
         UserError, match=r"--solver dopri5 asks for the velocity at t = 1.*; take midpoint"
     ):
         choose_solver(make_recipe(content), "dopri5")
+
+
+def test_mirroring_keeps_its_old_words_on_disk():
+    """`true` meant "auto" before there was a choice; runs of then give their bytes again."""
+    for on_disk, word in ((True, "auto"), (False, "never"), ("always", "always")):
+        train = TrainConfig.model_validate({"steps": 1, "batch_size": 1, "flip": on_disk})
+        assert train.flip == word
+        assert train.model_dump(mode="json")["flip"] == on_disk
+        assert train.model_dump()["flip"] == word

@@ -39,6 +39,11 @@ def test_nested_tables_and_exclusions_are_as_ever():
     assert Holder(inner=After(name="a")).model_dump() == {"inner": {"name": "a"}}
 
 
+def test_what_is_left_out_is_there_where_tables_are_compared():
+    everything = Holder(inner=After(name="a")).every_field()
+    assert everything == {"inner": {"name": "a", "flavour": "plain", "layers": None}}
+
+
 def test_fields_that_could_not_be_left_out_are_refused_where_they_are_declared():
     with pytest.raises(AssertionError, match="needs a default"):
 

@@ -40,6 +40,10 @@ CONTENT = {
 }
 
 
+def shaped(shape):
+    return {name: {"shape": shape, "dtype": "float16"} for name in ("mean", "logvar")}
+
+
 def test_write_and_read_are_inverse_and_canonical(tmp_path):
     manifest = Manifest.model_validate(CONTENT)
     write_manifest(tmp_path, manifest)
@@ -121,6 +125,25 @@ def test_bad_manifests_are_one_line(tmp_path, change, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["../s", "a/../../s", "/etc/passwd", "", ".", "..", "a\0b"])
+@pytest.mark.parametrize("field", ["shards", "files", "sealed"])
+def test_a_file_outside_of_the_directory_is_no_part_of_a_dataset(field, name):
+    (shard,) = CONTENT["shards"]
+    entry = {"name": name, "bytes": 9, "sha256": "22"}
+    entries = {"shards": {**shard, "name": name}, "files": entry, "sealed": name}
+    content = {"schema_version": SCHEMA_VERSION, **CONTENT, field: [entries[field]]}
+    with pytest.raises(UserError, match="is no file within the dataset's directory") as error:
+        parse_manifest(seal(json.dumps(content, indent=2) + "\n"), "m")
+    assert f"m: {field}.0" in str(error.value)
+
+
+def test_a_file_in_a_folder_of_the_dataset_is_a_part_of_it():
+    (shard,) = CONTENT["shards"]
+    for name in ("train/s", "a..b", "..a", "ä b"):
+        content = {**CONTENT, "shards": [{**shard, "name": name}]}
+        assert Manifest.model_validate(content).shards[0].name == name
+
+
 def test_missing_and_damaged(tmp_path):
     with pytest.raises(UserError, match="no such dataset directory"):
         read_manifest(tmp_path / "nothing")
@@ -154,3 +177,25 @@ def test_one_normalization_after_another():
         (x - o) * k for x, o, k in zip(raw, both.offset, both.scale, strict=True)
     ] == pytest.approx(twice)
     assert first.then(Normalization.identity(2)) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"shards": [{**CONTENT["shards"][0], "records": 10**15}]}, "records in 9 bytes"),
+        ({"vae": {**CONTENT["vae"], "scaling_factor": 0.0}}, "must not be zero"),
+        ({"vae": {**CONTENT["vae"], "factor": 3}}, "tensors of shape"),
+        ({"vae": {**CONTENT["vae"], "latent_channels": 3}}, "tensors of shape"),
+        ({"resolution": 64}, "64 pixels and the VAE give"),
+        ({"tensors": {"mean": CONTENT["tensors"]["mean"]}}, "are not those of moments"),
+        ({"channels": {"mean": [1.0], "std": [2.0, 4.0]}}, "channels"),
+        *(
+            ({"tensors": shaped(shape)}, "height, width and channels")
+            for shape in ([], [8, 8], [0, 8, 2], [8, 8, -2])
+        ),
+    ],
+)  # fmt: skip
+def test_sizes_that_do_not_fit_together_are_refused(change, told):
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **CONTENT, **change}, indent=2) + "\n"
+    with pytest.raises(UserError, match=told):
+        parse_manifest(seal(text), "x")

@@ -1,9 +1,11 @@
 """Recipe files: overrides, names, mistakes in one line."""
 
+import re
+
 import pytest
 
 from schemas.errors import UserError
-from schemas.recipes import load_recipe, make_recipe
+from schemas.recipes import format_recipe, load_recipe, make_recipe
 
 BASE = {"model": {"size": "B"}, "train": {"steps": 10, "batch_size": 4}}
 DIFFUSION = {**BASE, "objective": {"kind": "diffusion"}}
@@ -124,6 +126,14 @@ def test_the_kind_may_be_overridden_as_a_size_may():
         (BASE, ["preview.steps=[]"], "steps and cfg must each hold a number"),
         (BASE, ["preview.steps=[0, 4]"], "steps of at least 1"),
         (BASE, ["preview.cfg=[-1.0]"], "cfg of at least 0"),
+        (BASE, ["preview.steps=[4, 1000001]"], "steps 1000001: at most 1000000"),
+        (BASE, ["sampler.steps=10000000000"], "sampler.steps: Input should be less"),
+        (BASE, ["train.steps=2147483648"], "train.steps: Input should be less"),
+        (BASE, ["model.width=1000000000"], "model.width: Input should be less"),
+        (BASE, ["model.mlp_ratio=1e12"], "model.mlp_ratio: Input should be less"),
+        (BASE, ["train.steps=3\nseed=4"], "several lines; give each value its own --set"),
+        (BASE, [f"train.steps={'9' * 5000}"], "--set train.steps: the value is too long"),
+        (BASE, [f"train.ema_extra={'[' * 3000}"], "--set train.ema_extra: the value is too long"),
     ],
 )
 def test_mistakes_are_one_line_with_the_nearest_name(content, overrides, message):
@@ -131,6 +141,42 @@ def test_mistakes_are_one_line_with_the_nearest_name(content, overrides, message
         make_recipe(content, overrides)
     assert "\n" not in str(error.value)
     assert "Value error" not in str(error.value)  # pydantic's own word
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("true", "always"), ("false", "never"), ("auto", "auto"), ("always", "always")],
+)
+def test_mirroring_that_is_typed_is_meant(tmp_path, typed, meant):
+    recipe = make_recipe(BASE, [f"train.flip={typed}"])
+    assert recipe.train.flip == meant
+    assert make_recipe(BASE).train.flip == "auto"
+    (tmp_path / "r.toml").write_text(format_recipe(recipe))
+    assert f'flip = "{meant}"' in format_recipe(recipe)
+    assert load_recipe(tmp_path / "r.toml") == recipe
+
+
+def annotations() -> dict[str, str]:
+    """The type of each key whose value is a number, or several."""
+    tables = {name: type(table) for name, table in make_recipe(BASE)}
+    found = {
+        f"{table}.{key}": str(inner.annotation)
+        for table in tables
+        for key, inner in tables[table].model_fields.items()
+    }
+    return {
+        name: annotation
+        for name, annotation in found.items()
+        if re.search(r"\bfloat\b", annotation)
+    }
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(("key", "annotation"), annotations().items())
+def test_numbers_are_finite(key, annotation, value):
+    text = f"[{value}, {value}]" if "tuple" in annotation else value
+    with pytest.raises(UserError, match=f"{key}.*: Input should be a finite number"):
+        make_recipe(BASE, [f"{key}={text}"])
 
 
 def test_mistakes_between_tables_are_told_without_a_place():

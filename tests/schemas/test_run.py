@@ -6,8 +6,8 @@ from schemas.recipes import make_recipe
 from schemas.run import DatasetRef, Run, read_run, write_run
 
 
-def test_round_trip_and_missing_or_damaged(tmp_path):
-    run = Run(
+def made() -> Run:
+    return Run(
         recipe=make_recipe({"model": {"size": "debug"}, "train": {"steps": 1, "batch_size": 1}}),
         dataset=DatasetRef(
             path="d",
@@ -25,10 +25,36 @@ def test_round_trip_and_missing_or_damaged(tmp_path):
         parameters=10,
         versions={},
     )
+
+
+def test_round_trip_and_missing_or_damaged(tmp_path):
+    run = made()
     with pytest.raises(UserError, match="no training run"):
         read_run(tmp_path)
     write_run(tmp_path, run)
     assert read_run(tmp_path) == run
     (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="damaged"):
+        read_run(tmp_path)
+
+
+def test_any_flipped_bit_is_told(tmp_path):
+    run, path = made(), tmp_path / "run.json"
+    write_run(tmp_path, run)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for bit in (0, 3, 6):
+            path.write_bytes(
+                whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :]
+            )
+            with pytest.raises(UserError, match="damaged"):
+                read_run(tmp_path)
+
+
+def test_a_run_of_an_earlier_commit_has_no_digest(tmp_path):
+    run = made()
+    (tmp_path / "run.json").write_text(run.model_dump_json(indent=2) + "\n")
+    assert read_run(tmp_path) == run
+    (tmp_path / "run.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="damaged"):
         read_run(tmp_path)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from schemas.sealed import seal, unseal
+from schemas.sealed import seal, seal_line, unseal, unseal_line
 
 TEXT = json.dumps({"a": [1, 2], "name": "Zoë"}, indent=2) + "\n"
 
@@ -38,3 +38,18 @@ def test_other_bytes_are_refused(change):
 def test_only_indented_objects_can_be_sealed(text):
     with pytest.raises(ValueError, match="sealed"):
         seal(text)
+
+
+LINE = json.dumps({"a": [1, 2], "name": "Zoë"})
+
+
+def test_a_line_is_sealed_and_unsealed():
+    sealed = seal_line(LINE)
+    assert unseal_line(sealed.encode()) == LINE
+    assert json.loads(sealed)["digest"] == hashlib.sha256(LINE.encode()).hexdigest()
+    assert "\n" not in sealed
+    assert unseal_line(LINE.encode()) == LINE, "of an earlier commit"
+    with pytest.raises(ValueError, match="digest"):
+        unseal_line(sealed.replace("1", "3", 1).encode())
+    with pytest.raises(ValueError, match="utf-8"):
+        unseal_line(b"\xff")

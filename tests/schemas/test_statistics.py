@@ -74,3 +74,33 @@ def test_files_that_are_not_what_they_say(tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             read_statistics(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"n": np.int64(-5)}, "n is -5"),
+        ({"n": np.int64(0)}, "n is 0"),
+        ({"n": np.array(2.5)}, "n is 2.5"),
+        ({"n": np.array([3, 4])}, r"n is \(2,\)"),
+        ({"mu": np.zeros(3, complex)}, "mu holds complex128"),
+        ({"sigma": np.full((3, 3), "x")}, "sigma holds <U1"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "do not belong together"),
+        ({"total": np.zeros(4)}, r"total is \(4,\)"),
+        ({"outer": np.full((3, 3), np.nan)}, "outer holds NaN"),
+        ({"protocol": np.array("[" * 100_000)}, "in each other"),
+        ({"protocol": np.array("[]")}, "not a JSON object"),
+        ({"protocol": np.array('{"images": 3}')}, "protocol.images"),
+        ({"score_n": np.zeros(2, int), "score_plogp": np.zeros(3), "score_p": np.zeros((2, 5))},
+         "score_plogp is"),
+    ],
+)  # fmt: skip
+def test_values_that_no_statistics_have_are_one_line(tmp_path, change, told):
+    moments = Moments.of(np.random.default_rng(1).normal(size=(20, 3)))
+    path = tmp_path / "a.npz"
+    write_statistics(path, FeatureStatistics.from_moments(moments, {}))
+    with np.load(path) as file:
+        np.savez(path, **{**file, **change})
+    with pytest.raises(UserError, match=told) as caught:
+        read_statistics(path)
+    assert "\n" not in str(caught.value)

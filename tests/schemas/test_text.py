@@ -1,6 +1,6 @@
 """Nested values and rows as text."""
 
-from schemas.text import aligned, differing, dotted
+from schemas.text import aligned, differing, dotted, printable
 
 
 def test_nested_values_have_dotted_names_in_their_order():
@@ -21,3 +21,10 @@ def test_differences_hold_both_values():
 
 def test_columns_are_padded_and_lines_are_not():
     assert aligned([("name", "n"), ("a", "100"), ("bb", "")]) == ["name  n", "a     100", "bb"]
+
+
+def test_no_name_controls_a_terminal():
+    assert printable("a\x1b[31mb\rc\x7f\x9bd") == "a\\x1b[31mb\\rc\\x7f\\x9bd"
+    assert printable("abc\u202etxt.exe") == "abc\\u202etxt.exe"
+    whole = "żółw | 日本\tend\nnext — 100 %"
+    assert printable(whole) == whole

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import UserError
-from schemas.storage import objects, paths
+from schemas.storage import connection, objects, paths
 from schemas.storage.local import LocalStore
 from tests.pipelines.servers import Store
 
@@ -68,7 +68,7 @@ def test_a_client_that_is_not_installed_is_one_line(scheme: str, module: str) ->
 def test_importing_the_package_says_nothing_of_how_to_connect() -> None:
     told = python(
         "from schemas.storage import objects, paths, directory, local, retries, store\n"
-        "print(objects._connection.connect is objects.connect_by_environment)"
+        "print(objects.connected_with() is None)"
     )
     assert told == "True"
 
@@ -90,7 +90,7 @@ def test_urls_that_name_nothing_are_refused(url: str, told: str) -> None:
 def test_another_way_to_connect_is_asked_for_each_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "_connection", objects._Connection())
+    monkeypatch.setattr(connection, "_connect", None)  # as it was, afterwards
     asked: list[str] = []
     store = LocalStore()
 
@@ -98,7 +98,7 @@ def test_another_way_to_connect_is_asked_for_each_request(
         asked.append(scheme)
         return store
 
-    objects.connect_with(connect)
+    connection.connect_with(connect)
     assert paths.store_of("s3://bucket/a") is store
     assert paths.store_of("gs://bucket/a") is store
     assert asked == ["s3", "gs"]
@@ -106,7 +106,7 @@ def test_another_way_to_connect_is_asked_for_each_request(
     def cannot(scheme: str) -> LocalStore:
         raise RuntimeError("no credentials")
 
-    objects.connect_with(cannot)
+    connection.connect_with(cannot)
     with pytest.raises(UserError, match=r"^s3:// cannot be used here \(no credentials\); install"):
         paths.store_of("s3://bucket/a")
     assert isinstance(paths.store_of(str(tmp_path)), LocalStore)

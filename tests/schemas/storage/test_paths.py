@@ -2,25 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.storage import objects, paths
+from schemas.storage import connection, paths
 from schemas.storage.local import LocalStore
-
-
-@pytest.mark.parametrize(
-    ("path", "remote"),
-    [
-        ("s3://bucket/a", True),
-        ("GS://bucket", True),
-        ("hdfs+x://host/a", True),
-        ("s3:/bucket/a", False),
-        ("/data/s3://bucket", False),
-        ("3s://bucket", False),
-        ("a b://c", False),
-        ("", False),
-    ],
-)
-def test_urls_begin_with_a_scheme(path: str, remote: bool) -> None:
-    assert paths.is_url(path) == remote
 
 
 def test_names_are_joined_and_made_absolute(
@@ -44,7 +27,7 @@ def test_a_path_leads_to_its_store(monkeypatch: pytest.MonkeyPatch) -> None:
         schemes.append(scheme)
         return remote
 
-    monkeypatch.setattr(objects, "_connection", objects._Connection(connect))
+    monkeypatch.setattr(connection, "_connect", connect)
     assert paths.store_of("/data/a") is not remote
     assert schemes == []
     assert paths.store_of("gs://bucket/a") is remote

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.images import ImageError
+
 UNLABELLED = -1  # the label of an item that only its record tells, when it is read
 
 
@@ -80,3 +82,33 @@ class Source(ABC):
             ImageError: the image itself is bad.
             OSError: its bytes cannot be had, which says nothing about the image.
         """
+
+    def remarks(self) -> tuple[str, ...]:
+        """What whoever makes a dataset of the source should be told, a line each. May have to list
+        the source.
+
+        Raises:
+            UserError: nothing usable in the source.
+        """
+        return ()
+
+    def same(self, one: Item, other: Item) -> bool:
+        """Whether two items of one key are one image that is listed twice.
+
+        Raises:
+            OSError: as `read`.
+        """
+        return self.content(one) == self.content(other)
+
+    def content(self, item: Item) -> tuple[int, bytes]:
+        """What makes an item the image that it is: its class and its pixels, or where there are
+        files their bytes; of an unusable one the reason.
+
+        Raises:
+            OSError: as `read`.
+        """
+        try:
+            picture = self.read(item)
+        except ImageError as error:
+            return item.label, error.reason.encode()
+        return picture.label, picture.pixels.tobytes()

@@ -8,9 +8,11 @@ from pathlib import Path
 from pipelines.images import ImageError
 from pipelines.sources.base import Item
 from pipelines.sources.listed import Found, ListedSource
-from pipelines.sources.names import is_hidden, is_image
+from pipelines.sources.names import OTHER, is_hidden, kind_of
+from pipelines.sources.options import SourceOptions
 from schemas.errors import UserError, reason_of
 from schemas.storage import paths
+from schemas.storage.url import is_url
 
 
 class FolderSource(ListedSource):
@@ -20,43 +22,41 @@ class FolderSource(ListedSource):
     Args:
         path: the folder, or `gs://BUCKET/FOLDER`, `s3://BUCKET/FOLDER`.
         split: what the user calls this part of the data.
+        options: whether folders are classes.
 
     Raises:
         UserError: no such folder on the local disk. An object store is asked when it is listed.
     """
 
-    def __init__(self, path: str, split: str):
+    def __init__(self, path: str, split: str, options: SourceOptions):
         root = paths.absolute(path)
-        if not paths.is_url(root) and not Path(root).is_dir():
+        if not is_url(root) and not Path(root).is_dir():
             what = "is a file, not a folder of images" if Path(root).exists() else "no such folder"
             raise UserError(f"{path}: {what}; give a folder of images (sub-folders are classes)")
-        super().__init__(root, split, unwrap=False)
+        self._root = root
+        super().__init__(root, split, options, unwrap=False)
 
     def find(self) -> Iterator[Found]:
         try:
-            yield from (
-                _objects(self.descriptor)
-                if paths.is_url(self.descriptor)
-                else _files(self.descriptor)
-            )
+            yield from (_objects(self._root) if is_url(self._root) else _files(self._root))
         except OSError as error:
-            where = error.filename or self.descriptor
+            where = error.filename or self._root
             raise UserError(f"{where}: cannot be listed ({reason_of(error)})") from error
 
     def read_bytes(self, item: Item) -> bytes:
-        path = paths.join(self.descriptor, item.location)
+        path = paths.join(self._root, item.location)
         try:
             return paths.read(path)
         except PermissionError as error:
-            if paths.is_url(path):  # of the whole store, most likely
+            if is_url(path):  # of the whole store, most likely
                 raise
             raise ImageError("no permission to read it", type(error).__name__) from error
 
 
 def _objects(root: str) -> Iterator[Found]:
     for name, size, modified in paths.entries(root):
-        if is_image(name) and not is_hidden(name):
-            yield Found(name, size, name, modified)
+        if not is_hidden(name):
+            yield Found(name, size, name, modified, kind=kind_of(name))
 
 
 def _files(root: str) -> Iterator[Found]:
@@ -72,17 +72,20 @@ def _files(root: str) -> Iterator[Found]:
             yield Found(f"{_name(folder, root)}/")
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if is_hidden(entry.name):
                     continue
                 problem = _problem(entry)
                 if not problem and entry.is_dir():
                     pending.append((entry.path, above | {identity}))
-                elif is_image(entry.name):
+                    continue
+                kind = kind_of(entry.name)
+                if kind == OTHER:  # which takes no look at the file
+                    yield Found(entry.name, kind=kind)
+                else:
                     facts = entry.stat(follow_symlinks=not problem)
                     location = os.path.relpath(entry.path, root)
-                    yield Found(
-                        _name(entry.path, root), facts.st_size, location, facts.st_mtime_ns, problem
-                    )
+                    name, changed = _name(entry.path, root), facts.st_mtime_ns
+                    yield Found(name, facts.st_size, location, changed, problem, kind)
 
 
 def _problem(entry: os.DirEntry[str]) -> str:

@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 
 from pipelines.images import ImageError
-from pipelines.sources.listed import ByFolder
+from pipelines.sources.labels import ByFolder, Labelling
 from schemas.errors import UserError
 from schemas.storage import paths
 
@@ -68,7 +68,7 @@ class Devkit:
         return ValidationLabels(self)
 
 
-class ValidationLabels:
+class ValidationLabels(Labelling):
     """Classes by ground truth: its line n is the synset of validation image number n."""
 
     def __init__(self, devkit: Devkit):

@@ -9,18 +9,26 @@ import sqlite3
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from pipelines.images import SUFFIXES, ImageError, decode_image
+from pipelines.images import SUFFIXES, ImageError
 from pipelines.sources.base import Item, Picture, Source
-from pipelines.sources.names import readable
+from pipelines.sources.dataset_json import read_dataset_json
+from pipelines.sources.labels import FLAT_CLASS as FLAT_CLASS  # sources of tables have it too
+from pipelines.sources.labels import ByFolder, Labelling, OneClass
+from pipelines.sources.left_out import LeftOut
+from pipelines.sources.metadata import read_metadata
+from pipelines.sources.names import DATASET_JSON, IMAGE, LIST, readable
+from pipelines.sources.options import SourceOptions
 from pipelines.sources.refused import check_usable, refused
-from schemas.errors import UserError
+from pipelines.sources.splits import are_splits, folder_of
+from schemas.errors import UserError, reason_of
 
-FLAT_CLASS = "all"
+MOST_NUMBERED = 1_000_000  # classes that have numbers in the place of names, which are made here
 EMPTY_CLASS = "a class folder with no image in it"
 # of an image file; as much as the largest image allowed takes in 16 bits a channel
 MAX_BYTES = 2**29
+MAX_LISTS = 2**27  # of files that list labels, all of them; ImageNet's dataset.json has 60 MB
 
 _TABLE = "CREATE TABLE found (name BLOB, size INT, location BLOB, modified INT, problem TEXT)"
 
@@ -28,7 +36,8 @@ _TABLE = "CREATE TABLE found (name BLOB, size INT, location BLOB, modified INT, 
 class Found(NamedTuple):
     """A file of a tree: its name (with `/`; a folder's ends with one), and what an item says of it.
 
-    `problem` is why it cannot be used, when its name or kind alone tells.
+    `problem` is why it cannot be used, when its name or kind alone tells. `kind` is what it is by
+    its name (`names.kind_of`); of what is neither an image nor a list, the name is enough.
     """
 
     name: str
@@ -36,45 +45,16 @@ class Found(NamedTuple):
     location: str = ""
     modified: int = 0
     problem: str = ""
-
-
-class Labelling(Protocol):
-    """The classes, and which of them a file belongs to."""
-
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-
-    def label(self, name: str) -> int:
-        """Class of the image of that name.
-
-        Raises:
-            ImageError: it has none.
-        """
-        ...
-
-
-class ByFolder:
-    """The first folder of a name is its class.
-
-    Args:
-        folders: all of them, or none in a flat tree, which is one class.
-    """
-
-    def __init__(self, folders: Iterable[str]):
-        self.classes = tuple(sorted(folders)) or (FLAT_CLASS,)
-        self._labels = {name: label for label, name in enumerate(self.classes)}
-
-    def label(self, name: str) -> int:
-        top, separator, _ = name.partition("/")
-        return self._labels[top] if separator else 0
+    kind: str = IMAGE
 
 
 @dataclass(frozen=True)
 class _Listing:
     database: sqlite3.Connection
-    wrapper: str  # the folders around everything, as a prefix of all names
+    tree: "_Tree"
     labelling: Labelling
     empty: tuple[str, ...]  # folders without an image
+    left_out: str  # a remark
 
     def found(self) -> Iterator[Found]:
         rows = self.database.execute("SELECT name, size, location, modified, problem FROM found")
@@ -82,19 +62,39 @@ class _Listing:
             yield Found(_text(name), size, _text(location), modified, problem)
 
 
+class _Tops(NamedTuple):
+    """First folders that hold images, first folders of all kinds, an image that lies in none."""
+
+    holding: frozenset[str]
+    others: frozenset[str]
+    loose: str | None
+
+
+class _Tree(NamedTuple):
+    """The part of all names that is the source: below `base`, which keys have no more, and below
+    none of `elsewhere`, the folders of other splits.
+    """
+
+    base: str
+    elsewhere: tuple[str, ...]
+    tops: _Tops
+
+
 class ListedSource(Source):
     """A tree of image files.
 
     Args:
-        descriptor: the name that opens it again, from any directory.
+        place: the name that opens it again, from any directory, but for its options.
         split: what the user calls this part of the data.
+        options: whether folders are classes.
         unwrap: whether folders around everything (as archives often have) are taken off the names.
             Where that would leave no class folder, or images beside the class folders, they stay.
     """
 
-    def __init__(self, descriptor: str, split: str, unwrap: bool):
-        self.descriptor = descriptor
+    def __init__(self, place: str, split: str, options: SourceOptions, unwrap: bool):
+        self.descriptor = place + options.suffix
         self.split = split
+        self._options = options
         self._unwrap = unwrap
         self._cached: _Listing | None = None
 
@@ -103,7 +103,7 @@ class ListedSource(Source):
 
     @abstractmethod
     def find(self) -> Iterator[Found]:
-        """All images and all folders of the tree, in any order, hidden ones left out.
+        """All files and all folders of the tree, in any order, hidden ones left out.
 
         Raises:
             UserError: the source cannot be listed.
@@ -128,19 +128,30 @@ class ListedSource(Source):
     def classes(self) -> tuple[str, ...]:
         return self._list().labelling.classes
 
+    def remarks(self) -> tuple[str, ...]:
+        listing = self._list()
+        return tuple(filter(None, (listing.labelling.remark, listing.left_out)))
+
     def index(self) -> Iterator[Item]:
         listing = self._list()
         for found in listing.found():
-            if not found.name.endswith("/"):
+            if not found.name.endswith("/") and not found.name.startswith(listing.tree.elsewhere):
                 yield _item(found, listing)
         for folder in listing.empty:
             yield refused(f"{folder}/", EMPTY_CLASS, label=listing.labelling.label(f"{folder}/"))
 
     def read(self, item: Item) -> Picture:
         check_usable(item)
-        if item.size > MAX_BYTES:
-            raise ImageError(f"{item.size} bytes are more than the {MAX_BYTES} allowed")
-        return Picture(decode_image(self.read_bytes(item)), item.label)
+        _check_size(item)
+        return Picture(self._options.decode(self.read_bytes(item)), item.label)
+
+    def content(self, item: Item) -> tuple[int, bytes]:
+        try:
+            check_usable(item)
+            _check_size(item)
+            return item.label, self.read_bytes(item)
+        except ImageError as error:
+            return item.label, error.reason.encode()
 
     def _list(self) -> _Listing:
         if self._cached is None:
@@ -167,11 +178,11 @@ class ListedSource(Source):
             raise UserError(
                 f"{self.descriptor}: no image file in it; looked for {kinds} at any depth"
             )
-        names = (
-            _text(name) for (name,) in database.execute("SELECT name FROM found WHERE problem = ''")
-        )
-        wrapper = shape.wrapper() if self._unwrap else ""
-        tops, others, loose = _tops(names, wrapper)
+        tree = self._tree(database, shape)
+        listed = self._listed_labels(tree, shape)
+        if listed is not None:
+            return _Listing(database, tree, listed, (), shape.left_out.remark)
+        tops, others, loose = tree.tops
         if tops and loose:
             raise UserError(
                 f"{self.descriptor}: images lie both in class folders and beside them "
@@ -180,7 +191,48 @@ class ListedSource(Source):
             )
         empty = others - tops if tops else frozenset[str]()
         labelling = self.label_by(tops | empty)
-        return _Listing(database, wrapper, labelling, tuple(sorted(empty & set(labelling.classes))))
+        places = tuple(sorted(empty & set(labelling.classes)))
+        return _Listing(database, tree, labelling, places, shape.left_out.remark)
+
+    def _tree(self, database: sqlite3.Connection, shape: "_Shape") -> "_Tree":
+        """The part of the tree that is meant: that of a split, if its first folders are splits."""
+        wrapper = shape.wrapper()
+        tops = _tops(_names(database), wrapper)
+        if tops.loose is None and are_splits(tops.holding):
+            folder = folder_of(self.split, tops.holding, self.descriptor)
+            base = f"{wrapper}{folder}/"
+            others = tuple(f"{wrapper}{one}/" for one in tops.holding if one != folder)
+            return _Tree(base, others, _tops(_names(database), base))
+        if wrapper and not self._unwrap:
+            return _Tree("", (), _tops(_names(database), ""))
+        return _Tree(wrapper, (), tops)
+
+    def _listed_labels(self, tree: "_Tree", shape: "_Shape") -> Labelling | None:
+        """Classes by what is said or by a file that lists them; None where folders are classes."""
+        if self._options.classes == "none":
+            return OneClass()
+        column = self._options.label
+        roots = _dataset_jsons(shape.lists, max(tree.base, shape.shared, key=len))
+        if roots and not column:
+            return read_dataset_json(self._contents(roots), tree.base, self.descriptor)
+        contents = self._contents(_metadata(shape.lists, tree.base))
+        return read_metadata(contents, tree.base, column, self.descriptor)
+
+    def _contents(self, lists: Iterable[Found]) -> Iterator[tuple[str, bytes]]:
+        left = MAX_LISTS
+        for found in lists:
+            where = f"{self.descriptor}: {readable(found.name)}"
+            left -= found.size
+            if left < 0 or found.problem:
+                reason = found.problem or f"more than {MAX_LISTS} bytes of labels are not read"
+                raise UserError(f"{where}: {reason}; ignore it with --classes none")
+            try:
+                item = Item(found.name, 0, found.size, found.location, found.modified)
+                yield found.name, self.read_bytes(item)
+            except ImageError as error:
+                raise UserError(f"{where}: {error.reason}; fetch it again") from error
+            except OSError as error:
+                raise UserError(f"{where}: cannot be read ({reason_of(error)})") from error
 
 
 class _Shape:
@@ -188,12 +240,20 @@ class _Shape:
 
     def __init__(self) -> None:
         self.images = 0
+        self.lists: list[Found] = []
+        self.left_out = LeftOut()
         self._shared: list[str] | None = None  # the folders above every image
         self._least = 0  # the fewest folders above an image
 
     def watch(self, found: Iterator[Found]) -> Iterator[Found]:
-        """Hand on all files, and take note of them."""
+        """Hand on all images and folders, and take note of all files."""
         for one in found:
+            if one.kind is not IMAGE:
+                if one.kind == LIST:
+                    self.lists.append(one)
+                else:
+                    self.left_out.note(one.name)
+                continue
             if not one.name.endswith("/"):
                 self.images += 1
                 if not one.problem:
@@ -212,18 +272,24 @@ class _Shape:
         self._shared = self._shared[:same]
         self._least = min(self._least, len(folders))
 
+    @property
+    def shared(self) -> str:
+        """The folders around all images as a prefix."""
+        return "".join(f"{folder}/" for folder in self._shared or [])
+
     def wrapper(self) -> str:
-        """The folders around all images as a prefix, if each image lies in a further folder below
-        them; else none.
-        """
-        shared = self._shared or []
-        return "".join(f"{folder}/" for folder in shared) if self._least > len(shared) else ""
+        """The same, if each image lies in a further folder below them; else none."""
+        return self.shared if self._least > len(self._shared or []) else ""
 
 
-def _tops(names: Iterable[str], wrapper: str) -> tuple[frozenset[str], frozenset[str], str | None]:
-    """First folders below `wrapper` that hold images, first folders of all kinds, and an image that
-    lies in none.
-    """
+def _names(database: sqlite3.Connection) -> Iterator[str]:
+    """Of usable images and of folders."""
+    rows = database.execute("SELECT name FROM found WHERE problem = ''")
+    return (_text(name) for (name,) in rows)
+
+
+def _tops(names: Iterable[str], wrapper: str) -> _Tops:
+    """What lies at the first level below `wrapper`."""
     holding, others, loose = set[str](), set[str](), None
     for name in names:
         if not name.startswith(wrapper):  # an empty folder elsewhere
@@ -236,18 +302,43 @@ def _tops(names: Iterable[str], wrapper: str) -> tuple[frozenset[str], frozenset
         elif loose is None or name < loose:
             loose = name
     others.discard("")
-    return frozenset(map(readable, holding)), frozenset(map(readable, others)), loose
+    return _Tops(frozenset(map(readable, holding)), frozenset(map(readable, others)), loose)
+
+
+def _dataset_jsons(lists: Iterable[Found], root: str) -> list[Found]:
+    """Those that lie nearest above all images, which lie below `root`; several of several
+    archives.
+    """
+    known = [one for one in lists if one.name.endswith(DATASET_JSON)]
+    above = [one for one in known if root.startswith(_folder(one))]
+    nearest = max((len(one.name) for one in above), default=0)
+    return [one for one in above if len(one.name) == nearest]
+
+
+def _metadata(lists: Iterable[Found], base: str) -> list[Found]:
+    """Those of the images below `base`: they may lie above it, too."""
+    known = [one for one in lists if not one.name.endswith(DATASET_JSON)]
+    return [one for one in known if _folder(one).startswith(base) or base.startswith(_folder(one))]
+
+
+def _folder(found: Found) -> str:
+    return found.name[: found.name.rfind("/") + 1]
+
+
+def _check_size(item: Item) -> None:
+    if item.size > MAX_BYTES:
+        raise ImageError(f"{item.size} bytes are more than the {MAX_BYTES} allowed")
 
 
 def _item(found: Found, listing: _Listing) -> Item:
     key = readable(found.name)
     if found.problem:
         return refused(key, found.problem, found.size, found.modified)
-    key = key.removeprefix(readable(listing.wrapper))
+    key = key.removeprefix(readable(listing.tree.base))
     try:
         return Item(key, listing.labelling.label(key), found.size, found.location, found.modified)
     except ImageError as error:
-        return refused(key, error.reason, found.size, found.modified)
+        return refused(key, error.reason, found.size, found.modified, listing.labelling.unknown)
 
 
 def _row(found: Found) -> tuple[bytes, int, bytes, int, str]:

@@ -1,30 +1,21 @@
-"""What Hugging Face's Parquet files tell without an image being read."""
+"""What Hugging Face's files tell without an image being read: Parquet, or streams of Arrow."""
 
-import json
-import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
-from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from pipelines.sources import arrow_files
+from pipelines.sources.label_values import Label
+from pipelines.sources.options import SourceOptions
+from pipelines.sources.parquet_columns import Columns, check_same
 from pipelines.sources.ranges import RangeFile
 from schemas.errors import UserError
 from schemas.storage import paths
 
-_PART = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?\.parquet")
 _END = struct.Struct("<L4s")  # length of the footer, magic
-_SHOWN = 3
-
-
-class Columns(NamedTuple):
-    """The columns of images and labels. `names` are the classes', None where it has none."""
-
-    path: str
-    image: str
-    label: str | None
-    names: tuple[str, ...] | None
+_MOST_ROWS = 100_000_000  # of a row group, which is read as a whole
+_LEAST = 64  # bytes of an image, at least; fewer in a row are none
 
 
 class RowGroup(NamedTuple):
@@ -32,7 +23,52 @@ class RowGroup(NamedTuple):
 
     number: int
     first: int
-    labels: list[int | None]
+    labels: list[Label | None]
+
+
+class Table(Protocol):
+    """A file, group of rows by group: its Arrow schema, and how many rows each group has."""
+
+    schema: Any
+    rows: list[int]
+
+    def column(self, group: int, name: str) -> Any:
+        """A column of a group, as an Arrow array, chunked or not."""
+        ...
+
+
+class ParquetTable:
+    """A Parquet file as a `Table`."""
+
+    def __init__(self, file: Any):
+        self._file = file
+        self.schema = file.schema_arrow
+        groups = range(file.num_row_groups)
+        self.rows = [file.metadata.row_group(number).num_rows for number in groups]
+
+    def column(self, group: int, name: str) -> Any:
+        return self._file.read_row_group(group, columns=[name]).column(0)
+
+    def stored(self, leaf: str) -> int:
+        """Bytes of a leaf of a column in the first group."""
+        group = self._file.metadata.row_group(0)
+        chunks = [group.column(number) for number in range(group.num_columns)]
+        return sum(one.total_uncompressed_size for one in chunks if one.path_in_schema == leaf)
+
+
+@contextmanager
+def open_table(path: str) -> Iterator[Table]:
+    """A file by path or URL, of which only what tells of the rest has been read.
+
+    Raises:
+        UserError: damaged, cut short, or neither Parquet nor Arrow.
+        OSError: it cannot be read.
+    """
+    if path.lower().endswith(arrow_files.SUFFIX):
+        yield arrow_files.open_arrow(path)
+    else:
+        with open_parquet(path) as file:
+            yield ParquetTable(file)
 
 
 @contextmanager
@@ -61,6 +97,8 @@ def open_parquet(path: str) -> Iterator[Any]:
 
 def footer(path: str) -> tuple[int, bytes]:
     """Size in bytes and footer: the schema, and where each row group's columns lie."""
+    if path.lower().endswith(arrow_files.SUFFIX):
+        return arrow_files.heads(path)
     size = paths.facts(path).size
     length, magic = _END.unpack(
         paths.read(path, max(0, size - _END.size), _END.size).rjust(_END.size, b"\0")
@@ -70,58 +108,8 @@ def footer(path: str) -> tuple[int, bytes]:
     return size, paths.read(path, size - _END.size - length, length)
 
 
-def find_columns(path: str) -> Columns:
-    """The columns that are named image and label, or the only possible ones.
-
-    Raises:
-        UserError: no such column, several, or labels that are not whole numbers.
-    """
-    import pyarrow.types as kinds
-
-    with open_parquet(path) as file:
-        schema = file.schema_arrow
-    images = [field.name for field in schema if _holds_images(field.type)]
-    image = _choose(
-        "image", images, path, "column of images (a struct with bytes, or bytes)", schema.names
-    )
-    if image is None:
-        raise UserError(
-            f"{path}: no column of images (a struct with bytes, or bytes); it has "
-            f"{', '.join(schema.names)}"
-        )
-    label = _label_column(path, schema)
-    if label is not None and not kinds.is_integer(schema.field(label).type):
-        raise UserError(
-            f"{path}: the column {label} holds {schema.field(label).type}; labels must be whole "
-            "numbers"
-        )
-    return Columns(path, image, label, _class_names(schema, label))
-
-
-def _holds_images(kind: Any) -> bool:
-    """Whether a column of this Arrow type may be one of images: bytes, or a struct with bytes."""
-    import pyarrow.types as kinds
-
-    if kinds.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return kinds.is_binary(kind) or kinds.is_large_binary(kind)
-
-
-def _label_column(path: str, schema: Any) -> str | None:
-    if "label" in schema.names:
-        return "label"
-    classed = [name for name in _features(schema.metadata) if name in schema.names]
-    return _choose("label", classed, path, "column of labels", schema.names)
-
-
-def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
-    if label is None:
-        return None
-    return _features(schema.metadata).get(label)
-
-
-def row_groups(path: str, columns: Columns) -> Iterator[RowGroup]:
-    """The row groups of a file, with their labels.
+def row_groups(path: str, columns: Columns, options: SourceOptions) -> Iterator[RowGroup]:
+    """The row groups of a file, with their labels; an empty text is no label.
 
     Raises:
         UserError: the file lacks one of the columns, has other classes than the one that told them,
@@ -130,141 +118,57 @@ def row_groups(path: str, columns: Columns) -> Iterator[RowGroup]:
     """
     import pyarrow
 
-    with open_parquet(path) as file:
-        _check_same(path, file.schema_arrow, columns)
+    with open_table(path) as table:
+        check_same(path, table.schema, columns, options)
         first = 0
-        for number in range(file.num_row_groups):
-            rows = file.metadata.row_group(number).num_rows
-            labels: list[int | None] = [0] * rows
+        for number, rows in enumerate(table.rows):
+            if not 0 <= rows <= _MOST_ROWS:
+                raise UserError(
+                    f"{path}: row group {number} says {rows} rows; fetch the file again"
+                )
+            labels: list[Label | None] = [0] * rows
             if columns.label is not None:
                 try:
-                    labels = (
-                        file.read_row_group(number, columns=[columns.label]).column(0).to_pylist()
-                    )
+                    labels = table.column(number, columns.label).to_pylist()
                 except (pyarrow.ArrowException, OSError) as error:
                     raise UserError(
                         f"{path}: row group {number} cannot be read ({_brief(error)}); fetch the "
                         "file again"
                     ) from error
+            if columns.text:
+                labels = [label or None for label in labels]
             yield RowGroup(number, first, labels)
             first += rows
 
 
-def _check_same(path: str, schema: Any, columns: Columns) -> None:
-    """Refuse a file whose rows do not mean the same as those of the file that `columns` are of."""
-    for name in filter(None, (columns.image, columns.label)):
-        if name not in schema.names:
-            raise UserError(
-                f"{path}: has no column {name}, as the first file has; leave out files of another "
-                "kind"
-            )
-    label = columns.label or _label_column(path, schema)
-    if label != columns.label:
-        raise UserError(
-            f"{path}: has a column {label}, and {columns.path} has none; leave out files of "
-            "another kind"
-        )
-    names = _class_names(schema, label)
-    if names != columns.names:
-        raise UserError(
-            f"{path}: {_first_difference(names, columns.names)} {columns.path}; preprocess files "
-            "of other classes into a dataset of their own and join them with `flowtrain data "
-            "merge`, which goes by names"
-        )
+def check_embedded(path: str, image: str) -> None:
+    """Refuse a file whose first rows all hold the paths of images that lie elsewhere.
 
-
-def _first_difference(names: tuple[str, ...] | None, first: tuple[str, ...] | None) -> str:
-    """Where the classes of a file differ from those of the first file, whose name ends the line."""
-    if first is None:
-        return "names its classes, unlike"
-    if names is None:
-        return "does not name its classes, unlike"
-    quoted = [[json.dumps(name) for name in table] for table in (names, first)]
-    rows = enumerate(zip_longest(*quoted, fillvalue="none"))
-    number, (one, other) = next((number, pair) for number, pair in rows if pair[0] != pair[1])
-    return f"class {number} is {one}, and {other} in"
-
-
-def of_split(names: Sequence[str], split: str, where: str) -> list[str]:
-    """The split's files, by names like train-00000-of-00005.parquet; all, if none is so named.
+    The images are read only where they are too small to be any.
 
     Raises:
-        UserError: no such split, it is there in several folders, or one of its files is missing.
+        UserError: it is one.
+        OSError: it cannot be read.
     """
-    parts = [
-        (name, match) for name in names if (match := _PART.fullmatch(PurePosixPath(name).name))
-    ]
-    if not parts:
-        return list(names)
-    chosen = [(name, match) for name, match in parts if match["split"] == split]
-    if not chosen:
-        known = " and ".join(sorted({match["split"] for _, match in parts}))
-        raise UserError(f"{where}: no split {split!r}; it has {known} (--split)")
-    _check_folder([name for name, _ in chosen], split, where)
-    _check_numbers([match for _, match in chosen], split, where)
-    return [name for name, _ in chosen]
+    import pyarrow.compute
 
-
-def _check_folder(names: Sequence[str], split: str, where: str) -> None:
-    """Refuse files of one split that lie in several folders."""
-    folders = sorted({str(PurePosixPath(name).parent) for name in names})
-    if len(folders) > 1:
-        shown = _first_few(folders, " and ")
+    with open_table(path) as table:
+        if not table.rows or not pyarrow.types.is_struct(table.schema.field(image).type):
+            return
+        stored = table.stored(f"{image}.bytes") if isinstance(table, ParquetTable) else 0
+        if stored > _LEAST * table.rows[0]:
+            return
+        images = table.column(0, image)
+        field: Any = pyarrow.compute.struct_field  # pyright: ignore[reportAttributeAccessIssue]
+        if field(images, "bytes").null_count < len(images):
+            return
+        rows = images.to_pylist()
+    if rows and all(row and row.get("path") for row in rows):
         raise UserError(
-            f"{where}: files of {split!r} are in {len(folders)} folders ({shown}), as those of "
-            "several configurations; "
-            f"name the one that is meant, like {where}/{folders[-1]}, or take the others out"
+            f"{path}: its images are paths to files elsewhere ({rows[0]['path']}), not bytes; "
+            'embed them with datasets, `ds.with_format("arrow").map(datasets.table.'
+            "embed_table_storage, batched=True)`, and write it again, or give the folder of images"
         )
-
-
-def _check_numbers(matches: Sequence[re.Match[str]], split: str, where: str) -> None:
-    """Refuse files of one split that are not numbered from 0 to their count, each of them there."""
-    counts = {int(match["count"]) for match in matches}
-    if len(counts) > 1:
-        raise UserError(
-            f"{where}: files of {split!r} cut into {' and '.join(map(str, sorted(counts)))}; keep "
-            "one kind"
-        )
-    missing = sorted(set(range(*counts)) - {int(match["number"]) for match in matches})
-    if missing:
-        shown = _first_few([f"{number:05d}" for number in missing], ", ")
-        raise UserError(
-            f"{where}: of {split!r} the files {shown} are missing ({len(missing)} in all); fetch "
-            "them"
-        )
-
-
-def _first_few(words: Sequence[str], separator: str) -> str:
-    more = ", ..." if len(words) > _SHOWN else ""
-    return separator.join(words[:_SHOWN]) + more
-
-
-def _choose(
-    name: str, candidates: Sequence[str], path: str, what: str, columns: Sequence[str]
-) -> str | None:
-    """The candidate of that name, or the only one; None without any."""
-    if name in candidates:
-        return name
-    if len(candidates) < 2:
-        return next(iter(candidates), None)
-    raise UserError(
-        f"{path}: more than one {what}: {', '.join(candidates)}; name the right one {name}"
-    )
-
-
-def _features(metadata: dict[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
-    """Names of the classes, by column, as Hugging Face's `datasets` leaves them in the schema."""
-    try:
-        described = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-        features = described.get("info", {}).get("features", {})
-        labels = {
-            name: feature.get("names")
-            for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-        }
-        return {name: tuple(map(str, names)) for name, names in labels.items() if names}
-    except (ValueError, AttributeError, TypeError):
-        return {}
 
 
 def _brief(error: Exception) -> str:

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from schemas.storage import paths
+from schemas.storage.url import is_url
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -40,7 +41,7 @@ class RangeFile(io.RawIOBase):
         self._block = b""
         self._block_at = 0
         self._ahead = SMALLEST
-        self._descriptor = None if paths.is_url(path) else os.open(path, os.O_RDONLY)
+        self._descriptor = None if is_url(path) else os.open(path, os.O_RDONLY)
         self._fetch = _local(self._descriptor) if self._descriptor is not None else _remote(path)
 
     @property

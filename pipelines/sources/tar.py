@@ -4,6 +4,7 @@
 n01440764.
 """
 
+import logging
 import tarfile
 from collections import deque
 from collections.abc import Iterator
@@ -12,22 +13,20 @@ from typing import NamedTuple
 
 from pipelines.sources.base import Item
 from pipelines.sources.ilsvrc import Devkit, is_devkit, read_devkit
-from pipelines.sources.listed import ByFolder, Found, Labelling, ListedSource
-from pipelines.sources.names import LEADS_OUT, is_hidden, is_image, leads_out, plain
+from pipelines.sources.inside import below, place_of
+from pipelines.sources.labels import ByFolder, Labelling
+from pipelines.sources.listed import Found, ListedSource
+from pipelines.sources.names import LEADS_OUT, OTHER, is_hidden, kind_of, leads_out, plain
+from pipelines.sources.options import SourceOptions
 from pipelines.sources.ranges import RangeFile
-from pipelines.sources.tarwalk import walk
+from pipelines.sources.tarwalk import problem_of, walk
 from schemas.errors import UserError, reason_of
 from schemas.storage import paths
+from schemas.storage.url import is_url
 
 INNER = ".tar"
 REMOTE_READERS = 32  # inner tars that are listed at the same time on an object store
-_KINDS = {
-    tarfile.SYMTYPE: "a symbolic link",
-    tarfile.LNKTYPE: "a link to another member",
-    tarfile.CHRTYPE: "a device",
-    tarfile.BLKTYPE: "a device",
-    tarfile.FIFOTYPE: "a pipe",
-}
+_log = logging.getLogger(__name__)
 
 
 class _Inner(NamedTuple):
@@ -45,36 +44,35 @@ class TarSource(ListedSource):
     labels of its validation images, and the classes that a training tar must have.
 
     Args:
-        names: local paths or URLs, separated by commas.
+        names: local paths or URLs, separated by commas, each perhaps with `!FOLDER`.
         split: what the user calls this part of the data.
+        options: whether folders are classes.
 
     Raises:
         UserError: no file named, or one that is not there.
     """
 
-    def __init__(self, names: str, split: str):
-        archives = [paths.absolute(name) for name in names.split(",") if name]
-        self._devkit = next((path for path in archives if is_devkit(path)), None)
-        self._tars = [path for path in archives if path != self._devkit]
+    def __init__(self, names: str, split: str, options: SourceOptions):
+        places = [place_of(name) for name in names.split(",") if name]
+        self._devkit = next((path for path, _ in places if is_devkit(path)), None)
+        self._tars = [place for place in places if not is_devkit(place.path)]
         if not self._tars:
             raise UserError(f"tar:{names}: no tar given; say tar:FILE or tar:FILE,FILE")
-        for path in archives:
-            if not paths.is_url(path) and not paths.exists(path):
-                raise UserError(f"{path}: no such file")
-        super().__init__(f"tar:{','.join(archives)}", split, unwrap=True)
+        super().__init__(f"tar:{','.join(map(str, places))}", split, options, unwrap=True)
 
     def find(self) -> Iterator[Found]:
-        for number, path in enumerate(self._tars):
+        for number, place in enumerate(self._tars):
             try:
-                yield from _members(path, number)
+                yield from below(_members(place.path, number), place)
             except OSError as error:
-                raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error
+                raise UserError(f"{place.path}: cannot be read ({reason_of(error)})") from error
 
     def read_bytes(self, item: Item) -> bytes:
         number, offset = map(int, item.location.split(":"))
-        data = paths.read(self._tars[number], offset, item.size)
+        path = self._tars[number].path
+        data = paths.read(path, offset, item.size)
         if len(data) < item.size:
-            raise OSError(f"{self._tars[number]} is shorter than it was when it was listed")
+            raise OSError(f"{path} is shorter than it was when it was listed")
         return data
 
     def label_by(self, folders: frozenset[str]) -> Labelling:
@@ -87,12 +85,14 @@ class TarSource(ListedSource):
 def _members(path: str, number: int) -> Iterator[Found]:
     """Images and folders of a tar and of the tars within it."""
     modified = paths.facts(path).modified
-    pool = ThreadPoolExecutor(REMOTE_READERS if paths.is_url(path) else 1)
+    pool = ThreadPoolExecutor(REMOTE_READERS if is_url(path) else 1)
     waiting = deque[Future[list[Found]]]()
+    shard = False
     try:
         with RangeFile(path) as file:
             outer = _Inner("", 0, file.size)
             for member in walk(file, path):
+                shard = shard or member.name.endswith(".cls")
                 if _is_tar(member):
                     start = member.offset_data
                     one = _Inner(plain(member.name.removesuffix(INNER)), start, start + member.size)
@@ -103,6 +103,8 @@ def _members(path: str, number: int) -> Iterator[Found]:
                     yield found
         while waiting:
             yield from waiting.popleft().result()
+        if shard:
+            _log.warning("%s: a WebDataset shard; wds:%s reads it with its labels", path, path)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -126,24 +128,22 @@ def _is_tar(member: tarfile.TarInfo) -> bool:
 
 
 def _entry_of(member: tarfile.TarInfo, inside: _Inner, number: int, modified: int) -> Found | None:
-    """What a member is to a source; None for what is neither a folder nor an image."""
+    """What a member is to a source; None for what is neither a folder nor a file that is seen."""
     prefix = f"{inside.name}/" if inside.name else ""
     name = plain(member.name)
     if is_hidden(name) or name in ("", "/"):
         return None
     if member.isdir():
         return None if leads_out(name) else Found(f"{prefix}{name.rstrip('/')}/")
-    if not is_image(name):
-        return None
-    problem = LEADS_OUT if leads_out(prefix + name) else ""
-    if not member.isreg():
-        problem = f"{_KINDS.get(member.type, 'a special member')}, not a file"
-    elif member.issparse():
-        problem = "stored with holes (a sparse file), which cannot be read where it lies"
+    kind = kind_of(name)
+    if kind == OTHER:
+        return Found(f"{prefix}{name}", kind=kind) if member.isreg() else None
+    problem = problem_of(member) or (LEADS_OUT if leads_out(prefix + name) else "")
     return Found(
         f"{prefix}{name}",
         member.size,
         f"{number}:{inside.start + member.offset_data}",
         modified,
         problem,
+        kind,
     )

@@ -2,18 +2,35 @@
 
 Python's `tarfile` parses the headers (GNU long names, PAX, large sizes), but takes whatever it does
 not understand for the end of the archive. Here an archive that does not end as a tar ends is
-refused: a download that broke off must not pass for a smaller dataset.
+refused: a download that broke off must not pass for a smaller dataset. What it is given to parse is
+bounded: it reads headers of any size into memory, follows any number of them by recursion, takes
+the square of the time for some, and goes back and forth where a size is negative.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
+from typing import Any, cast
 
 from pipelines.sources.ranges import RangeFile
 from schemas.errors import UserError
 
 _BLOCK = 512
 _LONGEST_END = 1 << 20  # a tar is filled up with zeros to a whole record, of 10 KiB by default
+# A member's headers with all that extends them: long names, attributes. Names have 4 KiB at most.
+_LONGEST_HEADERS = 1 << 18
+_MOST_GLOBALS = 1000  # attributes for all members that follow, of which each member gets a copy
+# Where digits go on, tarfile's patterns try each of them as the first; no name is longer.
+_DIGITS = re.compile(rb"\d{256}")
+_UNREADABLE = (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError)
 
+_KINDS = {
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a link to another member",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a pipe",
+}
 _COMPRESSED = "it is compressed, and its members cannot be read where they lie; unpack it with"
 _OTHERS = {
     b"\x1f\x8b": f"{_COMPRESSED} gunzip",
@@ -43,8 +60,9 @@ def walk(file: RangeFile, name: str) -> Iterator[tarfile.TarInfo]:
         raise UserError(f"{name}: an empty file; fetch it again")
     file.seek(0)
     try:
-        archive = tarfile.TarFile(fileobj=file, errors="surrogateescape")
-    except (tarfile.TarError, ValueError) as error:
+        headers = _Headers(file)
+        archive = tarfile.TarFile(fileobj=cast(Any, headers), errors="surrogateescape")
+    except _UNREADABLE as error:
         raise UserError(
             f"{name}: not a tar ({error}); fetch it again if it should be one"
         ) from error
@@ -57,11 +75,12 @@ def walk(file: RangeFile, name: str) -> Iterator[tarfile.TarInfo]:
         if not any(header):
             _check_end(file, offset, name)
             return
-        file.seek(offset)
+        headers.begin(offset)
         try:
             member = archive.tarinfo.fromtarfile(archive)
-        except (tarfile.TarError, ValueError) as error:
-            if file.tell() >= file.size:
+            _check_member(member, archive, offset)
+        except _UNREADABLE as error:
+            if file.tell() >= file.size and not isinstance(error, _Refused):
                 raise _cut(name, f"it ends at byte {file.size}, within a header") from error
             raise UserError(
                 f"{name}: damaged: no header at byte {offset} ({error}); fetch it again"
@@ -73,6 +92,53 @@ def walk(file: RangeFile, name: str) -> Iterator[tarfile.TarInfo]:
                 f"it ends at byte {file.size}, and {member.name} in it goes on to byte {offset}",
             )
         yield member
+
+
+class _Refused(tarfile.HeaderError):
+    """Headers that no program writes."""
+
+
+class _Headers:
+    """The tar as `tarfile` reads it, which gets no more than a member's headers may have."""
+
+    def __init__(self, file: RangeFile):
+        self._file, self._left = file, _LONGEST_HEADERS
+        self.mode = "rb"
+        self.seek, self.tell = file.seek, file.tell
+
+    def begin(self, offset: int) -> None:
+        """The next member begins at a byte."""
+        self._file.seek(offset)
+        self._left = _LONGEST_HEADERS
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= self._left:
+            raise _Refused(f"headers of more than {_LONGEST_HEADERS} bytes")
+        self._left -= size
+        data = self._file.read(size)
+        if _DIGITS.search(data):
+            raise _Refused("a number of more than 255 digits")
+        return data
+
+
+def _check_member(member: tarfile.TarInfo, archive: tarfile.TarFile, offset: int) -> None:
+    """Refuse sizes that lead backwards or beyond what is stored, and attributes without end."""
+    stored = archive.offset - member.offset_data
+    if archive.offset <= offset or not 0 <= member.size < 2**63:
+        raise _Refused(f"a size of {member.size} bytes")
+    if member.isreg() and not member.issparse() and member.size > stored:
+        raise _Refused(f"a size of {member.size} bytes, with {stored} stored")
+    if len(archive.pax_headers) > _MOST_GLOBALS:
+        raise _Refused(f"more than {_MOST_GLOBALS} attributes for all members")
+
+
+def problem_of(member: tarfile.TarInfo) -> str:
+    """Why the bytes of a member cannot be read where it lies; "" where they can."""
+    if not member.isreg():
+        return f"{_KINDS.get(member.type, 'a special member')}, not a file"
+    if member.issparse():
+        return "stored with holes (a sparse file), which cannot be read where it lies"
+    return ""
 
 
 def _check_end(file: RangeFile, offset: int, name: str) -> None:

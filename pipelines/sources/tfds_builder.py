@@ -1,7 +1,7 @@
 """A prepared TensorFlow Datasets builder, and what it tells without a record read."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.sources.listed import FLAT_CLASS
+from pipelines.sources.listed import FLAT_CLASS, MOST_NUMBERED
 from schemas.errors import UserError, reason_of
 from schemas.storage import paths
 from schemas.storage.temporary import temporary_folder
+from schemas.storage.url import is_url
+from schemas.storage.user_cache import expanded
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 FORMAT = "array_record"
+MOST_RECORDS = 100_000_000  # of a shard
 _LABELS = ".labels.txt"
 _DEPTHS = ("uint8", "uint16")  # other images are stored as numbers in disguise
 
@@ -40,13 +43,13 @@ def builder_directory(name: str) -> str:
         UserError: no such builder. An object store is asked later.
     """
     dataset, _, data_dir = name.partition("@")
-    if paths.is_url(data_dir):
+    if is_url(data_dir):
         raise UserError(
             f"tfds:{name}: give the directory of the builder, tfds:{data_dir}/NAME/CONFIG/VERSION"
         )
-    if paths.is_url(dataset):
+    if is_url(dataset):
         return paths.absolute(name)
-    path = Path(dataset).expanduser()
+    path = expanded(dataset)
     if (path / INFO).is_file() and not data_dir:
         return str(path.absolute())
     if path.is_absolute() or dataset.startswith(("~", ".")):
@@ -58,7 +61,7 @@ def builder_directory(name: str) -> str:
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
     try:
-        options = {"data_dir": str(Path(data_dir).expanduser())} if data_dir else {}
+        options = {"data_dir": str(expanded(data_dir))} if data_dir else {}
         builder = builder_from_files(dataset, **options)
     except (DatasetNotFoundError, ValueError, OSError) as error:
         where = f"in {data_dir}" if data_dir else "where TFDS looks (TFDS_DATA_DIR)"
@@ -102,18 +105,22 @@ def open_split(directory: str, split: str) -> Split:
                 f"tfds:{directory}: no split {split!r}; it has "
                 f"{' and '.join(info.splits) or 'none'}"
             )
-        parts = info.splits[split].file_instructions
-        counts = [(Path(part.filename).name, part.examples_in_shard) for part in parts]
-        features = _features(info)
+        with _told(directory):
+            parts = info.splits[split].file_instructions
+            counts = [(Path(part.filename).name, part.examples_in_shard) for part in parts]
+            lengths = info.splits[split].shard_lengths
+            features = _features(info)
+    _check_lengths(directory, lengths)
     missing = [name for name, _ in counts if name not in files]
     if missing:
         raise UserError(
             f"tfds:{directory}: {missing[0]} is not there ({len(missing)} such); prepare the "
             "builder again"
         )
-    image = _image_feature(features, directory)
-    label = _label_feature(features, directory)
-    classes = (FLAT_CLASS,) if label is None else tuple(features[label].names)
+    with _told(directory):
+        image = _image_feature(features, directory)
+        label = _label_feature(features, directory)
+        classes = (FLAT_CLASS,) if label is None else _classes(features[label], directory)
     shards = tuple((name, records, files[name]) for name, records in counts)
     return Split(shards, image, label, classes)
 
@@ -124,7 +131,7 @@ def _local_description(directory: str, files: Mapping[str, int]) -> Iterator[str
 
     TFDS would want TensorFlow to read on an object store; what describes a builder is small.
     """
-    if not paths.is_url(directory):
+    if not is_url(directory):
         yield directory
         return
     with temporary_folder() as local:
@@ -138,15 +145,32 @@ def _read_info(directory: str, local: str) -> Any:
     """The `tfds.core.DatasetInfo` of the builder in `directory`, described in `local`."""
     import tensorflow_datasets as tfds
 
-    try:
+    with _told(directory):
         info = tfds.builder_from_directory(local).info
         info.available_file_formats()  # fails on a format that TFDS does not know
-    except Exception as error:  # TFDS raises whatever its parsers stumble on
+    return info
+
+
+@contextmanager
+def _told(directory: str) -> Iterator[None]:
+    """Turn whatever TFDS's parsers stumble on into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
         brief = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"tfds:{directory}: TensorFlow Datasets cannot open it ({brief}); prepare it again"
         ) from error
-    return info
+
+
+def _check_lengths(directory: str, lengths: Sequence[int]) -> None:
+    wrong = next((length for length in lengths if not 0 <= length <= MOST_RECORDS), None)
+    if wrong is not None:
+        raise UserError(
+            f"tfds:{directory}: a shard of {wrong} records, which none has; prepare it again"
+        )
 
 
 def _choose_format(info: Any, directory: str) -> None:
@@ -213,6 +237,16 @@ def _image_feature(features: dict[str, Any], directory: str) -> str:
             "pixels"
         )
     return name
+
+
+def _classes(feature: Any, directory: str) -> tuple[str, ...]:
+    """Names of the classes of a label; TFDS makes those that only have numbers."""
+    count = feature.num_classes
+    if count is None or not 1 <= count <= MOST_NUMBERED:
+        raise UserError(
+            f"tfds:{directory}: a label of {count} classes; there are 1 to {MOST_NUMBERED}"
+        )
+    return tuple(feature.names)
 
 
 def _label_feature(features: dict[str, Any], directory: str) -> str | None:

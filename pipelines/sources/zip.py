@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 from pipelines.images import ImageError
 from pipelines.sources.base import Item
+from pipelines.sources.inside import below, place_of
 from pipelines.sources.listed import MAX_BYTES, Found, ListedSource
-from pipelines.sources.names import LEADS_OUT, is_hidden, is_image, leads_out, plain
+from pipelines.sources.names import LEADS_OUT, OTHER, is_hidden, kind_of, leads_out, plain
+from pipelines.sources.options import SourceOptions
 from pipelines.sources.ranges import RangeFile
 from pipelines.sources.zipdirectory import LOCAL_HEADER, LOCAL_MAGIC, Member, directory
 from schemas.errors import UserError, reason_of
@@ -21,37 +23,30 @@ class ZipSource(ListedSource):
     """Images in zips, stored or deflated, checked against their CRC-32.
 
     Args:
-        names: local paths or URLs, separated by commas.
+        names: local paths or URLs, separated by commas, each perhaps with `!FOLDER`.
         split: what the user calls this part of the data.
+        options: whether folders are classes.
 
     Raises:
         UserError: no file named, or one that is not there.
     """
 
-    def __init__(self, names: str, split: str):
-        self._zips = [paths.absolute(name) for name in names.split(",") if name]
+    def __init__(self, names: str, split: str, options: SourceOptions):
+        self._zips = [place_of(name) for name in names.split(",") if name]
         if not self._zips:
             raise UserError(f"zip:{names}: no zip given; say zip:FILE or zip:FILE,FILE")
-        for path in self._zips:
-            if not paths.is_url(path) and not paths.exists(path):
-                raise UserError(f"{path}: no such file")
-        super().__init__(f"zip:{','.join(self._zips)}", split, unwrap=True)
+        super().__init__(f"zip:{','.join(map(str, self._zips))}", split, options, unwrap=True)
 
     def find(self) -> Iterator[Found]:
-        for number, path in enumerate(self._zips):
+        for number, place in enumerate(self._zips):
             try:
-                modified = paths.facts(path).modified
-                with RangeFile(path) as file:
-                    for member in directory(file, path):
-                        found = _entry_of(member, number, modified)
-                        if found is not None:
-                            yield found
+                yield from below(_members(place.path, number), place)
             except OSError as error:
-                raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error
+                raise UserError(f"{place.path}: cannot be read ({reason_of(error)})") from error
 
     def read_bytes(self, item: Item) -> bytes:
         number, offset, head, compressed, method, crc = map(int, item.location.split(":"))
-        path = self._zips[number]
+        path = self._zips[number].path
         data = paths.read(path, offset, head + _SLACK + compressed)
         if len(data) < LOCAL_HEADER.size:
             raise OSError(f"{path} is shorter than it was when it was listed")
@@ -72,17 +67,28 @@ class ZipSource(ListedSource):
         return unpacked
 
 
+def _members(path: str, number: int) -> Iterator[Found]:
+    modified = paths.facts(path).modified
+    with RangeFile(path) as file:
+        for member in directory(file, path):
+            found = _entry_of(member, number, modified)
+            if found is not None:
+                yield found
+
+
 def _entry_of(member: Member, number: int, modified: int) -> Found | None:
-    """What a member is to a source; None for what is neither a folder nor an image."""
+    """What a member is to a source; None for what is neither a folder nor a file that is seen."""
     name = plain(member.name)
     if is_hidden(name) or name in ("", "/"):
         return None
     if name.endswith("/"):
         return None if leads_out(name) else Found(name)
-    if not is_image(name):
-        return None
-    location = (number, member.offset, member.head, member.compressed, member.method, member.crc)
-    return Found(name, member.size, ":".join(map(str, location)), modified, _problem(member, name))
+    kind = kind_of(name)
+    if kind == OTHER:
+        return Found(name, kind=kind)
+    fields = (number, member.offset, member.head, member.compressed, member.method, member.crc)
+    location = ":".join(map(str, fields))
+    return Found(name, member.size, location, modified, _problem(member, name), kind)
 
 
 def _problem(member: Member, name: str) -> str:

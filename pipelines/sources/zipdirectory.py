@@ -21,6 +21,7 @@ _LOCATOR, _LOCATOR_MAGIC = struct.Struct("<4sLQL"), b"PK\x06\x07"
 _END64, _END64_MAGIC = struct.Struct("<4sQ2H2L4Q"), b"PK\x06\x06"
 _LONGEST_COMMENT = 0xFFFF
 _IN_EXTRA = 0xFFFFFFFF  # a size or an offset that has no room in 32 bits
+_LARGEST = 2**63 - 1  # of file systems
 _ZIP64 = 1
 _UTF8, _ENCRYPTED = 0x800, 0x1
 _WINDOWS = (0, 10)  # systems whose programs may have written backslashes
@@ -66,7 +67,9 @@ def directory(file: RangeFile, name: str) -> Iterator[Member]:
         fixed = file.read(_ENTRY.size)
         if len(fixed) < _ENTRY.size or not fixed.startswith(_ENTRY_MAGIC):
             raise UserError(f"{name}: damaged: its directory breaks off; fetch it again")
-        yield _member(fixed, file)
+        member = _member(fixed, file)
+        _check_member(member, end, name)
+        yield member
 
 
 def _member(fixed: bytes, file: RangeFile) -> Member:
@@ -90,6 +93,20 @@ def _member(fixed: bytes, file: RangeFile) -> Member:
         bool(flags & _ENCRYPTED),
         attributes >> 16,
     )
+
+
+def _check_member(member: Member, end: _End, name: str) -> None:
+    """Members lie before the directory, and unpack to no more than any file has.
+
+    Raises:
+        UserError: this one does not.
+    """
+    inside = member.offset + LOCAL_HEADER.size + member.compressed <= end.start
+    if not inside or member.size > _LARGEST:
+        raise UserError(
+            f"{name}: damaged: {member.name}, {member.size} bytes from {member.compressed} at byte "
+            f"{member.offset}, cannot be in it; fetch it again"
+        )
 
 
 def _long(extra: bytes, *values: int) -> list[int]:

@@ -102,6 +102,34 @@ def make_parquet(
     return path
 
 
+SAVED_CLASSES = ["cat", "dog", "eel"]
+SAVED_LABELS = [0, 1, 2, 1, 0, 0, 1, 2, 2, None]
+
+
+def make_saved(folder: Path, images: Sequence[bytes | None], files: int = 2) -> Path:
+    """A folder as `datasets.Dataset.save_to_disk` leaves it (a `DatasetDict` has one a split), with
+    batches of 3 rows, and at most as many images as there are `SAVED_LABELS`.
+    """
+    folder.mkdir(parents=True)
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [{"bytes": data, "path": f"{number}.png"} for number, data in enumerate(images)]
+    label = {"_type": "ClassLabel", "names": SAVED_CLASSES}
+    features = {"image": {"_type": "Image"}, "label": label}
+    labels = pa.array(SAVED_LABELS[: len(images)], pa.int64())
+    whole = pa.table({"image": pa.array(rows, struct), "label": labels}).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    size = -(-len(images) // files)
+    names = [f"data-{number:05d}-of-{files:05d}.arrow" for number in range(files)]
+    for number, name in enumerate(names):
+        with pa.ipc.new_stream(str(folder / name), whole.schema) as writer:
+            writer.write_table(whole.slice(number * size, size), max_chunksize=3)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
+
+
 def make_zip(path: Path, contents: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
     """A zip with these members."""
     with zipfile.ZipFile(path, "w", method) as archive:

@@ -3,20 +3,25 @@
 import pickle
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pipelines.images import ImageError
+from pipelines.sources import open_source
 from pipelines.sources.base import Item
-from pipelines.sources.listed import EMPTY_CLASS, MAX_BYTES, ByFolder, Found, ListedSource
+from pipelines.sources.listed import EMPTY_CLASS, MAX_BYTES, Found, ListedSource
+from pipelines.sources.options import SourceOptions
 from schemas.errors import UserError
+from tests.pipelines.sources.trees import KINDS, images, labelled, plant
 
 
 class Names(ListedSource):
     """A tree that is given by its names."""
 
-    def __init__(self, *names: str | Found, unwrap: bool = True):
-        super().__init__("names", "train", unwrap)
+    def __init__(self, *names: str | Found, unwrap: bool = True, classes: str = ""):
+        options = SourceOptions(classes="none") if classes == "none" else SourceOptions()
+        super().__init__("names", "train", options, unwrap)
         self.names = names
         self.listed = 0
 
@@ -26,18 +31,7 @@ class Names(ListedSource):
             yield name if isinstance(name, Found) else Found(name, 7, f"at {name}")
 
     def read_bytes(self, item: Item) -> bytes:
-        raise AssertionError("nothing is read")
-
-
-def labelled(source: ListedSource) -> dict[str, str]:
-    return {item.key: source.classes[item.label] for item in source.index()}
-
-
-def test_the_first_folder_is_the_class() -> None:
-    assert ByFolder(["b", "a"]).classes == ("a", "b")
-    assert ByFolder(["b", "a"]).label("b/a/1.png") == 1
-    assert ByFolder([]).classes == ("all",)
-    assert ByFolder([]).label("1.png") == 0
+        return b"no image"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +106,7 @@ def test_memory_does_not_grow_with_the_tree() -> None:
 
     def peak(count: int) -> int:  # of Python's own objects; SQLite's cache has a fixed size
         tracemalloc.start()
-        source = Many("many", str(count), unwrap=True)
+        source = Many("many", str(count), SourceOptions(), unwrap=True)
         assert len(source.classes) == 9
         assert sum(1 for _ in source.index()) == count
         top = tracemalloc.get_traced_memory()[1]
@@ -120,3 +114,27 @@ def test_memory_does_not_grow_with_the_tree() -> None:
         return top
 
     assert peak(20_000) < 2 * peak(2_000) + 100_000
+
+
+def test_no_classes_is_one_class_whatever_lies_where() -> None:
+    names = ("w/a/", "w/a/1.png", "w/b/2.png", "w/c/", Found("w/a/3.png", 5, problem="a link"))
+    usual, none = Names(*names), Names(*names, classes="none")
+    assert none.classes == ("all",)
+    keys = {item.key for item in usual.index()} - {"c/"}  # no class, no empty one
+    assert {item.key for item in none.index()} == keys == {"a/1.png", "b/2.png", "w/a/3.png"}
+    assert {item.label for item in none.index()} == {0}
+    mixed = Names("a/1.png", "2.png", classes="none")
+    assert labelled(mixed) == {"a/1.png": "all", "2.png": "all"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_buckets_are_remarked_on_until_they_are_no_classes(kind: str, tmp_path: Path) -> None:
+    descriptor = plant(tmp_path, kind, images("00000/1.png", "01000/2.png"))
+    source = open_source(descriptor, "train")
+    assert source.classes == ("00000", "01000")
+    (remark,) = source.remarks()
+    assert "00000, 01000" in remark
+    one = open_source(f"{descriptor}#classes=none", "train")
+    assert labelled(one) == {"00000/1.png": "all", "01000/2.png": "all"}
+    assert one.remarks() == ()
+    assert open_source(one.descriptor, "train").classes == ("all",)

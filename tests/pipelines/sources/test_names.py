@@ -1,6 +1,11 @@
+import shutil
+from pathlib import Path
+
 import pytest
 
+from pipelines.sources import open_source
 from pipelines.sources.names import is_hidden, is_image, leads_out, plain, readable
+from tests.pipelines.sources.miniature import png
 
 
 @pytest.mark.parametrize(
@@ -35,3 +40,19 @@ def test_members_names() -> None:
 def test_readable_names_are_utf8_on_one_line() -> None:
     assert readable("a\udcff\nb\r日") == "a\\xff\\nb\\r日"
     readable("\udc80").encode()
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip"])
+def test_folders_of_systems_are_no_classes_of_any_source(kind: str, tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    systems = ("__MACOSX", "lost+found", "$RECYCLE.BIN", "@eaDir", "#recycle", "~snapshot")
+    for folder in ("cat", "dog", *systems, "cat/@eaDir", "cat/__macosx"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "1.png").write_bytes(png())
+    (root / "System Volume Information").mkdir()
+    shutil.make_archive(str(tmp_path / "tree"), "zip", root)
+    shutil.make_archive(str(tmp_path / "tree"), "tar", root)
+    descriptor = {"folder": str(root)}.get(kind, f"{kind}:{tmp_path / 'tree'}.{kind}")
+    source = open_source(descriptor, "train")
+    assert source.classes == ("cat", "dog")
+    assert sorted(item.key for item in source.index()) == ["cat/1.png", "dog/1.png"]

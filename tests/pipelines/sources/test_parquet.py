@@ -10,7 +10,8 @@ from pyarrow import parquet
 
 from pipelines.images import ImageError, decode_image
 from pipelines.preprocess.index import build_index
-from pipelines.sources import open_source
+from pipelines.sources import Item, open_source
+from pipelines.sources.options import SourceOptions
 from pipelines.sources.parquet import GROUPS_KEPT, ParquetSource
 from tests.pipelines.sources.miniature import jpeg, png
 from tests.pipelines.sources.prepared import make_parquet
@@ -25,8 +26,12 @@ def pictures() -> list[bytes]:
     return [jpeg(rng) for _ in range(COUNT)]
 
 
-def refusal(path: Path, split: str = "train") -> str:
-    return refused(lambda: list(open_source(f"parquet:{path}", split).index()))
+def listed(path: Path | str, split: str = "train") -> list[Item]:
+    return list(open_source(f"parquet:{path}", split).index())
+
+
+def refusal(path: Path | str, split: str = "train") -> str:
+    return refused(lambda: listed(path, split))
 
 
 def test_rows_with_names_from_the_metadata(tmp_path: Path, pictures: list[bytes]) -> None:
@@ -51,6 +56,8 @@ def test_numbers_are_names_where_nothing_names_them(tmp_path: Path, pictures: li
     assert open_source(f"parquet:{path}", "train").classes == ("0", "1", "2", "3", "4")
     path = make_parquet(tmp_path / "y.parquet", pictures[:5])
     assert open_source(f"parquet:{path}", "train").classes == ("all",)
+    path = make_parquet(tmp_path / "z.parquet", pictures[:5], [0, 4, 2**62, 2, 1])
+    assert f"holds the label {2**62}, and classes are numbered from 0 on" in refusal(path)
 
 
 def test_a_row_group_is_read_once_in_the_order_of_a_dataset(
@@ -58,7 +65,7 @@ def test_a_row_group_is_read_once_in_the_order_of_a_dataset(
 ) -> None:
     for number in range(3):
         make_parquet(tmp_path / f"train-{number:05d}-of-00003.parquet", pictures, rows=5)
-    source = ParquetSource(str(tmp_path), "train")
+    source = ParquetSource(str(tmp_path), "train", SourceOptions())
     reads = []
     whole = ParquetSource._read_images
 
@@ -106,6 +113,99 @@ def test_configurations_are_not_mixed(tmp_path: Path, pictures: list[bytes]) -> 
     assert "files of 'train' are in 2 folders (cropped and full)" in told
     assert f"parquet:{tmp_path}/full" in told
     assert len(list(open_source(f"parquet:{tmp_path / 'full'}", "train").index())) == 4
+
+
+def test_a_split_in_the_name_of_a_folder_or_a_file(tmp_path: Path, pictures: list[bytes]) -> None:
+    for number, split in enumerate(("train", "test")):
+        make_parquet(tmp_path / f"hub/default/{split}/0000.parquet", pictures[: 3 + number])
+        make_parquet(tmp_path / f"plain/{split}.parquet", pictures[: 3 + number])
+    for place in ("hub", "hub/default", "plain"):
+        for number, split in enumerate(("train", "test")):
+            assert len(listed(tmp_path / place, split)) == 3 + number
+        assert "no split 'validation'; it has test and train" in refusal(
+            tmp_path / place, "validation"
+        )
+    # what is named outright is read as it is
+    assert len(listed(tmp_path / "plain/test.parquet")) == 4
+    assert listed(tmp_path / "hub/default/test")[0].key == "0000.parquet/0000000"
+    make_parquet(tmp_path / "hub/other/train/0000.parquet", pictures[:3])
+    assert "in 2 folders (default and other)" in refusal(tmp_path / "hub")
+
+
+def test_an_option_is_no_part_of_the_place_that_is_told(
+    tmp_path: Path, pictures: list[bytes]
+) -> None:
+    for folder in ("a", "b"):
+        make_parquet(tmp_path / folder / "train.parquet", pictures[:2])
+    told = refusal(f"{tmp_path}#image=image")
+    assert f"like parquet:{tmp_path}/b, or" in told
+
+
+def test_columns_that_a_person_chose(tmp_path: Path, pictures: list[bytes]) -> None:
+    columns = {
+        "photo": pa.array(pictures[:4]),
+        "thumb": pa.array(pictures[4:8]),
+        "fine": pa.array([0, 3, 1, 2]),
+        "coarse": pa.array(["dog", "cat", None, "dog"]),
+    }
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pa.table(columns), path)
+    assert "choose one with --image-column" in refusal(path)
+    source = open_source(f"parquet:{path}#image=thumb&label=coarse", "train")
+    assert source.classes == ("cat", "dog")
+    items = list(source.index())
+    assert [item.label for item in items] == [1, 0, 0, 1]
+    np.testing.assert_array_equal(source.read(items[0]).pixels, decode_image(pictures[4]))
+    with pytest.raises(ImageError, match="no label"):
+        source.read(items[2])
+    again = open_source(source.descriptor, "train")
+    assert again.descriptor == f"parquet:{path}#image=thumb&label=coarse"
+    assert list(pickle.loads(pickle.dumps(again)).index()) == items
+    assert open_source(f"parquet:{path}#image=photo&label=fine", "train").classes == (
+        "0",
+        "1",
+        "2",
+        "3",
+    )
+    assert "no column hue (--label-column)" in refusal(f"{path}#image=photo&label=hue")
+
+
+def test_texts_are_classes_over_all_files(tmp_path: Path, pictures: list[bytes]) -> None:
+    for name, labels in (("a", ["cow", "ant"]), ("b", ["bee", "ant"])):
+        table = pa.table({"image": pictures[:2], "label": labels})
+        parquet.write_table(table, tmp_path / f"{name}.parquet")
+    source = open_source(f"parquet:{tmp_path}", "train")
+    assert source.classes == ("ant", "bee", "cow")
+    assert [item.label for item in source.index()] == [2, 0, 1, 0]
+
+
+def test_images_without_classes(tmp_path: Path, pictures: list[bytes]) -> None:
+    path = make_parquet(tmp_path / "x.parquet", pictures[:3], [-1] * 3, ["cat", "dog"])
+    told = refusal(path)
+    assert "none of its 3 images has a label" in told
+    assert "--classes none" in told
+    source = open_source(f"parquet:{path}#classes=none", "train")
+    assert source.classes == ("all",)
+    assert [item.label for item in source.index()] == [0] * 3
+    assert source.read(next(source.index())).label == 0
+
+
+def test_a_label_that_is_no_number_of_a_class(tmp_path: Path, pictures: list[bytes]) -> None:
+    path = make_parquet(tmp_path / "x.parquet", pictures[:3], [0, 1, 2**62])
+    told = refused(lambda: open_source(f"parquet:{path}", "train").classes)
+    assert f"parquet:{path}: the column label holds the label {2**62}" in told
+
+
+def test_files_without_a_row(tmp_path: Path) -> None:
+    make_parquet(tmp_path / "x.parquet", [], [], ["cat"])
+    assert refusal(tmp_path) == f"parquet:{tmp_path}: no row in 1 files"
+
+
+def test_paths_in_the_place_of_images_are_told_before_any_is_listed(
+    tmp_path: Path, pictures: list[bytes]
+) -> None:
+    path = make_parquet(tmp_path / "x.parquet", [None] * 9)
+    assert "its images are paths to files elsewhere (0.jpg), not bytes" in refusal(path)
 
 
 def test_fingerprint_is_of_content_and_not_of_place(tmp_path: Path, pictures: list[bytes]) -> None:
@@ -159,7 +259,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, pictures: list[bytes]) -> N
     assert "no column of images" in refusal(path)
     parquet.write_table(pa.table({"a": [b"x"], "b": [b"x"]}), path)
     assert "more than one column of images" in refusal(path)
-    parquet.write_table(pa.table({"image": [b"x"], "label": ["cat"]}), path)
+    parquet.write_table(pa.table({"image": [b"x"], "label": [0.5]}), path)
     assert "labels must be whole numbers" in refusal(path)
     (tmp_path / "empty").mkdir()
     assert "no .parquet file in it" in refusal(tmp_path / "empty")

@@ -23,7 +23,7 @@ from schemas.storage import paths, retries
 from schemas.storage.temporary import sweep_temporary
 from tests.pipelines.servers import Store, now_and_then
 from tests.pipelines.sources.miniature import IMAGES, SYNSETS, Miniature, add, jpeg, png
-from tests.pipelines.sources.prepared import make_builder, make_parquet, make_zip
+from tests.pipelines.sources.prepared import make_builder, make_parquet, make_saved, make_zip
 
 
 @pytest.fixture(params=["s3_store", "google_store"])
@@ -67,6 +67,34 @@ def test_folder(store: Store, place: str, tmp_path: Path) -> None:
     assert same(open_source(place, "train"), open_source(str(tmp_path), "train")) == 3
     with pytest.raises(UserError, match="no image file in it"):
         list(open_source(f"{place}/nowhere", "train").index())
+
+
+def test_splits_lists_and_folders_of_archives(store: Store, place: str, tmp_path: Path) -> None:
+    labels = b'{"labels": [["0/1.png", 2], ["0/2.png", 0]]}'
+    files = {
+        "set/train/0/1.png": png(),
+        "set/train/0/2.png": png("blue"),
+        "set/train/dataset.json": labels,
+        "set/val/1.png": png(),
+        "set/val/metadata.csv": b"file_name,label\n1.png,ant\n",
+        "set/notes.txt": b"x",
+    }
+    for name, data in files.items():
+        paths.write(f"{place}/{name}", data)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    paths.write(f"{place}/x.zip", make_zip(tmp_path / "x.zip", files).read_bytes())
+    local = open_source(f"{tmp_path}/set", "train")
+    assert local.classes == ("0", "1", "2")
+    for name in (f"{place}/set", f"zip:{place}/x.zip!set", f"zip:{place}/x.zip!set/train"):
+        remote = open_source(name, "train")
+        assert same(remote, local) == 2
+        assert same(open_source(remote.descriptor, "train"), local) == 2
+    (remark,) = open_source(f"{place}/set", "train").remarks()
+    assert remark == "1 file that is no image was left out: .txt 1"
+    assert open_source(f"zip:{place}/x.zip!set", "val").classes == ("ant",)
+    with pytest.raises(UserError, match=r"no folder sets in it; there is set$"):
+        list(open_source(f"zip:{place}/x.zip!sets", "train").index())
 
 
 def test_tar_of_tars_with_the_devkit(store: Store, place: str, miniature: Miniature) -> None:
@@ -167,6 +195,35 @@ def test_zip_and_parquet(store: Store, place: str, miniature: Miniature, tmp_pat
     )
     assert same(one, other) == 18
     assert one.fingerprint == other.fingerprint
+    saved = make_saved(tmp_path / "saved/train", list(contents.values())[:9])
+    for path in saved.iterdir():
+        paths.write(f"{place}/saved/train/{path.name}", path.read_bytes())
+    one, other = (
+        open_source(f"parquet:{root}", "train") for root in (f"{place}/saved", tmp_path / "saved")
+    )
+    assert same(one, other) == 9
+    assert one.fingerprint == other.fingerprint
+
+
+def test_shards_with_labels_in_a_request_a_sample(store: Store, place: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"train-{shard:06d}.tar", "w") as archive:
+            for sample in range(20):
+                image = jpeg(rng) + rng.bytes(50_000)
+                add(archive, f"{sample:03d}.jpg", image)
+                add(archive, f"{sample:03d}.cls", str(sample % 3).encode())
+                add(archive, f"{sample:03d}.json", b'{"label": 0}')
+    (tmp_path / "val-000000.tar").write_bytes((tmp_path / "train-000000.tar").read_bytes())
+    for path in tmp_path.iterdir():
+        paths.write(f"{place}/{path.name}", path.read_bytes())
+    local = open_source(f"wds:{tmp_path}", "train")
+    for names in (place, f"{place}/train-*.tar", f"{place}/train-{{000000..000001}}.tar"):
+        store.proxy.reset()
+        remote = open_source(f"wds:{names}", "train")
+        assert len(list(remote.index())) == 40
+        assert gets(store) < 2 * (20 + 6)  # at most one a sample, and a few to begin a shard
+        assert same(remote, local) == 40
 
 
 def test_builder(store: Store, place: str, tmp_path: Path) -> None:

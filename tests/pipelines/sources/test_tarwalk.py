@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,78 @@ def test_a_compressed_tar_is_named_with_what_unpacks_it(
     path = tmp_path / "x.tar"
     path.write_bytes(pack(make_tar(path, 1)))  # type: ignore[operator]
     assert refusal(path).endswith(f"unpack it with {tool}")
+
+
+def header(kind: bytes, size: int, name: str = "cat/1.png") -> bytes:
+    """A header by hand, of any size, negative ones included."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    data = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    data[124:136] = size.to_bytes(12, "big", signed=True)  # base 256
+    data[124] |= 0x80
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data)
+
+
+def extension(kind: bytes, content: bytes) -> bytes:
+    return header(kind, len(content)) + content.ljust(-(-len(content) // 512) * 512, b"\0")
+
+
+def attribute(name: bytes, value: bytes) -> bytes:
+    body = b" " + name + b"=" + value + b"\n"
+    length = len(body) + len(str(len(body)))
+    return b"%d" % (len(body) + len(str(length))) + body
+
+
+def attributes(*pairs: tuple[bytes, bytes], kind: bytes = tarfile.XHDTYPE) -> bytes:
+    return extension(kind, b"".join(attribute(*pair) for pair in pairs))
+
+
+MEMBER = header(tarfile.REGTYPE, 5) + b"pixel".ljust(512, b"\0")
+HOSTILE = {
+    "negative size": header(tarfile.REGTYPE, -1024),
+    "negative size of an attribute": attributes((b"size", b"-1024")) + MEMBER,
+    "larger than stored": attributes((b"GNU.sparse.size", b"9" * 20)) + MEMBER,
+    "huge long name": header(tarfile.GNUTYPE_LONGNAME, 2**62) + MEMBER,
+    "huge attributes": header(tarfile.XHDTYPE, 2**62) + MEMBER,
+    "negative attributes": header(tarfile.XHDTYPE, -512) + MEMBER,
+    "long name of a MB": extension(tarfile.GNUTYPE_LONGNAME, b"x" * 2**20) + MEMBER,
+    "chained": extension(tarfile.GNUTYPE_LONGNAME, b"x") * 5000 + MEMBER,
+    "chained attributes": attributes((b"path", b"x")) * 400 + MEMBER,
+    # Python 3.11.9 and earlier look for digits from each digit on
+    "digits": attributes((b"comment", b"1" * 200_000)) + MEMBER,
+    "no length": extension(tarfile.XHDTYPE, b"0" * 4000 + b"1 " + b"x" * 200_000 + b"=") + MEMBER,
+    "global attributes": b"".join(
+        attributes((b"a%d" % number, b"1"), kind=tarfile.XGLTYPE) for number in range(1100)
+    ),
+    "sparse without end": extension(tarfile.GNUTYPE_SPARSE, b"")[:482] + b"\1" + bytes(29),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_headers_that_no_program_writes_are_refused_at_once(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    for before in (b"", MEMBER):
+        path.write_bytes(before + HOSTILE[name] * 3 + bytes(1024))
+        started = time.monotonic()
+        assert "fetch it again" in refusal(path)
+        assert time.monotonic() - started < 5
+
+
+def test_attributes_as_programs_write_them_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    pairs = [
+        (b"path", "żółw.png".encode()),
+        (b"SCHILY.xattr.user.x", b"0123456789" * 20),
+        (b"size", b"5"),
+    ]
+    path.write_bytes(
+        attributes((b"comment", b"1" * 40), kind=tarfile.XGLTYPE)
+        + extension(tarfile.GNUTYPE_LONGLINK, b"x" * 4096)
+        + attributes(*pairs, (b"SCHILY.xattr.user.y", bytes(range(1, 256)) * 250))
+        + MEMBER
+        + bytes(1024)
+    )
+    (member,) = walked(path)
+    assert (member.name, member.size) == ("żółw.png", 5)

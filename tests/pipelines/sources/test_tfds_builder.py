@@ -113,3 +113,26 @@ def test_images_that_are_numbers_in_disguise_are_refused(tmp_path: Path) -> None
     features = path / "features.json"
     features.write_text(features.read_text().replace('"dtype": "uint8"', '"dtype": "float32"'))
     assert "its images hold float32 numbers" in refusal(f"tfds:{path}")
+
+
+def test_descriptions_that_no_builder_has_are_one_line(labelled: Path) -> None:
+    info, features = labelled / "dataset_info.json", labelled / "features.json"
+    whole = {path: path.read_text() for path in (info, features)}
+    length, classes = '"shardLengths": ["6", "7"]', '"numClasses": "3"'
+    label, image = "class_label_feature.ClassLabel", "image_feature.Image"
+    deep = "[" * 100_000 + "]" * 100_000
+    for path, old, new in (
+        *((info, length, f'"shardLengths": {value}') for value in ('["-6", "7"]', '["6", 1e15]')),
+        (info, length, f'"shardLengths": {deep}'),
+        *((features, classes, f'"numClasses": "{count}"') for count in (-3, 10**15)),
+        *((features, label, name) for name in ("Nothing", "tensor_feature.Tensor", "sys.exit")),
+        *((features, image, name) for name in ("text_feature.Text", "image_feature.__name__")),
+        (features, "tensorflow_datasets.core.features.image_feature.Image", "os.path.join"),
+        (features, "tensorflow_datasets.core.features.image_feature.Image", "builtins.dict"),
+        (features, "tensorflow_datasets.core.features.features_dict.FeaturesDict", "sys.exit"),
+    ):
+        assert old in whole[path], old
+        path.write_text(whole[path].replace(old, new))
+        (labelled / "label.labels.txt").unlink(missing_ok=True)
+        assert str(labelled) in refusal(f"tfds:{labelled}"), new
+        path.write_text(whole[path])

@@ -104,3 +104,22 @@ def test_one_part_of_several_says_how_to_join_them(tmp_path: Path) -> None:
     data[data.rindex(END) + 4] = 1  # number of this disk
     path.write_bytes(data)
     assert f"join them first (zip -s 0 {path} --out whole.zip)" in refusal(path)
+
+
+@pytest.mark.parametrize("field", ["size", "compressed", "offset"])
+def test_sizes_and_places_that_no_file_has_are_told(field: str, tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "x.zip", {"a.png": png()})
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    place = entry + {"compressed": 20, "size": 24, "offset": 42}[field]
+    data[place : place + 4] = b"\xff" * 4  # Zip64's own field has it
+    data[entry + 30 : entry + 32] = (12).to_bytes(2, "little")
+    name_end = entry + 46 + len("a.png")
+    data[name_end:name_end] = b"\1\0\x08\0" + (2**64 - 2).to_bytes(8, "little")
+    size = data.rindex(END) + 12
+    data[size : size + 4] = (int.from_bytes(data[size : size + 4], "little") + 12).to_bytes(
+        4, "little"
+    )
+    path.write_bytes(data)
+    assert "a.png" in refusal(path)
+    assert "cannot be in it; fetch it again" in refusal(path)

@@ -1,24 +1,30 @@
 """`flowtrain preprocess`."""
 
 import json
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipelines.option_types import BATCH, SHARDS, SIDE, FiniteRange
 from pipelines.preprocess.thresholds import MAX_BAD_FRACTION, MIN_PSNR
-from schemas.text import aligned
+from schemas.text import aligned, printable
 
 if TYPE_CHECKING:
     from pipelines.preprocess.plan import Plan
+    from schemas.manifest import Manifest
 
+_NAMED = 5  # classes in a warning
+# options that become part of the source's name, and what they are there
+_OF_SOURCE = {
+    "classes": "classes",
+    "image_column": "image",
+    "label_column": "label",
+    "exif": "exif",
+    "min_side": "min_side",
+}
 CROP_RULES = ("adm", "none")
 EPILOG = """\b
 Examples:
@@ -39,11 +45,44 @@ The same command again goes on where the last one stopped."""
     "--split",
     default="train",
     show_default=True,
-    help="Split of the source, and name of it in OUT.",
+    help="Split of the source, and name of it in OUT. Of a folder or archive that holds train/ and "
+    "val/ it is what lies below.",
+)
+@click.option(
+    "--classes",
+    type=click.Choice(["folders", "none"]),
+    default="folders",
+    show_default=True,
+    help="none: all images are one class, whatever folders or columns say.",
+)
+@click.option(
+    "--image-column",
+    default="",
+    help="Parquet: column of images; wds: extension.  [default: image, or the only possible]",
+)
+@click.option(
+    "--label-column",
+    default="",
+    help="Column of classes of Parquet, metadata.jsonl or metadata.csv; of wds the key of .json.  "
+    "[default: label, or the only possible; .cls]",
+)
+@click.option(
+    "--exif",
+    type=click.Choice(["apply", "ignore"]),
+    default="apply",
+    show_default=True,
+    help="ignore: images as they are stored, not turned, as ADM, DiT, SiT and EDM2 have them.",
+)
+@click.option(
+    "--min-side",
+    type=click.IntRange(0, 10**6),
+    default=0,
+    help="Reject images with a shorter side of fewer pixels.  [default: none; small ones are "
+    "enlarged]",
 )
 @click.option(
     "--resolution",
-    type=click.IntRange(min=1),
+    type=SIDE,
     default=256,
     show_default=True,
     help="Side in pixels.",
@@ -75,13 +114,13 @@ The same command again goes on where the last one stopped."""
 @click.option("--flips", is_flag=True, help="Encode mirrored images too, as the split SPLIT_flip.")
 @click.option(
     "--shards",
-    type=click.IntRange(min=1),
+    type=SHARDS,
     default=None,
     help="Number of shards.  [default: one per 1000 images]",
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=BATCH,
     default=32,
     show_default=True,
     help="Images encoded at once.",
@@ -95,14 +134,14 @@ The same command again goes on where the last one stopped."""
 )
 @click.option(
     "--max-bad-fraction",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=MAX_BAD_FRACTION,
     show_default=True,
     help="Fail when more of the images cannot be used.",
 )
 @click.option(
     "--min-psnr",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=MIN_PSNR,
     show_default=True,
     help="Fail when the VAE reconstructs a sample of the images worse, in dB; 0 for no limit.",
@@ -112,7 +151,7 @@ The same command again goes on where the last one stopped."""
 )
 @click.option(
     "--images-per-second",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=100.0,
     show_default=True,
     help="With --dry-run: the rate of all workers together, by which to tell the hours.",
@@ -129,23 +168,28 @@ def preprocess(
     """Encode the images of SOURCE into a latent dataset at OUT.
 
     SOURCE is a folder of images (its sub-folders are the classes), tar:FILE, zip:FILE, tfds:NAME,
-    parquet:PATH or embedded:digits. SOURCE and OUT may be in object stores (gs://, s3://). OUT can
-    be opened by `tfds.builder_from_directory(OUT)`. What follows -- goes to Beam.
+    wds:SHARDS, parquet:PATH or embedded:digits. SOURCE and OUT may be in object stores (gs://,
+    s3://). OUT can be opened by `tfds.builder_from_directory(OUT)`. What follows -- goes to Beam.
     """
     from pipelines.preprocess import plan as planning
+    from pipelines.sources.options import SourceOptions, with_options
 
     if beam_options and not beam_options[0].startswith("-"):
         raise click.UsageError(
             f"unexpected argument {beam_options[0]!r}; options of Beam are given after --"
         )
     started = time.monotonic()
-    request = planning.Request(**typed)
+    said = {field: typed.pop(name) for name, field in _OF_SOURCE.items()}
+    source = with_options(typed["source"], SourceOptions(**said))
+    request = planning.Request(**{**typed, "source": source})
     if beam_options or any("://" in place for place in (request.source, request.out)):
         from pipelines.runners.runner import parse_options
 
         # object stores are reached by Beam's options, from the first look at the source on
         parse_options(beam_options)
     plan = planning.make_plan(request)
+    for remark in plan.remarks:
+        click.echo(printable(f"Note: {remark}"), err=True)
     if dry_run:
         from pipelines.preprocess.cost import describe
 
@@ -181,8 +225,7 @@ def _make(plan: "Plan", beam_options: tuple[str, ...], as_json: bool, started: f
         with quiet_log():
             from pipelines.preprocess.pipeline import preprocess as make
 
-        with _interrupt_ends_the_process():
-            manifest = make(plan, beam_options)  # or only clear away what a killed run left
+        manifest = make(plan, beam_options)  # or only clear away what a killed run left
     else:
         manifest = done
     reconstruction = manifest.reconstruction
@@ -202,6 +245,15 @@ def _make(plan: "Plan", beam_options: tuple[str, ...], as_json: bool, started: f
         "seconds": round(time.monotonic() - started, 1),
     }
     _tell(summary, as_json)
+    if manifest.counts.enlarged:
+        click.echo(
+            f"Warning: {manifest.counts.enlarged} of {manifest.counts.written} images are smaller "
+            f"than {manifest.resolution} pixels and were enlarged; --min-side "
+            f"{manifest.resolution} leaves them out",
+            err=True,
+        )
+    if manifest.empty_classes:
+        click.echo(f"Warning: {_about_empty(manifest)}", err=True)
     if manifest.vae is not None and reconstruction is None:
         click.echo(
             f"Warning: the VAE {manifest.vae.id} has no decoder: nothing was decoded to see how "
@@ -210,24 +262,11 @@ def _make(plan: "Plan", beam_options: tuple[str, ...], as_json: bool, started: f
         )
 
 
-@contextmanager
-def _interrupt_ends_the_process() -> Iterator[None]:
-    """Ctrl-C stops at once and says how to go on: every moment is safe to stop at, and Beam would
-    only log traces.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        os.write(2, b"\nInterrupted; repeat the command to go on.\n")
-        os._exit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _about_empty(manifest: "Manifest") -> str:
+    names = [manifest.classes[number] for number in manifest.empty_classes]
+    shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    classes = "1 class has" if len(names) == 1 else f"{len(names)} classes have"
+    return printable(f"{classes} no image ({shown}): samples are drawn of it only with --class")
 
 
 def _tell(facts: dict[str, Any], as_json: bool) -> None:
@@ -239,7 +278,7 @@ def _tell(facts: dict[str, Any], as_json: bool) -> None:
         for name, value in facts.items()
         if value is not None
     ]
-    click.echo("\n".join(aligned(rows)))
+    click.echo(printable("\n".join(aligned(rows))))
 
 
 def _plain(value: Any) -> str:

@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from pipelines.option_types import COUNT
+from schemas.text import printable
+
 DIFFERENT = DAMAGED = 1
 GRID_RECORDS = 64
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -30,9 +33,7 @@ def data() -> None:
 @click.argument("directory", metavar="DIR")
 @_JSON
 @click.option("--grid", type=click.Path(dir_okay=False), help="Write decoded records to this PNG.")
-@click.option(
-    "--num", type=click.IntRange(min=1), help=f"Records in the grid.  [default: {GRID_RECORDS}]"
-)
+@click.option("--num", type=COUNT, help=f"Records in the grid.  [default: {GRID_RECORDS}]")
 @click.option(
     "--seed", type=click.IntRange(min=0), help="Which records are in the grid.  [default: 0]"
 )
@@ -63,7 +64,7 @@ def inspect(
     found = inspect.inspect(dataset, progress=None)
     facts = found.to_json()
     if not as_json:
-        click.echo(found.to_text())
+        click.echo(printable(found.to_text()))
     if grid is not None:
         rows = inspect.grid_rows(dataset, num or GRID_RECORDS, seed or 0)
         write_png(Path(grid), rows)
@@ -106,18 +107,18 @@ def _tell_report(report: Any) -> None:
             counted(report.bytes, "byte"),
             counted(report.records, "record"),
         )
-        click.echo(f"{report.root} is whole: {', '.join(content)}")
+        click.echo(printable(f"{report.root} is whole: {', '.join(content)}"))
     else:
-        click.echo(f"{report.root} is damaged:")
+        click.echo(printable(f"{report.root} is damaged:"))
         for damage in report.damaged:
-            click.echo(f"  {damage.file}: {damage.problem}")
+            click.echo(printable(f"  {damage.file}: {damage.problem}"))
         click.echo("To make only that again:")
         for command in report.commands:
-            click.echo(f"  {command}")
+            click.echo(printable(f"  {command}"))
         if report.note:
-            click.echo(f"({report.note})")
+            click.echo(printable(f"({report.note})"))
     for name in report.foreign:
-        click.echo(f"not part of the dataset: {name}")
+        click.echo(printable(f"not part of the dataset: {name}"))
 
 
 @data.command(short_help="How two datasets differ: settings and records.")
@@ -135,7 +136,7 @@ def diff(first: str, second: str, as_json: bool) -> None:
     from pipelines.dataset.anywhere import open_dataset
 
     found = compare(open_dataset(first), open_dataset(second), progress=None)
-    click.echo(json.dumps(found.to_json()) if as_json else found.to_text())
+    click.echo(json.dumps(found.to_json()) if as_json else printable(found.to_text()))
     sys.exit(0 if found.same else DIFFERENT)
 
 
@@ -170,4 +171,4 @@ def merge(parts: tuple[str, ...], out: str, split: str | None, as_json: bool) ->
         click.echo(json.dumps(summary))
     else:
         for name, value in summary.items():
-            click.echo(f"{name:<8} {value}")
+            click.echo(printable(f"{name:<8} {value}"))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from schemas.errors import UserError, reason_of
 from schemas.files import write_atomic
 from schemas.png import encode_png
-from schemas.storage.paths import is_url
+from schemas.storage.place import check_writable_place
 
 GAP = 2
 PAPER = 255
@@ -50,10 +50,10 @@ def check_place(path: str) -> None:
     """See that a picture can be written, before the work for it is done.
 
     Raises:
-        UserError: no local path, no PNG, or a directory that is missing or cannot be written to.
+        UserError: no local path, a device or a pipe, no PNG, or a directory that is missing or
+            cannot be written to.
     """
-    if is_url(path):
-        raise UserError(f"{path}: the picture goes to a local file; give a path on this machine")
+    check_writable_place(path)
     if Path(path).suffix.lower() != ".png":
         raise UserError(f"{path}: the picture is a PNG; give a name that ends in .png")
     folder = Path(path).parent

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 # By name, so that a decoder that is not there fails here, and not as a bad image each time one is
 # met.
 from PIL import (
+    AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
     ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
     JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
+    PngImagePlugin,
     WebPImagePlugin,  # noqa: F401
 )
 
@@ -31,9 +32,16 @@ from PIL import (
 # image is refused.
 MAX_PIXELS = 2**28 // 3
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"})
+# Of text and of the colour profile in a PNG, which are not looked at: as much as all of them
+# together may have, where Pillow refuses an image for 1 MB in one of them.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "AVIF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".avif"})
 
+# Markers of a JPEG, by the byte after 0xff.
+_JPEG_BEGINS = b"\xff\xd8"
+_END, _SCAN, _FILL = 0xD9, 0xDA, 0xFF
+_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # without a length: TEM, and restarts in a scan
 _ZEROS = 64  # so many zeros in a row do not end a JPEG that is whole
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,8 +67,12 @@ class ImageError(Exception):
         return type(self), (self.reason, self.exception)
 
 
-def decode_image(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode a JPEG, PNG, WebP, BMP or GIF file: bytes -> (H, W, 3) uint8 RGB.
+def decode_image(data: bytes, *, turn: bool = True) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode a JPEG, PNG, WebP, BMP, GIF or AVIF file: bytes -> (H, W, 3) uint8 RGB.
+
+    Args:
+        data: the whole file.
+        turn: the image as its EXIF says. ADM, DiT, SiT and EDM2 leave it as it is stored.
 
     Raises:
         ImageError: empty, of another format, damaged, truncated, or too large.
@@ -74,7 +86,7 @@ def decode_image(data: bytes) -> UInt8[np.ndarray, "H W 3"]:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(_too_large(f"{image.width}x{image.height}"))
             image.load()
-            return np.asarray(_to_rgb(_upright(image)))
+            return np.asarray(_to_rgb(_upright(image) if turn else image))
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -92,9 +104,43 @@ def _too_large(size: str) -> str:
 
 
 def _is_filled_up(data: bytes) -> bool:
-    """Whether a JPEG ends in zeros, which its decoder shows as grey, in place of its end marker."""
-    zeros = data.endswith(bytes(_ZEROS)) and data.startswith(b"\xff\xd8")
-    return zeros and not data.rstrip(b"\0").endswith(b"\xff\xd9")
+    """Whether a JPEG ends in zeros, which its decoder shows as grey, in place of its end marker.
+
+    Zeros behind the end are somebody's: a motion photo's video, a maker's trailer, a full block.
+    """
+    zeros = data.endswith(bytes(_ZEROS)) and data.startswith(_JPEG_BEGINS)
+    return zeros and not _has_end(data)
+
+
+def _has_end(data: bytes) -> bool:
+    """Whether a JPEG has an end marker where one can be: between segments, or after a scan's
+    coefficients (ITU-T T.81, annex B). The thumbnail in an EXIF segment has one of its own.
+    """
+    place = len(_JPEG_BEGINS)
+    while data[place : place + 1] == b"\xff":
+        marker = data[place + 1]
+        if marker == _FILL:
+            place += 1
+        elif marker == _END:
+            return True
+        elif marker in _ALONE:
+            place += 2
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4])
+            if marker == _SCAN:
+                place = _after_coefficients(data, place)
+    return False
+
+
+def _after_coefficients(data: bytes, place: int) -> int:
+    """Where the next marker is that is none of a scan's own; the end of the data without one."""
+    while True:
+        place = data.find(b"\xff", place)
+        if place < 0 or place + 1 >= len(data):
+            return len(data)
+        if data[place + 1] != 0 and data[place + 1] not in _ALONE:
+            return place
+        place += 2
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,10 +1,10 @@
 """Files with the right checksums that contradict the manifest: their writer was wrong."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.dataset.anywhere import StoredDataset
+from schemas.json_text import parse_json
 from schemas.manifest import MANIFEST_NAME, REJECTS_NAME, RESULTS_NAME, Manifest
 from schemas.storage import paths
 from schemas.tfds_metadata import FEATURES_NAME, INFO_NAME, LABELS_NAME
@@ -45,7 +45,7 @@ def _agrees(name: str, data: bytes, manifest: Manifest) -> bool:
 
 
 def _features_agree(data: bytes, manifest: Manifest) -> bool:
-    features = json.loads(data)["featuresDict"]["features"]
+    features = parse_json(data)["featuresDict"]["features"]
     tensors = {name: entry["tensor"] for name, entry in features.items() if "tensor" in entry}
     stored = {
         name: (tuple(map(int, tensor["shape"]["dimensions"])), tensor["dtype"])
@@ -59,7 +59,7 @@ def _features_agree(data: bytes, manifest: Manifest) -> bool:
 def _info_agrees(data: bytes, manifest: Manifest) -> bool:
     splits = {
         split["name"]: [int(length) for length in split["shardLengths"]]
-        for split in json.loads(data)["splits"]
+        for split in parse_json(data)["splits"]
     }
     return splits == {
         split: [s.records for s in manifest.split_shards(split)] for split in manifest.splits
@@ -74,7 +74,7 @@ _AGREEMENT = {
     ),
     REJECTS_NAME: lambda data, manifest: len(data.splitlines()) == manifest.counts.rejected,
     RESULTS_NAME: lambda data, manifest: (
-        [shard["files"][0]["name"] for shard in map(json.loads, data.splitlines())]
+        [shard["files"][0]["name"] for shard in map(parse_json, data.splitlines())]
         == [shard.name for shard in manifest.split_shards(manifest.split)]
     ),
 }

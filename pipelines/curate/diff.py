@@ -178,7 +178,10 @@ def compare(a: StoredDataset, b: StoredDataset, progress: bool | None = False) -
 
 
 def _settings(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
-    one, two = (manifest.model_dump(mode="json", exclude=_RESULTS) for manifest in (a, b))
+    one, two = (
+        {name: value for name, value in manifest.every_field().items() if name not in _RESULTS}
+        for manifest in (a, b)
+    )
     return differing(one, two)
 
 

@@ -33,6 +33,7 @@ from pipelines.dataset.shard_results import (
     ErrorSums,
     ShardResult,
     drop_damaged_results,
+    empty_classes,
 )
 from pipelines.dataset.shards import ShardFile, write_shard
 from pipelines.sources import check_is_no_source
@@ -147,18 +148,25 @@ def _merge_shard(
             written = _transfer(plan, part, file, source, folder / name)
             directory.publish(folder / name, name)
         infos.append(ShardInfo(name=name, split=split, **written._asdict()))
-    return result.model_copy(update={"shard": number, "files": tuple(infos)})
+    changes = {"shard": number, "files": tuple(infos)}
+    if result.labels is not None:
+        new = _new_labels(plan, part)
+        changes["labels"] = tuple(sorted({new[label] for label in result.labels}))
+    return result.model_copy(update=changes)
+
+
+def _new_labels(plan: MergePlan, part: StoredDataset) -> list[int]:
+    """The number in the merged dataset of each of a part's classes."""
+    if part.manifest.classes == plan.classes:  # then a name may be there twice
+        return list(range(len(plan.classes)))
+    return [plan.classes.index(name) for name in part.manifest.classes]
 
 
 def _transfer(
     plan: MergePlan, part: StoredDataset, file: ShardInfo, source: Path, target: Path
 ) -> ShardFile:
     """Copy a shard, with other label numbers where the classes are numbered otherwise."""
-    same = part.manifest.classes == plan.classes  # then a name may be there twice
-    labels = [
-        number if same else plan.classes.index(name)
-        for number, name in enumerate(part.manifest.classes)
-    ]
+    labels = _new_labels(plan, part)
     if not source.is_file():
         raise damaged_file(part, file.name)
     shutil.copyfile(source, target)
@@ -181,16 +189,22 @@ def _finish(build: ShardedBuild, plan: MergePlan, results: Sequence[ShardResult]
         name: sum(getattr(part.counts, name) for part in sources) for name in Counts.model_fields
     }
     digest = hashlib.sha256("\n".join(part.digest for part in sources).encode()).hexdigest()
+    sums = ChannelSums.merge([result.channels for result in results], first.shape[2])
+    try:
+        channels = sums.statistics()
+    except ValueError:
+        raise UserError(
+            "records of the parts are not finite; `flowtrain data verify` says of which part"
+        ) from None
     build.write_rejects(results)
     manifest = first.model_copy(
         update={
             "split": plan.split,
             "classes": plan.classes,
+            "empty_classes": empty_classes(results, len(plan.classes)),
             "source": SourceInfo(descriptor=MERGED, split=plan.split, digest=digest),
             "counts": Counts(**counts),
-            "channels": ChannelSums.merge(
-                [result.channels for result in results], first.shape[2]
-            ).statistics(),
+            "channels": channels,
             "reconstruction": ErrorSums.merge(
                 [result.errors for result in results]
             ).reconstruction(),

@@ -18,6 +18,7 @@ from pipelines.dataset.anywhere import StoredDataset, open_dataset
 from pipelines.dataset.build import Identity, ShardedBuild, identity_key
 from pipelines.dataset.shard_results import ShardResult
 from schemas.errors import UserError, reason_of
+from schemas.json_text import parse_object
 from schemas.manifest import MERGE_NAME, RESULTS_NAME, Manifest, PartInfo
 from schemas.sealed import seal, unseal
 from schemas.storage import paths
@@ -229,7 +230,7 @@ def _refusal(root: str, text: bytes, content: bytes, finished: bool) -> str | No
 
 def _told(begun: bytes) -> str:
     try:
-        command = json.loads(unseal(begun))["command"]
+        command = parse_object(unseal(begun))["command"]
         return f"another merge ({command}), or one of other parts or versions than are here now"
     except (ValueError, KeyError):
         return f"a damaged {MERGE_NAME}; delete it if this is the same merge"

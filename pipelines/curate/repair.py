@@ -1,6 +1,5 @@
 """The commands that make damaged files of a dataset again, and leave the others alone."""
 
-import json
 import math
 import shlex
 from collections.abc import Container, Sequence
@@ -8,10 +7,14 @@ from typing import NamedTuple
 
 from pipelines.preprocess.settings import Settings
 from pipelines.preprocess.thresholds import MAX_BAD_FRACTION, MIN_PSNR
+from schemas.json_text import parse_object
 from schemas.manifest import MERGE_NAME, RESULTS_NAME, SETTINGS_NAME, Manifest
 from schemas.sealed import unseal
 from schemas.storage import paths
+from schemas.storage.url import is_url
+from schemas.text import printable
 
+_PROGRAM = "flowtrain"  # a manifest from elsewhere may name any command; no other is repeated
 _OUT = "OUT"  # what stands for the dataset in its command
 _DELETE = {"gs": "gcloud storage rm", "s3": "aws s3 rm"}
 
@@ -36,18 +39,16 @@ def repair_commands(
     """
     if not damaged:
         return Repair((), "")
-    command = (
-        _begun_with(root)
-        if manifest is None
-        else [*shlex.split(manifest.command), *_thresholds(manifest)]
-    )
+    command = _begun_with(root) if manifest is None else _made_with(manifest)
     delete = _delete(root, [name for name in damaged if name in present])
     if command is None:
         return Repair(
             delete,
             "then repeat the command that made the dataset: the file that tells it is damaged",
         )
-    repeat = shlex.join(root if word == _OUT else word for word in command)
+    if command[:1] != [_PROGRAM]:
+        return Repair((), "get or make the dataset again: no flowtrain command is noted in it")
+    repeat = " ".join(_quoted(root if word == _OUT else word) for word in command)
     notes = []
     if RESULTS_NAME in damaged:
         notes.append(f"without {RESULTS_NAME} all shards are made again")
@@ -57,10 +58,27 @@ def repair_commands(
 
 
 def _delete(root: str, names: Sequence[str]) -> tuple[str, ...]:
-    quoted = [shlex.quote(paths.join(root, name)) for name in names]
-    if paths.is_url(root):
+    quoted = [_quoted(paths.join(root, name)) for name in names]
+    if is_url(root):
         return tuple(f"{_DELETE[root.partition('://')[0]]} {path}" for path in quoted)
     return (f"rm -- {' '.join(quoted)}",) if quoted else ()
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; with control characters as bash's escapes, since they are not printed."""
+    if printable(word) == word:
+        return shlex.quote(word)
+    escaped = printable(word.replace("\\", "\\\\").replace("'", "\\'"))
+    return f"$'{escaped}'"
+
+
+def _made_with(manifest: Manifest) -> list[str]:
+    """The words of the command by the manifest; none where they are no words of a shell."""
+    try:
+        words = shlex.split(manifest.command)
+    except ValueError:
+        return []
+    return [*words, *_thresholds(manifest)]
 
 
 def _begun_with(root: str) -> list[str] | None:
@@ -74,13 +92,13 @@ def _begun_with(root: str) -> list[str] | None:
 
 
 def _preprocess_command(text: str) -> list[str]:
-    settings = Settings.model_validate(json.loads(text))
+    settings = Settings.model_validate(parse_object(text))
     # What the thresholds were is not known; the dataset kept them, so that any will do.
     return [*shlex.split(settings.command()), "--max-bad-fraction", "1", "--min-psnr", "0"]
 
 
 def _merge_command(text: str) -> list[str]:
-    return shlex.split(json.loads(text)["command"])
+    return shlex.split(str(parse_object(text)["command"]))
 
 
 def _thresholds(manifest: Manifest) -> list[str]:

@@ -31,6 +31,7 @@ from pipelines.dataset.shards import read_shard
 from schemas.bars import bytes_bar
 from schemas.errors import UserError, reason_of
 from schemas.files import sha256_file
+from schemas.json_text import parse_object
 from schemas.manifest import (
     MANIFEST_NAME,
     RESULTS_NAME,
@@ -277,13 +278,13 @@ def _check_files(dataset: StoredDataset, bar: Any) -> Iterator[Damage]:
 def _check_sealed(dataset: StoredDataset) -> Iterator[Damage]:
     for name in dataset.manifest.sealed:
         try:
-            text = unseal(paths.read(dataset.where(name)))
+            values = parse_object(unseal(paths.read(dataset.where(name))))
         except OSError as error:
             yield Damage(name, _unreadable(error))
         except ValueError as error:
             yield Damage(name, str(error))
         else:
-            source = json.loads(text).get("source")
+            source = values.get("source")
             if source is not None and source != dataset.manifest.source.model_dump(mode="json"):
                 yield Damage(name, "belongs to another dataset")
 
@@ -336,8 +337,12 @@ def _check_statistics(manifest: Manifest, shards: Sequence[_ReadShard]) -> Itera
     sums = [part for shard in shards for part in shard.channels]
     if not sums:
         return
-    actual = ChannelSums.merge(sums, manifest.shape[2]).statistics()
     stated = manifest.channels
+    try:
+        actual = ChannelSums.merge(sums, manifest.shape[2]).statistics()
+    except ValueError:
+        yield Damage(MANIFEST_NAME, "the mean and deviation of the records are not finite")
+        return
     scale = TOLERANCE * np.hypot(stated.mean, stated.std)
     near_mean = np.abs(np.subtract(actual.mean, stated.mean)) <= scale
     near_std = np.abs(np.subtract(actual.std, stated.std)) <= scale

@@ -24,6 +24,7 @@ from schemas.manifest import (
 from schemas.record import Record, decode_record
 from schemas.storage import paths
 from schemas.storage.directory import WORK
+from schemas.storage.url import is_url
 
 # What the commands that make a dataset leave there from their first moment on.
 _BEGUN = (WORK, SETTINGS_NAME, MERGE_NAME, SAMPLING_NAME)
@@ -91,12 +92,12 @@ def read_manifest_bytes(root: str) -> bytes:
     Raises:
         UserError: no such directory, no manifest in it, or it cannot be read.
     """
-    if not paths.is_url(root) and Path(root).is_file():
+    if not is_url(root) and Path(root).is_file():
         raise UserError(
             f"{root} is a file, not a dataset directory; give the directory that holds "
             f"{MANIFEST_NAME}"
         )
-    if not paths.is_url(root) and not Path(root).is_dir():
+    if not is_url(root) and not Path(root).is_dir():
         raise UserError(f"{root}: no such dataset directory; make it with `flowtrain preprocess`")
     path = paths.join(root, MANIFEST_NAME)
     try:

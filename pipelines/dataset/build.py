@@ -23,6 +23,7 @@ from pipelines.dataset.shard_results import (
     ShardResult,
     read_marker,
     recall_markers,
+    remove_markers,
     write_marker,
 )
 from schemas.errors import UserError
@@ -214,16 +215,32 @@ class ShardedBuild(Claim):
         """Whether shards can be made."""
         return self.directory.exists(self.ready)
 
-    def prepare(self, make_ready: Callable[[str], None]) -> None:
+    def prepare(
+        self,
+        make_ready: Callable[[str], None],
+        as_made: Callable[[str], bool] = lambda name: True,
+    ) -> None:
         """Bring the directory to the state in which shards can be made.
 
         It is claimed, and the shards that it holds from when it was finished are marked; then comes
         `ready`, which `make_ready` writes under the name that it is given.
+
+        Args:
+            make_ready: writes the file.
+            as_made: whether a file of that name that is there holds what `make_ready` would write.
+                Of one that was damaged nobody knows which shards were made by it: all marks go.
         """
         self.take()
+        if self.prepared and not as_made(self.ready):
+            self._forget()
         if not self.prepared:
             recall_markers(self.directory, self.work)
             make_ready(self.ready)
+
+    def _forget(self) -> None:
+        """Begin again: no shard is done. `ready` goes last: a kill before that changes nothing."""
+        remove_markers(self.directory, self.work)
+        self.directory.remove(self.ready)
 
     def check_ours(self) -> None:
         """Ask before anything is published whether it is still wanted.

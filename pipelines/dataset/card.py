@@ -35,6 +35,9 @@ def size_category(records: int) -> str:
     return next((name for limit, name in _SIZES if records < limit), _LARGEST)
 
 
+_NAMED = ("records", "source", "VAE")  # facts that hold names of others
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun: `1 file`, `1,000 files`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
@@ -61,12 +64,12 @@ def dataset_card(manifest: Manifest) -> str:
     """Content of `README.md`."""
     sections = [
         _front_matter(manifest),
-        f"# {pretty_name(manifest)}",
+        f"# {_plain_name(pretty_name(manifest))}",
         _WHAT_GENERATED if manifest.generated else LAYOUTS[manifest.layout].about,
         "## Open it",
         _opening(manifest),
         "## Facts",
-        _table(("what", "value"), facts(manifest, whole_paths=False)),
+        _table(("what", "value"), _told_facts(manifest)),
         *_classes(manifest),
         "## Statistics",
         _statistics(manifest),
@@ -125,6 +128,12 @@ def _source(manifest: Manifest, named: Callable[[str], str]) -> str:
     if manifest.parts:
         return f"{len(manifest.parts)} merged datasets"
     return f"{named(manifest.source.descriptor)}, split {manifest.source.split}"
+
+
+def _told_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """For the card, whose reader's program would take a name for what it is not."""
+    rows = facts(manifest, whole_paths=False)
+    return [(name, _plain_name(value) if name in _NAMED else value) for name, value in rows]
 
 
 def _without_folder(word: str) -> str:
@@ -240,17 +249,18 @@ def _statistics(manifest: Manifest) -> str:
 
 def _making(manifest: Manifest) -> str:
     command = shlex.join(map(_without_folder, shlex.split(manifest.command)))
+    fence = "`" * (1 + max(2, *map(len, re.findall("`*", command))))
     text = (
-        f"```sh\n{command}\n```\n\nOUT is where the dataset goes; local paths are without their "
-        "folders, which "
+        f"{fence}sh\n{command}\n{fence}\n\nOUT is where the dataset goes; local paths are "
+        "without their folders, which "
     )
     text += "`manifest.json` has. The same command with the same versions gives the same bytes:\n\n"
     text += _table(("package", "version"), sorted(manifest.versions.items()))
     if manifest.parts:
         rows = [
             (
-                _without_folder(source.descriptor),
-                source.split,
+                _plain_name(_without_folder(source.descriptor)),
+                _plain_name(source.split),
                 f"{part.counts.written:,}",
                 str(part.seed),
                 part.digest,
@@ -272,6 +282,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _plain(text: str) -> str:
     """Text that Markdown and HTML take for what it is."""
     return re.sub(r"([\\`*_\[\]<>&])", r"\\\1", text)
+
+
+def _plain_name(text: str) -> str:
+    """The same, without what changes nothing: an underscore within a word is one anyway."""
+    return re.sub(r"(?<=[^\W_])\\_(?=[^\W_])", "_", _plain(text))
 
 
 def _cell(text: str) -> str:

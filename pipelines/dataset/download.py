@@ -19,6 +19,8 @@ from schemas.manifest import MANIFEST_NAME, FileInfo, Manifest, ShardInfo, parse
 from schemas.sealed import unseal
 from schemas.storage import paths
 from schemas.storage.directory import WORK, Directory, reported
+from schemas.storage.url import is_url
+from schemas.storage.user_cache import expanded
 
 Progress = Callable[[int], object]
 
@@ -53,15 +55,14 @@ def stage(url: str, directory: str | Path, progress: Progress = lambda size: Non
             named), the store or the disk fails, or there is no room.
     """
     root = paths.absolute(url)
-    if not paths.is_url(root):
+    if not is_url(root):
         raise UserError(
             f"{url} is no URL of an object store; a dataset on a local disk needs no copy, use it "
             "as it is"
         )
     card = read_manifest_bytes(root)
     dataset = StoredDataset(root, parse_manifest(card, paths.join(root, MANIFEST_NAME)))
-    _check_names(dataset)
-    folder = Path(directory).expanduser().absolute() / dataset.manifest.digest()
+    folder = expanded(directory).absolute() / dataset.manifest.digest()
     target = Directory(str(folder / _COPY_NAME))
     with reported(target), _source_reported(dataset):
         if not _is_whole(target, dataset.manifest):
@@ -73,16 +74,6 @@ def stage(url: str, directory: str | Path, progress: Progress = lambda size: Non
 
 def _listed(manifest: Manifest) -> tuple[ShardInfo | FileInfo, ...]:
     return (*manifest.shards, *manifest.files)
-
-
-def _check_names(dataset: StoredDataset) -> None:
-    """Whoever wrote the manifest may choose names in the folder of the copy, and none outside."""
-    for name in (*(info.name for info in _listed(dataset.manifest)), *dataset.manifest.sealed):
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(
-                f"{dataset.where(MANIFEST_NAME)} names a file outside of the dataset ({name}); do "
-                "not use it"
-            )
 
 
 def _is_whole(target: Directory, manifest: Manifest) -> bool:

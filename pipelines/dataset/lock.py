@@ -5,13 +5,13 @@ several commands with the same settings may work side by side, on the same bytes
 ask is only whether the work is still there (`pipelines.dataset.build.ShardedBuild.check_ours`).
 """
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from schemas.errors import UserError, reason_of
+from schemas.locked import Lock, ask_for_lock
 from schemas.storage.directory import WORK, Directory
 
 _ATTEMPTS = 10
@@ -53,10 +53,8 @@ def held(path: Path, open_file: Callable[[Path], int], refusal: str) -> Iterator
     while True:
         handle = open_file(path)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(refusal) from None
+            if ask_for_lock(handle, path) is Lock.BUSY:
+                raise UserError(refusal)
             # Another command may have deleted or replaced the file between our open and our lock.
             if _lies_at(handle, path):
                 yield

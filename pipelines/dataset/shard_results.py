@@ -72,13 +72,16 @@ class ChannelSums(_Frozen):
         )
 
     def statistics(self) -> ChannelStatistics:
-        """Mean and deviation; of moments sqrt(var(mean) + E[exp(logvar)]), of posterior samples."""
+        """Mean and deviation; of moments sqrt(var(mean) + E[exp(logvar)]), of posterior samples.
+
+        Raises:
+            ValueError: one is not finite.
+        """
         total, squares, noise = (np.array(sums) for sums in (self.total, self.squares, self.noise))
         mean = total / self.positions
         variance = squares / self.positions - mean**2 + noise / self.positions
-        return ChannelStatistics(
-            mean=tuple(mean.tolist()), std=tuple(np.sqrt(np.maximum(variance, 0.0)).tolist())
-        )
+        std = np.sqrt(np.maximum(variance, 0.0))
+        return ChannelStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
 def _moments(
@@ -147,6 +150,9 @@ class ShardResult(_Frozen):
     rejects: tuple[Reject, ...]
     channels: ChannelSums
     errors: ErrorSums
+    # those of its records, in order; None in a marker of an earlier version
+    labels: tuple[int, ...] | None = None
+    enlarged: int = 0  # records of images that were smaller than the resolution
 
     @property
     def records(self) -> int:
@@ -159,6 +165,16 @@ class ShardFailure(_Frozen):
 
     shard: int
     message: str
+
+
+def empty_classes(results: Sequence[ShardResult], classes: int) -> tuple[int, ...]:
+    """Numbers of the classes that no record belongs to; none where not all shards know theirs."""
+    seen = set[int]()
+    for result in results:
+        if result.labels is None:
+            return ()
+        seen.update(result.labels)
+    return tuple(number for number in range(classes) if number not in seen)
 
 
 def marker_name(work: str, shard: int) -> str:
@@ -179,6 +195,12 @@ def read_marker(directory: Directory, work: str, shard: int) -> ShardResult | No
 def write_marker(directory: Directory, work: str, result: ShardResult) -> None:
     """Declare a shard done."""
     directory.write(marker_name(work, result.shard), result.model_dump_json() + "\n")
+
+
+def remove_markers(directory: Directory, work: str) -> None:
+    """Declare no shard done."""
+    for name in directory.names(f"{work}/{DONE}"):
+        directory.remove(f"{work}/{DONE}/{name}")
 
 
 def recall_markers(directory: Directory, work: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from schemas.errors import UserError
 CLASS = "AutoencoderKL"
 DOWN_BLOCK = "DownEncoderBlock2D"
 UP_BLOCK = "UpDecoderBlock2D"
+MOST_CHANNELS, MOST_BLOCKS = 1 << 16, 16  # many times those of any autoencoder
 ACTIVATIONS = ("gelu", "mish", "relu", "silu", "swish")  # `pipelines.encoders.kl` has the functions
 
 # What JSON may hold where a default is of the type on the left.
@@ -79,7 +81,7 @@ class VaeConfig:
             known["block_out_channels"] = tuple(known["block_out_channels"])
         for key in ("scaling_factor", "shift_factor"):
             if key in known:
-                known[key] = float(known[key])
+                known[key] = _finite(key, known[key])
         config = cls(**known)
         _check_block_types(values, len(config.block_out_channels))
         _check_sizes(config)
@@ -99,6 +101,20 @@ class VaeConfig:
             **asdict(self),
             "block_out_channels": list(self.block_out_channels),
         }
+
+
+def _finite(key: str, value: float) -> float:
+    """A factor of latents, which are divided by the first and stored as finite numbers."""
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number) or (key == "scaling_factor" and number <= 0):
+        raise UserError(
+            f"the VAE's config.json has {key} {number:g}; it must be a number"
+            f"{' above 0' if key == 'scaling_factor' else ''}"
+        )
+    return number
 
 
 def _check_block_types(values: Mapping[str, Any], blocks: int) -> None:
@@ -134,10 +150,18 @@ def _check_sizes(config: VaeConfig) -> None:
     )
     for key in positive:
         value = getattr(config, key)
-        if value < 1:
-            raise UserError(f"the VAE's config.json has {key} {value!r}; it must be above 0")
+        if not 1 <= value <= MOST_CHANNELS:
+            raise UserError(
+                f"the VAE's config.json has {key} {value!r}; it must be 1 to {MOST_CHANNELS}"
+            )
+    if not 1 <= len(config.block_out_channels) <= MOST_BLOCKS:
+        raise UserError(
+            f"the VAE's config.json has {len(config.block_out_channels)} block_out_channels; it "
+            f"must have 1 to {MOST_BLOCKS}"
+        )
     for channels in config.block_out_channels:
-        if not isinstance(channels, int) or channels < 1 or channels % config.norm_num_groups:
+        fits = isinstance(channels, int) and 1 <= channels <= MOST_CHANNELS
+        if not fits or channels % config.norm_num_groups:
             raise UserError(
                 f"the VAE's config.json has block_out_channels {list(config.block_out_channels)}; "
                 f"each must be a multiple of norm_num_groups {config.norm_num_groups}"

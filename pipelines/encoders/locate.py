@@ -25,6 +25,7 @@ from pipelines.encoders.weight_files import (
     read_object,
 )
 from schemas.errors import UserError, reason_of
+from schemas.storage.user_cache import expanded
 
 EMBEDDED = "embedded"
 EMBEDDED_DIRECTORY = Path(__file__).parent.parent / "assets" / "embedded-vae"
@@ -67,7 +68,7 @@ def find_vae(name: str, revision: str | None = None) -> VaeFiles:
     if name == EMBEDDED:
         _no_revision(name, revision)
         return VaeFiles(name, None, EMBEDDED_DIRECTORY)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         _no_revision(name, revision)
         of_pipeline = path / PIPELINE_FOLDER

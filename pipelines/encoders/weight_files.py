@@ -1,11 +1,11 @@
 """The files of a VAE in diffusers' layout, by name: its config and its weights."""
 
-import json
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from schemas.errors import UserError
+from schemas.json_text import parse_object
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -66,9 +66,6 @@ def read_object(file: Path) -> dict[str, object]:
         UserError: the file cannot be read, or holds something else.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        return parse_object(file.read_bytes())
+    except (ValueError, OSError) as error:
         raise UserError(f"cannot read {file}: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} does not hold a JSON object")
-    return values

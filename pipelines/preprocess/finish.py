@@ -17,6 +17,7 @@ from pipelines.dataset.shard_results import (
     Reject,
     ShardFailure,
     ShardResult,
+    empty_classes,
 )
 from pipelines.preprocess.identity import dataset_build
 from pipelines.preprocess.settings import Settings
@@ -173,11 +174,11 @@ def make_manifest(settings: Settings, results: Sequence[ShardResult]) -> Manifes
             f"all {rejected} images of {settings.source.descriptor} were rejected, see "
             f"{REJECTS_NAME}"
         )
-    channels = ChannelSums.merge(
-        [result.channels for result in results], settings.shape[2]
-    ).statistics()
-    if not all(map(math.isfinite, (*channels.mean, *channels.std))):
-        raise UserError(f"the statistics of the latents are not finite; {_OTHER_VAE}")
+    sums = ChannelSums.merge([result.channels for result in results], settings.shape[2])
+    try:
+        channels = sums.statistics()
+    except ValueError:
+        raise UserError(f"the statistics of the latents are not finite; {_OTHER_VAE}") from None
     return Manifest(
         layout=settings.layout,
         split=settings.source.split,
@@ -186,6 +187,7 @@ def make_manifest(settings: Settings, results: Sequence[ShardResult]) -> Manifes
         crop=settings.crop,
         tensors=settings.tensors,
         classes=settings.classes,
+        empty_classes=empty_classes(results, len(settings.classes)),
         source=settings.source,
         vae=settings.vae,
         counts=Counts(
@@ -193,6 +195,7 @@ def make_manifest(settings: Settings, results: Sequence[ShardResult]) -> Manifes
             written=written,
             rejected=rejected,
             duplicate=settings.duplicates,
+            enlarged=sum(result.enlarged for result in results),
         ),
         channels=channels,
         reconstruction=ErrorSums.merge([result.errors for result in results]).reconstruction(),

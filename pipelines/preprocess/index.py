@@ -1,20 +1,22 @@
 """The index of a dataset: which item is in which place. Written once, before any shard.
 
-Items are sorted by key, later ones of the same key dropped, then put in the order of a keyed hash
-of their keys. A hash and not a random generator, so that the order follows from the seed on any
-version of any library. SQLite sorts, in a temporary file of its own once the items outgrow its
-cache: memory does not grow with the source.
+Items are sorted by key, images that are listed again are dropped, then they are put in the order of
+a keyed hash of their keys. A hash and not a random generator, so that the order follows from the
+seed on any version of any library. SQLite sorts, in a temporary file of its own once the items
+outgrow its cache: memory does not grow with the source.
 """
 
 import hashlib
 import json
+import operator
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from pipelines.sources import Item
+from pipelines.sources import Item, Source
 from schemas.errors import UserError
+from schemas.json_text import parse_json
 from schemas.storage.directory import Directory
 
 INDEX_NAME = "index.jsonl"  # in the folder `Settings.work`
@@ -67,17 +69,23 @@ class Index:
         return offsets
 
 
-def build_index(items: Iterable[Item], seed: int, fingerprint: str = "") -> Index:
-    """Sort, drop duplicate keys (the first by key, label, size and location stays), permute by
-    `seed`.
+def build_index(
+    items: Iterable[Item],
+    seed: int,
+    fingerprint: str = "",
+    same: Callable[[Item, Item], bool] = operator.eq,
+) -> Index:
+    """Sort, drop duplicates (the first by key, label, size and location stays), permute by `seed`.
 
     Args:
         items: in any order; they are taken one by one.
         seed: of the permutation.
         fingerprint: what else identifies the source (`Source.fingerprint`).
+        same: whether two items of one key are one image (`Source.same`).
 
     Raises:
-        UserError: the temporary disk is full.
+        UserError: two images have one key, or the temporary disk is full.
+        OSError: `same` cannot read them.
     """
     database = sqlite3.connect("")  # no name: a temporary database, in memory while it is small
     database.execute("PRAGMA journal_mode = OFF")
@@ -87,20 +95,27 @@ def build_index(items: Iterable[Item], seed: int, fingerprint: str = "") -> Inde
         database.executemany(
             "INSERT INTO listed VALUES (?, ?, ?, ?, ?, ?)", (_row(item, seed) for item in items)
         )
-        return _order(database, fingerprint)
+        return _order(database, fingerprint, same)
     except sqlite3.OperationalError as error:
         raise UserError(
             f"cannot sort the index ({error}); make room where TMPDIR lies, or set TMPDIR"
         ) from error
 
 
-def _order(database: sqlite3.Connection, fingerprint: str) -> Index:
+def index_of(source: Source, seed: int) -> Index:
+    """The index of all items of a source; raises as `build_index`, and as `Source.index`."""
+    return build_index(source.index(), seed, source.fingerprint, source.same)
+
+
+def _order(
+    database: sqlite3.Connection, fingerprint: str, same: Callable[[Item, Item], bool]
+) -> Index:
     digest, state = hashlib.sha256(fingerprint.encode()), hashlib.sha256()
     listed = 0
 
     def unique() -> Iterator[tuple[bytes, bytes]]:
         nonlocal listed
-        last = None
+        last, first = None, b""
         columns = "key, label, size, modified, rank, line"
         for key, label, size, modified, rank, line in database.execute(
             f"SELECT {columns} FROM listed ORDER BY key, label, size, line"
@@ -109,8 +124,13 @@ def _order(database: sqlite3.Connection, fingerprint: str) -> Index:
             digest.update(json.dumps([key.decode(), label, size]).encode() + b"\n")
             state.update(b"%d " % modified + line)
             if key != last:
+                last, first = key, line
                 yield rank, line
-            last = key
+            elif not same(_item(first), _item(line)):
+                raise UserError(
+                    f"two images are called {key.decode()} and are not the same; a record's key is "
+                    "its name, so rename one of them, or put them into folders of their own"
+                )
 
     database.execute(_UNIQUE)
     database.executemany("INSERT INTO chosen VALUES (?, ?)", unique())
@@ -128,6 +148,18 @@ def write_index(directory: Directory, name: str, index: Index) -> None:
         with open(staged, "wb") as file:
             file.writelines(index.lines())
         directory.publish(staged, name)
+
+
+def index_is(directory: Directory, name: str, index: Index) -> bool:
+    """Whether an index file holds this index, byte for byte; read piece by piece."""
+    wanted, found = hashlib.sha256(), hashlib.sha256()
+    length = 0
+    for line in index.lines():
+        wanted.update(line)
+        length += len(line)
+    for offset in range(0, length + 1, _PIECE):  # one byte more than there should be is seen too
+        found.update(directory.read(name, offset, min(_PIECE, length + 1 - offset)))
+    return wanted.digest() == found.digest()
 
 
 def read_index(directory: Directory, name: str, start: int, length: int) -> Iterator[Item]:
@@ -162,4 +194,4 @@ def _hash(seed: int, text: str) -> bytes:
 
 
 def _item(line: bytes) -> Item:
-    return Item(*json.loads(line))
+    return Item(*parse_json(line))

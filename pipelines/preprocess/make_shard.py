@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ from pipelines.images import CROPS, ImageError
 from pipelines.preprocess.identity import dataset_build
 from pipelines.preprocess.index import read_index
 from pipelines.preprocess.settings import Settings, current_versions
-from pipelines.sources import Item, Picture, Source, open_source
+from pipelines.sources import Item, Source, open_source
 from schemas.errors import UserError, reason_of
 from schemas.manifest import ShardInfo
 from schemas.record import encode_record
@@ -66,6 +67,14 @@ class _Batch:
     pixels: NDArray[np.uint8]
 
 
+class _Cropped(NamedTuple):
+    """Pixels (R, R, 3) of an image, its class, and whether it was smaller."""
+
+    pixels: NDArray[np.uint8]
+    label: int
+    enlarged: bool
+
+
 @dataclass
 class _Tally:
     """What adds up while a shard is written."""
@@ -75,6 +84,8 @@ class _Tally:
     rejects: list[Reject] = field(default_factory=list)
     channels: list[ChannelSums] = field(default_factory=list)
     errors: list[ErrorSums] = field(default_factory=list)
+    labels: set[int] = field(default_factory=set)
+    enlarged: int = 0
 
     def reject(self, item: Item, reason: str, exception: str) -> None:
         self.rejects.append(
@@ -151,6 +162,8 @@ def _make(
         rejects=tuple(sorted(tally.rejects, key=lambda reject: reject.key)),
         channels=ChannelSums.merge(tally.channels, settings.shape[2]),
         errors=ErrorSums.merge(tally.errors),
+        labels=tuple(sorted(tally.labels)),
+        enlarged=tally.enlarged,
     )
 
 
@@ -206,19 +219,20 @@ def _decoded(
     crop = CROPS[settings.crop]
     classes = len(settings.classes)
 
-    def work(item: Item) -> Picture | ImageError:
+    def work(item: Item) -> _Cropped | ImageError:
         try:
             pixels, label = source.read(item)
             if not 0 <= label < classes:
                 return ImageError(
                     f"its label {label} is not one of the {classes} classes", "ValueError"
                 )
-            return Picture(crop(pixels, settings.resolution), label)
+            enlarged = min(pixels.shape[:2]) < settings.resolution
+            return _Cropped(crop(pixels, settings.resolution), label, enlarged)
         except ImageError as error:
             return error
 
     waiting = iter(items)
-    begun: deque[tuple[Item, Future[Picture | ImageError]]] = deque()
+    begun: deque[tuple[Item, Future[_Cropped | ImageError]]] = deque()
     while True:
         for item in islice(waiting, ahead - len(begun)):
             begun.append((item, pool.submit(work, item)))
@@ -239,6 +253,7 @@ def _decoded(
             tally.reject(item, picture.reason, picture.exception)
         else:
             tally.count("decoded", 1)
+            tally.enlarged += picture.enlarged
             yield replace(item, label=picture.label), picture.pixels
 
 
@@ -289,6 +304,7 @@ def _write_batch(
         if not good[row]:
             tally.reject(item, "its latent is not finite in float16", NOT_FINITE)
             continue
+        tally.labels.add(item.label)
         for tensors, writer in zip(views, writers, strict=True):
             one = {name: values[row] for name, values in tensors.items()}
             writer.write(encode_record(item.key, item.label, one, settings.tensors))

@@ -20,7 +20,7 @@ from pipelines.dataset.lock import exclusive
 from pipelines.dataset.shard_results import ShardFailure, ShardResult, drop_damaged_results
 from pipelines.encoders.encode import Encoder, load_encoder
 from pipelines.preprocess.finish import finish, take_failure
-from pipelines.preprocess.index import write_index
+from pipelines.preprocess.index import index_is, write_index
 from pipelines.preprocess.make_shard import Slice, make_shard
 from pipelines.preprocess.plan import Plan
 from pipelines.preprocess.progress import ProgressBar, Ticker
@@ -139,7 +139,10 @@ def preprocess(
             done = build.resume(functools.partial(_reopen, plan), plan.accept)
             # else the run that wrote the manifest was killed, or was faster than we
             if done is None:
-                build.prepare(lambda name: write_index(directory, name, plan.index))
+                build.prepare(
+                    lambda name: write_index(directory, name, plan.index),
+                    lambda name: index_is(directory, name, plan.index),
+                )
         if done is None:
             config = _run(plan, beam_args, progress)
             done = _outcome(plan, config)

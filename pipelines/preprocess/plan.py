@@ -8,7 +8,7 @@ from pipelines.encoders.describe import describe_vae
 from pipelines.images import CROPS, ImageError
 from pipelines.preprocess.finish import check_quality
 from pipelines.preprocess.identity import dataset_build
-from pipelines.preprocess.index import Index, build_index
+from pipelines.preprocess.index import Index, index_of
 from pipelines.preprocess.settings import Settings, current_versions, read_settings
 from pipelines.sources import Source, check_is_no_source, open_source
 from schemas.errors import UserError, reason_of
@@ -50,12 +50,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request that can be carried out."""
+    """A request that can be carried out. `remarks` is what to tell of the source, a line each."""
 
     request: Request
     directory: Directory
     settings: Settings
     index: Index
+    remarks: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -106,7 +107,7 @@ def make_plan(request: Request) -> Plan:
         begun = read_settings(directory)
     vae = _described_vae(request, begun)
     try:
-        index = build_index(source.index(), request.seed, source.fingerprint)
+        index = index_of(source, request.seed)
         classes = source.classes
     except OSError as error:
         reason = reason_of(error)
@@ -137,7 +138,7 @@ def make_plan(request: Request) -> Plan:
         new = not directory.exists(SETTINGS_NAME)
     if new:
         _check_readable(source, index, settings)
-    return Plan(request, directory, settings, index)
+    return Plan(request, directory, settings, index, source.remarks())
 
 
 def _output_directory(request: Request) -> Directory:

@@ -4,7 +4,6 @@ It is written down before the first shard, and claims the directory
 (`pipelines.preprocess.identity`).
 """
 
-import json
 import shlex
 from typing import Any
 
@@ -13,6 +12,7 @@ from pydantic import Field, ValidationError
 from pipelines.dataset.build import identity_key
 from schemas.errors import UserError
 from schemas.growing import Growing
+from schemas.json_text import parse_object
 from schemas.layout import Layout, TensorSpec, layout_tensors
 from schemas.manifest import PIXELS, SETTINGS_NAME, SourceInfo, VaeInfo
 from schemas.sealed import unseal
@@ -117,7 +117,7 @@ def differences(old: Settings, new: Settings) -> list[str]:
     """`field: old -> new` for every field that differs, nested ones with dots, in the order of the
     fields.
     """
-    changed = differing(old.model_dump(mode="json"), new.model_dump(mode="json"))
+    changed = differing(old.every_field(), new.every_field())
     return [f"{name}: {before} -> {after}" for name, (before, after) in changed.items()]
 
 
@@ -140,7 +140,7 @@ def parse_settings(content: bytes, root: str) -> Settings:
         UserError: the file is damaged or of another release.
     """
     try:
-        return Settings.model_validate(json.loads(unseal(content)))
+        return Settings.model_validate(parse_object(unseal(content)))
     except (ValueError, ValidationError):
         raise UserError(
             f"{root}/{SETTINGS_NAME} is damaged or written by another release of flowtrain; "

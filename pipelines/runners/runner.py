@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -68,6 +69,9 @@ def run_pipeline(
         pipeline = beam.Pipeline(runner=runner, options=options)
     except ValueError as error:  # from Beam's validators, several lines of it
         raise UserError(f"{name} refuses these options: {one_line(error)}") from error
+    # For files of transforms in other languages, of which there are none here. Beam deletes it when
+    # the pipeline has run; a kill would leave it.
+    shutil.rmtree(pipeline.local_tempdir, ignore_errors=True)
     define(pipeline)
     if elsewhere is not None:
         elsewhere.settle(pipeline)

@@ -2,13 +2,21 @@
 
 import errno
 import importlib
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from flowtrain.devices.compilation import use_compilation_cache
 from schemas.errors import UserError
+from schemas.text import printable
 
 # name: (module, attribute, one line for --help)
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -49,6 +57,9 @@ _STORAGE = {
 _STORAGE |= {errno.EISDIR, errno.ENAMETOOLONG}
 
 
+_TYPED = "flowtrain.typed"  # of a context: all that was typed
+
+
 class LazyGroup(click.Group):
     """Imports a command's module when it runs; a `UserError` becomes a line and status 2."""
 
@@ -65,10 +76,16 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_TYPED] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        use_compilation_cache()
         try:
-            return super().invoke(ctx)
+            _check_typed(ctx.meta[_TYPED])
+            use_compilation_cache()
+            with _interrupt_ends_the_process():
+                return super().invoke(ctx)
         except click.exceptions.NoArgsIsHelpError:
             raise
         except click.UsageError as error:
@@ -84,8 +101,52 @@ class LazyGroup(click.Group):
             )
 
 
+def _check_typed(arguments: Iterable[str]) -> None:
+    """Refuse what no argument of any command is.
+
+    Raises:
+        UserError: an empty one, or one with a line break or a NUL, which no path has.
+    """
+    for before, argument in pairwise(("flowtrain", *arguments)):
+        if not argument.strip():
+            raise UserError(
+                f"the argument after {before} is empty; give a value (is a variable of the shell "
+                "unset?)"
+            )
+        if any(character in argument for character in "\0\r\n"):
+            raise UserError(
+                f"the argument after {before} is {argument[:60]!r}; give each value a line, and "
+                "no NUL"
+            )
+
+
+@contextmanager
+def _interrupt_ends_the_process() -> Iterator[None]:
+    """Ctrl-C stops at once and says how to go on: of all commands but `train`, which saves first,
+    every moment is safe to stop at. An exception would have to find its way through Beam's threads
+    and JAX's, which print traces of it or die of it.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"\nInterrupted; repeat the command to go on.\n")
+        with suppress(Exception):  # results printed so far
+            sys.stdout.flush()
+        os._exit(128 + number)
+
+    # A shell lets jobs in the background ignore it.
+    ignored = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None)
+    if ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _refuse(message: str) -> NoReturn:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    click.echo(printable(f"Error: {' '.join(message.split())}"), err=True)
     sys.exit(2)
 
 

@@ -88,6 +88,16 @@ def preview_maker() -> PreviewMaker:
     return module.make_preview
 
 
+def check_protocol(name: str) -> None:
+    """Whether previews can be measured by a protocol of this name.
+
+    Raises:
+        UserError: there is none, or a package is missing.
+    """
+    module = _module("evaluation.protocols", "previews need", "install it, or set preview.every=0")
+    module.find_protocol(name)
+
+
 def _dataset_module(name: str) -> ModuleType:
     return _module(
         name,

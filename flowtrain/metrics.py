@@ -52,6 +52,22 @@ class Interval:
         self._latest: dict[str, float] = {}
         self._time_loss, self._time_count = [0.0] * TIME_BINS, [0.0] * TIME_BINS
 
+    def state(self) -> dict[str, Any]:
+        """What JSON keeps of the steps so far, without the seconds, which are this machine's."""
+        return {
+            "made": self._made,
+            "sums": dict(self._sums),
+            "time_loss": list(self._time_loss),
+            "time_count": list(self._time_count),
+        }
+
+    def resume(self, state: Mapping[str, Any] | None) -> None:
+        """Begin an interval that has the steps of a `state`; None: none of them is known."""
+        self.clear()
+        if state is not None:
+            self._made, self._sums = state["made"], dict(state["sums"])
+            self._time_loss, self._time_count = list(state["time_loss"]), list(state["time_count"])
+
     def add(self, values: Mapping[str, Any], seconds: float | None, waited: float) -> None:
         """Add one step.
 

@@ -11,8 +11,9 @@ from flowtrain.records.order import Selection
 from flowtrain.records.reader import LatentReader, Records
 from flowtrain.state.ema import average_names
 from flowtrain.step import Setup
-from schemas.config import Recipe
+from schemas.config import Flip, Recipe
 from schemas.errors import UserError
+from schemas.layout import Layout
 from schemas.manifest import Manifest, Normalization
 from schemas.run import DatasetRef, Run
 from schemas.versions import installed_version
@@ -41,6 +42,34 @@ class Plan:
         """Of a training step, twice the multiply-accumulates."""
         return 2.0 * TRAINING_COST * forward_macs(self.recipe.model, self.run.latent_shape)
 
+    @property
+    def advice(self) -> str | None:
+        """A line for latents that reach the model in whatever scale their encoder left them.
+
+        A VAE without a scaling factor of its own (TAESD, TAEF1, TAEF2) has 1.0 and no shift, so
+        that `train.normalization = "vae"` changes nothing.
+        """
+        manifest = self.reader.manifest
+        if manifest.vae is None or manifest.generated or self.recipe.train.normalization != "vae":
+            return None
+        if self.from_stored != Normalization.identity(manifest.shape[2]):
+            return None
+        deviations = manifest.channels.std
+        return (
+            "the encoder has no scaling factor, and the channels of its latents have deviations "
+            f"from {min(deviations):.2f} to {max(deviations):.2f}; "
+            "--set train.normalization=channel brings each to mean 0 and deviation 1"
+        )
+
+    @property
+    def mirrored(self) -> str:
+        """Where mirror images come from."""
+        if self.recipe.train.flip == "never":
+            return "no"
+        if self.reader.manifest.flips:
+            return "stored encodings"
+        return "pixels, as they are read" if self.recipe.train.flip == "always" else "no"
+
     def setup(self, constrain: Constrain | None = None) -> Setup:
         """What a step is made of; `constrain` says where activations live."""
         run, network = self.run, self.network
@@ -67,6 +96,7 @@ class Plan:
             "records": self.run.dataset.records,
             "trained_on": len(self.selection),
             "classes": len(self.run.classes),
+            "mirrored": self.mirrored,
             "latent": "x".join(map(str, self.run.latent_shape)),
             "steps": recipe.train.steps,
             "batch_size": recipe.train.batch_size,
@@ -97,7 +127,11 @@ def plan_for(reader: Records, where: str, recipe: Recipe) -> Plan:
     """
     manifest = reader.manifest
     _check_shapes(manifest, recipe)
+    _check_channels(manifest, recipe)
+    _check_mirrors(manifest, recipe)
     _check_classes(manifest, recipe)
+    if recipe.train.flip == "always" and manifest.flips:
+        recipe = _with_flip(recipe, "auto")  # the same batches, and so the same run
     selection = _select(where, len(reader), recipe)
     network = make_network(recipe.model, manifest.shape, len(manifest.classes))
     from_stored = _FROM_STORED[recipe.train.normalization](manifest)
@@ -106,6 +140,7 @@ def plan_for(reader: Records, where: str, recipe: Recipe) -> Plan:
         dataset=DatasetRef.of(where, manifest),
         latent_shape=manifest.shape,
         classes=manifest.classes,
+        empty_classes=manifest.empty_classes,
         normalization=_from_raw(manifest, from_stored),
         vae=manifest.vae,
         parameters=count_parameters(network.abstract),
@@ -166,6 +201,28 @@ def _check_shapes(manifest: Manifest, recipe: Recipe) -> None:
             f"resolution {manifest.resolution} is not divisible by VAE factor {factor} x patch "
             f"{patch}: the latents are {height}x{width}; choose model.patch to divide them, or "
             f"encode at a multiple of {factor * patch}"
+        )
+
+
+def _check_channels(manifest: Manifest, recipe: Recipe) -> None:
+    guided, channels = recipe.sampler.cfg_channels, manifest.shape[2]
+    if guided is not None and guided > channels:
+        raise UserError(
+            f"sampler.cfg_channels {guided}: the latents have {channels} channels; lower it"
+        )
+
+
+def _with_flip(recipe: Recipe, flip: Flip) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"flip": flip})})
+
+
+def _check_mirrors(manifest: Manifest, recipe: Recipe) -> None:
+    has_mirrors = manifest.flips or manifest.layout is Layout.IMAGE
+    if recipe.train.flip == "always" and not has_mirrors:
+        raise UserError(
+            "train.flip=true: the dataset has no mirrored encodings, and latents have no mirror "
+            "image of their own; encode with `flowtrain preprocess --flips`, or set "
+            "train.flip=auto"
         )
 
 

@@ -72,6 +72,14 @@ class Progress:
         before, self._pending = self._pending, (step, metrics)
         return self._read(*before) if before else None
 
+    def interval(self) -> dict[str, Any]:
+        """What the next line will say of the steps that were read: `Interval.state`."""
+        return self._interval.state()
+
+    def resume(self, interval: Mapping[str, Any] | None) -> None:
+        """Go on in the midst of one: what `interval` was; None: an earlier release kept none."""
+        self._interval.resume(interval)
+
     def flush(self) -> dict[str, Any] | None:
         """Read the step that is pending; returns what `push` returns."""
         before, self._pending = self._pending, None

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import click
 
+from flowtrain.option_types import LocalPath
+
 DIGITS = "embedded:digits"
 STEPS = "100,20,5,1"
 GUIDANCE = "1,4"
@@ -54,7 +56,7 @@ def stages(out: Path, overrides: Sequence[str], num_samples: int) -> dict[str, l
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False), default="quickstart")
+@click.argument("out", type=LocalPath(writes=True, file_okay=False), default="quickstart")
 @click.option(
     "--set",
     "overrides",
@@ -64,7 +66,7 @@ def stages(out: Path, overrides: Sequence[str], num_samples: int) -> dict[str, l
 )
 @click.option(
     "--num-samples",
-    type=click.IntRange(min=10),
+    type=click.IntRange(min=10, max=1_000_000),
     default=500,
     show_default=True,
     help="Samples a setting.",
@@ -75,6 +77,10 @@ def quickstart(out: Path, overrides: tuple[str, ...], num_samples: int, dry_run:
 
     Example: flowtrain quickstart /tmp/digits
     """
+    from flowtrain.recipes import find_recipe
+    from schemas.recipes import load_recipe
+
+    load_recipe(find_recipe("digits"), overrides)  # not minutes later, when it is trained
     seconds: dict[str, float] = {}
     for stage, arguments in stages(out, overrides, num_samples).items():
         click.secho(f"$ flowtrain {shlex.join(arguments)}", bold=True)

@@ -23,6 +23,7 @@ from tensorboardX.summary import text as text_summary
 from flowtrain.state.faults import storage_faults
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.json_text import parse_json
 from schemas.png import encode_png
 from schemas.run import METRICS_NAME
 
@@ -82,15 +83,16 @@ def cut_metrics(path: Path, step: int) -> None:
     """Drop lines after `step` and a torn last line, so that a resumed curve has each once."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            late = json.loads(line)["step"] > step
-        except (ValueError, KeyError, TypeError):
-            break
-        if not late:
-            kept.append(line)
-    write_atomic(path, "".join(f"{line}\n" for line in kept))
+    lines = path.read_bytes().split(b"\n")[:-1]  # without a last one that a kill has cut
+    write_atomic(path, b"".join(line + b"\n" for line in lines if _stays(line, step)))
+
+
+def _stays(line: bytes, step: int) -> bool:
+    """Whether a line is of a step up to this one. One that cannot be parsed stays."""
+    try:
+        return parse_json(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):
+        return True
 
 
 class JsonLines:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -57,13 +58,29 @@ class Setup:
 
 def init_state(setup: Setup, key: RandomKey) -> TrainState:
     """The state before the first step; averages start at the parameters. Jit it."""
+    return _state_around(setup, setup.network.init(jax.random.fold_in(key, Purpose.INIT)))
+
+
+def abstract_state(setup: Setup) -> TrainState:
+    """That of `init_state` as ShapeDtypeStructs, without building the network again."""
+    return jax.eval_shape(lambda params: _state_around(setup, params), setup.network.abstract)
+
+
+@lru_cache(maxsize=4)
+def make_init(setup: Setup, mesh: Mesh) -> Callable[[RandomKey], TrainState]:
+    """`init_state`, jitted, each array of it where `state_shardings` puts it."""
+    places = state_shardings(mesh, abstract_state(setup))
+    return jax.jit(lambda key: init_state(setup, key), out_shardings=places)
+
+
+def _state_around(setup: Setup, params: Params) -> TrainState:
     train = setup.recipe.train
-    params = setup.network.init(jax.random.fold_in(key, Purpose.INIT))
     ema = {name: jax.tree.map(jnp.copy, params) for name in averages(train)}
     opt = make_optimizer(setup.recipe.optimizer, train.steps).init(params)
     return TrainState(jnp.int32(0), params, ema, opt, jnp.int32(0), jnp.int32(0))
 
 
+@lru_cache(maxsize=4)
 def make_train_step(setup: Setup, mesh: Mesh | None = None) -> TrainStep:
     """`(state, batch, key) -> (state, metrics)`, jitted, with the state's buffers donated.
 
@@ -74,6 +91,9 @@ def make_train_step(setup: Setup, mesh: Mesh | None = None) -> TrainStep:
 
     On a `mesh` the state stays where `state_shardings` puts it, which XLA does not do of itself:
     another layout would be compiled again, and not be donated. Metrics are on all devices.
+
+    Equal arguments give the same function: a process that goes on with a run, or trains it again,
+    traces it once.
     """
     train = setup.recipe.train
     optimizer = make_optimizer(setup.recipe.optimizer, train.steps)
@@ -117,10 +137,8 @@ def make_train_step(setup: Setup, mesh: Mesh | None = None) -> TrainStep:
 
     if mesh is None:
         return jax.jit(step, donate_argnums=0)
-    abstract = jax.eval_shape(lambda: init_state(setup, jax.random.key(0)))
-    return jax.jit(
-        step, donate_argnums=0, out_shardings=(state_shardings(mesh, abstract), replicated(mesh))
-    )
+    places = state_shardings(mesh, abstract_state(setup))
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, replicated(mesh)))
 
 
 def _gradient(
@@ -159,6 +177,7 @@ def _cut(x: jax.Array, parts: int) -> jax.Array:
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 
+@lru_cache(maxsize=4)
 def make_validation_step(setup: Setup, mesh: Mesh | None = None) -> Callable[..., Metrics]:
     """`(params, batch, weight, key) -> {"loss", "time_loss", "time_count"}`, jitted sums.
 

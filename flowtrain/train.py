@@ -40,7 +40,7 @@ from flowtrain.state.rollback import Position, write_rollbacks
 from flowtrain.state.snapshots import Snapshots
 from flowtrain.state.train_state import TrainState
 from flowtrain.state.workdir import claimed
-from flowtrain.step import Setup, init_state, make_train_step
+from flowtrain.step import Setup, abstract_state, make_init, make_train_step
 from flowtrain.validation import make_validation
 from schemas.columns import Columns
 from schemas.errors import UserError
@@ -174,21 +174,22 @@ class Loop:
             self.plan, self.setup, self.options.validate_on, self.mesh
         )
         self._reported: set[int] = set()  # damaged records that the user has read of
+        # the steps between the last line of metrics and the checkpoint that was restored
+        self._interval: Mapping[str, Any] | None = None
 
     def begin(self) -> tuple[TrainState, Position]:
         """The state to go on from, and where that is; the loader is moved there."""
         step = self.checkpoints.latest()
         if step is None:
-            _, places = self._places()
-            init = jax.jit(lambda key: init_state(self.setup, key), out_shardings=places)
             self.snapshots.cut(0)
             self._move(Position())
-            return init(self._key), self.position
+            return make_init(self.setup, self.mesh)(self._key), self.position
         return self._restore(step)
 
     def run(self, state: TrainState, position: Position, progress: Progress) -> Outcome:
         """Train to the recipe's last step, or until asked to stop."""
         self.position, self.progress = position, progress
+        progress.resume(self._interval)
         recipe = self.plan.recipe.train
         train_step = make_train_step(self.setup, self.mesh if self.mesh.size > 1 else None)
         while self.position.step < recipe.steps:
@@ -346,11 +347,12 @@ class Loop:
             f"{event}; back to the checkpoint of step {good}, past the batches of the steps between"
         )
         state, _ = self._restore(good, position)
+        self.progress.resume(self._interval)
         return state
 
     def _restore(self, step: int, position: Position | None = None) -> tuple[TrainState, Position]:
         """The state of a checkpoint; `position` where it is not the checkpoint's own."""
-        state, data, meta = self.checkpoints.restore(step, with_sharding(*self._places()))
+        state, data, meta = self.checkpoints.restore(step, self._like())
         saved = Position(step, tuple((good, over) for good, over in meta["rollbacks"]))
         same_run = meta["step"] == step and meta["dataset"] == self.plan.run.dataset.digest
         if not same_run or data != {"next_index": saved.batch}:
@@ -358,14 +360,15 @@ class Loop:
                 f"checkpoint {step} belongs to another run or data position ({meta}, {data}); "
                 "train elsewhere"
             )
+        self._interval = meta.get("interval")  # earlier releases kept none
         self.snapshots.resume(step, state.ema)
         self._move(position or saved)
         return state, self.position
 
-    def _places(self) -> tuple[TrainState, TrainState]:
-        """The state as ShapeDtypeStructs, and where each array of it lives."""
-        abstract = jax.eval_shape(lambda key: init_state(self.setup, key), self._key)
-        return abstract, state_shardings(self.mesh, abstract)
+    def _like(self) -> TrainState:
+        """The state as ShapeDtypeStructs, each with where its array lives."""
+        abstract = abstract_state(self.setup)
+        return with_sharding(abstract, state_shardings(self.mesh, abstract))
 
     def _move(self, position: Position) -> None:
         """Go on from `position`: the loader's next batch is the one after it."""
@@ -383,4 +386,5 @@ class Loop:
             "dataset": self.plan.run.dataset.digest,
             "recipe": self.plan.recipe.model_dump(mode="json"),
             "rollbacks": [list(one) for one in self.position.rollbacks],
+            "interval": self.progress.interval(),
         }

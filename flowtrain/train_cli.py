@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowtrain import elsewhere
-from flowtrain.train_request import TrainRequest, check_request, is_url
+from flowtrain.option_types import READ, WRITTEN
+from flowtrain.train_request import TrainRequest, check_request
 from schemas.bars import bar, bytes_bar
-from schemas.text import aligned
+from schemas.errors import UserError
+from schemas.storage.url import is_url
+from schemas.text import aligned, printable
 
 if TYPE_CHECKING:
     from flowtrain.plan import Plan
@@ -25,14 +28,13 @@ if TYPE_CHECKING:
 PREEMPTED = 75  # EX_TEMPFAIL: saved; repeat the command to go on
 INTERRUPTED = 130
 CACHES = ("none", "disk", "ram")
-_PATH = click.Path(path_type=Path)
 _POSITIVE = click.IntRange(min=1)
 
 
 @click.command()
 @click.argument("data")
 @click.option(
-    "--workdir", required=True, type=_PATH, help="Checkpoints, metrics and run.json go here."
+    "--workdir", required=True, type=WRITTEN, help="Checkpoints, metrics and run.json go here."
 )
 @click.option("--recipe", required=True, help="Name of a recipe of the package, or a TOML file.")
 @click.option(
@@ -50,9 +52,7 @@ _POSITIVE = click.IntRange(min=1)
     metavar="DATA",
     help="Dataset for the validation loss.  [default: held-out records]",
 )
-@click.option(
-    "--reference", type=_PATH, help="Statistics or dataset for the distances of previews."
-)
+@click.option("--reference", type=READ, help="Statistics or dataset for the distances of previews.")
 @click.option(
     "--cache",
     type=click.Choice(CACHES),
@@ -60,7 +60,9 @@ _POSITIVE = click.IntRange(min=1)
     show_default=True,
     help="Stage the records once, for speed.",
 )
-@click.option("--cache-dir", type=_PATH, help="Where to stage.  [default: the user's cache folder]")
+@click.option(
+    "--cache-dir", type=WRITTEN, help="Where to stage.  [default: the user's cache folder]"
+)
 @click.option(
     "--fsdp",
     type=_POSITIVE,
@@ -115,21 +117,24 @@ def train(**typed: Any) -> None:
 
     plan = _plan(request, resolved)
     _check_devices(plan, request.fsdp)
+    if plan.advice is not None:
+        _warn(plan.advice)
     if request.replay:
         work.check(request.workdir, plan.run)
         _print_replay(plan, request.workdir, request.replay, request.as_json)
     elif request.dry_run:
         work.check(request.workdir, plan.run)
+        _check_named(plan, request)
         _print_plan(plan, resolved, request.as_json)
     else:
         _train(plan, request)
 
 
 def _print_plan(plan: "Plan", recipe: "Recipe", as_json: bool) -> None:
-    from schemas.recipes import format_recipe
+    from schemas.recipes import format_recipe, recipe_tables
 
     if as_json:
-        _print({"recipe": recipe.model_dump(mode="json"), "plan": plan.summary()}, as_json)
+        _print({"recipe": recipe_tables(recipe), "plan": plan.summary()}, as_json)
         return
     click.echo(format_recipe(recipe))
     _print({"plan": plan.summary()}, as_json)
@@ -170,6 +175,25 @@ def _plan(request: TrainRequest, recipe: "Recipe") -> "Plan":
     return make_plan(_local(data, request.cache_dir), recipe)
 
 
+def _check_named(plan: "Plan", request: TrainRequest) -> None:
+    """With --dry-run: what else is named is there; it is neither staged nor measured."""
+    from flowtrain.plan import check_validation
+    from schemas.manifest import read_manifest
+
+    data, preview = request.validation, plan.recipe.preview
+    if data is not None and is_url(data):
+        check_validation(plan, elsewhere.open_remote_dataset(data).manifest, Path(data))
+    elif data is not None:
+        check_validation(plan, read_manifest(Path(data)), Path(data))
+    if request.reference is not None and not request.reference.exists():
+        raise UserError(
+            f"{request.reference}: no such reference; make one with `flowtrain stats SOURCE "
+            f"{request.reference}`"
+        )
+    if preview.every and preview.distance_samples:
+        elsewhere.check_protocol(preview.protocol)
+
+
 def _check_devices(plan: "Plan", fsdp: int) -> None:
     """Before hours of staging: whether the batch can be cut over the devices."""
     from flowtrain.devices.sharding import check_batch, make_mesh
@@ -206,8 +230,9 @@ def _sinks(plan: "Plan", request: TrainRequest) -> list[Callable[[], "Sink"]]:
     if not project:
         return []
     from flowtrain.sinks import WandbSink
+    from schemas.recipes import recipe_tables
 
-    return [lambda: WandbSink(project, workdir, plan.recipe.model_dump(mode="json"))]
+    return [lambda: WandbSink(project, workdir, recipe_tables(plan.recipe))]
 
 
 def _local(data: str, cache_dir: Path | None) -> Path:
@@ -246,7 +271,7 @@ def _print_replay(plan: "Plan", workdir: Path, step: int, as_json: bool) -> None
         return
     header = list(records[0])
     cells = [[_cell(record[name]) for name in header] for record in records]
-    click.echo("\n".join(aligned([header, *cells])))
+    click.echo(printable("\n".join(aligned([header, *cells]))))
 
 
 def _cell(value: object) -> str:
@@ -271,7 +296,7 @@ class _StopRequest:
 
 
 def _warn(message: str) -> None:
-    click.echo(f"Warning: {message}", err=True)
+    click.echo(printable(f"Warning: {message}"), err=True)
 
 
 def _print(content: dict[str, object], as_json: bool) -> None:
@@ -283,4 +308,4 @@ def _print(content: dict[str, object], as_json: bool) -> None:
             click.echo(f"[{name}]")
             _print(value, as_json)
         else:
-            click.echo(f"  {name} = {value}")
+            click.echo(printable(f"  {name} = {value}"))

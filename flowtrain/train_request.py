@@ -5,15 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.rules import Rule, check
+from schemas.storage.url import is_url
 
 if TYPE_CHECKING:
     from flowtrain.records.cache import Cache
     from schemas.config import Recipe
-
-
-def is_url(data: str) -> bool:
-    """Whether a dataset is in an object store."""
-    return "://" in data
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,5 +12,6 @@ def use_compilation_cache() -> None:
     inherit it. Call it before JAX is imported. An entry is keyed by the program, the flags and the
     versions: a stale one is never used.
     """
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache_folder() / "jax"))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(user_cache_folder() / "jax")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

@@ -6,6 +6,7 @@ parallelism; Rajbhandari et al. 2020, arXiv:1910.02054). One device is the mesh 
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -63,8 +64,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+@cache
 def constrain_batch(mesh: Mesh) -> Constrain:
-    """Keeps activations cut as the batch is, which a mesh of two axes would gather."""
+    """Keeps activations cut as the batch is, which a mesh of two axes would gather. One function a
+    mesh, so that networks which it belongs to are equal.
+    """
     sharding = batch_sharding(mesh)
     return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 

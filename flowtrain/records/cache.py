@@ -27,6 +27,7 @@ from flowtrain.records.rows import RowReader, cache_bytes, read_rows, row_count,
 from schemas.columns import Columns
 from schemas.errors import UserError, reason_of
 from schemas.files import sha256_file, write_atomic, written_whole
+from schemas.json_text import parse_object
 from schemas.locked import locked
 from schemas.manifest import Manifest
 from schemas.sealed import seal, unseal
@@ -187,7 +188,7 @@ def _note(manifest: Manifest, digest: str, modified: int) -> dict[str, Any]:
 def _read_note(folder: Path, manifest: Manifest) -> Mapping[str, Any] | None:
     """The note, when it is one of this dataset and layout and the file beside it has its size."""
     try:
-        note = json.loads(unseal((folder / NOTE_NAME).read_bytes()))
+        note = parse_object(unseal((folder / NOTE_NAME).read_bytes()))
         size = (folder / ROWS_NAME).stat().st_size
     except (FileNotFoundError, ValueError):
         return None

@@ -14,6 +14,7 @@ from flowtrain.records.counter import Purpose, host_bits
 from flowtrain.records.order import Selection, batch_records
 from flowtrain.records.reader import DamagedRecordsError, Index, LatentReader, Records
 from schemas.columns import Columns
+from schemas.config import Flip
 from schemas.errors import UserError
 from schemas.layout import Layout
 from schemas.pixels import from_uint8
@@ -33,8 +34,7 @@ class BatchReader:
         reader: the records, from `flowtrain.records.cache.open_records`.
         batch_size: records of a whole batch.
         seed: of order and mirroring.
-        flip: choose between a record and its mirror image, where the dataset has mirrored
-            encodings.
+        flip: whether to choose between a record and its mirror image, as `train.flip` has it.
         selection: the records to use; None for all.
         rows: those of a batch to read, of a process among several; None for all.
         on_corrupt: what a damaged record does. "stop": it raises. "skip": the next intact one of
@@ -47,13 +47,15 @@ class BatchReader:
         *,
         batch_size: int,
         seed: int,
-        flip: bool,
+        flip: Flip,
         selection: Selection | None = None,
         rows: slice | None = None,
         on_corrupt: OnCorrupt = "stop",
     ):
         self.reader, self.batch_size, self.seed = reader, batch_size, seed
-        self.flip = flip and reader.manifest.flips
+        self.flip = flip != "never" and reader.manifest.flips
+        self._mirror = flip == "always" and not self.flip
+        assert not self._mirror or reader.manifest.layout is Layout.IMAGE, "latents have no mirror"
         self.selection = Selection.all(len(reader)) if selection is None else selection
         self.rows = slice(None) if rows is None else rows
         self._on_corrupt = on_corrupt
@@ -86,31 +88,45 @@ class BatchReader:
 
     def mirrored(self, epoch: NDArray[np.int64], index: Index) -> NDArray[np.bool_]:
         """(n,) whether the mirror image of each record is taken in its epoch."""
-        if not self.flip:
+        if not self.flip and not self._mirror:
             return np.zeros(len(index), np.bool_)
         return (host_bits(self.seed, Purpose.FLIP, epoch, index) & np.uint64(1)).astype(np.bool_)
 
     def _read_all(self, epoch: NDArray[np.int64], index: Index) -> tuple[Index, Columns]:
-        return index, self.reader.gather(index, self.mirrored(epoch, index))
+        return index, self._gather(index, self.mirrored(epoch, index))
 
     def _read_intact(self, epoch: NDArray[np.int64], index: Index) -> tuple[Index, Columns]:
         """A stand-in follows from the dataset alone, not from what was read before."""
         moves = np.zeros(len(index), np.int64)
         while moves.max() <= len(self.selection):
             mirrored = self.mirrored(epoch, index)
-            known = self._known(index, mirrored)
+            known = self._known(index, self._stored(mirrored))
             if known.any():
                 index = np.where(known, self.selection.after(index), index)
                 moves += known
                 continue
             try:
-                return index, self.reader.gather(index, mirrored)
+                return index, self._gather(index, mirrored)
             except DamagedRecordsError as error:
                 self._damaged.update(error.damaged)
         raise UserError(
             f"{self.reader.directory}: no record is intact; `flowtrain data verify` says how to "
             "mend it"
         )
+
+    def _stored(self, mirrored: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Of which records the stored mirror image is read."""
+        return np.zeros_like(mirrored) if self._mirror else mirrored
+
+    def _gather(self, index: Index, mirrored: NDArray[np.bool_]) -> Columns:
+        """The records, or their mirror images, from where these are."""
+        columns = self.reader.gather(index, self._stored(mirrored))
+        if not self._mirror:
+            return columns
+        image = columns["image"]
+        return columns | {
+            "image": np.where(mirrored[:, None, None, None], image[:, :, ::-1], image)
+        }
 
     def _known(self, index: Index, mirrored: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Which of these were found to be damaged before."""

@@ -5,7 +5,6 @@ state) and `meta` (step, dataset digest, recipe, counters). A save is asynchrono
 by a rename, so a killed process leaves the step before intact.
 """
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ import numpy as np
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from orbax.checkpoint import checkpoint_managers as policy
 
-from flowtrain.model import Network, Params, Predict, make_network
+from flowtrain.model import Params, Predict, make_network
 from flowtrain.state.ema import MAIN, average_names
 from flowtrain.state.folders import LOSS, StepFolders
 from flowtrain.state.posthoc import parse_width, reconstruct
 from flowtrain.state.snapshots import Snapshots
 from flowtrain.state.train_state import TrainState
-from schemas.config import ModelConfig, TrainConfig
+from schemas.config import TrainConfig
 from schemas.errors import UserError
 from schemas.run import CHECKPOINTS_DIR, Run, read_run
 
@@ -138,23 +137,20 @@ class TrainedModel:
         return len(self.run.classes)
 
 
-@functools.lru_cache(maxsize=8)
-def _network(config: str, latent_shape: tuple[int, int, int], classes: int) -> Network:
-    """One network a config (as JSON), so that checkpoints share compiled functions."""
-    return make_network(ModelConfig.model_validate_json(config), latent_shape, classes)
-
-
 def check_sampling(workdir: Path, step: int | None = None, weights: str = MAIN) -> None:
     """Refuse what `load_for_sampling` would, without reading the checkpoint's arrays."""
     run = read_run(workdir)
+    check_weights(workdir, run, weights)
     if parse_width(weights) is not None:
         return  # snapshots tell when they are read
-    _check_weights(workdir, run, weights)
     with StepFolders(workdir / CHECKPOINTS_DIR, "checkpoint", read_only=True) as folders:
         _choose(workdir, folders.steps(), step)
 
 
-def _check_weights(workdir: Path, run: Run, weights: str) -> None:
+def check_weights(workdir: Path, run: Run, weights: str) -> None:
+    """Refuse, by name, weights that the run does not keep. Raises `UserError`."""
+    if parse_width(weights) is not None:
+        return  # of any width: made of snapshots
     known = (*average_names(run.recipe.train), PARAMS)
     if weights not in known:
         raise UserError(f"{workdir}: no weights {weights!r}; this run keeps {', '.join(known)}")
@@ -185,14 +181,14 @@ def load_for_sampling(workdir: Path, step: int | None = None, weights: str = MAI
         UserError: no run, no checkpoint, not this step, no such weights, or damaged files.
     """
     run = read_run(workdir)
-    network = _network(run.recipe.model.model_dump_json(), run.latent_shape, len(run.classes))
+    network = make_network(run.recipe.model, run.latent_shape, len(run.classes))
     target = with_sharding(network.abstract, SingleDeviceSharding(jax.local_devices()[0]))
     width = parse_width(weights)
     if width is not None:
         with Snapshots(workdir, run.recipe.train, read_only=True) as snapshots:
             chosen, params = reconstruct(snapshots, width, target, step)
         return TrainedModel(run, chosen, weights, network.predict, params)
-    _check_weights(workdir, run, weights)
+    check_weights(workdir, run, weights)
     with StepFolders(workdir / CHECKPOINTS_DIR, "checkpoint", read_only=True) as folders:
         chosen = _choose(workdir, folders.steps(), step)
         params = folders.read(chosen, {weights: target})[weights]

@@ -16,6 +16,8 @@ from schemas.errors import UserError
 
 _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 
+_UNAWAITED_READ = "Encountered error while reading array index"
+
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: BaseException | None = error
@@ -51,8 +53,9 @@ def _not_a_full_disk(record: logging.LogRecord) -> bool:
 
 
 def _unraisable(what: Any, before: Callable[[Any], object] = sys.unraisablehook) -> None:
-    """Drops TensorStore's trace of a write that orbax, after a failure, does not await."""
-    if str(what.exc_value) != "Event loop is closed":
+    """Drops what orbax, after a failure, does not await: TensorStore's writes, its own reads."""
+    text = str(what.exc_value)
+    if text != "Event loop is closed" and not text.startswith(_UNAWAITED_READ):
         before(what)
 
 

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.json_text import parse_json
 
 ROLLBACKS = "rollbacks.json"
 
@@ -53,8 +55,18 @@ def write_rollbacks(workdir: Path, rollbacks: Sequence[tuple[int, int]]) -> None
 
 
 def read_rollbacks(workdir: Path) -> tuple[tuple[int, int], ...]:
-    """What `write_rollbacks` wrote."""
+    """What `write_rollbacks` wrote.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = workdir / ROLLBACKS
-    return (
-        tuple((good, over) for good, over in json.loads(path.read_text())) if path.exists() else ()
-    )
+    if not path.exists():
+        return ()
+    try:
+        return tuple((int(good), int(over)) for good, over in parse_json(path.read_bytes()))
+    except (ValueError, TypeError):
+        raise UserError(
+            f"{path}: damaged, and which batches made a step is not known without it; train in a "
+            "new directory"
+        ) from None

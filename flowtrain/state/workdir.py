@@ -1,6 +1,5 @@
 """The work directory: who may write into it, and whether a command means the same run."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from flowtrain.devices.hosts import is_main
 from schemas.config import BOOKKEEPING, ENDLESS_SCHEDULES, UNLEARNED, Recipe
 from schemas.errors import UserError, reason_of
 from schemas.files import write_atomic
+from schemas.locked import Lock, ask_for_lock
 from schemas.recipes import format_recipe
 from schemas.run import CHECKPOINTS_DIR, METRICS_NAME, RUN_NAME, Run, read_run, write_run
 from schemas.text import differing
@@ -44,13 +44,9 @@ def claimed(workdir: Path, run: Run) -> Iterator[None]:
             f"{workdir}: cannot be made ({reason_of(error)}); give another --workdir"
         ) from None
     with open(workdir / LOCK_NAME, "w") as lock:
-        try:
-            # released by the system, also on SIGKILL
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{workdir}: another process is training here; wait for it or stop it"
-            ) from None
+        # released by the system, also on SIGKILL
+        if ask_for_lock(lock.fileno(), workdir / LOCK_NAME) is Lock.BUSY:
+            raise UserError(f"{workdir}: another process is training here; wait for it or stop it")
         check(workdir, run)
         for name in (RUN_NAME, RECIPE_NAME, METRICS_NAME):  # left by a killed process
             for left in workdir.glob(f".{name}.*.tmp"):

@@ -6,9 +6,10 @@ from schemas.errors import UserError, nearest
 
 
 def class_rule(
-    text: str, label: int | None, classes: tuple[str, ...]
+    text: str, label: int | None, classes: tuple[str, ...], empty: tuple[int, ...] = ()
 ) -> tuple[str, tuple[float, ...] | None]:
-    """The rule of the classes and, of statistics, how many images there are of each.
+    """The rule of the classes and, of statistics, how many images there are of each; none of those
+    that are `empty`, which nothing was trained on.
 
     Raises:
         UserError: neither a rule nor statistics with counts of these classes; or a single class is
@@ -22,7 +23,10 @@ def class_rule(
         return text, None
     if not Path(text).is_file():
         raise UserError(f"--labels {text}: neither {CYCLIC}, {UNIFORM} nor a statistics file")
-    return "frequencies", _frequencies(Path(text), classes)
+    frequencies = _frequencies(Path(text), classes)
+    if not any(count for number, count in enumerate(frequencies) if number not in empty):
+        raise UserError(f"--labels {text}: counts only classes without training images")
+    return "frequencies", frequencies
 
 
 def _frequencies(path: Path, classes: tuple[str, ...]) -> tuple[float, ...]:
@@ -55,7 +59,8 @@ def chosen_class(name: str | None, classes: tuple[str, ...]) -> int | None:
         return None
     if name in classes:
         return classes.index(name)
-    if name.isdecimal() and int(name) < len(classes):
-        return int(name)
+    numbers = {str(number): number for number in range(len(classes))}
+    if name in numbers:
+        return numbers[name]
     known = dict.fromkeys(classes[:20])
     raise UserError(f"--class {name}: no such class{nearest(name, known)}")

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evaluation.option_types import PATH, POSITIVE, Names, Numbers, alone, extractor_options
+from evaluation.option_types import (
+    AT_LEAST_2,
+    STEPS,
+    Names,
+    Numbers,
+    alone,
+    bad_fraction_option,
+    extractor_options,
+)
 from evaluation.options import (
     SWEPT,
     EvalOptions,
@@ -17,8 +25,14 @@ from evaluation.options import (
     settings_of,
 )
 from evaluation.sweeps import swept
+from flowtrain.option_types import READ, WRITTEN
+from pipelines.option_types import COUNT, SIDE, FiniteRange
 from schemas.bars import bar
-from schemas.text import aligned
+from schemas.errors import UserError
+from schemas.solvers import MOST_STEPS
+from schemas.text import aligned, printable
+
+MOST_NEIGHBOURS = 64  # rows of a picture
 
 if TYPE_CHECKING:
     from evaluation.evaluate import Request
@@ -28,13 +42,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("workdir", type=PATH)
-@click.argument("out", type=PATH)
-@click.option("--num", type=POSITIVE, help="Number of samples.  [default: 10 a class, at most 200]")
-@click.option("--steps", type=POSITIVE, callback=alone, help="Sampling steps.  [default: recipe]")
+@click.argument("workdir", type=READ)
+@click.argument("out", type=WRITTEN)
+@click.option("--num", type=COUNT, help="Number of samples.  [default: 10 a class, at most 200]")
+@click.option("--steps", type=STEPS, callback=alone, help="Sampling steps.  [default: recipe]")
 @click.option(
     "--cfg",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     callback=alone,
     help="Guidance weight; 1 is none.  [default: recipe]",
 )
@@ -56,6 +70,7 @@ def sample(**typed: Any) -> None:
 
     options = SampleOptions(**typed)
     run = read_run(options.workdir)
+    _check_weights(run, options)
     (setting,) = settings_of(run, options, options.num)
     request = sample.DrawRequest(
         options.workdir, options.out, setting, options.step, options.weights, options.batch_size
@@ -68,11 +83,11 @@ def sample(**typed: Any) -> None:
 
 
 @click.command(name="eval")
-@click.argument("workdir", type=PATH)
-@click.option("--reference", type=PATH, required=True, help="Statistics (.npz) or a dataset.")
+@click.argument("workdir", type=WRITTEN)
+@click.option("--reference", type=READ, required=True, help="Statistics (.npz) or a dataset.")
 @click.option(
     "--steps",
-    type=Numbers(int, 1),
+    type=Numbers(int, 1, most=MOST_STEPS),
     default=(),
     help="Sampling steps, as in 100,20,5,1.  [default: recipe]",
 )
@@ -84,7 +99,7 @@ def sample(**typed: Any) -> None:
 )
 @click.option(
     "--num-samples",
-    type=click.IntRange(min=2),
+    type=AT_LEAST_2,
     help="Samples a setting.  [default: 1000; images: all]",
 )
 @click.option(
@@ -97,7 +112,9 @@ def sample(**typed: Any) -> None:
     help="sfid,is,pr,dc,kid,uncertainty or all.  [default: those that cost nothing]",
 )
 @click.option(
-    "--neighbours", type=POSITIVE, help="Show the nearest training images of so many samples."
+    "--neighbours",
+    type=click.IntRange(1, MOST_NEIGHBOURS),
+    help="Show the nearest training images of so many samples.",
 )
 @click.option(
     "--sweep",
@@ -108,9 +125,8 @@ def sample(**typed: Any) -> None:
 )
 @extractor_options
 @drawing_options
-@click.option(
-    "--resolution", type=POSITIVE, help="For a folder of images.  [default: the reference's]"
-)
+@bad_fraction_option
+@click.option("--resolution", type=SIDE, help="For a folder of images.  [default: the reference's]")
 @click.option(
     "--crop",
     type=click.Choice(["adm", "none"]),
@@ -152,6 +168,7 @@ def _eval_run(options: EvalOptions) -> list["Result"]:
     from schemas.run import read_run
 
     run = read_run(options.workdir)
+    _check_beam(options.beam_args)
     requests = [_request(run, chosen) for chosen in swept(options)]
     if options.dry_run:
         _echo_plan(evaluate.plan(requests, run))
@@ -160,7 +177,7 @@ def _eval_run(options: EvalOptions) -> list["Result"]:
     advice = worse_with_more_steps(results, run.recipe.objective)
     if advice is not None:
         _warn(advice)
-    click.echo(markdown(results, run, options.workdir.name))
+    click.echo(printable(markdown(results, run, options.workdir.name)))
     return results
 
 
@@ -170,17 +187,24 @@ def _request(run: "Run", options: EvalOptions) -> "Request":
     from evaluation.features.measure import MeasureOptions
     from evaluation.protocols import find_protocol
 
+    num, neighbours = options.num_samples or 1000, options.neighbours or 0
+    if neighbours > num:
+        raise UserError(f"--neighbours {neighbours}: of {num} samples; ask for no more")
     return Request(
         workdir=options.workdir,
         reference=options.reference,
         recipe=find_protocol(options.protocol),
-        settings=tuple(settings_of(run, options, options.num_samples or 1000)),
+        settings=tuple(settings_of(run, options, num)),
         step=options.step,
         weights=options.weights,
         batch_size=options.batch_size,
         metrics=options.metrics,
-        neighbours=options.neighbours or 0,
-        measuring=MeasureOptions(options.beam_args, weights=_weights(options)),
+        neighbours=neighbours,
+        measuring=MeasureOptions(
+            options.beam_args,
+            weights=_weights(options),
+            max_bad_fraction=options.max_bad_fraction,
+        ),
     )
 
 
@@ -189,11 +213,13 @@ def _compare(options: EvalOptions) -> list["Result"]:
     from evaluation.features.measure import MeasureOptions
     from evaluation.protocols import find_protocol
     from evaluation.report.tables import markdown
-    from evaluation.score.compare import Comparison, check_exists, compare_only
+    from evaluation.score.compare import Comparison, check_named, check_subject, compare_only
 
     weights = _weights(options)
+    _check_beam(options.beam_args)
     if options.dry_run:
-        check_exists(options.reference)
+        check_named(options.reference, find_protocol(options.protocol), options.metrics)
+        check_subject(options.workdir)
         facts = {"compare": options.workdir, "with": options.reference}
         _echo_plan({**facts, "protocol": options.protocol})
         return []
@@ -206,22 +232,24 @@ def _compare(options: EvalOptions) -> list["Result"]:
         options.crop,
         options.metrics,
     )
-    measuring = MeasureOptions(options.beam_args, bar, weights)
+    measuring = MeasureOptions(
+        options.beam_args, bar, weights, max_bad_fraction=options.max_bad_fraction
+    )
     results = [compare_only(comparison, measuring, _warn)]
-    click.echo(markdown(results))
+    click.echo(printable(markdown(results)))
     return results
 
 
 @click.command()
 @click.argument("source")
-@click.argument("out", type=PATH)
+@click.argument("out", type=WRITTEN)
 @click.option("--split", help="Split to measure.  [default: train; of a dataset, its main split]")
-@click.option("--resolution", type=POSITIVE, help="Side in pixels; needed for a source of images.")
+@click.option("--resolution", type=SIDE, help="Side in pixels; needed for a source of images.")
 @click.option("--crop", type=click.Choice(["adm", "none"]), default="adm", show_default=True)
 @click.option("--extractor", "--protocol", "protocol", default="embedded", show_default=True)
 @click.option(
     "--num",
-    type=click.IntRange(min=2),
+    type=AT_LEAST_2,
     help="So many images, evenly spaced by name.  [default: all]",
 )
 @click.option(
@@ -230,6 +258,7 @@ def _compare(options: EvalOptions) -> list["Result"]:
     help="Keep every feature row too, for precision, recall, KID and others.",
 )
 @extractor_options
+@bad_fraction_option
 @click.option("--json", "as_json", is_flag=True, help="End with one JSON object.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.argument("beam_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- BEAM OPTIONS]")
@@ -251,6 +280,8 @@ def stats(**typed: Any) -> None:
     options = StatsOptions(**typed)
     recipe = find_protocol(options.protocol)
     measure.check_out(options.out)
+    weights = _weights(options)
+    _check_beam(options.beam_args)
     images = measure.named_images(
         options.source, options.split, options.resolution, options.crop, options.num
     )
@@ -258,22 +289,23 @@ def stats(**typed: Any) -> None:
         facts = {"images": images.size, "resolution": images.resolution, **images.facts()}
         _echo_plan({**facts, "protocol": recipe.name, "out": str(options.out)})
         return
-    weights = _weights(options)
     protocol = measure.protocol_of(recipe, images.resolution, weights)
     warn_of_rank(images.size, protocol.dim, "images", _warn)
-    measuring = measure.MeasureOptions(options.beam_args, bar, weights, options.features)
+    measuring = measure.MeasureOptions(
+        options.beam_args, bar, weights, options.features, options.max_bad_fraction
+    )
     measured = measure.measure_images(images, protocol, options.out, measuring)
     facts = measure.summary(measured.statistics, options.out)
-    click.echo(measure.describe(facts))
+    click.echo(printable(measure.describe(facts)))
     if options.as_json:
         click.echo(json.dumps(facts))
 
 
 @click.command()
-@click.argument("workdirs", type=PATH, nargs=-1, required=True, metavar="WORKDIR...")
+@click.argument("workdirs", type=READ, nargs=-1, required=True, metavar="WORKDIR...")
 @click.option(
     "--out",
-    type=PATH,
+    type=WRITTEN,
     help="The page.  [default: WORKDIR/report.html; of several, report-comparison.html]",
 )
 @click.option("--dry-run", is_flag=True, help="Print what the page would show and stop.")
@@ -304,7 +336,7 @@ def report(workdirs: tuple[Path, ...], out: Path | None, dry_run: bool) -> None:
     else:
         text = side_by_side.write_comparison(workdirs, out, _warn)
         if text:
-            click.echo(f"{text}\n")
+            click.echo(printable(f"{text}\n"))
     click.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -312,12 +344,29 @@ def _weights(options: ExtractorOptions) -> "Weights":
     from evaluation.extractors import Weights
 
     path = options.extractor_weights
+    if path is not None and not path.exists():
+        raise UserError(f"{path}: no such weights; give a file, or the folder that holds it")
     return Weights(str(path.absolute()) if path else None, options.extractor_sha256)
 
 
+def _check_beam(beam_args: tuple[str, ...]) -> None:
+    """Options of Beam, before anything is drawn or read. Raises `UserError`."""
+    if beam_args:
+        from pipelines.runners.runner import check_runner
+
+        check_runner(beam_args, {})
+
+
+def _check_weights(run: "Run", options: SampleOptions) -> None:
+    from flowtrain.state.checkpoint import check_weights
+
+    check_weights(options.workdir, run, options.weights)
+
+
 def _warn(message: str) -> None:
-    click.echo(f"Warning: {message}", err=True)
+    click.echo(printable(f"Warning: {message}"), err=True)
 
 
 def _echo_plan(plan: dict[str, Any]) -> None:
-    click.echo("\n".join(aligned([(name, str(value)) for name, value in plan.items()])))
+    rows = [(name, str(value)) for name, value in plan.items()]
+    click.echo(printable("\n".join(aligned(rows))))

@@ -32,6 +32,7 @@ from evaluation.results import Result, append_result, find_result, read_results
 from evaluation.score.compare import (
     Notify,
     check_exists,
+    check_named,
     check_reference,
     compare,
     load_reference,
@@ -155,7 +156,7 @@ class _Shared:
         check_sampling(request.workdir, request.step, request.weights)
         run = read_run(request.workdir)
         protocol = protocol_of(request.recipe, run.dataset.resolution, request.measuring.weights)
-        fewest = min(setting.num for setting in request.settings)
+        fewest = _fewest(request)
         groups = choose(request.metrics, protocol, fewest, self._notify)
         if request.neighbours:
             check_training_set(run)
@@ -297,12 +298,16 @@ def write_outputs(workdir: Path, results: Sequence[Result]) -> None:
 
 
 def plan(requests: Sequence[Request], run: Run) -> dict[str, Any]:
-    """What would be done, for --dry-run. Raises `UserError` when there is no such reference."""
+    """What would be done, for --dry-run.
+
+    Raises:
+        UserError: no such reference, weights or metric.
+    """
     from flowtrain.state.checkpoint import check_sampling
 
     first = requests[0]
     for request in requests:
-        check_exists(request.reference)
+        check_named(request.reference, request.recipe, request.metrics, _fewest(request))
         check_sampling(request.workdir, request.step, request.weights)
     settings = [setting for request in requests for setting in request.settings]
     checkpoints = _all_of("newest" if each.step is None else each.step for each in requests)
@@ -320,6 +325,11 @@ def plan(requests: Sequence[Request], run: Run) -> dict[str, Any]:
         "samples in": first.workdir / SAMPLES_DIR,
         "results in": first.workdir / EVAL_DIR,
     }
+
+
+def _fewest(request: Request) -> int:
+    """Samples in the smallest set of a request."""
+    return min(setting.num for setting in request.settings)
 
 
 def _all_of(values: Iterable[object]) -> str:

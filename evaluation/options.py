@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from evaluation.class_rules import chosen_class, class_rule
-from evaluation.option_types import ABOVE_0, POSITIVE, SEED, Numbers
+from evaluation.option_types import ABOVE_0, SEED, Numbers
+from pipelines.option_types import BATCH, COUNT
+from pipelines.preprocess.thresholds import MAX_BAD_FRACTION
 from schemas.config import SOLVERS, choose_solver
 from schemas.rules import Rule, check
 from schemas.solvers import ADAPTIVE
@@ -106,6 +108,7 @@ class EvalOptions(DrawOptions, ExtractorOptions):
     sweeps: tuple[str, ...] = ()
     resolution: int | None = None
     crop: str = "adm"
+    max_bad_fraction: float = MAX_BAD_FRACTION
     as_json: bool = False
     dry_run: bool = False
     beam_args: tuple[str, ...] = ()
@@ -123,6 +126,7 @@ class StatsOptions(ExtractorOptions):
     protocol: str
     num: int | None
     features: bool
+    max_bad_fraction: float
     as_json: bool
     dry_run: bool
     beam_args: tuple[str, ...]
@@ -136,7 +140,7 @@ _SAMPLER: tuple[Callable[..., Any], ...] = (
         help="One that goes with the objective.  [default: recipe]",
     ),
     click.option(
-        "--cfg-channels", type=POSITIVE, help="Guide only the first channels.  [default: recipe]"
+        "--cfg-channels", type=COUNT, help="Guide only the first channels.  [default: recipe]"
     ),
     click.option(
         "--cfg-interval",
@@ -175,7 +179,7 @@ _WEIGHTS: tuple[Callable[..., Any], ...] = (
     ),
     click.option(
         "--batch-size",
-        type=POSITIVE,
+        type=BATCH,
         default=DrawOptions.batch_size,
         show_default=True,
         help="Samples at once.",
@@ -290,8 +294,8 @@ def settings_of(run: "Run", options: DrawOptions, num: int | None) -> list["Sett
     check(_RULES, _Drawing(options, run, solver))
     begin, end = options.cfg_interval or defaults.cfg_interval
     label = chosen_class(options.class_name, run.classes)
-    rule, frequencies = class_rule(options.labels, label, run.classes)
-    count = num or 10 * (min(len(run.classes), 20) if label is None else 1)
+    rule, frequencies = class_rule(options.labels, label, run.classes, run.empty_classes)
+    count = num or 10 * (min(len(run.sampled_classes), 20) if label is None else 1)
     samplers = [
         defaults.settings(
             solver=solver,

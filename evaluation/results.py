@@ -1,6 +1,5 @@
 """`results.jsonl`: a line a number with all that it depends on, computed once."""
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
@@ -8,17 +7,24 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from evaluation.protocols import EvaluationProtocol
 from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.growing import Growing
+from schemas.json_text import parse_object
+from schemas.locked import ask_for_lock
 from schemas.sampler import SamplerSettings
+from schemas.sealed import seal_line, unseal_line
 from schemas.solvers import EVERYWHERE
 from schemas.statistics import FeatureStatistics
 
 RESULTS_NAME = "results.jsonl"
+# of a line, beside the distance and the settings of its samples
+_FIELDS = frozenset(
+    {"metrics", "mean_nfe", "accuracy", "n", "protocol", "reference", "images", "seconds"}
+)
 LOCK_NAME = "results.lock"
 
 
@@ -119,6 +125,10 @@ class Result(Growing):
         subject = self.sampling or json.dumps(self.images, sort_keys=True)
         return subject, self.protocol, self.reference.digest
 
+    def says(self, other: "Result") -> bool:
+        """Whether the numbers of another result are among these."""
+        return self.distance == other.distance and other.metrics.items() <= self.metrics.items()
+
     def to_json(self) -> dict[str, Any]:
         """Flat, the distance under `fid` or `fd`, the sampling facts beside it."""
         return {
@@ -136,8 +146,16 @@ class Result(Growing):
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "Result":
-        """Inverse of `to_json`. Raises `ValueError` (pydantic's is one) or `KeyError`."""
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: a value does not fit (pydantic's error is one), or a field is unknown.
+            KeyError: a field is missing.
+        """
         protocol = EvaluationProtocol.model_validate(content["protocol"])
+        unknown = content.keys() - _FIELDS - Sampling.model_fields.keys() - {protocol.key}
+        if unknown:
+            raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
         sampling = {name: content[name] for name in Sampling.model_fields if name in content}
         return cls(
             distance=content[protocol.key],
@@ -169,34 +187,42 @@ def read_results(workdir: Path) -> list[Result]:
         UserError: a line that is no result.
     """
     path = workdir / RESULTS_NAME
+    return [result for result, _ in _read_lines(path)]
+
+
+def _read_lines(path: Path) -> list[tuple[Result, bytes]]:
+    """Each result with its line, as it is in the file; raises as `read_results`."""
     if not path.is_file():
         return []
-    results = []
-    for number, line in enumerate(path.read_text().splitlines(keepends=True), start=1):
-        if not line.endswith("\n"):
-            break
+    found = []
+    whole = path.read_bytes().split(b"\n")[:-1]  # without a last one that a kill has cut
+    for number, line in enumerate(whole, start=1):
         try:
-            results.append(Result.from_json(json.loads(line)))
-        except (ValueError, KeyError, TypeError, ValidationError):
+            found.append((Result.from_json(parse_object(unseal_line(line))), line + b"\n"))
+        except (ValueError, KeyError, TypeError):
             raise UserError(
-                f"{path}: line {number} is no result of this release; move the file away and "
+                f"{path}: line {number} is damaged, or no result of this release; delete it and "
                 "repeat `flowtrain eval`"
             ) from None
-    return results
+    return found
 
 
 def append_result(workdir: Path, result: Result) -> None:
     """Add one line; the file is replaced whole, so a kill leaves the old or the new one.
 
     Several commands may append to one work directory: each reads what the others wrote while it
-    holds the lock.
+    holds the lock, and adds nothing to what one of them has measured meanwhile.
     """
     with open(workdir / LOCK_NAME, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it, however the process ends
-        lines = [
-            json.dumps(each.to_json(), allow_nan=False) for each in (*read_results(workdir), result)
-        ]
-        write_atomic(workdir / RESULTS_NAME, "".join(f"{line}\n" for line in lines))
+        # the kernel lets go of it, however the process ends
+        ask_for_lock(lock.fileno(), workdir / LOCK_NAME, wait=True)
+        there = _read_lines(workdir / RESULTS_NAME)
+        known = find_result([each for each, _ in there], result.identity)
+        if known is not None and known.says(result):
+            return
+        line = seal_line(json.dumps(result.to_json(), allow_nan=False)) + "\n"
+        lines = b"".join(line for _, line in there)  # as they are
+        write_atomic(workdir / RESULTS_NAME, lines + line.encode())
 
 
 def find_result(results: Sequence[Result], identity: tuple[object, ...]) -> Result | None:

@@ -9,6 +9,7 @@ from evaluation.options import SWEPT, EvalOptions
 from schemas.errors import UserError
 from schemas.rules import Rule, check
 
+MOST_SAMPLES = 10**9
 _LISTS = ("steps", "cfg")  # of which a request holds several values anyway
 
 
@@ -41,6 +42,10 @@ _RULES: tuple[Rule[_Sweep], ...] = (
     ),
     Rule(_any(("seed",), lambda value: value >= 2**32), _unsampled),
     Rule(_any(("num-samples",), lambda value: value < 2), _unsampled),
+    Rule(
+        _any(("num-samples",), lambda value: value > MOST_SAMPLES),
+        lambda sweep: f"--sweep {sweep.text[:60]}: at most {MOST_SAMPLES:,} samples",
+    ),
 )
 
 

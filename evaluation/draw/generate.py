@@ -23,6 +23,7 @@ from pipelines.dataset.lock import held
 from pipelines.dataset.shards import count_records, read_shard, write_shard
 from schemas.errors import UserError
 from schemas.files import sha256_file, write_atomic
+from schemas.json_text import parse_object
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import (
     SAMPLING_NAME,
@@ -82,7 +83,7 @@ def draw_at(
     trained = spread(trained, batch_size)
     for begin in range(0, len(numbers), batch_size):
         indices = numbers[begin : begin + batch_size]
-        labels = setting.labels(indices, len(trained.run.classes))
+        labels = setting.labels(indices, trained.run.sampled_classes)
         samples = sample(trained, labels, indices, setting.sampler, batch_size=batch_size)
         with np.errstate(over="ignore"):  # told below
             stored = samples.x.astype(np.float16)
@@ -168,7 +169,7 @@ def _claimed(directory: Path, plan: dict[str, Any]) -> Iterator[Claim]:
     claim.check_ownership()
     claim.take()
     refusal = f"{directory}: another process is writing samples here; wait for it"
-    with held(path, lambda path: os.open(path, os.O_RDONLY), refusal):
+    with held(path, lambda path: os.open(path, os.O_RDWR), refusal):
         yield claim
 
 
@@ -176,7 +177,7 @@ def _refusal(directory: Path, plan: dict[str, Any], content: bytes, finished: bo
     """How the plan that a directory was begun with differs."""
     del finished  # a plan holds nothing that may change later
     try:
-        begun = json.loads(content)
+        begun = parse_object(content)
     except ValueError:
         return f"{directory / SAMPLING_NAME} is damaged; delete it and repeat the command"
     begun = {**_unsaid(), **begun}
@@ -196,7 +197,7 @@ def _unsaid() -> dict[str, Any]:
         for name, field in Sampling.model_fields.items()
         if not field.is_required()
     }
-    return json.loads(json.dumps(defaults))
+    return parse_object(json.dumps(defaults))
 
 
 def _made(plan: dict[str, Any], manifest: Manifest) -> bool:

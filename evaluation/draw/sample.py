@@ -21,6 +21,7 @@ from schemas.errors import UserError
 from schemas.files import write_atomic
 from schemas.layout import Layout, layout_tensors
 from schemas.run import Run
+from schemas.storage.place import check_takes_files
 
 if TYPE_CHECKING:
     from flowtrain.state.checkpoint import TrainedModel
@@ -54,6 +55,8 @@ def draw_to(request: DrawRequest, bar: MakeBar) -> None:
     writer = WRITERS.get(request.out.suffix.lower(), _write_dataset)
     if writer is not _write_dataset:
         _check_file(request.out)
+    else:
+        check_takes_files(request.out)
     trained = load_for_sampling(request.workdir, step=request.step, weights=request.weights)
     with contextlib.closing(
         bar(total=request.setting.num, desc="sample", unit="sample")
@@ -130,6 +133,7 @@ def _check_file(out: Path) -> None:
         )
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: no directory {out.parent}; make it first")
+    check_takes_files(out.absolute().parent)
 
 
 def plan(request: DrawRequest, run: Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ that draws it.
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,9 @@ CYCLIC, UNIFORM = "cyclic", "uniform"
 class Setting:
     """How many samples to draw, how, and of which classes.
 
-    Classes: `label` for all, or by `rule`: sample i has class i modulo the number of classes
-    ("cyclic"), or one that follows from (seed, i) alone, "uniform" or with `frequencies` (one a
-    class, any scale).
+    Classes: `label` for all, or by `rule`: the classes in turn, sample i has number i modulo their
+    count ("cyclic"), or one that follows from (seed, i) alone, "uniform" or with `frequencies` (one
+    a class, any scale).
     """
 
     num: int
@@ -38,25 +38,25 @@ class Setting:
     rule: str = CYCLIC
     frequencies: tuple[float, ...] | None = None
 
-    def labels(self, indices: NDArray[np.int64], num_classes: int) -> NDArray[np.int32]:
-        """(n,) classes of samples `indices` (n,)."""
+    def labels(self, indices: NDArray[np.int64], classes: Sequence[int]) -> NDArray[np.int32]:
+        """(n,) classes of samples `indices` (n,), by a rule among `classes`:
+        `Run.sampled_classes`.
+        """
         if self.label is not None:
             return np.full(indices.shape, self.label, np.int32)
+        numbers = np.asarray(classes, np.int32)
         if self.rule == CYCLIC:
-            return (indices % num_classes).astype(np.int32)
+            return numbers[indices % len(numbers)]
         from flowtrain.records.counter import Purpose, host_bits
 
         bits = host_bits(self.sampler.seed, Purpose.SAMPLE_LABEL, 0, indices)
         chance = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        weights = (
-            np.ones(num_classes)
-            if self.frequencies is None
-            else np.array(self.frequencies, np.float64)
-        )
+        weights = np.ones(len(numbers))
+        if self.frequencies is not None:
+            weights = np.array(self.frequencies, np.float64)[numbers]
         edges = np.cumsum(weights) / weights.sum()
-        return np.minimum(np.searchsorted(edges, chance, side="right"), num_classes - 1).astype(
-            np.int32
-        )
+        places = np.searchsorted(edges, chance, side="right")
+        return numbers[np.minimum(places, len(numbers) - 1)]
 
     def labels_fact(self, classes: tuple[str, ...]) -> str:
         """The rule of the classes, for JSON."""

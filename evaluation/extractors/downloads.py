@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from schemas.errors import UserError
 from schemas.files import written_whole
-from schemas.storage.user_cache import user_cache_folder
+from schemas.storage.user_cache import expanded, user_cache_folder
 
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 20
@@ -47,7 +47,7 @@ class WeightFile:
 def cache_directory() -> Path:
     """Of weights: `$FLOWTRAIN_CACHE`, else the user's cache folder."""
     own = os.environ.get("FLOWTRAIN_CACHE")
-    return Path(own).expanduser() if own else user_cache_folder()
+    return expanded(own) if own else user_cache_folder()
 
 
 def find_weights(file: WeightFile, given: Path | None = None) -> Path | None:

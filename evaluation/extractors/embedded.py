@@ -21,6 +21,7 @@ from jaxtyping import Array, Float32, UInt8
 
 from evaluation.extractors.batches import in_batches
 from evaluation.extractors.outputs import Outputs
+from schemas.json_text import parse_object
 
 ASSET_DIRECTORY = Path(__file__).parent.parent / "assets" / "embedded-features"
 CONFIG_FILE = "config.json"
@@ -39,7 +40,7 @@ class FeatureConfig:
 
     @classmethod
     def read(cls, file: Path) -> "FeatureConfig":
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse_object(file.read_bytes())
         return cls(tuple(values["class_names"]), tuple(values["widths"]), values["groups"])
 
 

@@ -5,7 +5,6 @@ An `ImageSet` is a small picklable value; workers open what it names, once a pro
 
 import functools
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.encoders.decode import decode_records
+from schemas.arrays import load_arrays
 from schemas.errors import UserError, reason_of
 from schemas.layout import Layout
 from schemas.manifest import MANIFEST_NAME
@@ -138,7 +138,7 @@ class SourceImages:
         return self.changed
 
     def read(self, start: int, stop: int) -> Batch:
-        source, items = _source(self.descriptor, self.split)
+        source, items, _, _ = _source(self.descriptor, self.split)
         images, labels = [], []
         for item in (items[i * len(items) // self.size] for i in range(start, stop)):
             picture = read_item(source, item, self.crop, self.resolution)
@@ -156,12 +156,9 @@ def source_images(
     """Describe the images of a source.
 
     Raises:
-        UserError: no such source, nothing in it, fewer than `num` items.
+        UserError: no such source, nothing in it, fewer than `num` items, or two images of one key.
     """
-    from pipelines.preprocess.index import build_index
-
-    source, items = _source(descriptor, split)
-    index = build_index(items, seed=0, fingerprint=source.fingerprint)
+    source, items, digest, state = _source(descriptor, split)
     return SourceImages(
         descriptor=source.descriptor,
         split=split,
@@ -169,8 +166,8 @@ def source_images(
         resolution=resolution,
         crop=crop,
         classes=source.classes,
-        digest=index.digest,
-        changed=index.state,
+        digest=digest,
+        changed=state,
     )
 
 
@@ -227,13 +224,16 @@ def batch_images(path: Path, num: int | None = None) -> BatchImages:
 @functools.lru_cache(maxsize=4)
 def _batch(path: str) -> NDArray[np.uint8]:
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            images = file["arr_0"]
-    except (OSError, ValueError, EOFError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile):
+        found = load_arrays(Path(path), ("arr_0",))
+    except ValueError as error:
         raise UserError(
-            f"{path}: not a readable .npz with arr_0, the layout of ADM's sample batches"
+            f"{path}: not a readable .npz of ADM's sample batches ({error}); give one, or a "
+            "folder of images"
         ) from None
-    square = images.ndim == 4 and images.shape[1] == images.shape[2]
+    if "arr_0" not in found:
+        raise UserError(f"{path}: an .npz without arr_0, which ADM's sample batches have; give one")
+    images = found["arr_0"]
+    square = images.ndim == 4 and images.size and images.shape[1] == images.shape[2]
     if images.dtype != np.uint8 or not square or images.shape[3] != 3:
         raise UserError(
             f"{path}: arr_0 is {images.dtype}{images.shape}; samples must be uint8 (n, H, H, 3)"
@@ -262,11 +262,23 @@ def _read_dataset(
 
 
 @functools.lru_cache(maxsize=4)
-def _source(descriptor: str, split: str) -> tuple["Source", list["Item"]]:
+def _source(descriptor: str, split: str) -> tuple["Source", list["Item"], str, str]:
+    """A source, its items by key (the same everywhere, each image once), and `Index`'s two digests.
+
+    The index itself goes: it holds the items a second time.
+    """
+    from pipelines.preprocess.index import index_of
     from pipelines.sources import open_source
 
     source = open_source(descriptor, split)
-    return source, sorted(source.index(), key=lambda item: item.key)  # the same everywhere
+    try:
+        index = index_of(source, seed=0)
+    except OSError as error:
+        raise UserError(
+            f"{source.descriptor}: cannot be listed ({reason_of(error)}); mend that and repeat the "
+            "command"
+        ) from error
+    return source, sorted(index.items(), key=lambda item: item.key), index.digest, index.state
 
 
 def _at_most(available: int, num: int | None, where: str) -> int:

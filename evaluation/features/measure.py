@@ -1,7 +1,6 @@
 """Statistics of images: what `stats` writes, and `eval` keeps of its samples and references."""
 
 import contextlib
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,9 @@ from evaluation.metrics.neighbours import Manifold
 from evaluation.progress import MakeBar
 from evaluation.protocols import EvaluationProtocol, Recipe, read_protocol
 from evaluation.results import reference_of
+from pipelines.preprocess.thresholds import MAX_BAD_FRACTION
 from pipelines.runners.beam_noise import quiet_log
+from schemas.arrays import array_names
 from schemas.errors import UserError
 from schemas.locked import locked
 from schemas.manifest import MANIFEST_NAME
@@ -48,12 +49,15 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How images are measured: Beam options, bar, weights, and whether rows are kept."""
+    """How images are measured: Beam options, bar, weights, whether rows are kept, and how many of
+    the images may be unreadable.
+    """
 
     beam_args: tuple[str, ...] = ()
     make_bar: MakeBar | None = None
     weights: Weights = PUBLISHED
     keep_features: bool = False
+    max_bad_fraction: float = MAX_BAD_FRACTION
 
 
 DEFAULTS = MeasureOptions()
@@ -73,8 +77,8 @@ def measure_images(
     """Statistics of `images`, measured into `out` anew; one command at a time.
 
     Raises:
-        UserError: an image set that changed or has fewer than two readable images; a broken shard;
-            no room at `out`.
+        UserError: an image set that changed, has fewer than two readable images or too many
+            unreadable ones; a broken shard; no room at `out`.
     """
     with _alone_at(out):
         return _measure_images(images, protocol, out, options)
@@ -98,7 +102,12 @@ def _measure_images(
         from evaluation.features import pipeline
 
     config = pipeline.Config(
-        images, protocol, str(out.absolute()), options.keep_features, options.weights
+        images=images,
+        protocol=protocol,
+        out=str(out.absolute()),
+        keep_features=options.keep_features,
+        weights=options.weights,
+        max_bad_fraction=options.max_bad_fraction,
     )
     bar = (
         options.make_bar(total=images.size, desc="measure", unit="image")
@@ -146,13 +155,11 @@ def check_out(out: Path) -> None:
 
 def _is_replaceable(path: Path) -> bool:
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            names = set(file.files)
-            return {"mu", "sigma"} <= names and "arr_0" not in names  # ADM's hold images
-    except zipfile.BadZipFile:  # it begins as an .npz does
-        return True
-    except (ValueError, EOFError, TypeError, RuntimeError):  # TypeError for a lone array
-        return path.stat().st_size == 0
+        names = array_names(path)
+        return {"mu", "sigma"} <= {*names} and "arr_0" not in names  # ADM's hold images
+    except ValueError:  # damaged, if it is empty or begins as an .npz does
+        with open(path, "rb") as file:
+            return file.read(2) in (b"", b"PK")
 
 
 def image_facts(statistics: FeatureStatistics) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from evaluation.metrics.inception_score import (
 from evaluation.progress import Bar, tick, watched
 from evaluation.protocols import EvaluationProtocol
 from pipelines.dataset.build import identity_key, made_once
+from pipelines.preprocess.thresholds import MAX_BAD_FRACTION
 from pipelines.runners.runner import run_pipeline
 from schemas.errors import UserError
 from schemas.statistics import (
@@ -53,7 +54,7 @@ class Config:
     """One set of images measured under one protocol, written to `out` (.npz).
 
     `keep_features` also writes every feature row (`evaluation.features.rows`); `weights` says where
-    the extractor's are.
+    the extractor's are. Of unreadable images at most `max_bad_fraction` is passed over.
     """
 
     images: ImageSet
@@ -61,6 +62,7 @@ class Config:
     out: str
     keep_features: bool = False
     weights: Weights = PUBLISHED
+    max_bad_fraction: float = MAX_BAD_FRACTION
 
 
 @dataclass(frozen=True)
@@ -256,10 +258,9 @@ def _finish(done: Sequence[Outcome], config: Config) -> str:
         raise RuntimeError(
             f"{n} features and {sums.rejected} rejects of {config.images.size} images"
         )
-    if n < 2:
-        return _fail(
-            config, f"{n} readable images ({sums.rejected} unreadable): statistics need at least 2"
-        )
+    too_few = _too_few(n, sums.rejected, config)
+    if too_few is not None:
+        return _fail(config, too_few)
     facts = protocol_facts(config, n, sums.correct, sums.rejected)
     if config.keep_features:
         facts["features"] = rows.assemble(
@@ -276,6 +277,18 @@ def _finish(done: Sequence[Outcome], config: Config) -> str:
     )
     write_statistics(Path(config.out), statistics)
     return config.out
+
+
+def _too_few(n: int, rejected: int, config: Config) -> str | None:
+    """Why no statistics are made of so many readable and unreadable images; None where they are."""
+    if n < 2:
+        return f"{n} readable images ({rejected} unreadable): statistics need at least 2"
+    if rejected > config.max_bad_fraction * config.images.size:
+        return (
+            f"{rejected} of {config.images.size} images cannot be read, more than "
+            f"--max-bad-fraction {config.max_bad_fraction:g}; mend them, or allow more"
+        )
+    return None
 
 
 def _total(ranges: Sequence[Range], config: Config) -> Sums | None:
@@ -350,7 +363,8 @@ def run(config: Config, beam_args: Sequence[str] = (), bar: Bar | None = None) -
     """Run the pipeline and read what it wrote; `bar` is moved by images.
 
     Raises:
-        UserError: an image set that cannot be read, or fewer than two readable images.
+        UserError: an image set that cannot be read, fewer than two readable images, or more
+            unreadable ones than are allowed.
     """
     out, failure = Path(config.out), failure_path(config)
     range_files.keep_only(out, parts_key(config))

@@ -9,7 +9,6 @@ ends a run: what cannot be drawn or written is told, and left out.
 """
 
 import functools
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +40,7 @@ from schemas.png import encode_png
 from schemas.run import Run
 from schemas.solvers import ADAPTIVE
 from schemas.statistics import FeatureStatistics, Moments
+from schemas.storage.temporary import temporary_folder
 
 SEED = 0
 MOST_AT_ONCE = 64  # samples
@@ -90,7 +90,7 @@ def make_preview(
         UserError: the recipe's previews cannot be drawn, the dataset is not the run's, its VAE
             cannot be had, or the reference is missing or cannot be compared with.
     """
-    _check_recipe(run, notify)
+    _warn_of_guidance(run, notify)
     examples = read_examples(dataset, run)
     if run.vae is not None:
         decoding_vae(run.vae)  # hours of training later would be too late to learn that it is gone
@@ -98,13 +98,8 @@ def make_preview(
     return Preview(run, examples, comparison, directory, notify)
 
 
-def _check_recipe(run: Run, notify: Notify) -> None:
-    recipe, channels = run.recipe, run.latent_shape[2]
-    if (recipe.sampler.cfg_channels or 1) > channels:
-        raise UserError(
-            f"sampler.cfg_channels {recipe.sampler.cfg_channels}: the model has {channels} "
-            "channels; lower it"
-        )
+def _warn_of_guidance(run: Run, notify: Notify) -> None:
+    recipe = run.recipe
     if recipe.objective.label_drop == 0 and any(cfg != 1 for cfg in recipe.preview.cfg):
         notify(
             "previews with guidance: with objective.label_drop 0 the network never learns what to "
@@ -138,10 +133,10 @@ def _load_comparison(
             "stats`, or set preview.distance_samples=0"
         )
     protocol = protocol_of(recipe, run.dataset.resolution)
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         # A work directory must stay empty until the run is begun; when it goes on, what was
         # measured is kept.
-        folder = directory if directory is not None and directory.is_dir() else Path(scratch)
+        folder = directory if directory is not None and directory.is_dir() else scratch
         statistics = load_reference(
             reference, recipe, folder, MeasureOptions(make_bar=make_bar)
         ).statistics
@@ -239,8 +234,8 @@ class Preview:
 
         `steps` is None where the solver chooses them.
         """
-        config, classes = self.run.recipe.preview, self.run.classes
-        guidances, numbers = dict.fromkeys(config.cfg), grid_numbers(self.run)
+        guidances = dict.fromkeys(self.run.recipe.preview.cfg)
+        numbers = grid_numbers(self.run)
         latents = [self._draw(trained, numbers.ravel(), steps or 1, cfg) for cfg in guidances]
         length = "1 step" if steps == 1 else f"{steps or 'adaptive'} steps"
         images = self._decode(trained, np.concatenate(latents), f"samples of {length}")
@@ -249,7 +244,8 @@ class Preview:
         blocks = [
             Panel(caption, tuple(block)) for caption, block in zip(captions, images, strict=True)
         ]
-        return sheet(blocks, classes[: len(numbers)] if len(classes) > 1 else ())
+        names = [self.run.classes[label] for label in self.run.sampled_classes]
+        return sheet(blocks, names[: len(numbers)] if len(names) > 1 else ())
 
     def reconstructions(self, trained: TrainedModel) -> tuple[_Images, dict[str, float]]:
         """Records with more and more noise, and what the network takes for the data in one step.
@@ -315,10 +311,11 @@ class Preview:
     def _draw(
         self, trained: TrainedModel, numbers: NDArray[np.int64], steps: int, cfg: float
     ) -> NDArray[np.float16]:
-        """Samples (n, h, w, c) of some numbers, in float16 as they are stored; sample i has class i
-        modulo classes.
+        """Samples (n, h, w, c) of some numbers, in float16 as they are stored, with the classes in
+        turn.
         """
-        recipe, labels = self.run.recipe, numbers % len(self.run.classes)
+        recipe, classes = self.run.recipe, np.asarray(self.run.sampled_classes)
+        labels = classes[numbers % len(classes)]
         settings = recipe.sampler.settings(steps=steps, cfg=cfg, seed=SEED)
         most = batch_size(recipe, grid_numbers(self.run).size)
         samples = sample(trained, labels, numbers, settings, batch_size=most)
@@ -344,10 +341,10 @@ class Preview:
 
 
 def grid_numbers(run: Run) -> NDArray[np.int64]:
-    """The numbers (rows, columns) of the samples in a grid. Sample i has class i modulo the number
-    of classes.
+    """The numbers (rows, columns) of the samples in a grid, a class a row. Samples have the
+    classes in turn.
     """
-    config, classes = run.recipe.preview, len(run.classes)
+    config, classes = run.recipe.preview, len(run.sampled_classes)
     if classes == 1:
         return np.arange(config.classes * config.columns, dtype=np.int64).reshape(
             config.classes, config.columns

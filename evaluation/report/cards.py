@@ -8,6 +8,7 @@ from evaluation.features.imagesets import DECODED
 from evaluation.report.tables import figure, setting_text, unusual, weights_text
 from evaluation.results import Result
 from schemas.manifest import Manifest
+from schemas.recipes import recipe_tables
 from schemas.run import Run
 
 # How a network was trained, by kind of objective.
@@ -175,7 +176,7 @@ def duration(seconds: float) -> str:
 
 def recipe(run: Run) -> list[tuple[str, Card]]:
     """The tables of the recipe; what was left out of it and has no value is not shown."""
-    tables = run.recipe.model_dump(mode="json")
+    tables = recipe_tables(run.recipe)
     return [
         (name, [(key, value_text(value)) for key, value in table.items() if value is not None])
         for name, table in tables.items()

@@ -59,7 +59,7 @@ def denoising_paths(workdir: Path, run: Run, series: Sequence[Result], cfg: floa
         settings, step, weights = run.recipe.sampler.settings(), None, "ema"
         if settings.solver == ADAPTIVE:
             raise UserError(f"denoising paths: {ADAPTIVE} chooses its steps for each sample alone")
-        labels = Setting(SAMPLES, settings).labels(np.arange(SAMPLES), len(run.classes))
+        labels = Setting(SAMPLES, settings).labels(np.arange(SAMPLES), run.sampled_classes)
     else:
         settings, step, weights = sampling.settings, sampling.step, sampling.weights
         labels = stored_labels(workdir, sampling)

@@ -142,7 +142,7 @@ def _about_samples(run: Run, shown: Result | None) -> str:
 
 
 def _samples(workdir: Path, run: Run, shown: Result | None) -> list[tuple[str, Picture]]:
-    num = COLUMNS * len(run.classes)
+    num = COLUMNS * len(run.sampled_classes)
     images, labels = stored_samples(workdir, shown, num) if shown else fresh_samples(workdir, run)
     return class_rows(images, labels, run.classes, COLUMNS)
 
@@ -167,7 +167,7 @@ def step_block(workdir: Path, run: Run, result: Result, name: str = "") -> Sampl
         UserError: the samples are gone.
     """
     assert result.sampling is not None
-    images, labels = stored_samples(workdir, result, BLOCK_COLUMNS * len(run.classes))
+    images, labels = stored_samples(workdir, result, BLOCK_COLUMNS * len(run.sampled_classes))
     title = name or steps_text(result.sampling)
     details = [f"{result.protocol.metric} {figure(result.distance)}"]
     if result.accuracy is not None:

@@ -103,11 +103,12 @@ def fresh_samples(workdir: Path, run: Run) -> tuple[NDArray[np.uint8], NDArray[n
     from evaluation.draw.sample import images_and_labels
     from flowtrain.state.checkpoint import load_for_sampling
 
-    classes = len(run.classes)
-    setting = Setting(classes * COLUMNS, run.recipe.sampler.settings())
+    classes = run.sampled_classes
+    setting = Setting(len(classes) * COLUMNS, run.recipe.sampler.settings())
     numbers = np.arange(setting.num, dtype=np.int64)
     # the others would not be shown
-    numbers = numbers[setting.labels(numbers, classes) < MOST_CLASSES]
+    shown = np.isin(setting.labels(numbers, classes), classes[:MOST_CLASSES])
+    numbers = numbers[shown]
     return images_and_labels(load_for_sampling(workdir), setting, 64, lambda count: None, numbers)
 
 

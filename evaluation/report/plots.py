@@ -37,6 +37,7 @@ _STYLE: Any = {
     "ytick.color": FAINT,
     "text.color": INK,
     "legend.frameon": False,
+    "text.parse_math": False,  # names of runs are no formulas, whatever is in them
     "svg.fonttype": "path",
     "svg.hashsalt": "flowtrain",
 }
@@ -185,6 +186,11 @@ def _by_guidance(results: Sequence[Result]) -> dict[str, _Line]:
     }
 
 
+def legible(name: str) -> str:
+    """A run's name for a legend, which leaves out what begins with an underscore."""
+    return f"\u2009{name}" if name.startswith("_") else name
+
+
 def _by_run(runs: Mapping[str, Sequence[Result]]) -> dict[str, _Line]:
     """A line a run and guidance weight, which has the same stroke in every run."""
     guidances = by_setting([result for results in runs.values() for result in results])[1]
@@ -192,7 +198,9 @@ def _by_run(runs: Mapping[str, Sequence[Result]]) -> dict[str, _Line]:
     for i, (name, results) in enumerate(runs.items()):
         for label, line in _by_guidance(results).items():
             stroke = _STROKES[guidances.index(_cfg(line.results[0])) % len(_STROKES)]
-            lines[f"{name}, {label}"] = _Line(line.results, {**_look(i), "linestyle": stroke})
+            lines[f"{legible(name)}, {label}"] = _Line(
+                line.results, {**_look(i), "linestyle": stroke}
+            )
     return lines
 
 
@@ -268,7 +276,7 @@ def losses_plot(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Paint:
             ]
             colour = COLOURS[i % len(COLOURS)]
             axes.plot(steps, loss, color=colour, alpha=0.3, lw=1)
-            axes.plot(steps, smooth, color=colour, lw=2, label=name)
+            axes.plot(steps, smooth, color=colour, lw=2, label=legible(name))
             last = max(last, steps.max())
         axes.set_yscale("log")
         _plain_ticks(axes, "y")

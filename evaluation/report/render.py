@@ -1,7 +1,7 @@
 """What the pages of `report` are made of: files inside a page, plots, and filled-in templates."""
 
 import base64
-import json
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -13,6 +13,7 @@ from evaluation.report.cards import duration
 from evaluation.report.plots import NARROW, Paint, draw
 from schemas.errors import UserError
 from schemas.files import write_atomic
+from schemas.json_text import parse_json
 from schemas.run import METRICS_NAME
 
 TEMPLATES = "templates"
@@ -40,18 +41,19 @@ def plot(paint: Paint, alt: str, size: tuple[float, float] = HALF) -> Plot:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """Training's lines of metrics.jsonl, without a last line that is being written.
+    """Training's lines of metrics.jsonl, without those that cannot be read: a last one that is
+    being written, and damaged ones.
 
     Lines without a loss are of validation and previews, or of steps that were all skipped.
     """
     path = workdir / METRICS_NAME
     lines: list[dict[str, float]] = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return [line for line in lines if "loss" in line]
+    for line in path.read_bytes().split(b"\n") if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            content = parse_json(line)
+            if isinstance(content, dict) and "loss" in content:
+                lines.append(content)
+    return lines
 
 
 def or_none(make: Callable[[], Any], notify: Notify) -> Any:

@@ -29,6 +29,7 @@ from evaluation.report.tables import (
 )
 from evaluation.results import Result, read_results
 from schemas.errors import UserError
+from schemas.recipes import recipe_tables
 from schemas.run import Run, read_run
 from schemas.text import dotted
 
@@ -258,7 +259,7 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, str]]:
         dataset = run.dataset.model_dump(mode="json", exclude={"path"})
         tables = {
             "dataset": {**dataset, "VAE": run.vae.id if run.vae else None},
-            **run.recipe.model_dump(mode="json"),
+            **recipe_tables(run.recipe),
         }
         columns.append(dotted(tables))
     keys = dict.fromkeys(key for column in columns for key in column)
@@ -331,7 +332,7 @@ def same_noise(sides: Sequence[Side]) -> bool:
         # drawn for the page, if there is none
         sampling = side.cells[setting].sampling if setting else None
         drawn = (sampling.seed, sampling.labels) if sampling else (0, CYCLIC)
-        return side.run.latent_shape, len(side.run.classes), drawn
+        return side.run.latent_shape, side.run.sampled_classes, drawn
 
     return len({start(side) for side in sides}) == 1
 
@@ -356,7 +357,7 @@ def samples(sides: Sequence[Side]) -> list[Strips]:
             images, labels = fresh_samples(side.workdir, side.run)
         else:
             images, labels = stored_samples(
-                side.workdir, side.cells[setting], COLUMNS * len(classes)
+                side.workdir, side.cells[setting], COLUMNS * len(side.run.sampled_classes)
             )
         strips.append(class_rows(images, labels, classes, COLUMNS))
     if len({tuple(name for name, _ in each) for each in strips}) > 1:

@@ -1,12 +1,8 @@
 """Statistics compared with statistics: references, and what `eval` does with finished images."""
 
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from evaluation.features.imagesets import (
     DECODED,
@@ -38,10 +34,12 @@ from evaluation.score.groups import (
     score,
     with_reference,
 )
+from schemas.arrays import array_names
 from schemas.errors import UserError
 from schemas.run import CHECKPOINTS_DIR, RUN_NAME
 from schemas.statistics import FeatureStatistics, read_statistics
 from schemas.storage.directory import WORK
+from schemas.storage.temporary import temporary_folder
 
 _MANY = 2**31  # of statistics that do not say of how many images they are
 
@@ -150,9 +148,33 @@ def check_reference(
             f"{where}: decoded latents, a reference that hides the VAE's own error; "
             "use `flowtrain stats` on the images themselves"
         )
+    _warn_of_unreadable(reference, str(where), notify)
     if described.n is not None:
         warn_of_rank(described.n, protocol.dim, "reference images", notify)
     return described
+
+
+def check_named(
+    reference: Path, recipe: Recipe, metrics: Sequence[str], samples: int = _MANY
+) -> None:
+    """What --dry-run can tell of a reference and of metrics, without a network and its weights.
+
+    Raises:
+        UserError: no such reference, a file that is none, or a metric that cannot be had.
+    """
+    check_exists(reference)
+    if reference.is_file():
+        read_statistics(reference)
+    choose(metrics, EvaluationProtocol.unsaid(recipe), samples)
+
+
+def check_subject(subject: Path) -> None:
+    """Before any work. Raises `UserError` when nothing is there."""
+    if not subject.exists():
+        raise UserError(
+            f"{subject}: nothing there; give a work directory, statistics, a dataset or a folder "
+            "of images"
+        )
 
 
 def warn_of_rank(n: int, dim: int, what: str, notify: Notify) -> None:
@@ -164,6 +186,13 @@ def warn_of_rank(n: int, dim: int, what: str, notify: Notify) -> None:
             f"{n} {what} give a covariance of rank {max(n - 1, 0)} in {dim} dimensions; "
             f"use more than {dim} for a distance that can be compared"
         )
+
+
+def _warn_of_unreadable(statistics: FeatureStatistics, where: str, notify: Notify) -> None:
+    """The images that were allowed to be passed over are missed in the distance all the same."""
+    rejected = image_facts(statistics).get("rejected")
+    if rejected:
+        notify(f"{where}: {rejected} unreadable images are left out")
 
 
 @dataclass(frozen=True)
@@ -191,8 +220,7 @@ def compare_only(comparison: Comparison, options: MeasureOptions, notify: Notify
     asked = tuple(GROUPS.keys() & set(comparison.metrics))
     if ALL in comparison.metrics:
         asked = tuple(GROUPS)
-    with tempfile.TemporaryDirectory() as scratch:
-        cache = Path(scratch)
+    with temporary_folder() as cache:
         reference = load_reference(
             where, recipe, cache, replace(options, keep_features=needs_reference_rows(asked))
         )
@@ -202,6 +230,7 @@ def compare_only(comparison: Comparison, options: MeasureOptions, notify: Notify
         else:
             protocol, measured = _measure_subject(comparison, reference, cache, options)
         check_reference(protocol, reference.statistics, where, notify)
+        _warn_of_unreadable(measured.statistics, str(subject), notify)
         moments = measured.statistics.moments
         groups = choose(comparison.metrics, protocol, moments.n if moments else _MANY, notify)
         if not comparison.metrics:  # statistics of others may lack what costs nothing
@@ -256,11 +285,7 @@ def _image_set(path: Path, num: int | None, resolution: int | None, crop: str) -
         return batch_images(path, num)
     if is_dataset(path):
         return dataset_images(path, None, num)
-    if not path.exists():
-        raise UserError(
-            f"{path}: nothing there; give a work directory, statistics, a dataset or a folder of "
-            "images"
-        )
+    check_subject(path)
     if resolution is None:
         raise UserError(
             f"{path}: a folder of images needs --resolution, as the reference does not say its own"
@@ -271,10 +296,9 @@ def _image_set(path: Path, num: int | None, resolution: int | None, crop: str) -
 def _is_statistics(path: Path) -> bool:
     """Whether a file is to be read as statistics rather than as a batch of images."""
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return "arr_0" not in file.files or "mu" in file.files
-    # a TypeError of a lone array
-    except (OSError, ValueError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile):
+        names = array_names(path)
+        return "arr_0" not in names or "mu" in names
+    except ValueError:
         return True  # read_statistics says what is wrong with it
 
 

@@ -1,8 +1,11 @@
-"""The commands in this process, through the click layer."""
+"""The commands in this process, through the click layer, or in one of their own."""
 
+import pytest
 from click.testing import CliRunner, Result
 
 from flowtrain.cli import main
+from tests.flags import with_devices
+from tests.forked import Command, template
 
 
 def call(*arguments: object) -> Result:
@@ -28,3 +31,19 @@ def fail(*arguments: object) -> str:
     errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1
     return errors[0]
+
+
+def start(*arguments: object) -> Command:
+    """`flowtrain ARGUMENTS` as a process with the devices of this one and the tests' protocol."""
+    return template().start(
+        *arguments, program="tests.evaluation.commands:main_with_tiny", XLA_FLAGS=with_devices(8)
+    )
+
+
+def main_with_tiny(arguments: list[str], prog_name: str) -> None:
+    """`flowtrain ARGUMENTS` with the protocol of the tests."""
+    from tests.evaluation.conftest import add_tiny_protocol
+
+    with pytest.MonkeyPatch.context() as patch:
+        add_tiny_protocol(patch)
+        main(arguments, prog_name)

@@ -1,7 +1,10 @@
 """The commands from end to end on a tiny run, and what they say to a user's mistake."""
 
 import json
+import re
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from schemas.manifest import MANIFEST_NAME
 from schemas.run import RUN_NAME
 from schemas.statistics import FeatureStatistics, read_statistics, write_statistics
 from tests.evaluation import tiny
-from tests.evaluation.commands import call, fail, succeed
+from tests.evaluation.commands import call, fail, start, succeed
 from tests.evaluation.conftest import World
 
 pytestmark = pytest.mark.usefixtures("tiny_protocol")
@@ -62,17 +65,26 @@ def test_stats_of_a_dataset_a_folder_and_a_batch_agree(
     )
 
 
-def test_stats_counts_unreadable_images(tmp_path: Path) -> None:
+def test_unreadable_images_are_counted_and_limited(tmp_path: Path) -> None:
+    folder, out = tmp_path / "images", tmp_path / "o.npz"
+    folder.mkdir()
     for i in range(4):
-        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
-    (tmp_path / "4.png").write_bytes(b"no picture")
-    shown = succeed(
-        "stats", tmp_path, tmp_path / "o.npz", "--extractor", "tiny", "--resolution", 8, "--json"
-    )
+        Image.new("RGB", (8, 8), (60 * i, 0, 0)).save(folder / f"{i}.png")
+    (folder / "4.png").write_bytes(b"no picture")
+    command = ["stats", folder, out, "--extractor", "tiny", "--resolution", 8, "--json"]
+    refused = "1 of 5 images cannot be read, more than --max-bad-fraction 0.01; mend them"
+    assert refused in fail(*command)
+    assert not out.exists()
+    shown = succeed(*command, "--max-bad-fraction", 0.2)
     facts = json.loads(shown.stdout.splitlines()[-1])["images"]
     assert (facts["n"], facts["rejected"], facts["num"]) == (4, 1, 5)
     assert "4 images of 8 pixels, 1 unreadable" in shown.stdout
     assert "rank" in shown.stderr
+    compared = ["eval", folder, "--reference", out, "--protocol", "tiny"]
+    assert refused in fail(*compared)
+    told = succeed(*compared, "--max-bad-fraction", 0.2).stderr
+    for where in (folder, out):
+        assert f"{where}: 1 unreadable images are left out" in told
 
 
 def test_images_that_were_mended_are_read(tmp_path: Path) -> None:
@@ -421,3 +433,33 @@ def test_lists_of_numbers_are_checked(
     result = call("eval", workdir, "--reference", reference, *option)
     assert result.exit_code == 2
     assert option[0] in result.stderr
+
+
+@pytest.mark.parametrize("name", ["sample", "eval", "stats"])
+def test_an_interrupt_is_one_line_and_soon(
+    name: str, world: World, reference: Path, workdir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.npz" if name == "stats" else tmp_path / "out"
+    batch = tmp_path / "batch.npz"
+    many = ["20000", "--batch-size", "8"]
+    compared = ["--reference", reference, "--protocol", "tiny"]
+    command, begun = {
+        "sample": ([workdir, out, "--num", *many], out),
+        "eval": ([workdir, *compared, "--num-samples", *many], workdir / "samples"),
+        "stats": ([batch, out, "--extractor", "tiny"], tmp_path / "out.npz.failure"),
+    }[name]
+    if name == "stats":
+        np.savez(batch, np.zeros((100_000, tiny.SIDE, tiny.SIDE, 3), np.uint8))
+    process = start(name, *command)
+    deadline = time.monotonic() + 120
+    while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    bars_and_warnings = re.compile(r".*%\||Warning: |\s*$")
+    told = [line for line in errors.splitlines() if not bars_and_warnings.match(line)]
+    assert told == ["Interrupted; repeat the command to go on."]
+    assert time.monotonic() - sent < 30
+    assert not out.is_file(), "it was not done yet"

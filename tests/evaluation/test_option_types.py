@@ -10,7 +10,7 @@ from evaluation.option_types import ABOVE_0, SEED, Names, Numbers, alone, extrac
 
 
 @click.command()
-@click.option("--steps", type=Numbers(int, 1), default=())
+@click.option("--steps", type=Numbers(int, 1, most=1000), default=())
 @click.option("--cfg", type=Numbers(float, 0), default=())
 @click.option("--interval", type=Numbers(float, 0, 2))
 @click.option("--metrics", type=Names(), default=())
@@ -57,6 +57,7 @@ def test_what_is_typed_is_what_a_request_holds(words: list[str], expected: objec
         (["--steps", "10,"], "is not numbers separated by commas"),
         (["--steps", "1.5"], "is not numbers separated by commas"),
         (["--steps", "3,0"], "'3,0': each must be at least 1"),
+        (["--steps", "3,1001"], "'3,1001': each must be at most 1,000"),
         (["--cfg", "-1"], "'-1': each must be at least 0"),
         (["--cfg", "nan"], "each must be at least 0"),
         (["--cfg", "inf"], "each must be at least 0"),

@@ -34,6 +34,44 @@ def test_a_line_is_flat_and_comes_back_equal(tmp_path: Path) -> None:
     assert line["reference"]["digest"] == "d" * 64
 
 
+def test_any_flipped_bit_is_told(tmp_path: Path) -> None:
+    # one flip makes M a carriage return, which ends lines elsewhere
+    append_result(tmp_path, result().model_copy(update={"images": {"M": "M"}}))
+    append_result(tmp_path, result(steps=5))
+    path = tmp_path / RESULTS_NAME
+    whole = path.read_bytes()
+    for place in range(whole.index(b"\n") + 1):
+        for bit in (0, 3, 6):
+            path.write_bytes(
+                whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :]
+            )
+            with pytest.raises(UserError, match="line 1 is damaged"):
+                read_results(tmp_path)
+
+
+def test_lines_of_earlier_commits_have_no_digest_and_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / RESULTS_NAME
+    earlier = json.dumps(result().to_json())
+    path.write_text(f"{earlier}\n")
+    append_result(tmp_path, result(steps=5))
+    assert path.read_text().splitlines()[0] == earlier
+    assert read_results(tmp_path) == [result(), result(steps=5)]
+    path.write_text(f'{earlier[:-1]}, "more": 1}}\n')
+    with pytest.raises(UserError, match="line 1"):
+        read_results(tmp_path)
+
+
+def test_what_another_command_has_measured_meanwhile_is_not_written_twice(tmp_path: Path) -> None:
+    append_result(tmp_path, result())
+    append_result(tmp_path, result().model_copy(update={"seconds": {"generate": 99.0}}))
+    assert len(read_results(tmp_path)) == 1
+    richer = result().model_copy(update={"metrics": {"sfid": 2.0}})
+    for _ in range(2):
+        append_result(tmp_path, richer)
+        append_result(tmp_path, result())
+    assert read_results(tmp_path) == [result(), richer]
+
+
 def test_two_writers_lose_no_line_of_each_other(tmp_path: Path) -> None:
     # Threads stand for commands: the lock is of the open file, so it keeps them apart just as well.
     with ThreadPoolExecutor(4) as pool:
@@ -62,7 +100,7 @@ def test_a_torn_last_line_is_dropped_and_overwritten(tmp_path: Path) -> None:
 
 def test_damage_elsewhere_is_the_users_to_mend(tmp_path: Path) -> None:
     (tmp_path / RESULTS_NAME).write_text('{"fid": 3}\n')
-    with pytest.raises(UserError, match="line 1 is no result"):
+    with pytest.raises(UserError, match="line 1 is damaged, or no result"):
         read_results(tmp_path)
 
 

@@ -1,11 +1,9 @@
 """Sweeps, metrics beside the distance, and how samples may be drawn, through the command."""
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,9 +21,8 @@ from pipelines.dataset.finished import LatentDataset
 from schemas.errors import UserError
 from schemas.locked import locked
 from schemas.statistics import read_statistics
-from tests.evaluation.commands import fail, succeed
+from tests.evaluation.commands import fail, start, succeed
 from tests.evaluation.conftest import World
-from tests.flags import with_devices
 
 pytestmark = pytest.mark.usefixtures("tiny_protocol", "unrendered")
 QUICK = ["--steps", "2", "--cfg", "1", "--num-samples", 20, "--protocol", "tiny"]
@@ -96,17 +93,6 @@ def test_mistakes_in_a_sweep(workdir: Path, reference: Path, sweep: str, line: s
     )
 
 
-SCRIPT = """
-import sys
-import pytest
-from tests.evaluation.conftest import add_tiny_protocol
-from flowtrain.cli import main
-with pytest.MonkeyPatch.context() as patch:
-    add_tiny_protocol(patch)
-    main(sys.argv[1:], prog_name="flowtrain")
-"""
-
-
 def test_a_killed_sweep_of_ten_settings_ends_with_the_same_numbers(
     world: World, workdir: Path, reference: Path, tmp_path: Path
 ) -> None:
@@ -123,7 +109,6 @@ def test_a_killed_sweep_of_ten_settings_ends_with_the_same_numbers(
     arguments += ["--metrics", "pr", "--sweep", "steps=1,2,3,4,5", "--sweep", "cfg=1,2"]
     undisturbed = tmp_path / "undisturbed"
     subprocess.run(["cp", "-r", str(workdir), str(undisturbed)], check=True)
-    environment = {**os.environ, "XLA_FLAGS": with_devices(8)}
     succeed("eval", undisturbed, *arguments)
     expected = {
         (r.sampling, r.distance, *sorted(r.metrics.items())) for r in read_results(undisturbed)
@@ -131,10 +116,7 @@ def test_a_killed_sweep_of_ten_settings_ends_with_the_same_numbers(
     assert len(expected) == 10
     chance, kills = random.Random(0), 0
     for wanted in (0, 3, 6):  # results that are there, then a moment more
-        command = [sys.executable, "-c", SCRIPT, "eval", str(workdir), *map(str, arguments)]
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = start("eval", workdir, *arguments)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
             begun = wanted or (workdir / "samples").exists()
@@ -247,20 +229,13 @@ def test_scores_of_ten_parts_need_ten_samples() -> None:
 
 def test_two_commands_take_turns_at_one_file(world: World, tmp_path: Path) -> None:
     out = tmp_path / "out.npz"
-    command = [
-        sys.executable,
-        "-c",
-        SCRIPT,
-        "stats",
-        str(world.dataset),
-        str(out),
-        "--extractor",
-        "tiny",
-    ]
     with locked(tmp_path / ".out.npz.lock"):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        assert any("waiting for another command that is at work" in line for line in process.stderr)
+        process = start("stats", world.dataset, out, "--extractor", "tiny")
+        deadline = time.monotonic() + 60
+        while "waiting for another command that is at work" not in process.text():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         assert not out.exists()
     process.communicate(timeout=60)
     assert process.returncode == 0

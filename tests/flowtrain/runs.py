@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,10 +14,11 @@ from flowtrain.plan import Plan, make_plan
 from flowtrain.recipes import find_recipe
 from flowtrain.state.checkpoint import Checkpoints, with_sharding
 from flowtrain.state.train_state import TrainState
-from flowtrain.step import init_state
+from flowtrain.step import abstract_state
 from flowtrain.train import Options, Outcome, train
 from schemas.recipes import load_recipe
 from schemas.run import METRICS_NAME
+from tests.forked import Command, template
 
 ONE = Options(devices=jax.local_devices()[:1])
 
@@ -37,18 +36,12 @@ def run_debug(latents: Path, workdir: Path, *overrides: str, options: Options = 
 def command(
     latents: Path, workdir: Path, *arguments: str, overrides: Sequence[str] = ()
 ) -> list[str]:
-    """The same as a command line."""
-    words = [
-        sys.executable,
-        "-m",
-        "flowtrain.cli",
+    """The same as a command line, without the `flowtrain`."""
+    return [
         "train",
         str(latents),
         "--workdir",
         str(workdir),
-    ]
-    return [
-        *words,
         "--recipe",
         "debug",
         *(word for one in overrides for word in ("--set", one)),
@@ -56,21 +49,19 @@ def command(
     ]
 
 
-def start(words: Sequence[str]) -> subprocess.Popen[str]:
+def start(words: Sequence[str]) -> Command:
     """Begin a command."""
-    return subprocess.Popen(list(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return template().start(*words)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Command) -> str:
     """Wait for a command that must succeed; what it printed."""
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return output
 
 
-def send_when(
-    process: subprocess.Popen[str], ready: Callable[[], bool], number: signal.Signals
-) -> int:
+def send_when(process: Command, ready: Callable[[], bool], number: signal.Signals) -> int:
     """Signal the process as soon as `ready()`; the exit status, negative for a signal."""
     deadline = time.monotonic() + 120
     while not ready():
@@ -78,8 +69,7 @@ def send_when(
         assert time.monotonic() < deadline
         time.sleep(0.0005)
     process.send_signal(number)
-    process.communicate()
-    return process.returncode
+    return process.wait()
 
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
@@ -105,8 +95,6 @@ def saved(
 ) -> tuple[TrainState, dict[str, Any], dict[str, Any]]:
     """A checkpoint on one device: state, loader, meta."""
     mesh, setup = make_mesh(jax.local_devices()[:1]), plan.setup()
-    like = with_sharding(
-        jax.eval_shape(lambda: init_state(setup, jax.random.key(0))), replicated(mesh)
-    )
+    like = with_sharding(abstract_state(setup), replicated(mesh))
     with Checkpoints(workdir, plan.recipe.train) as checkpoints:
         return checkpoints.restore(step, like)

@@ -82,10 +82,8 @@ def test_ten_kills_at_random_moments_change_no_bit(latents: Path, tmp_path: Path
     assert set(actual[0].ema) == {"ema", "ema0.5", "power0.1"}
     assert actual[1] == {"next_index": STEPS}
     assert [step for step, _, _ in curve(rough)] == list(range(4, STEPS + 1, 4))
-    # Equal lines, but where the stop in mid-interval made a line's mean begin later.
-    assert [one == other for one, other in zip(curve(calm), curve(rough), strict=True)].count(
-        False
-    ) <= 1
+    # also where the stop came in the midst of an interval
+    assert curve(rough) == curve(calm)
     kept = [
         sorted(path.name for path in (workdir / "snapshots").iterdir()) for workdir in (calm, rough)
     ]

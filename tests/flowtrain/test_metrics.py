@@ -1,5 +1,7 @@
 """The numbers of a line, computed by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -72,3 +74,21 @@ def test_speed_is_that_of_the_steps_whose_time_is_known():
             "mfu": 0.3,
         }
     )
+
+
+def test_an_interval_goes_on_from_what_was_kept_of_it():
+    steps = [values(loss, tenth=tenth) for loss, tenth in ((0.1, 1), (0.7, 1), (1e-7, 8), (3, 9))]
+    whole, first, second = (Interval(8, 1.0, None) for _ in range(3))
+    for step in steps:
+        whole.add(step, None, 0.0)
+    for step in steps[:2]:
+        first.add(step, 1.0, 0.5)
+    kept = json.dumps(first.state())
+    second.add(values(9.0), 1.0, 0.5)  # forgotten
+    second.resume(json.loads(kept))
+    for step in steps[2:]:
+        second.add(step, None, 0.0)
+    assert second.line() == whole.line(), "to the last bit, and without the seconds before"
+    second.resume(None)
+    second.add(steps[3], None, 0.0)
+    assert second.line()["loss"] == 3.0

@@ -416,7 +416,7 @@ class Block:
         if name.split(".")[0] in blocked:
             raise ImportError(name)
 sys.meta_path.insert(0, Block())
-from types import SimpleNamespace
+from collections import namedtuple
 import jax, jax.numpy as jnp
 from flowtrain import model, optim
 from flowtrain.flow import objective, path
@@ -429,7 +429,8 @@ values |= dict(qk_norm=True, remat=True)
 values |= dict(time_conditioning=True, time_direction="to_data", time_scale=1000.0)
 values |= dict(time_offset=0.0, time_integer=False)
 for scan in (False, True):
-    config = SimpleNamespace(**values, time_frequencies="half", scan=scan)
+    table = dict(values, time_frequencies="half", scan=scan)
+    config = namedtuple("Config", table)(**table)
     network = model.make_network(config, (4, 4, 4), 10)
     n = [jax.ShapeDtypeStruct((2, *shape), jnp.float32) for shape in ((4, 4, 4), ())]
     label = jax.ShapeDtypeStruct((2,), jnp.int32)

@@ -2,15 +2,19 @@
 scale.
 """
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flowtrain.model import forward_macs
 from flowtrain.plan import check_validation
 from schemas.errors import UserError
 from schemas.layout import Layout
-from schemas.manifest import Normalization, write_manifest
+from schemas.manifest import Normalization, read_manifest, write_manifest
+from schemas.run import Run
+from tests.flowtrain.damage import write_pixels
 from tests.flowtrain.datasets import CLASSES, write_dataset
 from tests.flowtrain.runs import debug_plan
 
@@ -40,6 +44,11 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["model.classes=1000"],
             r"for 1000 classes and the dataset has 3; .* --set model.classes=3",
         ),
+        (
+            ["train.flip=true"],
+            r"no mirrored encodings, .*; encode with `flowtrain preprocess --flips`",
+        ),
+        (["sampler.cfg_channels=5"], "sampler.cfg_channels 5: the latents have 4 channels; lower"),
     ],
 )
 def test_what_does_not_fit_is_one_line(latents: Path, overrides: list[str], message: str):
@@ -66,6 +75,16 @@ def test_the_summary_counts_what_is_trained_on(latents: Path):
     assert (summary["records"], summary["trained_on"], summary["epochs"]) == (20, 16, 5.0)
     assert summary["checkpoint_bytes"] == 5 * 4 * summary["parameters"]
     assert plan.flops_per_image == 6 * forward_macs(plan.recipe.model, (4, 4, 4))
+
+
+def test_a_run_knows_the_classes_without_records(latents: Path, tmp_path: Path):
+    assert debug_plan(latents).run.sampled_classes == (0, 1, 2)
+    shutil.copytree(latents, tmp_path / "some")
+    manifest = read_manifest(latents).model_copy(update={"empty_classes": (1,)})
+    write_manifest(tmp_path / "some", manifest)
+    run = debug_plan(tmp_path / "some").run
+    assert (run.empty_classes, run.sampled_classes) == ((1,), (0, 2))
+    assert Run.model_validate_json(run.model_dump_json()) == run
 
 
 def test_samples_that_are_in_model_scale_are_not_scaled_again(tmp_path: Path):
@@ -98,3 +117,37 @@ def test_a_dataset_to_validate_on_must_be_of_the_same_kind(latents: Path, tmp_pa
     ):
         with pytest.raises(UserError, match=f"{tmp_path}: cannot validate on it: {message}"):
             check_validation(plan, manifest.model_copy(update=change), tmp_path)
+
+
+def test_latents_without_a_scaling_factor_are_advised_to_normalise_by_channel(tmp_path: Path):
+    manifest = write_dataset(tmp_path)
+    assert debug_plan(tmp_path).advice is None, "this encoder has a scaling factor"
+    vae = manifest.vae
+    assert vae is not None
+    unscaled = vae.model_copy(update={"scaling_factor": 1.0, "shift_factor": 0.0})
+    write_manifest(tmp_path, manifest.model_copy(update={"vae": unscaled}))
+    advice = debug_plan(tmp_path).advice
+    assert advice is not None
+    assert f"from {min(manifest.channels.std):.2f} to {max(manifest.channels.std):.2f}" in advice
+    assert "--set train.normalization=channel" in advice
+    assert debug_plan(tmp_path, "train.normalization=channel").advice is None
+    write_manifest(tmp_path, manifest.model_copy(update={"vae": None}))
+    assert debug_plan(tmp_path).advice is None, "pixels have the scale that they should"
+
+
+def test_the_plan_says_where_mirror_images_come_from(latents: Path, tmp_path: Path):
+    mirrored = {"train.flip=auto": "no", "train.flip=false": "no"}
+    assert {flip: debug_plan(latents, flip).mirrored for flip in mirrored} == mirrored
+    write_dataset(tmp_path / "flips", flips=True)
+    for flip, told in (("auto", "stored encodings"), ("true", "stored encodings"), ("false", "no")):
+        plan = debug_plan(tmp_path / "flips", f"train.flip={flip}")
+        assert plan.summary()["mirrored"] == told
+    typed, left_out = (
+        debug_plan(tmp_path / "flips", f"train.flip={flip}") for flip in ("true", "auto")
+    )
+    assert typed.run == left_out.run, "the same batches are the same run"
+    images = np.zeros((20, 8, 8, 3), np.uint8)
+    write_pixels(tmp_path / "pixels", images)
+    for flip, told in (("auto", "no"), ("true", "pixels, as they are read"), ("false", "no")):
+        plan = debug_plan(tmp_path / "pixels", f"train.flip={flip}", "model.latent=[8, 8, 3]")
+        assert plan.mirrored == told

@@ -68,6 +68,15 @@ def test_lines_after_the_restored_step_and_torn_ones_are_cut(tmp_path: Path):
     assert [line["step"] for line in lines(tmp_path)] == [5, 10, 12]
 
 
+def test_a_damaged_line_costs_no_other(tmp_path: Path):
+    path = tmp_path / METRICS_NAME
+    good = [f'{{"step": {step}, "loss": 1.0}}\n'.encode() for step in (5, 10, 15, 20)]
+    bad = [b'{"step": 10, "lo\xff\n', b"[1]\n", b"[" * 100_000 + b"\n"]
+    path.write_bytes(b"".join([good[0], *bad, *good[1:], b'{"step": 20']))
+    cut_metrics(path, 15)
+    assert path.read_bytes() == b"".join([good[0], *bad, *good[1:3]])
+
+
 def test_json_lines_go_on_after_a_resume_and_a_rewind(tmp_path: Path):
     killed = JsonLines(tmp_path, 0)
     for step in (2, 4, 6):

@@ -12,6 +12,7 @@ import pytest
 
 from flowtrain.records.reader import LatentReader
 from flowtrain.state.checkpoint import TrainedModel
+from flowtrain.state.checksums import CHECKSUMS
 from flowtrain.train import Options
 from schemas.errors import UserError
 from tests.flowtrain.datasets import write_dataset
@@ -195,6 +196,44 @@ def test_a_run_that_has_no_checkpoint_yet_may_begin_anew_with_another_recipe(
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
     with pytest.raises(UserError, match=r"model.depth was 1 and is now 2"):
         run_debug(latents, tmp_path, *first)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_line_of_metrics_is_that_of_all_its_steps_after_a_resume(
+    latents: Path, tmp_path: Path, kept: bool
+):
+    """Stopped in the midst of an interval; a checkpoint of an earlier release has no sums, and the
+    line then begins with the steps after it.
+    """
+    more = ["train.log_every=8", "train.checkpoint_every=100", "train.steps=16"]
+    run_debug(latents, tmp_path / "calm", *more)
+    asked = iter([False] * 10 + [True])
+    run_debug(
+        latents, tmp_path / "run", *more, options=replace(ONE, should_stop=lambda: next(asked))
+    )
+    if not kept:
+        _forget_interval(tmp_path / "run" / "checkpoints" / "11")
+    run_debug(latents, tmp_path / "run", *more)
+    calm, found = lines(tmp_path / "calm"), lines(tmp_path / "run")
+    assert [line["step"] for line in found] == [8, 16]
+    same = [
+        name
+        for name in calm[1]
+        if name.startswith(("loss", "grad", "update", "param", "learning", "skipped"))
+        and calm[1][name] == found[1].get(name)
+    ]
+    assert ("loss" in same) == kept
+    assert ("loss_t0.5" in same) == kept
+    assert {"param_norm", "learning_rate", "skipped"} < set(same)
+
+
+def _forget_interval(checkpoint: Path) -> None:
+    """What an earlier release would have saved."""
+    meta = checkpoint / "meta" / "metadata"
+    content = json.loads(meta.read_text())
+    del content["interval"]
+    meta.write_text(json.dumps(content))
+    (checkpoint / CHECKSUMS).unlink()
 
 
 def test_checkpoints_are_kept_by_policy(latents: Path, tmp_path: Path):

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from flowtrain.cli import main
 from flowtrain.recipes import find_recipe
+from flowtrain.train_request import TrainRequest, check_request
 from schemas.recipes import load_recipe
 from schemas.run import read_run
 from tests.flowtrain.datasets import write_dataset
@@ -101,17 +102,38 @@ def test_options_that_need_each_other(latents: Path, tmp_path: Path):
         )
         assert (code, message in err) == (2, True), err
         assert not (tmp_path / "run").exists()
+    distances = ["--set", "preview.distance_samples=9"]
     for options in (
         ["--set", "train.keep_best=1", "--validation", latents],
         ["--set", "train.keep_best=1", "--set", "train.holdout=4"],
         ["--cache-dir", "x", "--cache", "disk"],
-        ["--cache-dir", "x", "--validation", "s3://bucket/data"],
-        ["--reference", "x", "--set", "preview.every=1", "--set", "preview.distance_samples=9"],
+        ["--reference", tmp_path, "--set", "preview.every=1", *distances],
     ):
         code, _, err = _run(
             latents, "--workdir", tmp_path / "run", "--recipe", "debug", *options, "--dry-run"
         )
         assert code == 0, err
+    request = TrainRequest(
+        data=str(latents),
+        workdir=tmp_path / "run",
+        recipe="debug",
+        validation="s3://bucket/data",
+        cache_dir=tmp_path,
+    )
+    check_request(request, load_recipe(find_recipe("debug")))
+
+
+def test_a_dry_run_looks_at_all_that_is_named(latents: Path, tmp_path: Path):
+    previews = ["--set", "preview.every=1", "--set", "preview.distance_samples=9"]
+    for options, message in (
+        (["--validation", tmp_path / "none"], "no such dataset directory"),
+        (["--reference", tmp_path / "none", *previews], "none: no such reference"),
+        ([*previews, "--set", "preview.protocol=nonsense"], "unknown protocol 'nonsense'"),
+    ):
+        code, _, err = _run(
+            latents, "--workdir", tmp_path / "run", "--recipe", "debug", *options, "--dry-run"
+        )
+        assert (code, message in err) == (2, True), err
 
 
 # Of every table something that is no default, and of every type.
@@ -127,6 +149,7 @@ CHANGED += [
     "train.ema_extra=[0.5]",
     "train.steps=2",
     "train.keep_every=10",
+    "train.flip=false",
 ]
 CHANGED += [
     "sampler.cfg=1.5",

@@ -3,7 +3,9 @@ on with room.
 """
 
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from tests.flowtrain.datasets import write_dataset
 from tests.flowtrain.runs import command, debug_plan, finish, lines, saved, start
+from tests.flowtrain.state.test_checksums import flip
 
 RUN = ["train.steps=10", "train.keep=9"]
 FULL = "No space left on device"
@@ -35,7 +38,8 @@ def calm(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _run(words: Sequence[str], memory: int | None = None) -> tuple[int, str]:
     """Status and stderr of a command, which may have so many KiB of address space."""
-    limited = ["sh", "-c", f'ulimit -v {memory or "unlimited"} && exec "$@"', "sh", *words]
+    limited = ["sh", "-c", f'ulimit -v {memory or "unlimited"} && exec "$@"', "sh"]
+    limited += [sys.executable, "-m", "flowtrain.cli", *words]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=240, check=False)
     return done.returncode, done.stderr
 
@@ -97,11 +101,31 @@ def test_a_disk_that_fills_up_with_metrics(latents: Path, small_disk: Callable[[
     )
 
 
+def test_a_flipped_bit_in_a_checkpoint_is_one_line_and_the_one_before_is_gone_on_from(
+    latents: Path, calm: Path, tmp_path: Path
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(calm, workdir)
+    folder = workdir / "checkpoints" / "10"
+    largest = max((folder / "opt").rglob("*"), key=lambda path: path.stat().st_size)
+    flip(largest, 4 * largest.stat().st_size)
+    words = command(latents, workdir, overrides=RUN)
+    told = (
+        f"{folder}: cannot read the checkpoint ({largest.relative_to(folder)}: its bytes are not "
+        f"those that were saved); if its files are damaged, delete {folder} and repeat the command"
+    )
+    assert _refused(words) == told
+    shutil.rmtree(folder)
+    finish(start(words))
+    _assert_equal(latents, workdir, calm, 10)
+
+
 def test_a_step_that_does_not_fit_in_memory_names_the_knobs(latents: Path, tmp_path: Path):
     """With one activation of 17 GB for a process that may have 16 GiB; with a smaller batch the
     same network fits.
     """
-    wide = ["model.depth=1", "model.mlp_ratio=2048", "train.steps=2", "train.checkpoint_every=2"]
+    wide = ["model.depth=1", "model.width=256", "model.mlp_ratio=64", "model.patch=1"]
+    wide += ["train.steps=2", "train.checkpoint_every=2"]
     memory = 16 << 20
     line = _refused(
         command(latents, tmp_path, "--overfit", "20", overrides=[*wide, "train.batch_size=16384"]),

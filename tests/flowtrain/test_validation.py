@@ -40,7 +40,7 @@ def test_it_is_the_mean_over_exactly_the_held_out_records(latents: Path):
     params = jax.tree.map(lambda leaf: leaf + 0.05, params)
 
     whole = Selection(held)
-    reader = BatchReader(plan.reader, batch_size=HELD, seed=0, flip=False, selection=whole)
+    reader = BatchReader(plan.reader, batch_size=HELD, seed=0, flip="never", selection=whole)
     read = {**reader(0), "epoch": np.zeros(HELD, np.int32)}
     batch = {name: jnp.asarray(value) for name, value in read.items()}
     inner = jax.random.fold_in(key, Purpose.VALIDATION)

@@ -14,7 +14,6 @@ from pipelines import beam_storage
 from pipelines.encoders.kl import AutoencoderKL, VaeConfig
 from pipelines.encoders.weights import save_vae
 from schemas.storage.objects import connect_by_environment
-from tests.pipelines.forked import Template, template
 from tests.pipelines.servers import SERVERS, Store
 
 IMAGES = 60
@@ -44,13 +43,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         picture.save(path)
     return folder
-
-
-@pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
-    """Starts `flowtrain preprocess` in processes that are warm."""
-    with template(tmp_path_factory.mktemp("commands")) as warm:
-        yield warm
 
 
 def _reach(kind: str) -> Iterator[Store]:

@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.dataset.finished import finish_dataset
-from pipelines.dataset.shard_results import ChannelSums, ErrorSums, Reject, ShardResult
+from pipelines.dataset.shard_results import (
+    ChannelSums,
+    ErrorSums,
+    Reject,
+    ShardResult,
+    empty_classes,
+)
 from pipelines.dataset.shards import write_shard
 from schemas.layout import Layout, layout_tensors
 from schemas.manifest import (
@@ -69,6 +75,12 @@ def make(
         _shard_result(number, [content(key, split) for key in items], bad if number == 0 else ())
         for number, items in enumerate(shards)
     ]
+    results = [
+        result.model_copy(
+            update={"labels": tuple(sorted({row.label for row in rows(items, split)}))}
+        )
+        for result, items in zip(results, shards, strict=True)
+    ]
     written = sum(map(len, shards))
     counts = Counts(
         source=written + len(rejects), written=written, rejected=len(rejects), duplicate=0
@@ -79,6 +91,7 @@ def make(
         "resolution": 8,
         "crop": "adm",
         "classes": tuple(classes),
+        "empty_classes": empty_classes(results, len(classes)),
         "source": SourceInfo(descriptor=f"/photos/{directory.name}", split=split, digest="2" * 64),
         "vae": VAE,
         "counts": counts,

@@ -1,4 +1,4 @@
-"""Ways to run `flowtrain preprocess` in tests: in this process, or as a command of its own."""
+"""`flowtrain preprocess` in this process, or as a command of its own, and its datasets."""
 
 import subprocess
 import sys
@@ -18,7 +18,9 @@ def run(*arguments: object) -> Result:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """The same command as a process."""
+    """The same command as a process that imports what it needs, and when it does: Beam's noise is
+    kept off from its first import on.
+    """
     command = [sys.executable, "-m", "flowtrain.cli", "preprocess", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

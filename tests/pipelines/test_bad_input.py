@@ -5,6 +5,7 @@ and why.
 import io
 import json
 import os
+import shutil
 import struct
 import tarfile
 import unicodedata
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image, ImageCms
 
+from flowtrain.cli import main
 from pipelines.dataset.finished import LatentDataset
 from tests.pipelines.running import run
 from tests.pipelines.sources.miniature import add, jpeg, png
@@ -274,10 +277,8 @@ def test_in_a_zip(contents: dict[str, bytes], tmp_path: Path) -> None:
 
 def test_two_entries_with_one_key_are_one_record_and_counted(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "in.tar", "w") as archive:
-        for colour in ("red", "blue"):
-            add(archive, "same.png", png(colour))
-        add(archive, "./same.png", png("green"))
-        add(archive, "other.png", png("red"))
+        for name in ("same.png", "same.png", "./same.png", "other.png"):
+            add(archive, name, png("red"))
     done = run(
         f"tar:{tmp_path / 'in.tar'}", tmp_path / "out", "--resolution", 4, "--vae", "none", "--json"
     )
@@ -287,6 +288,23 @@ def test_two_entries_with_one_key_are_one_record_and_counted(tmp_path: Path) -> 
         "other.png",
         "same.png",
     ]
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_other_images_of_one_name_are_refused_and_never_dropped(kind: str, tmp_path: Path) -> None:
+    archives = []
+    for name, colour in (("cats", "red"), ("dogs", "blue")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(png(colour))
+        (tmp_path / name / f"{name}.png").write_bytes(png(colour))
+        archives.append(shutil.make_archive(str(tmp_path / name), kind, tmp_path / name))
+    for command, *options in (("preprocess", "--vae", "none"), ("stats",)):
+        words = [command, f"{kind}:{','.join(archives)}", str(tmp_path / "out"), *options]
+        done = CliRunner().invoke(main, [*words, "--resolution", "4"], catch_exceptions=False)
+        assert done.exit_code == 2
+        assert "two images are called 0.png and are not the same; a record's key is" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_tar_cut_in_the_middle_is_refused_before_anything_is_written(tmp_path: Path) -> None:

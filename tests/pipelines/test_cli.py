@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines.cli import CROP_RULES
 from pipelines.images import CROPS
-from schemas.manifest import MANIFEST_NAME
+from schemas.manifest import MANIFEST_NAME, read_manifest
 from tests.pipelines.conftest import IMAGES
 from tests.pipelines.running import contents, run
+from tests.pipelines.sources.miniature import png
 
 SMALL = ("--resolution", 16, "--shards", 3, "--batch-size", 8)
 
@@ -90,7 +92,7 @@ def test_resolution_that_the_vae_cannot_divide(photos: Path, tiny_vae: Path, out
     assert not out.exists()
 
 
-@pytest.mark.parametrize("split", ["", "a/b", "a-b", "../x", "train[:10]"])
+@pytest.mark.parametrize("split", ["a/b", "a-b", "../x", "train[:10]"])
 def test_split_that_is_no_name(photos: Path, out: Path, split: str) -> None:
     assert "letters, digits and underscores only" in refused(
         photos, out, "--vae", "none", "--split", split
@@ -169,7 +171,7 @@ def test_directory_within_the_source_would_be_part_of_it(photos: Path) -> None:
 def test_variable_that_is_not_set(photos: Path, out: Path, empty: int) -> None:
     places = [photos, out]
     places[empty] = ""  # type: ignore[call-overload]
-    assert "must not be empty" in refused(*places, *SMALL, "--vae", "none")
+    assert "is empty; give a value" in refused(*places, *SMALL, "--vae", "none")
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -279,3 +281,54 @@ def test_dry_run_writes_nothing(photos: Path, tiny_vae: Path, out: Path) -> None
 
 def test_crop_rules_of_the_command_are_those_of_the_code() -> None:
     assert set(CROP_RULES) == CROPS.keys()
+
+
+def test_a_class_without_a_record_is_told(photos: Path, tmp_path: Path, out: Path) -> None:
+    """One whose only image is broken, and one whose folder is empty: nothing will train them."""
+    shutil.copytree(photos, tmp_path / "in")
+    for name in ("aaa", "zzz"):
+        (tmp_path / "in" / name).mkdir()
+    (tmp_path / "in/aaa/broken.png").touch()
+    settings = (*SMALL, "--vae", "none", "--max-bad-fraction", 0.2)
+    result = run(tmp_path / "in", out, *settings)
+    assert result.exit_code == 0, result.output
+    told = "2 classes have no image (aaa, zzz): samples are drawn of it only with --class"
+    assert f"Warning: {told}" in result.stderr
+    assert read_manifest(out).empty_classes == (0, 4)
+    whole = run(photos, tmp_path / "whole", *SMALL, "--vae", "none")
+    assert "no image" not in whole.stderr
+    assert "empty_classes" not in (tmp_path / "whole" / MANIFEST_NAME).read_text()
+
+
+def test_folders_that_look_like_no_classes_are_told_of(tmp_path: Path, out: Path) -> None:
+    for number in range(4):
+        path = tmp_path / f"in/{number % 2:05d}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png())
+    options = ("--vae", "none", "--resolution", 4, "--dry-run", "--json")
+    told = run(tmp_path / "in", out, *options)
+    assert json.loads(told.stdout)["classes"] == 2
+    (line,) = told.stderr.splitlines()
+    assert line.startswith("Note: the classes are folders called 00000, 00001: ")
+    quiet = run(tmp_path / "in", out, *options, "--classes", "none")
+    assert json.loads(quiet.stdout)["classes"] == 1
+    assert quiet.stderr == ""
+
+
+def test_enlarged_images_are_told_or_left_out(photos: Path, tmp_path: Path, out: Path) -> None:
+    """Sides are from 18 pixels on: of 24, some are enlarged."""
+    small = 0
+    for path in photos.rglob("*.*"):
+        with Image.open(path) as image:
+            small += min(image.size) < 21
+    assert 0 < small < IMAGES
+    settings = ("--resolution", 21, "--vae", "none", "--max-bad-fraction", 1)
+    result = run(photos, out, *settings)
+    told = f"Warning: {small} of {IMAGES} images are smaller than 21 pixels and were enlarged"
+    assert told in result.stderr
+    assert read_manifest(out).counts.enlarged == small
+    result = run(photos, tmp_path / "large", *settings, "--min-side", 21)
+    assert "enlarged" not in result.stderr
+    counts = read_manifest(tmp_path / "large").counts
+    assert (counts.rejected, counts.enlarged) == (small, 0)
+    assert read_manifest(tmp_path / "large").source.descriptor == f"{photos}#min_side=21"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from pipelines.images import CROPS, MAX_PIXELS, ImageError, decode_image
 
@@ -32,7 +32,7 @@ def test_lossless_formats_come_back_exactly(kind: str) -> None:
     np.testing.assert_array_equal(decoded, pixels)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF"])
 def test_lossy_formats_come_back_nearly(kind: str) -> None:
     pixels = smooth(32, 48)
     decoded = decode_image(saved(Image.fromarray(pixels), kind, quality=95))
@@ -159,6 +159,68 @@ def test_jpeg_filled_up_with_zeros_is_refused(share: float, progressive: bool) -
             decode_image(data[:kept] + end)
     # behind its end
     np.testing.assert_array_equal(decode_image(data + bytes(10_000)), decode_image(data))
+
+
+MP4 = b"\0\0\0\x18ftypmp42\0\0\0\0isommp42"  # a motion photo's video begins so
+
+
+@pytest.mark.parametrize(
+    "trailer",
+    [
+        bytes(3),
+        MP4 + b"\0\0\x10\0free" + bytes(4088),
+        b"VENDOR" + bytes(200),
+        b"\xff" * 3 + bytes(200),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_whatever_is_behind_the_end_of_a_jpeg_is_not_looked_at(
+    options: dict[str, int], trailer: bytes
+) -> None:
+    thumbnail = saved(Image.fromarray(smooth(16, 16)), "JPEG")
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    data = saved(
+        Image.fromarray(smooth(200, 200)),
+        "JPEG",
+        quality=95,
+        exif=exif.tobytes() + thumbnail,
+        **options,
+    )
+    assert data.count(b"\xff\xd9") >= 2, "the thumbnail has an end of its own"
+    np.testing.assert_array_equal(decode_image(data + trailer), decode_image(data))
+    if len(trailer) > 64:
+        for cut in (data[:-2], data[: len(data) // 2], data[: data.index(thumbnail) + 900]):
+            with pytest.raises(ImageError, match=r"zeros|truncated"):
+                decode_image(cut + trailer)
+
+
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt", "iCCP"])
+def test_no_length_of_text_or_profile_costs_a_png(kind: str) -> None:
+    pixels = smooth(8, 8)
+    text = "x" * 1_500_000
+    options: dict[str, object] = {}
+    if kind == "iCCP":
+        options["icc_profile"] = np.random.default_rng(0).bytes(1_500_000)
+    else:
+        info = PngImagePlugin.PngInfo()
+        if kind == "iTXt":
+            info.add_itxt("workflow", text, zip=True)
+        else:
+            info.add_text("workflow", text, zip=kind == "zTXt")
+        options["pnginfo"] = info
+    data = saved(Image.fromarray(pixels), "PNG", **options)
+    assert kind.encode() in data
+    np.testing.assert_array_equal(decode_image(data), pixels)
+
+
+def test_a_png_whose_text_unpacks_without_end_is_refused() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("bomb", "x" * (70 << 20), zip=True)
+    data = saved(Image.fromarray(smooth(8, 8)), "PNG", pnginfo=info)
+    assert len(data) < 1 << 20
+    with pytest.raises(ImageError):
+        decode_image(data)
 
 
 def test_colour_profile_is_left_out_of_account() -> None:

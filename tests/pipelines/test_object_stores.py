@@ -20,7 +20,7 @@ from schemas.errors import UserError
 from schemas.manifest import parse_manifest
 from schemas.storage import paths, retries
 from schemas.storage.directory import open_directory
-from tests.pipelines.forked import Template
+from tests.forked import start_preprocess
 from tests.pipelines.running import contents, objects, plan, run
 from tests.pipelines.servers import PASS, Store, now_and_then, well
 
@@ -226,18 +226,18 @@ def test_client_that_is_not_installed_is_one_line(
 
 
 def test_two_commands_at_once_help_each_other(
-    s3_store: Store, photos: Path, expected: dict[str, bytes], commands: Template, tmp_path: Path
+    s3_store: Store, photos: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     s3_store.proxy.reset()
     out = f"{s3_store.url}/both"
-    both = [commands.start(photos, out, *OPTIONS, **s3_store.environment) for _ in range(2)]
+    both = [start_preprocess(photos, out, *OPTIONS, **s3_store.environment) for _ in range(2)]
     assert [command.wait() for command in both] == [0, 0], [command.text() for command in both]
     run(photos, out, *OPTIONS)  # clears away what the slower one may have left
     assert objects(out) == expected
 
 
 def test_of_two_commands_at_once_with_other_settings_one_is_refused(
-    s3_store: Store, photos: Path, expected: dict[str, bytes], commands: Template, tmp_path: Path
+    s3_store: Store, photos: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
     """Both have seen an empty bucket before the first of them writes: the store decides."""
     s3_store.proxy.reset()
@@ -249,7 +249,7 @@ def test_of_two_commands_at_once_with_other_settings_one_is_refused(
     assert objects(url) == expected
     url = f"{s3_store.url}/race"
     both = [
-        commands.start(photos, url, *OPTIONS, "--seed", seed, **s3_store.environment)
+        start_preprocess(photos, url, *OPTIONS, "--seed", seed, **s3_store.environment)
         for seed in (3, 4)
     ]
     statuses = [command.wait() for command in both]
@@ -418,9 +418,7 @@ def test_object_that_was_copied_there_is_read_through(store: Store) -> None:
     assert not directory.matches("nothing", len(data), digest)
 
 
-def test_options_of_beam_reach_the_workers(
-    s3_store: Store, photos: Path, commands: Template, tmp_path: Path
-) -> None:
+def test_options_of_beam_reach_the_workers(s3_store: Store, photos: Path, tmp_path: Path) -> None:
     """Endpoint and credentials come after `--`; the environment says nothing, or what is wrong."""
     s3_store.proxy.reset()
     given = s3_store.environment
@@ -434,7 +432,7 @@ def test_options_of_beam_reach_the_workers(
     ]
     environment = {**given, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": ""}
     url = f"{s3_store.url}/options"
-    command = commands.start(photos, url, *OPTIONS, "--", *options, **environment)
+    command = start_preprocess(photos, url, *OPTIONS, "--", *options, **environment)
     assert command.wait() == 0, command.text()
     assert paths.exists(f"{url}/manifest.json")
 

@@ -4,6 +4,7 @@ disturbed.
 
 import functools
 import glob
+import json
 import os
 import random
 import shlex
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from schemas.manifest import MANIFEST_NAME, parse_manifest
-from tests.pipelines.forked import Command, Template, kill, session
+from tests.forked import Command, kill, session, start_preprocess
 from tests.pipelines.running import contents, objects, run
 from tests.pipelines.servers import DROP, PASS, Store
 
@@ -91,14 +92,12 @@ def check_promise(out: Path) -> None:
 
 
 @pytest.mark.parametrize("vae", ["tiny", "none"])
-def test_killed_in_this_process(
-    photos: Path, tiny_vae: Path, tmp_path: Path, commands: Template, vae: str
-) -> None:
+def test_killed_in_this_process(photos: Path, tiny_vae: Path, tmp_path: Path, vae: str) -> None:
     """Four times each: when this or that file appears, or a while after the start."""
     arguments = settings(tiny_vae if vae == "tiny" else "none")
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     begin = time.monotonic()
-    assert commands.start(photos, undisturbed, *arguments).wait() == 0
+    assert start_preprocess(photos, undisturbed, *arguments).wait() == 0
     duration = time.monotonic() - begin
     expected = contents(undisturbed)
     chance = random.Random(len(vae))
@@ -109,7 +108,7 @@ def test_killed_in_this_process(
         happened, delay = news(out, chance.choice(MOMENTS)), chance.uniform(0, 0.02)
         if chance.random() < 0.3:
             happened, delay = (lambda: True), chance.uniform(0, duration)
-        command = commands.start(photos, out, *arguments)
+        command = start_preprocess(photos, out, *arguments)
         status = kill_at(command, happened, delay)
         check_promise(out)
         kills += status == -signal.SIGKILL
@@ -117,11 +116,11 @@ def test_killed_in_this_process(
             assert status == 0, command.text()
             assert contents(out) == expected
             out = tmp_path / f"out{attempts}"
-    assert commands.start(photos, out, *arguments).wait() == 0
+    assert start_preprocess(photos, out, *arguments).wait() == 0
     assert contents(out) == expected
 
 
-def test_killed_with_several_processes(photos: Path, tmp_path: Path, commands: Template) -> None:
+def test_killed_with_several_processes(photos: Path, tmp_path: Path) -> None:
     """The command alone, one of its workers, or all of them. No worker outlives its command."""
     arguments = [
         "--resolution",
@@ -138,7 +137,7 @@ def test_killed_with_several_processes(photos: Path, tmp_path: Path, commands: T
     assert run(photos, undisturbed, *arguments).exit_code == 0
     chance = random.Random(1)
     for victims, done in (("command", 0), ("worker", 1), ("all", 3), ("command", 6)):
-        command = commands.start(photos, out, *arguments, *PROCESSES)
+        command = start_preprocess(photos, out, *arguments, *PROCESSES)
         wait_until(functools.partial(begun, command, out, done), command)
         time.sleep(chance.uniform(0, 0.05))
         workers = [process for process in session(command.pid) if process != command.pid]
@@ -178,9 +177,7 @@ def hold(reached: threading.Event, at: int, then: str, number: int, method: str,
     return then
 
 
-def test_killed_on_an_object_store(
-    photos: Path, tmp_path: Path, commands: Template, s3_store: Store
-) -> None:
+def test_killed_on_an_object_store(photos: Path, tmp_path: Path, s3_store: Store) -> None:
     """Eight times, at a request of chance, before the store has seen it or after. Nothing is left,
     here or there.
     """
@@ -193,7 +190,7 @@ def test_killed_on_an_object_store(
     proxy, chance = s3_store.proxy, random.Random(2)
     proxy.reset()
     url = f"{s3_store.url}/undisturbed"
-    assert commands.start(photos, url, *arguments, **environment).wait() == 0
+    assert start_preprocess(photos, url, *arguments, **environment).wait() == 0
     requests = len(proxy.log)
     url, kills, attempts = f"{s3_store.url}/killed", 0, 0
     while kills < 8:
@@ -205,7 +202,7 @@ def test_killed_on_an_object_store(
                 hold, reached, chance.randrange(1, requests), chance.choice((PASS, DROP))
             )
         )
-        command = commands.start(photos, url, *arguments, **environment)
+        command = start_preprocess(photos, url, *arguments, **environment)
         status = kill_at(command, reached.is_set)
         proxy.reset()
         kills += status == -signal.SIGKILL
@@ -213,7 +210,7 @@ def test_killed_on_an_object_store(
             assert status == 0, command.text()
             assert objects(url) == expected
             url = f"{s3_store.url}/killed{attempts}"
-    assert commands.start(photos, url, *arguments, **environment).wait() == 0
+    assert start_preprocess(photos, url, *arguments, **environment).wait() == 0
     assert objects(url) == expected
     assert list(temporary.glob("flowtrain-*")) == []  # Beam leaves empty folders of its own
 
@@ -260,19 +257,36 @@ def test_file_that_cannot_grow_is_one_line_and_the_run_goes_on_later(
 
 
 def test_second_command_at_once_is_refused_and_an_interrupt_is_one_line(
-    photos: Path, tiny_vae: Path, tmp_path: Path, commands: Template
+    photos: Path, tiny_vae: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    command = commands.start(photos, out, *settings(tiny_vae))
+    command = start_preprocess(photos, out, *settings(tiny_vae))
     wait_until(lambda: bool(there(out, ".work/*/done/[0-9]*.json")), command)
     os.kill(command.pid, signal.SIGSTOP)
     try:
         result = run(photos, out, *settings(tiny_vae))
     finally:
+        os.kill(command.pid, signal.SIGINT)
         os.kill(command.pid, signal.SIGCONT)
+    assert command.wait() == 130
     assert result.exit_code == 2
     assert "another command is writing" in result.stderr
-    os.kill(command.pid, signal.SIGINT)
-    assert command.wait() == 130
     assert command.text().strip() == "Interrupted; repeat the command to go on."
     assert run(photos, out, *settings(tiny_vae)).exit_code == 0
+
+
+def test_an_index_that_was_damaged_meanwhile_is_not_believed(
+    photos: Path, tiny_vae: Path, tmp_path: Path
+) -> None:
+    """One changed digit gives a record another class, which no checksum would tell."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert run(photos, whole, *settings(tiny_vae)).exit_code == 0
+    command = start_preprocess(photos, out, *settings(tiny_vae))
+    assert kill_at(command, lambda: bool(there(out, ".work/*/done/[0-9]*.json"))) == -9
+    (index,) = out.glob(".work/*/index.jsonl")
+    lines = index.read_text().splitlines(keepends=True)
+    key, label, size, place = json.loads(lines[-1])
+    lines[-1] = json.dumps([key, (label + 1) % 3, size, place]) + "\n"
+    index.write_text("".join(lines))
+    assert run(photos, out, *settings(tiny_vae)).exit_code == 0
+    assert contents(out) == contents(whole)

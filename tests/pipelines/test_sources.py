@@ -14,7 +14,7 @@ from schemas.errors import UserError
             "rar:x.rar",
             "train",
             "unknown kind of source 'rar:'; known are a folder of images, tar:FILE[,FILE], "
-            "zip:FILE[,FILE], tfds:NAME[@DATA_DIR], parquet:PATH, embedded:NAME",
+            "zip:FILE[,FILE], tfds:NAME[@DATA_DIR], wds:SHARDS, parquet:PATH, embedded:NAME",
         ),
         ("tar:no/such.tar", "train", "such.tar: no such file"),
         ("zip:no/such.zip", "train", "such.zip: no such file"),

@@ -49,7 +49,7 @@ def model(run: Run) -> TrainedModel:
 def labels(setting: Setting, *cuts: int, classes: int = 4) -> list[int]:
     """Of all samples, asked for in pieces."""
     parts = np.split(np.arange(setting.num), cuts)
-    found = [setting.labels(part, classes) for part in parts]
+    found = [setting.labels(part, range(classes)) for part in parts]
     assert all(part.dtype == np.int32 for part in found)
     return np.concatenate(found).tolist()
 
@@ -79,6 +79,20 @@ def test_drawn_classes_follow_from_seed_and_number_alone(
     assert (np.abs(counts - 4000 * share) <= 5 * deviation).all(), counts
     if deviation.any():
         assert labels(of(4000, 8)) != whole
+
+
+def test_rules_pass_over_classes_without_records() -> None:
+    """As they draw of fewer classes; one that is asked for by name is drawn."""
+    some = [0, 2, 3]
+    numbers = np.arange(300)
+    for rule in ("cyclic", "uniform"):
+        drawn = Setting(300, EULER, rule=rule).labels(numbers, some)
+        fewer = Setting(300, EULER, rule=rule).labels(numbers, range(3))
+        assert drawn.dtype == np.int32
+        assert drawn.tolist() == [some[number] for number in fewer]
+    counted = Setting(300, EULER, rule="frequencies", frequencies=(1.0, 9.0, 0.0, 1.0))
+    assert set(counted.labels(numbers, some).tolist()) == {0, 3}
+    assert set(Setting(9, EULER, label=1).labels(numbers, some).tolist()) == {1}
 
 
 def test_facts_tell_rules_apart() -> None:

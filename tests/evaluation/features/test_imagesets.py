@@ -141,6 +141,11 @@ def test_batches_are_checked(tmp_path: Path) -> None:
     for name in ("flat", "long"):
         with pytest.raises(UserError, match="samples must be uint8"):
             batch_images(tmp_path / f"{name}.npz")
-    for name in ("named", "object", "lone"):
-        with pytest.raises(UserError, match=r"not a readable \.npz with arr_0"):
+    np.savez_compressed(tmp_path / "damaged.npz", np.arange(12 * 8 * 8, dtype=np.uint8))
+    data = bytearray((tmp_path / "damaged.npz").read_bytes())
+    data[60:90] = bytes(30)
+    (tmp_path / "damaged.npz").write_bytes(data)
+    told = dict.fromkeys(("object", "lone", "damaged"), r"not a readable \.npz of ADM's")
+    for name, line in {"named": r"an \.npz without arr_0", **told}.items():
+        with pytest.raises(UserError, match=line):
             batch_images(tmp_path / f"{name}.npz")

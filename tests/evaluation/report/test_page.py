@@ -122,6 +122,13 @@ def test_a_metrics_line_being_written_and_one_of_validation_are_left_out(evaluat
     assert read_metrics(evaluated) == METRICS
 
 
+def test_a_damaged_metrics_line_costs_no_other(tmp_path: Path) -> None:
+    good = [b'{"step": 1, "loss": 2.0}', b'{"step": 2, "loss": 1.0}']
+    bad = [b'{"step": 1, "loss": \xff}', b"3", b"[" * 100_000, b'"loss"']
+    (tmp_path / METRICS_NAME).write_bytes(b"\n".join([good[0], *bad, good[1]]))
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
 def test_the_page_is_told_where_it_can_go(evaluated: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no directory"):
         write_report(evaluated, tmp_path / "no" / "page.html", lambda message: None)

@@ -3,6 +3,7 @@
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
@@ -138,3 +139,15 @@ def test_losses_of_runs_reach_as_far_as_the_longest() -> None:
     alone = Figure().subplots()
     loss_plot(runs["a"])(alone)
     assert alone.get_legend() is None
+
+
+@pytest.mark.parametrize("name", ["$x^", "$\\frac{$", "_hidden", "a$b", "<b>"])
+def test_a_name_is_no_formula_and_is_in_the_legend(name: str) -> None:
+    runs = {name: [{"step": step, "loss": 2.0} for step in range(1, 9)]}
+    assert draw(losses_plot({**runs, "b": runs[name]})).startswith(b"<?xml")
+    assert draw(comparison_plot({name: RESULTS})).startswith(b"<?xml")
+    axes = Figure().subplots()
+    losses_plot({**runs, "b": runs[name]})(axes)
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text().strip() for text in legend.get_texts()] == [name, "b"]

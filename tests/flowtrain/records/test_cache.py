@@ -64,7 +64,7 @@ def assert_right(records: Records, dataset: Path) -> None:
 
 def batches_of(records: Records) -> list[Columns]:
     selection = Selection.choose(len(records), holdout=3)
-    batches = BatchReader(records, batch_size=6, seed=5, flip=True, selection=selection)
+    batches = BatchReader(records, batch_size=6, seed=5, flip="auto", selection=selection)
     return [batches(number) for number in range(8)]
 
 

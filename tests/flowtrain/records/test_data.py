@@ -15,7 +15,7 @@ from flowtrain.records.order import batch_records
 from schemas.columns import Columns
 from schemas.errors import UserError
 from schemas.pixels import from_uint8
-from tests.flowtrain.damage import flip_byte, write_pixels
+from tests.flowtrain.damage import flip_byte, shard_paths, write_pixels
 from tests.flowtrain.datasets import record_tensors, write_dataset
 
 RECORDS, SHAPE = 20, (4, 4, 4)
@@ -53,7 +53,7 @@ def assert_stored(batch: Columns, seed: int, flip: bool) -> None:
 
 def test_a_batch_holds_the_stored_tensors_of_its_records(dataset: Path):
     # straddles two epochs
-    batch = BatchReader(LatentReader(dataset), batch_size=8, seed=0, flip=True)(2)
+    batch = BatchReader(LatentReader(dataset), batch_size=8, seed=0, flip="auto")(2)
     np.testing.assert_array_equal(batch["epoch"], [0] * 4 + [1] * 4)
     assert_stored(batch, 0, flip=False)
     assert {name: array.dtype for name, array in batch.items()} == {
@@ -66,15 +66,15 @@ def test_mirrored_records_are_chosen_by_the_counter(with_flips: Path):
     reader = LatentReader(with_flips)
     seen = []
     for number in range(5):
-        batch = BatchReader(reader, batch_size=8, seed=7, flip=True)(number)
+        batch = BatchReader(reader, batch_size=8, seed=7, flip="auto")(number)
         assert_stored(batch, 7, flip=True)
         seen.extend(host_bits(7, Purpose.FLIP, batch["epoch"], batch["index"]) % 2 == 1)
     assert 5 < sum(seen) < 35
-    assert_stored(BatchReader(reader, batch_size=8, seed=7, flip=False)(0), 7, flip=False)
+    assert_stored(BatchReader(reader, batch_size=8, seed=7, flip="never")(0), 7, flip=False)
 
 
 def test_the_loader_gives_the_batches_in_order_and_seeks(dataset: Path):
-    batches = BatchReader(LatentReader(dataset), batch_size=4, seed=0, flip=True)
+    batches = BatchReader(LatentReader(dataset), batch_size=4, seed=0, flip="auto")
     loader = make_loader(batches, 30)
     for number in range(12):
         np.testing.assert_array_equal(next(loader)["index"], batches(number)["index"])
@@ -87,14 +87,46 @@ def test_the_loader_gives_the_batches_in_order_and_seeks(dataset: Path):
 def test_pixels_come_as_floats(tmp_path: Path):
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
     write_pixels(tmp_path, images)
-    batch = BatchReader(LatentReader(tmp_path), batch_size=4, seed=0, flip=False)(0)
+    batch = BatchReader(LatentReader(tmp_path), batch_size=4, seed=0, flip="never")(0)
     np.testing.assert_array_equal(batch["image"], from_uint8(images[batch["index"]]))
+
+
+def test_pixels_without_mirrored_encodings_are_mirrored_as_they_are_read(tmp_path: Path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    write_pixels(tmp_path, images)
+    batches = BatchReader(LatentReader(tmp_path), batch_size=40, seed=3, flip="always")
+    batch = batches(0)
+    mirrored = host_bits(3, Purpose.FLIP, batch["epoch"], batch["index"]) % 2 == 1
+    assert 0 < mirrored.sum() < 40
+    np.testing.assert_array_equal(
+        batches.mirrored(batch["epoch"].astype(np.int64), batch["index"].astype(np.int64)), mirrored
+    )
+    expected = [
+        images[index][:, ::-1] if turned else images[index]
+        for index, turned in zip(batch["index"], mirrored, strict=True)
+    ]
+    np.testing.assert_array_equal(batch["image"], from_uint8(np.stack(expected)))
+
+
+def test_a_damaged_pixel_record_is_skipped_whichever_way_it_was_to_be_seen(tmp_path: Path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    write_pixels(tmp_path, images)
+    for shard in shard_paths(tmp_path):
+        data = shard.read_bytes()
+        place = data.find(images[2].tobytes())
+        if place >= 0:
+            shard.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    batches = BatchReader(
+        LatentReader(tmp_path), batch_size=40, seed=3, flip="always", on_corrupt="skip"
+    )
+    assert 2 not in batches(0)["index"]
+    assert set(batches.damaged) == {2}
 
 
 def test_batches_of_a_selection_keep_the_indices_of_the_dataset(with_flips: Path):
     selection = Selection.choose(RECORDS, holdout=5, overfit=7)
     batches = BatchReader(
-        LatentReader(with_flips), batch_size=8, seed=3, flip=True, selection=selection
+        LatentReader(with_flips), batch_size=8, seed=3, flip="auto", selection=selection
     )
     for number in range(3):
         batch = batches(number)
@@ -108,7 +140,7 @@ def test_batches_of_a_selection_keep_the_indices_of_the_dataset(with_flips: Path
 @pytest.mark.parametrize("on_corrupt", ["stop", "skip"])
 def test_rows_of_processes_make_the_batch(with_flips: Path, on_corrupt):
     reader = LatentReader(with_flips)
-    options = {"batch_size": 8, "seed": 3, "flip": True, "on_corrupt": on_corrupt}
+    options = {"batch_size": 8, "seed": 3, "flip": "auto", "on_corrupt": on_corrupt}
     whole = BatchReader(reader, **options)
     parts = [
         BatchReader(reader, rows=rows, **options)
@@ -133,15 +165,15 @@ def test_a_process_reads_no_more_than_its_rows(dataset: Path):
             asked.append(index.tolist())
             return super().gather(index, mirrored)
 
-    BatchReader(Watched(dataset), batch_size=8, seed=0, flip=False, rows=slice(2, 5))(1)
+    BatchReader(Watched(dataset), batch_size=8, seed=0, flip="never", rows=slice(2, 5))(1)
     assert asked == [
-        BatchReader(reader, batch_size=8, seed=0, flip=False)(1)["index"][2:5].tolist()
+        BatchReader(reader, batch_size=8, seed=0, flip="never")(1)["index"][2:5].tolist()
     ]
 
 
 def test_a_damaged_record_stops_with_its_name(dataset: Path):
     flip_byte(dataset, 9)
-    batches = BatchReader(LatentReader(dataset), batch_size=RECORDS, seed=0, flip=False)
+    batches = BatchReader(LatentReader(dataset), batch_size=RECORDS, seed=0, flip="never")
     with pytest.raises(
         UserError, match=r"00001-of-00003: record 9 of split 'train' is damaged; .*on_corrupt=skip$"
     ):
@@ -151,12 +183,12 @@ def test_a_damaged_record_stops_with_its_name(dataset: Path):
 
 
 def test_a_damaged_record_is_replaced_by_the_next_intact_one(dataset: Path):
-    order = BatchReader(LatentReader(dataset), batch_size=RECORDS, seed=0, flip=False)(0)["index"]
+    order = BatchReader(LatentReader(dataset), batch_size=RECORDS, seed=0, flip="never")(0)["index"]
     selection = Selection(np.delete(np.arange(RECORDS), 11))
     for index in (9, 10, 19):
         flip_byte(dataset, index)
     batches = BatchReader(
-        LatentReader(dataset), batch_size=RECORDS, seed=0, flip=False, on_corrupt="skip"
+        LatentReader(dataset), batch_size=RECORDS, seed=0, flip="never", on_corrupt="skip"
     )
     batch = batches(0)
     stand_ins = {9: 11, 10: 11, 19: 0}
@@ -168,7 +200,7 @@ def test_a_damaged_record_is_replaced_by_the_next_intact_one(dataset: Path):
         LatentReader(dataset),
         batch_size=19,
         seed=0,
-        flip=False,
+        flip="never",
         selection=selection,
         on_corrupt="skip",
     )(0)
@@ -177,11 +209,11 @@ def test_a_damaged_record_is_replaced_by_the_next_intact_one(dataset: Path):
 
 
 def test_only_the_copy_that_is_damaged_is_replaced(with_flips: Path):
-    whole = BatchReader(LatentReader(with_flips), batch_size=8, seed=7, flip=True)
+    whole = BatchReader(LatentReader(with_flips), batch_size=8, seed=7, flip="auto")
     expected = [whole(number) for number in range(10)]
     flip_byte(with_flips, 9, mirrored=True)
     batches = BatchReader(
-        LatentReader(with_flips), batch_size=8, seed=7, flip=True, on_corrupt="skip"
+        LatentReader(with_flips), batch_size=8, seed=7, flip="auto", on_corrupt="skip"
     )
     replaced = 0
     for number, before in enumerate(expected):
@@ -207,7 +239,7 @@ def test_what_is_skipped_does_not_depend_on_what_was_read_before(with_flips: Pat
 
     def batches() -> BatchReader:
         return BatchReader(
-            LatentReader(with_flips), batch_size=6, seed=1, flip=True, on_corrupt="skip"
+            LatentReader(with_flips), batch_size=6, seed=1, flip="auto", on_corrupt="skip"
         )
 
     straight = batches()
@@ -225,11 +257,11 @@ def test_many_threads_meet_the_same_damage(with_flips: Path):
     for index in range(8, 12):
         flip_byte(with_flips, index)
     batches = BatchReader(
-        LatentReader(with_flips), batch_size=8, seed=1, flip=True, on_corrupt="skip"
+        LatentReader(with_flips), batch_size=8, seed=1, flip="auto", on_corrupt="skip"
     )
     expected = [batches(number) for number in range(8)]
     shared = BatchReader(
-        LatentReader(with_flips), batch_size=8, seed=1, flip=True, on_corrupt="skip"
+        LatentReader(with_flips), batch_size=8, seed=1, flip="auto", on_corrupt="skip"
     )
     errors = []
 
@@ -255,7 +287,7 @@ def test_a_dataset_without_an_intact_record_ends(tmp_path: Path):
     for index in range(3):
         flip_byte(tmp_path, index)
     batches = BatchReader(
-        LatentReader(tmp_path), batch_size=2, seed=0, flip=False, on_corrupt="skip"
+        LatentReader(tmp_path), batch_size=2, seed=0, flip="never", on_corrupt="skip"
     )
     with pytest.raises(
         UserError, match="no record is intact; `flowtrain data verify` says how to mend it"
@@ -266,7 +298,7 @@ def test_a_dataset_without_an_intact_record_ends(tmp_path: Path):
 
 def test_a_shard_that_disappears_is_not_skipped(dataset: Path):
     batches = BatchReader(
-        LatentReader(dataset), batch_size=RECORDS, seed=0, flip=False, on_corrupt="skip"
+        LatentReader(dataset), batch_size=RECORDS, seed=0, flip="never", on_corrupt="skip"
     )
     with open(flip_byte(dataset, 9), "r+b") as file:
         file.truncate(1 << 16)

@@ -173,7 +173,8 @@ def test_a_record_that_was_written_wrongly_is_no_damage(dataset: Path):
         name: spec.model_copy(update={"shape": (2, 2, 4)})
         for name, spec in manifest.tensors.items()
     }
-    write_manifest(dataset, manifest.model_copy(update={"tensors": specs}))
+    changes = {"tensors": specs, "resolution": manifest.resolution // 2}
+    write_manifest(dataset, manifest.model_copy(update=changes))
     with pytest.raises(
         UserError, match=r"the shard is whole, but a record cannot be read \(feature 'mean' is"
     ) as caught:

@@ -153,12 +153,13 @@ def test_the_log_tells_of_no_error_that_is_raised(caplog: pytest.LogCaptureFixtu
     assert len(caplog.records) == 1
 
 
-def test_nor_do_threads_whose_write_nobody_waits_for(
+def test_nor_do_threads_whose_write_or_read_nobody_waits_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     monkeypatch.setattr(sys, "unraisablehook", None)
     silence()
-    for text in ("Event loop is closed", "another"):
+    read = "Encountered error while reading array index: (). See full TensorStore details"
+    for text in ("Event loop is closed", read, "another"):
         hook: Any = sys.unraisablehook
         hook(SimpleNamespace(exc_value=RuntimeError(text)), print)
     (line,) = capsys.readouterr().out.splitlines()

@@ -2,7 +2,9 @@
 removed.
 """
 
+import logging
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -23,8 +25,10 @@ from numpy.typing import NDArray
 from orbax.checkpoint import checkpoint_managers as policy
 
 from flowtrain.devices.sharding import make_mesh
+from flowtrain.state.checksums import CHECKSUMS
 from flowtrain.state.folders import StepFolders
 from schemas.errors import UserError
+from tests.flowtrain.state.test_checksums import flip
 
 SIZE = 50_000  # floats of an array: 200 kB
 
@@ -282,3 +286,86 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, damage: str):
     assert text.startswith(f"{folder}: cannot read the thing (")
     assert text.endswith(f"); if its files are damaged, delete {folder} and repeat the command")
     assert "\n" not in text
+
+
+# Outside of items: when orbax saved and committed, which nothing here asks for.
+HARMLESS = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+
+
+def test_a_flipped_bit_in_any_file_is_named_or_harmless(tmp_path: Path):
+    """Harmless is what leaves every number as it was."""
+    with _open(tmp_path) as folders:
+        folders.write(1, _arrays(1), {"note": {"of": 1}}, 0.25)
+    folder, drawn = tmp_path / "folders" / "1", random.Random(5)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert {*HARMLESS, CHECKSUMS, "metrics/metrics", "note/metadata"} < set(names)
+    harmless = set()
+    for name in names:
+        bit = drawn.randrange(8 * (folder / name).stat().st_size)
+        flip(folder / name, bit)
+        try:
+            with _open(tmp_path, read_only=True) as folders:
+                _check(folders, 1)
+            harmless.add(name)
+        except UserError as error:
+            told = str(error)
+            assert str(folder) in told, (name, bit)
+            assert name in told, (name, bit)
+            assert "delete" in told, (name, bit)
+            assert "\n" not in told, (name, bit)
+        flip(folder / name, bit)
+    assert harmless == HARMLESS
+    with _open(tmp_path) as folders:
+        _check(folders, 1)
+
+
+def test_items_and_folders_of_another_step_are_refused(tmp_path: Path):
+    with _open(tmp_path) as folders:
+        for step in (1, 2):
+            _write(folders, step)
+    path = tmp_path / "folders"
+    shutil.copytree(path / "1", path / "3")
+    shutil.copytree(path / "1" / "b", path / "2" / "b", dirs_exist_ok=True)
+    with _open(tmp_path, read_only=True) as folders:
+        _check_refused(folders, 3, rf"folders/3: cannot read the thing \({CHECKSUMS}: it is of st")
+        _check_refused(folders, 2, r"folders/2: cannot read the thing \(b/.*: its bytes are not th")
+        assert folders.read(2, {}, ["note"]) == {"note": {"of": 2}}
+        assert folders.read(1, {}, ["note"]) == {"note": {"of": 1}}
+
+
+def _check_refused(folders: StepFolders, step: int, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        folders.read(step, _targets(), ["note"])
+
+
+def test_folders_of_earlier_releases_are_read_and_that_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with _open(tmp_path) as folders:
+        for step in (1, 2):
+            _write(folders, step)
+    (tmp_path / "folders" / "1" / CHECKSUMS).unlink()
+    for _ in range(2):
+        with _open(tmp_path) as folders:
+            _check(folders, 1, 2)
+    told = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert told == [
+        f"{tmp_path}/folders: thing 1 has no checksums, as it is of an earlier release; it is read "
+        "unchecked"
+    ]
+
+
+def test_a_damaged_loss_is_named_when_folders_are_opened_and_costs_no_arrays(tmp_path: Path):
+    """Orbax reads all of them before anything else, and those stay whose loss is the lowest."""
+    with _open(tmp_path) as folders:
+        for step in (1, 2):
+            folders.write(step, _arrays(step), {"note": {"of": step}}, 0.25 * step)
+    path = tmp_path / "folders" / "1" / "metrics" / "metrics"
+    for text in ('{"loss": 0.35}', '{"loss": 0.25', '{"mess": 0.25}', "[]"):
+        path.write_text(text)
+        for read_only in (True, False):
+            with pytest.raises(UserError, match=f"^{path}: cannot read it .* delete {path.parent}"):
+                _open(tmp_path, read_only=read_only)
+    shutil.rmtree(path.parent)
+    with _open(tmp_path) as folders:
+        _check(folders, 1, 2)

@@ -14,7 +14,7 @@ from flowtrain.replay import replay
 from flowtrain.state.rollback import Position, batch_of, read_rollbacks
 from schemas.errors import UserError
 from tests.flowtrain.datasets import write_dataset
-from tests.flowtrain.runs import ONE, debug_plan, lines, run_debug, saved
+from tests.flowtrain.runs import ONE, curve, debug_plan, lines, run_debug, saved
 
 RECORDS, POISONED = 200, 7
 # A poisoned record is in one batch of each epoch, of 25 batches.
@@ -90,7 +90,7 @@ def test_too_many_go_back_past_the_bad_batches(
 def test_a_run_that_went_back_and_was_stopped_ends_with_the_same_bits(
     poisoned: Path, tmp_path: Path
 ):
-    one = [*RUN, "train.max_bad_steps=1", "train.keep=1"]
+    one = [*RUN, "train.max_bad_steps=1", "train.keep=1", "train.log_every=4"]
     plan, bad = debug_plan(poisoned, *one), _bad_batch(poisoned, 0) + 1
     run_debug(poisoned, tmp_path / "calm", *one)
     # right before the bad step, at it, and after the run went back
@@ -107,6 +107,19 @@ def test_a_run_that_went_back_and_was_stopped_ends_with_the_same_bits(
     calm, rough = saved(plan, tmp_path / "calm", 40), saved(plan, tmp_path / "rough", 40)
     jax.tree.map(np.testing.assert_array_equal, rough[0], calm[0])
     assert read_rollbacks(tmp_path / "calm") == read_rollbacks(tmp_path / "rough") != ()
+    assert curve(tmp_path / "rough") == curve(tmp_path / "calm"), "checkpoints in mid-interval too"
+
+
+def test_a_line_of_metrics_is_that_of_its_steps_after_going_back(poisoned: Path, tmp_path: Path):
+    """To a checkpoint in the midst of an interval: the steps before it count."""
+    one = [*RUN, "train.max_bad_steps=1"]
+    run_debug(poisoned, tmp_path / "each", *one)
+    run_debug(poisoned, tmp_path / "five", *one, "train.log_every=5")
+    assert any(good % 5 for good, _ in read_rollbacks(tmp_path / "five"))
+    loss = {step: each for step, each, _ in curve(tmp_path / "each")}
+    expected = {step: np.mean([loss[step - k] for k in range(5)]) for step in range(5, 41, 5)}
+    found = {step: each for step, each, _ in curve(tmp_path / "five")}
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_run_that_diverges_ends_with_advice_and_nothing_bad_is_saved(

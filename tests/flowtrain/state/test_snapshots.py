@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from flowtrain.state.posthoc import reconstruct
 from flowtrain.state.snapshots import Snapshots
 from schemas.config import TrainConfig
 from schemas.errors import UserError
+from tests.flowtrain.state.test_checksums import flip
 
 CONFIG = TrainConfig(
     steps=40, batch_size=1, ema_extra=(0.9,), ema_power=(0.05, 0.1), ema_snapshot_every=10
@@ -93,3 +95,16 @@ def test_damage_is_one_line(tmp_path: Path):
     with pytest.raises(UserError, match=r"snapshots/10: cannot read the snapshot .* delete"):
         _of(tmp_path, 10, "power0.1")
     assert _of(tmp_path, 10, "power0.05") == pytest.approx(10.2)
+
+
+def test_a_flipped_bit_is_refused_when_another_width_is_made(tmp_path: Path):
+    with Snapshots(tmp_path, CONFIG) as snapshots:
+        for step in (10, 20, 30, 40):
+            snapshots.save(step, _ema(step))
+    with Snapshots(tmp_path, CONFIG, read_only=True) as snapshots:
+        assert reconstruct(snapshots, 0.07, TARGET)[0] == 40
+        flip(next((tmp_path / "snapshots" / "20" / "power0.05").glob("ocdbt.*/d/*")), 99)
+        with pytest.raises(
+            UserError, match=r"snapshots/20: cannot read the snapshot \(power0\.05/o"
+        ):
+            reconstruct(snapshots, 0.07, TARGET)

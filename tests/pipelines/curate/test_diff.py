@@ -16,6 +16,7 @@ from pipelines.dataset.anywhere import open_dataset
 from schemas.layout import Layout
 from schemas.manifest import SourceInfo
 from schemas.record import encode_record
+from tests.datasets import Row, build_dataset
 from tests.pipelines.datasets import SPECS, VAE, make, replaced, tensors
 
 KEYS = [f"k{number:02d}" for number in range(12)]
@@ -99,6 +100,14 @@ def test_of_the_command_only_what_no_setting_says(tmp_path: Path) -> None:
     ]
 
 
+def test_a_field_that_a_file_leaves_out_has_its_value_all_the_same(tmp_path: Path) -> None:
+    make(tmp_path / "a", [ITEMS])
+    make(tmp_path / "b", [ITEMS], vae=VAE.model_copy(update={"network": "AutoencoderTiny"}))
+    assert "network" not in (tmp_path / "a" / "manifest.json").read_text()
+    lines = diff(tmp_path / "a", tmp_path / "b").stdout.splitlines()
+    assert 'vae.network: "AutoencoderKL" -> "AutoencoderTiny"' in lines
+
+
 def test_a_dataset_is_the_same_as_itself(tmp_path: Path) -> None:
     make(tmp_path / "a", [ITEMS])
     result = diff(tmp_path / "a", tmp_path / "a", "--json")
@@ -175,13 +184,13 @@ def test_mirrored_encodings_that_only_one_has_are_a_setting(tmp_path: Path) -> N
 
 
 def test_other_tensors_are_not_measured(tmp_path: Path) -> None:
-    make(tmp_path / "a", [ITEMS])
-    manifest = make(tmp_path / "b", [ITEMS], changes={"k03": {"mean": tensors("k04")["mean"]}})
-    specs = {"mean": manifest.tensors["mean"]}  # as if only one of the two were stored
-    path = tmp_path / "b" / "manifest.json"
-    path.write_text(
-        manifest.model_copy(update={"tensors": specs, "layout": Layout.LATENT}).to_json()
-    )
+    first = make(tmp_path / "a", [ITEMS])
+    rows = [
+        Row(key, first.classes.index(name), {"latent": tensors(key)["mean"]})
+        for key, name in ITEMS.items()
+    ]
+    others = {"resolution": first.resolution, "classes": first.classes, "vae": VAE}
+    build_dataset(tmp_path / "b", Layout.LATENT, first.shape, {"train": [rows]}, **others)
     result = diff(tmp_path / "a", tmp_path / "b")
     assert result.exit_code == 1
     assert 'layout: "moments" -> "latent"' in result.stdout

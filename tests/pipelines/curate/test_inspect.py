@@ -157,7 +157,7 @@ def test_an_empty_place_in_a_store_is_no_dataset(s3_store: Store) -> None:
     [
         ((), "no such dataset directory"),
         (("--grid", "grid.jpg"), "ends in .png"),
-        (("--grid", "s3://bucket/grid.png"), "the picture goes to a local file"),
+        (("--grid", "s3://bucket/grid.png"), "object stores are not served here"),
         (("--grid", "no/such/grid.png"), "no directory no/such"),
         (("--grid", "/proc/grid.png"), "the picture cannot be written there"),
         (("--num", "0"), "--num"),

@@ -148,6 +148,16 @@ def test_names_that_occur_twice_keep_their_labels(tmp_path: Path) -> None:
         assert not (tmp_path / "new").exists()
 
 
+def test_a_class_is_empty_that_no_part_has_a_record_of(tmp_path: Path) -> None:
+    classes = ("ant", "bee", "cat", "dog")
+    one = make(tmp_path / "a", [{"a0": "ant"}, {"a1": "cat"}], classes=classes)
+    other = make(tmp_path / "b", [{"b0": "bee", "b1": "ant"}], classes=("dog", "bee", "ant"))
+    assert (one.empty_classes, other.empty_classes) == ((1, 3), (0,))
+    merged = merge([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "out"))
+    assert merged.classes == classes
+    assert merged.empty_classes == (3,)
+
+
 def test_splits_of_two_names_take_a_third(parts: Parts, tmp_path: Path) -> None:
     make(tmp_path / "c", [{"c0": "ant"}], split="test", flips=True)
     manifest = merge([str(parts[0]), str(tmp_path / "c")], str(tmp_path / "out"), "all")

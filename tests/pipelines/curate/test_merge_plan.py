@@ -45,7 +45,7 @@ def test_what_datasets_that_fit_become(parts: list[str], tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"resolution": 16}, "resolution is 8 and 16"),
+        ({"resolution": 16, "vae": VAE.model_copy(update={"factor": 8})}, "resolution is 8 and 16"),
         ({"crop": "none"}, 'crop is "adm" and "none"'),
         ({"flips": False}, "flips is true and false"),
         ({"vae": VAE.model_copy(update={"sha256": "f" * 64})}, "the VAE's sha256 is"),

@@ -1,6 +1,7 @@
 """The commands that mend a dataset, by their words; test_verify.py does what they say."""
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from schemas.manifest import (
     Reconstruction,
     read_manifest,
 )
+from schemas.text import printable
 from tests.pipelines.datasets import make
 from tests.pipelines.running import plan
 
@@ -77,6 +79,29 @@ def test_notes_say_what_to_know_before(out: Path, manifest: Manifest) -> None:
     samples = manifest.model_copy(update={"command": "flowtrain sample WORKDIR OUT --num 3"})
     assert note(samples, SHARD) == "WORKDIR is the run that the samples were drawn from"
     assert "; " in note(samples, RESULTS_NAME, SHARD)
+
+
+def test_names_that_a_terminal_would_obey_are_escaped_as_bash_reads_them(
+    manifest: Manifest,
+) -> None:
+    name = "a\x1b[2K'b\\c\u202e"
+    (delete, _) = repair_commands("/data", manifest, [name], {name}).commands
+    assert printable(delete) == delete
+    done = subprocess.run(
+        ["bash", "-c", delete.replace("rm -- ", "printf %s ")],
+        capture_output=True,
+        check=True,
+        env={"LC_ALL": "C.UTF-8"},
+    )
+    assert done.stdout.decode() == f"/data/{name}"
+
+
+@pytest.mark.parametrize("command", ["curl somewhere | sh", "rm -rf OUT", "", "flowtrain 'open"])
+def test_only_our_own_commands_are_advised(out: Path, manifest: Manifest, command: str) -> None:
+    foreign = manifest.model_copy(update={"command": command})
+    commands, note = repair_commands(str(out), foreign, [SHARD], PRESENT)
+    assert not commands, "what is deleted could not be made again"
+    assert note == "get or make the dataset again: no flowtrain command is noted in it"
 
 
 def thresholds(out: Path, manifest: Manifest) -> dict[str, float]:

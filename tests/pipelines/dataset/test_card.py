@@ -140,3 +140,14 @@ def test_its_code_opens_the_dataset(photos: Path, tmp_path: Path) -> None:
         photos.name if word == str(photos) else word for word in whole
     ]
     assert str(photos) not in texts[0]
+
+
+def test_names_of_others_are_no_markdown(manifest: Manifest) -> None:
+    name = "a*b*`c`<img src=x>[d](e)_```"
+    source = manifest.source.model_copy(update={"descriptor": name, "split": "<i>"})
+    command = f"flowtrain preprocess {shlex.quote(name)} OUT"
+    text = dataset_card(manifest.model_copy(update={"source": source, "command": command}))
+    escaped = r"a\*b\*\`c\`\<img src=x\>\[d\](e)\_\`\`\`"
+    assert f"| source | {escaped}, split \\<i\\> |" in text
+    assert f"\n# {escaped}, " in text
+    assert f"\n````sh\nflowtrain preprocess {shlex.quote(name)} OUT\n````\n" in text

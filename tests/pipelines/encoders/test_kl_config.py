@@ -132,6 +132,12 @@ def test_the_digest_is_of_what_is_computed_and_not_of_how_it_is_said() -> None:
         ({"latent_channels": "four"}, "latent_channels"),
         ({"block_out_channels": 8}, "block_out_channels"),
         ({"scaling_factor": "big"}, "scaling_factor"),
+        ({"scaling_factor": 0}, "scaling_factor 0; it must be a number above 0"),
+        ({"scaling_factor": float("nan")}, "scaling_factor nan"),
+        ({"shift_factor": 10**400}, "shift_factor inf"),
+        ({"latent_channels": 10**12}, "latent_channels 1000000000000"),
+        ({"block_out_channels": [], "_class_name": "AutoencoderKL"}, "block_out_channels"),
+        ({"block_out_channels": [8] * 64}, "for 64 block_out_channels"),
     ],
 )
 def test_unsupported_configs_are_named_in_one_line(change: dict[str, object], named: str) -> None:

@@ -82,8 +82,8 @@ def test_indices_that_lead_nowhere_are_refused(tmp_path: Path, weight_map: objec
         (b"\xff\xfe", "cannot read"),
         (b"[" * 100_000, "cannot read"),
         (b"", "cannot read"),
-        (b"[]", "does not hold a JSON object"),
-        (b"3", "does not hold a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b"3", "not a JSON object"),
     ],
 )
 def test_broken_files_say_so(tmp_path: Path, content: bytes, told: str) -> None:

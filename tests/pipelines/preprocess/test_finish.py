@@ -19,6 +19,7 @@ from schemas.manifest import MANIFEST_NAME, ShardInfo, read_manifest
 from tests.pipelines.running import plan
 
 FAILURE = ".work/run/failure.txt"
+SIZE = 100  # bytes of a shard
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def task(photos: Path, tmp_path: Path) -> Plan:
     write_index(task.directory, f"{task.settings.work}/{INDEX_NAME}", task.index)
     for shard in range(3):
         for name in task.settings.shard_files(shard):
-            task.directory.write(name, "x")
+            task.directory.write(name, "x" * SIZE)
     return task
 
 
@@ -37,7 +38,7 @@ def result(task: Plan, shard: int, records: int = 20) -> ShardResult:
     return ShardResult(
         shard=shard,
         items=20,
-        files=(ShardInfo(name=name, split="train", records=records, bytes=1, sha256="0"),),
+        files=(ShardInfo(name=name, split="train", records=records, bytes=SIZE, sha256="0"),),
         rejects=(),
         channels=ChannelSums(positions=1, total=(1.0,) * 3, squares=(2.0,) * 3, noise=(0.0,) * 3),
         errors=ErrorSums(),

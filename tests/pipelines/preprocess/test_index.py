@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 
 from pipelines.preprocess import index as module
-from pipelines.preprocess.index import INDEX_NAME, Index, build_index, read_index, write_index
+from pipelines.preprocess.index import (
+    INDEX_NAME,
+    Index,
+    build_index,
+    index_is,
+    read_index,
+    write_index,
+)
 from pipelines.sources import Item
+from schemas.errors import UserError
 from schemas.storage.directory import Directory
 
 
@@ -49,14 +57,32 @@ def test_groups_stay_together_in_an_order_of_chance() -> None:
     assert all(members != sorted(members) for _, members in groups)
 
 
-def test_duplicate_keys_are_dropped_and_counted() -> None:
+def test_images_that_are_listed_again_are_dropped_and_counted() -> None:
     listed = items(10)
     again = [Item(listed[3].key, 2, 999, "elsewhere"), Item(listed[3].key, 0, 1, "before")]
-    index = build_index([*listed, *again], 0)
+    asked: list[tuple[Item, Item]] = []
+
+    def same(one: Item, other: Item) -> bool:
+        asked.append((one, other))
+        return True
+
+    index = build_index([*listed, *again], 0, same=same)
+    first = again[1]
+    assert asked == [(first, listed[3]), (first, again[0])]
     assert index.records == len(list(index.items())) == 10
     assert index.duplicates == 2
     assert {item.location for item in index.items() if item.key == listed[3].key} == {"before"}
     assert index.digest != build_index(listed, 0).digest
+
+
+def test_other_images_of_one_key_are_refused() -> None:
+    listed = items(10)
+    again = Item(listed[3].key, 0, 999, "elsewhere")
+    with pytest.raises(UserError, match=f"two images are called {again.key} and are not the same"):
+        build_index([*listed, again], 0, same=lambda one, other: False)
+    with pytest.raises(UserError, match="two images"):
+        build_index([*listed, again], 0)
+    assert build_index([*listed, *listed], 0).duplicates == 10
 
 
 def test_digest_sees_keys_labels_sizes_and_the_fingerprint() -> None:
@@ -75,6 +101,16 @@ def test_times_and_places_are_a_digest_of_their_own() -> None:
     indexes = [build_index(items, 0) for items in (listed, later, exchanged)]
     assert len({index.digest for index in indexes}) == 1
     assert len({index.state for index in indexes}) == 3
+
+
+def test_an_index_file_is_this_index_or_is_not(tmp_path: Path) -> None:
+    directory, index = Directory(str(tmp_path)), build_index(items(20), 0)
+    write_index(directory, INDEX_NAME, index)
+    whole = (tmp_path / INDEX_NAME).read_bytes()
+    assert index_is(directory, INDEX_NAME, index)
+    for other in (whole + b"\n", whole[:-1], b"", whole.replace(b"class1", b"class2", 1)):
+        (tmp_path / INDEX_NAME).write_bytes(other)
+        assert not index_is(directory, INDEX_NAME, index)
 
 
 def test_a_worker_reads_its_slice_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipelines.preprocess.pipeline import make_slices
 from pipelines.preprocess.plan import Plan
 from pipelines.sources import Item, Picture
 from pipelines.sources.folder import FolderSource
+from pipelines.sources.options import SourceOptions
 from schemas.manifest import SETTINGS_NAME
 from schemas.record import decode_record
 from tests.pipelines.running import plan
@@ -142,7 +144,9 @@ def test_label_outside_the_classes_is_a_reject(task: Plan, monkeypatch: pytest.M
         def read(self, item: Item) -> Picture:
             return super().read(item)._replace(label=7 if "000" in item.key else 1)
 
-    monkeypatch.setattr("pipelines.preprocess.make_shard.open_source", Odd)
+    monkeypatch.setattr(
+        "pipelines.preprocess.make_shard.open_source", partial(Odd, options=SourceOptions())
+    )
     results = [
         make_shard(task.directory, task.settings, piece, Probe, ignore)
         for piece in make_slices(task)
@@ -174,7 +178,9 @@ def test_images_are_read_ahead_but_not_without_bound(
             return super().start(pixels)
 
     settings = task.settings.model_copy(update={"batch_size": 2, "shards": 1, "flips": False})
-    monkeypatch.setattr("pipelines.preprocess.make_shard.open_source", Watched)
+    monkeypatch.setattr(
+        "pipelines.preprocess.make_shard.open_source", partial(Watched, options=SourceOptions())
+    )
     monkeypatch.setattr("pipelines.preprocess.make_shard.reader_threads", lambda descriptor: 3)
     write_index(task.directory, f"{settings.work}/{INDEX_NAME}", task.index)
     task.directory.remove(SETTINGS_NAME)

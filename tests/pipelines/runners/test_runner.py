@@ -1,6 +1,7 @@
 import importlib.util
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,25 @@ def test_runs_in_this_process_by_default() -> None:
     SEEN.clear()
     run_pipeline(define)
     assert sorted(SEEN) == [1, 2, 3]
+
+
+def test_a_kill_would_leave_no_folder_of_beam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beam makes one for each pipeline and deletes it at the end of a run alone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = beam.Pipeline().local_tempdir
+    assert Path(made).parent == tmp_path
+    Path(made).rmdir()
+    left: list[str] = []
+
+    def look(root: beam.Pipeline) -> None:
+        left.extend(path.name for path in tmp_path.iterdir())
+        define(root)
+
+    run_pipeline(look)
+    assert left == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_options_reach_the_provision_info_of_workers() -> None:

@@ -112,10 +112,10 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         records = open_records(dataset, cache, folder / "cache")
         if cache != "none":
             print(f"--cache {cache}: opened in {time.perf_counter() - start:.1f} s")
-        batches = BatchReader(records, batch_size=options.batch_size, seed=0, flip=False)
+        batches = BatchReader(records, batch_size=options.batch_size, seed=0, flip="never")
         loaders[f"flowtrain, --cache {cache}"] = lambda batches=batches: _ours(batches)
     order = [batches(number)["index"] for number in range(AHEAD + options.batches)]
-    parsed = BatchReader(ParsedReader(dataset), batch_size=options.batch_size, seed=0, flip=False)
+    parsed = BatchReader(ParsedReader(dataset), batch_size=options.batch_size, seed=0, flip="never")
     loaders[PARSED] = lambda: _ours(parsed)
     files = folder / f"npy-{dataset.name}"
     _write_files(files, dataset)

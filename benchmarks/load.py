@@ -36,6 +36,7 @@ from schemas.columns import Columns
 from schemas.layout import LABEL, Layout, TensorSpec, layout_tensors
 from schemas.manifest import SourceInfo
 from schemas.storage.directory import Directory
+from schemas.text import aligned
 from tests.datasets import Row, build_dataset
 
 PEER = "torch DataLoader, .npy files"
@@ -212,15 +213,11 @@ def _print(rates: dict[str, Rate], options: argparse.Namespace) -> None:
         )
         for name, rate in rates.items()
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(
         f"{options.records:,} records of {options.shape}, batches of {options.batch_size}, "
         f"{options.shards} shards"
     )
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    print(*aligned(rows), sep="\n")
     cut, parsed = rates[SHARDS], rates[PARSED]
     print(
         f"records in columns against parsed one by one: {cut.clock / parsed.clock:.2f}, by "

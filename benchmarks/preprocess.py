@@ -32,6 +32,8 @@ from typing import Any
 
 import numpy as np
 
+from schemas.text import aligned
+
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT.parent / "shared" / "data" / "imagenet_sample"
 IMAGENET = 1_281_167
@@ -533,12 +535,7 @@ def _interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, f
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    cells = [tuple(map(str, row)) for row in [head, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    print(*aligned([tuple(map(str, row)) for row in [head, *rows]]), sep="\n")
 
 
 def _versions() -> str:

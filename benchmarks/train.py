@@ -49,6 +49,7 @@ from benchmarks.sides import (  # noqa: E402
     SideError,
 )
 from benchmarks.torch_dit import Torch  # noqa: E402
+from schemas.text import aligned  # noqa: E402
 
 Kind = type[Ours] | type[Torch]
 # of float32 outputs; rounding is a few 1e-7, TensorFloat-32 1e-3, another network 1e-1
@@ -324,12 +325,7 @@ def _commit() -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    cells = [tuple(map(str, row)) for row in [head, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    print(*aligned([tuple(map(str, row)) for row in [head, *rows]]), sep="\n")
 
 
 if __name__ == "__main__":
